@@ -1,0 +1,90 @@
+"""YAML files to validated, frozen objects: unknown keys are refused with the nearest known key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ovseg.errors import ConfigError, did_you_mean
+
+
+class Config(BaseModel):
+    """Base of every object that is filled from YAML: frozen, and strict about its keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+def read_yaml(path: str | Path) -> Any:
+    """The plain content of a YAML file (safe loader: no tags that build objects).
+
+    Raises:
+        ConfigError: the file is missing or is not YAML.
+    """
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"no configuration file '{path}'") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"'{path}' is not valid YAML: {error}") from error
+
+
+def load_config(kind: type[ConfigT], path: str | Path, *, overrides: dict[str, Any] | None = None) -> ConfigT:
+    """The YAML file at ``path`` as a ``kind``.
+
+    Args:
+        kind: the pydantic model to fill.
+        path: the file.
+        overrides: values that replace those of the file; dotted keys reach into sections.
+
+    Raises:
+        ConfigError: a key is unknown (the nearest is offered), missing or ill-typed; the file is named.
+    """
+    values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise ConfigError(f"'{path}' must hold a mapping of keys to values, got {type(values).__name__}")
+    for dotted, value in (overrides or {}).items():
+        _set(values, dotted, value)
+    return parse_config(kind, values, source=str(path))
+
+
+def parse_config(kind: type[ConfigT], values: dict[str, Any], *, source: str) -> ConfigT:
+    """``values`` as a ``kind``; ``source`` is named in the error."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(problem, kind) for problem in error.errors()]
+        raise ConfigError(f"{source}: " + "; ".join(lines)) from error
+
+
+def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, key = dotted.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"cannot set '{dotted}': '{section}' is not a section")
+    values[key] = value
+
+
+def _explain(problem: Any, kind: type[BaseModel]) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        return f"'{where}': {problem['msg']}"
+    key = str(problem["loc"][-1])
+    return f"unknown key '{where}'{did_you_mean(key, _field_names(kind))}"
+
+
+def _field_names(kind: type[BaseModel]) -> set[str]:
+    """Names of the fields of ``kind`` and, recursively, of the sections inside it."""
+    names: set[str] = set()
+    for name, field in kind.model_fields.items():
+        names.add(name)
+        for candidate in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel) and candidate is not kind:
+                names |= _field_names(candidate)
+    return names
