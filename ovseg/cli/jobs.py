@@ -1,0 +1,101 @@
+"""Which images a command has to do, where their results go, and which are already done."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ovseg.errors import ImageError
+from ovseg.images import find_images
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image and the place of its result: ``folder/name.json`` and its companions."""
+
+    image: Path
+    folder: Path
+    name: str
+
+    @property
+    def record(self) -> Path:
+        """The JSON file, which is written last."""
+        return self.folder / f"{self.name}.json"
+
+    @property
+    def overlay(self) -> Path:
+        """The photo with colours and legend."""
+        return self.folder / f"{self.name}_overlay.png"
+
+
+def plan_jobs(source: str, out: Path) -> list[Job]:
+    """The images of a path, folder or glob pattern; under ``out`` they keep their sub-folders.
+
+    Images inside ``out`` are results of an earlier run and left out.
+
+    Raises:
+        ImageError: nothing matches.
+    """
+    root = _fixed_root(source)
+    ours = out.resolve()
+    images = [image for image in find_images(source) if ours not in image.resolve().parents]
+    folders = [out / image.parent.relative_to(root) for image in images]
+    names = _names(images)
+    return [Job(*job) for job in zip(images, folders, names, strict=True)]
+
+
+def settings_of(image: Path, common: dict[str, Any]) -> dict[str, Any]:
+    """What a result depends on: the settings of the run, and the image as it is now.
+
+    Raises:
+        ImageError: the image has disappeared.
+    """
+    try:
+        state = image.stat()
+    except OSError as error:
+        raise ImageError(f"cannot read '{image}': {error.strerror}; was it moved?") from error
+    settings = common | {"image": image.name, "bytes": state.st_size, "modified_ns": state.st_mtime_ns}
+    plain: dict[str, Any] = json.loads(json.dumps(settings))
+    return plain
+
+
+def is_done(job: Job, settings: dict[str, Any]) -> bool:
+    """Whether a whole result with the same settings is there."""
+    try:
+        record = json.loads(job.record.read_text(encoding="utf-8"))
+        files = [job.folder / record["index"], job.folder / record["overlay"]]
+        return bool(record["provenance"]["settings"] == settings) and all(path.is_file() for path in files)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _fixed_root(source: str) -> Path:
+    """The folder that results' sub-folders are relative to: the part of a pattern without wildcards."""
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if path.exists():
+        return path.parent
+    fixed: list[str] = []
+    for part in path.parts[:-1]:
+        if any(wildcard in part for wildcard in "*?["):
+            break
+        fixed.append(part)
+    return Path(*fixed)
+
+
+def _names(images: Sequence[Path]) -> list[str]:
+    """The stem of each image, or its whole name where another image's files would have the same names."""
+
+    def claims(stem: str) -> list[str]:
+        return [stem.casefold(), f"{stem}_overlay".casefold()]
+
+    taken = Counter((image.parent, claim) for image in images for claim in claims(image.stem))
+    return [
+        image.name if any(taken[image.parent, claim] > 1 for claim in claims(image.stem)) else image.stem
+        for image in images
+    ]

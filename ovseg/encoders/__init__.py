@@ -1,0 +1,1 @@
+"""Encoders: frozen networks behind one protocol."""

@@ -1,0 +1,50 @@
+"""Builds the embedded model from the files in the package (or a folder laid out alike)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ovseg.assets import asset_root
+from ovseg.encoders.embedded.sentence import SentenceEncoder
+from ovseg.encoders.embedded.vision import MiniVision
+from ovseg.errors import ModelError
+from ovseg.heads.alignment import AlignmentHead
+
+if TYPE_CHECKING:
+    from ovseg.encoders.registry import Model, ModelConfig
+
+VISION_FILE, TEXT_FILE, HEAD_FILE, TOKENIZER_FILE = (
+    "vision.safetensors",
+    "text.safetensors",
+    "alignment.safetensors",
+    "tokenizer.json",
+)
+
+
+def build_embedded(
+    config: ModelConfig, device: torch.device, dtype: torch.dtype, weights: Path | None
+) -> Model:
+    """The image encoder, text encoder and alignment of an embedded model.
+
+    Raises:
+        ModelError: a file is missing or its checksum differs.
+    """
+    from ovseg.encoders.registry import Model
+
+    folder = weights or asset_root("models") / config.encoder.name
+    if not folder.is_dir():
+        raise ModelError(f"no folder '{folder}' with the weights of '{config.name}'; install the package again")
+    sums = config.encoder.sha256 if weights is None else {}
+    vision = MiniVision.load(folder / VISION_FILE, sha256=sums.get(VISION_FILE)).to(device, dtype)
+    head = AlignmentHead.load(folder / HEAD_FILE, sha256=sums.get(HEAD_FILE)).to(device, dtype)
+
+    @lru_cache(maxsize=1)
+    def text() -> SentenceEncoder:
+        return SentenceEncoder.load(folder / TEXT_FILE, folder / TOKENIZER_FILE, sha256=sums.get(TEXT_FILE))
+
+    identity = "+".join(sums.get(name, str(folder))[:16] for name in (VISION_FILE, TEXT_FILE, HEAD_FILE))
+    return Model(config, vision, text, head, identity)

@@ -1,0 +1,125 @@
+"""The image side of ``mini``: an ImageNet classifier and a COCO detector read densely, in one feature vector.
+
+Each level is centred by a stored mean and scaled to unit length, so that no level dominates; the last
+part is the detector's class evidence as it is. Heads choose the parts they use by name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ovseg.encoders.embedded.lcnet import LCNetV2
+from ovseg.encoders.embedded.picodet import PicoDet
+from ovseg.encoders.spec import DenseFeatures, EncoderSpec
+from ovseg.encoders.weights import freeze, load_module, load_weights
+
+# name and channels of the parts of a feature vector, in order
+PARTS: dict[str, int] = {
+    "fine": 256,
+    "middle": 512,
+    "body": 1024,
+    "near": 96,
+    "mid": 96,
+    "far": 96,
+    "penultimate": 1280,
+    "detected": 80,
+}
+STRIDE = 16
+SPACE = "pp-lcnetv2+picodet-s"
+
+
+def part_slices() -> dict[str, slice]:
+    """Where each part of a feature vector stands."""
+    slices, start = {}, 0
+    for name, channels in PARTS.items():
+        slices[name] = slice(start, start + channels)
+        start += channels
+    return slices
+
+
+class MiniVision(nn.Module):
+    """PP-LCNetV2-base and PicoDet-S side by side, both at stride 16.
+
+    Source: Cui et al., arXiv 2109.15099; Yu et al., arXiv 2111.00902.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = LCNetV2()
+        self.detector = PicoDet()
+        self.means = nn.ParameterDict(
+            {name: nn.Parameter(torch.zeros(size)) for name, size in PARTS.items() if name != "detected"}
+        )
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """Preprocessing, space and licence."""
+        return EncoderSpec(
+            name="mini-vision",
+            space=SPACE,
+            stride=STRIDE,
+            channels=sum(PARTS.values()),
+            license="Apache-2.0",
+            source="PyPI paddlelabel-ml 1.0.0 (PP-LCNetV2-base, PicoDet-S 416)",
+            paper="arXiv 2109.15099, arXiv 2111.00902",
+            multiple=32,
+        )
+
+    @classmethod
+    def load(cls, path: str | Path, *, sha256: str | None = None) -> MiniVision:
+        """The frozen encoder with the weights of a safetensors file.
+
+        Raises:
+            ModelError: the file is missing, damaged or of another network.
+        """
+        encoder = cls()
+        tensors, _ = load_weights(path, sha256=sha256)
+        load_module(encoder, tensors, source=str(path))
+        freeze(encoder)
+        return encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def levels(self, pixels: Tensor) -> dict[str, Tensor]:
+        """The parts of the feature vector before centring, each (B, C, H/16, W/16).
+
+        Args:
+            pixels: (B, 3, H, W), ImageNet-normalised RGB; H and W multiples of 32.
+        """
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        maps = self.classifier(pixels)
+        found = self.detector(pixels)
+        grid = maps.middle.shape[-2:]
+        near, mid, far = found.features
+        return {
+            "fine": functional.avg_pool2d(maps.fine, 2),
+            "middle": maps.middle,
+            "body": maps.body,
+            "near": functional.avg_pool2d(near, 2),
+            "mid": mid,
+            "far": _resize(far, grid),
+            "penultimate": self.classifier.embed(maps.body),
+            "detected": torch.stack(
+                [functional.max_pool2d(found.classes[0], 2), found.classes[1], _resize(found.classes[2], grid)]
+            ).amax(0),
+        }
+
+    def dense(self, pixels: Tensor) -> DenseFeatures:
+        """Features of ``pixels`` (B, 3, H, W), ImageNet-normalised; H and W multiples of 32.
+
+        Returns:
+            values (B, 3440, H/16, W/16); structure is the middle level, (B, 512, H/16, W/16), unit length.
+        """
+        levels = self.levels(pixels)
+        units = {name: self._centred(name, maps) for name, maps in levels.items() if name != "detected"}
+        values = torch.cat([*units.values(), levels["detected"]], 1)
+        return DenseFeatures(values, SPACE, STRIDE, normalized=False, structure=units["middle"])
+
+    def _centred(self, name: str, maps: Tensor) -> Tensor:
+        return functional.normalize(maps - self.means[name][:, None, None], dim=1)
+
+
+def _resize(maps: Tensor, grid: torch.Size) -> Tensor:
+    return functional.interpolate(maps, size=grid, mode="bilinear", align_corners=False)

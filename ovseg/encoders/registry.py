@@ -1,0 +1,213 @@
+"""Model files (``configs/models/*.yaml``) and the builders that turn their encoder section into networks.
+
+Adding a model is adding a file. Adding a family of encoders is adding a builder here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from ovseg.assets import asset_names, find_asset
+from ovseg.config import Config, load_config
+from ovseg.encoders.spec import ImageEncoder, TextEncoder
+from ovseg.errors import ConfigError, ModelError, did_you_mean
+from ovseg.heads.base import Head
+
+
+class EncoderConfig(Config):
+    """Which networks a model is made of.
+
+    Attributes:
+        kind: name of a builder, such as ``embedded``.
+        name: the network's name within that kind.
+        weights: file, folder or tag of the weights; what it means depends on the kind.
+        sha256: checksum of each weights file, by file name.
+    """
+
+    kind: str
+    name: str
+    weights: str = ""
+    sha256: dict[str, str] = {}
+
+
+class InputConfig(Config):
+    """How an image is brought to the encoder.
+
+    Attributes:
+        short_side: pixels of the shorter side after resizing.
+        max_long_side: the longer side is at most this many pixels.
+        window: side of the windows that larger inputs are cut into; None runs the whole image at once.
+        overlap: pixels that neighbouring windows share.
+    """
+
+    short_side: int = 448
+    max_long_side: int = 1344
+    window: int | None = None
+    overlap: int = 112
+
+
+class BackgroundConfig(Config):
+    """When a pixel belongs to none of the labels (``background="auto"`` or a list).
+
+    Attributes:
+        margin: none where s1·sqrt(s1−s2) of the two best probabilities is under this (ActiveSAM, 2026).
+        presence: labels whose presence is under this are not painted.
+        presence_slope, presence_offset: logistic calibration of a label's strongest evidence to its presence.
+    """
+
+    margin: float = 0.0
+    presence: float = 0.0
+    presence_slope: float = 1.0
+    presence_offset: float = 0.0
+
+
+class RefineConfig(Config):
+    """Pixel-adaptive refinement (PAMR).
+
+    Attributes:
+        default: whether it runs unless the caller says otherwise.
+        iterations: averaging steps.
+        dilations: distances of the neighbours, in pixels.
+        long_side: the refinement runs on the image shrunk to this long side.
+    """
+
+    default: bool = False
+    iterations: int = 10
+    dilations: tuple[int, ...] = (1, 2, 4, 8)
+    long_side: int = 480
+
+
+class ModelConfig(Config):
+    """One model: encoders, prompts, sizes, smoothing, background, licence."""
+
+    name: str
+    summary: str
+    task: Literal["segmentation"] = "segmentation"
+    encoder: EncoderConfig
+    templates: str = "one"
+    input: InputConfig = InputConfig()
+    logit_scale: float = 1.0
+    smoothing: float | None = None
+    background: BackgroundConfig = BackgroundConfig()
+    refine: RefineConfig = RefineConfig()
+    parameters: float
+    megabytes: float
+    license: str
+    commercial: bool
+    gated: bool = False
+    source: str
+    paper: str = ""
+
+
+@dataclass(frozen=True)
+class Model:
+    """Networks ready to run. ``text`` is a function so that a cached vocabulary never loads the text tower.
+
+    Attributes:
+        config: the model file.
+        image: frozen image encoder.
+        text: makes the frozen text encoder.
+        head: joins the two.
+        weights_hash: identifies all weights that decide a text vector or a feature.
+    """
+
+    config: ModelConfig
+    image: ImageEncoder
+    text: Callable[[], TextEncoder]
+    head: Head
+    weights_hash: str
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A line of ``ovseg models``.
+
+    Attributes:
+        name: what ``ovseg.load`` takes.
+        task: what it does.
+        parameters: millions.
+        megabytes: size of the download, or in the package.
+        license: of the weights.
+        commercial: whether that licence allows commercial use.
+        gated: whether the weights ask for a login.
+        local: whether the weights are on this machine.
+        summary: one sentence.
+    """
+
+    name: str
+    task: str
+    parameters: float
+    megabytes: float
+    license: str
+    commercial: bool
+    gated: bool
+    local: bool
+    summary: str
+
+
+Builder = Callable[[ModelConfig, torch.device, torch.dtype, "Path | None"], Model]
+
+
+def builders() -> dict[str, Builder]:
+    """Every kind of encoder and the function that builds it."""
+    from ovseg.encoders.embedded.build import build_embedded
+
+    return {"embedded": build_embedded}
+
+
+def read_model_config(name: str) -> ModelConfig:
+    """The model file ``name``, or the YAML file at that path.
+
+    Raises:
+        ModelError: there is no such model; the nearest name is offered.
+        ConfigError: the file has a wrong key or value.
+    """
+    known = asset_names("configs/models")
+    if name not in known and not Path(name).is_file():
+        raise ModelError(
+            f"no model '{name}'{did_you_mean(name, known)} "
+            f"ovseg.list_models() shows all {len(known)}; or give the path of a model's .yaml file"
+        )
+    return load_config(ModelConfig, find_asset("configs/models", name))
+
+
+def build_model(
+    config: ModelConfig, *, device: torch.device, dtype: torch.dtype, weights: Path | None = None
+) -> Model:
+    """The networks of ``config`` on ``device``.
+
+    Raises:
+        ModelError: weights are missing, damaged or of another architecture.
+    """
+    known = builders()
+    if config.encoder.kind not in known:
+        raise ConfigError(
+            f"model '{config.name}': unknown encoder kind '{config.encoder.kind}'"
+            f"{did_you_mean(config.encoder.kind, known)} There are: {', '.join(known)}"
+        )
+    return known[config.encoder.kind](config, device, dtype, weights)
+
+
+def list_models() -> list[ModelInfo]:
+    """Every model file, the default first, then by name."""
+    infos = [_describe(read_model_config(name)) for name in asset_names("configs/models")]
+    return sorted(infos, key=lambda info: (info.name != "mini", info.name))
+
+
+def _describe(config: ModelConfig) -> ModelInfo:
+    return ModelInfo(
+        name=config.name,
+        task=config.task,
+        parameters=config.parameters,
+        megabytes=config.megabytes,
+        license=config.license,
+        commercial=config.commercial,
+        gated=config.gated,
+        local=config.encoder.kind == "embedded",
+        summary=config.summary,
+    )

@@ -1,0 +1,142 @@
+"""What an encoder says about itself, what it returns, and the two protocols that encoders follow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ovseg.errors import ModelError
+from ovseg.tensors import check_shape
+
+Triple = tuple[float, float, float]
+
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """Everything a caller needs to know before running an image encoder.
+
+    Attributes:
+        name: unique name.
+        space: embedding space of the features, such as ``"openclip:ViT-B-16/openai"``.
+        stride: pixels per feature cell.
+        channels: length C of a feature vector.
+        mean, std: of RGB in [0, 1].
+        interpolation: "bilinear" or "bicubic", for resizing the image.
+        license, source, paper: of the weights.
+        multiple: the input's height and width must be multiples of this many pixels (0: of the stride).
+    """
+
+    name: str
+    space: str
+    stride: int
+    channels: int
+    mean: Triple = IMAGENET_MEAN
+    std: Triple = IMAGENET_STD
+    interpolation: str = "bicubic"
+    license: str = "unknown"
+    source: str = ""
+    paper: str = ""
+    multiple: int = 0
+
+    @property
+    def granularity(self) -> int:
+        """Pixels that height and width must be multiples of."""
+        return self.multiple or self.stride
+
+
+@dataclass(frozen=True)
+class DenseFeatures:
+    """Feature maps and the space they live in.
+
+    Attributes:
+        values: (B, C, h, w) float.
+        space: name of the embedding space; compared before any dot product.
+        stride: pixels per cell.
+        normalized: whether every vector over C has unit length.
+        structure: (B, S, h, w) unit maps whose dot products say which cells belong together, or None.
+    """
+
+    values: Tensor
+    space: str
+    stride: int
+    normalized: bool = True
+    structure: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        check_shape("values", self.values, "B C h w")
+        if self.structure is not None:
+            batch, _, rows, columns = self.values.shape
+            check_shape("structure", self.structure, "B S h w", B=batch, h=rows, w=columns)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) cells."""
+        return self.values.shape[-2], self.values.shape[-1]
+
+
+@runtime_checkable
+class ImageEncoder(Protocol):
+    """Turns normalised pixels into dense features; frozen."""
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """Preprocessing, space and licence."""
+
+    def dense(self, pixels: Tensor) -> DenseFeatures:
+        """Features of ``pixels`` (B, 3, H, W), normalised with the spec's mean and std."""
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> ImageEncoder:
+        """The same encoder on ``device`` computing in ``dtype``."""
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """Turns phrases into unit vectors; frozen."""
+
+    @property
+    def space(self) -> str:
+        """Embedding space of the vectors."""
+
+    def encode(self, phrases: Sequence[str]) -> Tensor:
+        """(n, C) float32 unit vectors on the CPU."""
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called ``name``; "auto" takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        ModelError: there is no such device here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelError(
+            f"expected a device of this machine, got '{name}'; use device='auto' or 'cpu'"
+        ) from error
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The floating-point type called ``name``; "auto" is bfloat16 on CUDA and float32 elsewhere.
+
+    Raises:
+        ModelError: the name is none of auto, float32, bfloat16, float16.
+    """
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name not in known:
+        raise ModelError(f"expected dtype auto, {', '.join(known)}, got '{name}'")
+    return known[name]

@@ -1,0 +1,119 @@
+"""Weights on disk: safetensors with a checksum, optionally 8-bit with a scale per output row."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ovseg.errors import ModelError
+from ovseg.files import atomic_path, sha256_of
+
+_SCALE = ".row_scale"
+
+
+def quantize_rows(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """8-bit rows and their scales: ``tensor ≈ rows * scale``.
+
+    Args:
+        tensor: (rows, …) float.
+
+    Returns:
+        int8 of the same shape in [-127, 127], and (rows,) float32 scales.
+    """
+    flat = tensor.detach().float().flatten(1)
+    scale = flat.abs().amax(1).clamp_min(1e-12) / 127
+    return (flat / scale[:, None]).round().to(torch.int8).view(tensor.shape), scale
+
+
+def save_weights(
+    tensors: dict[str, Tensor], path: str | Path, *, metadata: dict[str, str] | None = None, bits: int = 16
+) -> str:
+    """Write tensors as safetensors and return the file's SHA-256.
+
+    Args:
+        tensors: name to float tensor.
+        path: target file.
+        metadata: strings kept in the file's header.
+        bits: 32, 16 (half precision) or 8 (matrices by row, the rest in half precision).
+    """
+    stored: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu()
+        if bits == 8 and value.ndim >= 2:
+            stored[name], stored[name + _SCALE] = quantize_rows(value)
+        else:
+            stored[name] = value.to(torch.float32 if bits == 32 else torch.float16)
+    with atomic_path(path) as temporary:
+        save_file({key: value.contiguous() for key, value in stored.items()}, temporary, metadata or {})
+    return sha256_of(path)
+
+
+def load_weights(path: str | Path, *, sha256: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors in float32 and the header's strings.
+
+    Args:
+        path: a safetensors file.
+        sha256: expected checksum of the file; None skips the check.
+
+    Raises:
+        ModelError: the file is missing, damaged, or not the one expected.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"weights file '{path}' is missing; install the package again or give --weights")
+    if sha256 is not None and sha256_of(path) != sha256:
+        raise ModelError(
+            f"weights file '{path.name}' is damaged: its SHA-256 is not {sha256[:12]}…; install it again"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            raw = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"weights file '{path}' is not a whole safetensors file: {error}") from error
+    tensors = {key: value for key, value in raw.items() if not key.endswith(_SCALE)}
+    for key, value in tensors.items():
+        if key + _SCALE in raw:
+            scale = raw[key + _SCALE].view(-1, *[1] * (value.ndim - 1))
+            tensors[key] = value.float() * scale
+        elif value.is_floating_point():
+            tensors[key] = value.float()
+    return tensors, metadata
+
+
+def load_module(module: torch.nn.Module, tensors: dict[str, Tensor], *, source: str) -> None:
+    """Fill ``module`` with ``tensors``; every name and shape must match.
+
+    Raises:
+        ModelError: names what is missing, unexpected or of another shape.
+    """
+    try:
+        module.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"{source} does not hold the weights of {type(module).__name__}: {reason}") from error
+
+
+def freeze(module: torch.nn.Module) -> torch.nn.Module:
+    """``module`` in eval mode with no parameter that takes a gradient."""
+    return module.eval().requires_grad_(False)
+
+
+def read_header(path: str | Path) -> dict[str, object]:
+    """The JSON header of a model folder (``model.json``).
+
+    Raises:
+        ModelError: it is missing or is not JSON.
+    """
+    try:
+        header = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model header '{path}' cannot be read: {error}") from error
+    if not isinstance(header, dict):
+        raise ModelError(f"model header '{path}' must be a JSON object")
+    return header

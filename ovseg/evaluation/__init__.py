@@ -1,0 +1,24 @@
+"""Evaluation under published protocols: anything with ``segment(image, labels)``, one YAML file a benchmark.
+
+>>> from ovseg.evaluation import protocol_names
+>>> "voc20" in protocol_names()
+True
+"""
+
+from ovseg.evaluation.compare import Comparison, compare_reports
+from ovseg.evaluation.datasets import check_data
+from ovseg.evaluation.protocol import Protocol, load_protocol, protocol_names
+from ovseg.evaluation.report import EvaluationReport
+from ovseg.evaluation.runner import RunOptions, evaluate
+
+__all__ = [
+    "Comparison",
+    "EvaluationReport",
+    "Protocol",
+    "RunOptions",
+    "check_data",
+    "compare_reports",
+    "evaluate",
+    "load_protocol",
+    "protocol_names",
+]

@@ -1,0 +1,157 @@
+"""How sure a mean IoU is: intervals by drawing the images again, and whether two models differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from ovseg.errors import ShapeError
+
+DRAWS = 1000
+CHUNK = 64  # draws at a time: memory stays at CHUNK x L
+
+
+@dataclass(frozen=True)
+class ClassAreas:
+    """Pixels of each class in each image, sparse: what IoU is made of.
+
+    Attributes:
+        hits: (N, L) right pixels.
+        true: (N, L) pixels in the truth.
+        predicted: (N, L) labelled pixels predicted as the class.
+        scored: (L,) bool, classes over which the mean is taken.
+    """
+
+    hits: csr_array
+    true: csr_array
+    predicted: csr_array
+    scored: NDArray[np.bool_]
+
+    @classmethod
+    def from_pairs(
+        cls, pairs: Sequence[NDArray[np.int64]], *, classes: int, scored: Sequence[int] | None = None
+    ) -> ClassAreas:
+        """From the (k, 3) rows of true class, predicted class (-1 none) and pixels of each image.
+
+        Args:
+            pairs: rows of each image.
+            classes: number of classes L.
+            scored: class indices over which the mean is taken; None: all.
+        """
+        image = np.repeat(np.arange(len(pairs)), [len(rows) for rows in pairs])
+        stacked = np.concatenate(pairs) if pairs else np.zeros((0, 3), np.int64)
+        truth, prediction, pixels = stacked.T
+        right, labelled = truth == prediction, prediction >= 0
+
+        def table(chosen: NDArray[np.bool_], column: NDArray[np.int64]) -> csr_array:
+            place = (image[chosen], column[chosen])
+            return csr_array((pixels[chosen].astype(np.float64), place), shape=(len(pairs), classes))
+
+        everything = np.ones(len(truth), bool)
+        counted = np.zeros(classes, bool)
+        counted[slice(None) if scored is None else list(scored)] = True
+        return cls(table(right, truth), table(everything, truth), table(labelled, prediction), counted)
+
+    @property
+    def images(self) -> int:
+        """Number of images N."""
+        return int(self.true.shape[0])
+
+    def mean_iou(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(R,) mean IoU over present classes when image n counts ``weights[r, n]`` times.
+
+        Args:
+            weights: (R, N) non-negative.
+        """
+        hits, true, predicted = (
+            self._sum(table, weights) for table in (self.hits, self.true, self.predicted)
+        )
+        counted = (true > 0) & self.scored
+        iou = np.divide(hits, true + predicted - hits, out=np.zeros_like(hits), where=counted)
+        present = counted.sum(1)
+        return np.asarray(
+            np.divide(iou.sum(1), present, out=np.full(len(weights), np.nan), where=present > 0)
+        )
+
+    @staticmethod
+    def _sum(table: csr_array, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray((table.T @ weights.T).T)  # (R, L)
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Mean IoU of B less that of A on the same images.
+
+    Attributes:
+        difference: B - A over all images.
+        low: lower end of the 95 % interval.
+        high: upper end.
+        p_value: two-sided, share of draws on the other side of zero, doubled.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low > 0 or self.high < 0
+
+
+def bootstrap_interval(
+    areas: ClassAreas, *, draws: int = DRAWS, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """The percentile interval of the mean IoU over draws of N images with replacement.
+
+    Source: Efron, Bootstrap methods: another look at the jackknife, Annals of Statistics 1979.
+
+    Raises:
+        ShapeError: there is no image.
+    """
+    scores = np.concatenate([areas.mean_iou(weights) for weights in _draws(areas.images, draws, seed)])
+    return _percentiles(scores, level)
+
+
+def paired_bootstrap(
+    first: ClassAreas, second: ClassAreas, *, draws: int = DRAWS, seed: int = 0, level: float = 0.95
+) -> PairedDifference:
+    """Whether ``second`` is better than ``first``: both are scored on the same draws of the same images.
+
+    Raises:
+        ShapeError: the two have different numbers of images or none.
+    """
+    if first.images != second.images:
+        raise ShapeError(f"a paired test needs the same images, got {first.images} and {second.images}")
+    drawn = [second.mean_iou(w) - first.mean_iou(w) for w in _draws(first.images, draws, seed)]
+    differences = np.concatenate(drawn)
+    whole = np.ones((1, first.images))
+    low, high = _percentiles(differences, level)
+    beyond = min((differences <= 0).mean(), (differences >= 0).mean())
+    return PairedDifference(
+        difference=float(second.mean_iou(whole)[0] - first.mean_iou(whole)[0]),
+        low=low,
+        high=high,
+        p_value=float(min(1.0, 2 * max(beyond, 1 / draws))),
+    )
+
+
+def _draws(images: int, draws: int, seed: int) -> Any:
+    if images < 1:
+        raise ShapeError("a bootstrap needs at least one image, got none")
+    generator = np.random.default_rng(seed)
+    share = np.full(images, 1 / images)
+    for start in range(0, draws, CHUNK):
+        yield generator.multinomial(images, share, size=min(CHUNK, draws - start)).astype(np.float64)
+
+
+def _percentiles(scores: NDArray[np.float64], level: float) -> tuple[float, float]:
+    outside = 50 * (1 - level)
+    low, high = np.nanpercentile(scores, [outside, 100 - outside])
+    return float(low), float(high)

@@ -1,0 +1,265 @@
+"""A benchmark's protocol: what is read, asked and counted. One YAML file each, hashed into every result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator, model_validator
+
+from ovseg.assets import asset_names, find_asset
+from ovseg.config import Config, load_config
+from ovseg.errors import ConfigError, did_you_mean
+
+IGNORED = -1
+UNKNOWN = -2
+IDS = 1 << 16  # values that a 16-bit mask can hold
+SOURCES_WANTED = ("classes", "background", "ignore", "resize", "split", "metric", "counts")
+BACKGROUND_WORDS = {"background", "null", "void", "unlabeled", "unlabelled", "none"}
+
+
+class ClassEntry(Config):
+    """One class: its name, its ids in the mask files, and the words it is asked by."""
+
+    name: str
+    ids: tuple[int, ...] = ()  # values of the mask; empty: the position in the list
+    prompt: str | None = None  # what is asked instead of the name, where the data's name is no English word
+    synonyms: tuple[str, ...] = ()
+    unseen: bool = False  # counts as a novel class in the harmonic mean
+    thing: bool = False
+
+
+class Background(Config):
+    """What an unlabelled pixel means and what the segmenter is told about it."""
+
+    class_name: str | None = (
+        None  # the class that "none of the labels" becomes; None: closed set, none is an error
+    )
+    asked: bool = False  # whether the background class's name is among the labels
+    phrases: tuple[str, ...] | Literal["auto"] | None = None  # contrast phrases passed to the segmenter
+
+
+class Layout(Config):
+    """Where the files lie, as patterns; ``{name}`` may span folders, ``{split}`` is the protocol's split."""
+
+    images: str
+    masks: str
+    names: str | None = None  # a file with one name a line; None: every image found
+    decode: Literal["index", "red", "ade-full", "binary", "mat"] = "index"
+    found_by: Literal["images", "masks"] = "images"  # which files say what is in the split
+    label_list: str | None = None  # the data's own "id: name" file; classes then get their ids by name
+
+
+class Expected(Config):
+    """Numbers that must hold; ``files`` None where any number may come."""
+
+    classes: int | None = None
+    files: dict[str, int] = Field(default_factory=dict)  # by split
+
+
+class Resize(Config):
+    """What happens to image and mask before the segmenter sees them."""
+
+    short_side: int | None = None  # pixels; image bilinear, mask nearest
+    center_crop: bool = False  # cut to the square of the short side
+
+
+class Episodes(Config):
+    """Few-shot or mosaic sampling on top of the files."""
+
+    kind: Literal["few-shot", "one-class", "mosaic"]
+    folds: tuple[tuple[int, ...], ...] = ()  # class positions tested in each fold
+    fold: int = 0
+    shots: int = 0
+    count: int | None = None  # episodes drawn; None: every (image, class) once
+    seed: int = 0
+    min_pixels: int = 1
+    support_split: str | None = None
+    tile: int = 224  # side of a mosaic's tile, pixels
+
+
+class Protocol(Config):
+    """Everything a number depends on besides the model. Made from ``evaluation/benchmarks/*.yaml``."""
+
+    name: str
+    title: str
+    classes: tuple[ClassEntry, ...] = ()
+    classes_from: tuple[str, ...] = ()  # files of the data set that name the classes; empty: listed above
+    classes_only: tuple[str, ...] = ()  # of ``classes_from``: these names, in this order
+    subsets: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    labels: str = "all"  # "all", "present", "present+N" (N absent ones more) or the name of a subset
+    label_form: Literal["concepts", "strings"] = "concepts"
+    background: Background = Background()
+    ignore: tuple[int, ...] = (255,)
+    other: Literal["error", "ignore", "background"] = "error"  # ids that no class names
+    split: str = "val"
+    layouts: tuple[Layout, ...]
+    episodes: Episodes | None = None
+    resize: Resize = Resize()
+    metric: Literal["mean_iou", "foreground_mean_iou"] = "mean_iou"
+    expected: Expected = Expected()
+    settings: dict[str, dict[str, Any]] = Field(default_factory=dict)  # "shared" and "paper" by method
+    sources: dict[str, str]
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _names_to_entries(cls, value: Any) -> Any:
+        """Plain names become entries whose id is their position."""
+        if not isinstance(value, list | tuple):
+            return value
+        entries = [{"name": item} if isinstance(item, str) else item for item in value]
+        return [
+            entry if not isinstance(entry, dict) or "ids" in entry else {**entry, "ids": (position,)}
+            for position, entry in enumerate(entries)
+        ]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Protocol:
+        missing = [key for key in SOURCES_WANTED if key not in self.sources]
+        if missing:
+            raise ValueError(f"sources must say where each choice comes from; missing: {', '.join(missing)}")
+        if self.classes:
+            self._check_classes()
+        return self
+
+    def _check_classes(self) -> None:
+        names = self.names
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"every class needs its own name; given twice: {', '.join(twice)}")
+        if self.expected.classes not in (None, len(names)):
+            raise ValueError(f"expected.classes is {self.expected.classes}, but {len(names)} are listed")
+        taken: dict[int, str] = {}
+        for entry in self.classes:
+            for value in entry.ids:
+                if taken.setdefault(value, entry.name) != entry.name:
+                    raise ValueError(f"mask id {value} belongs to '{taken[value]}' and '{entry.name}'")
+        if self.background.class_name is not None and self.background.class_name not in names:
+            raise ValueError(f"the background class '{self.background.class_name}' is not among the classes")
+        for subset, members in self.subsets.items():
+            unknown = [name for name in members if name not in names]
+            if unknown:
+                raise ValueError(f"subset '{subset}' names no class: {', '.join(unknown)}")
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Class names, (L,); the position is the class index everywhere."""
+        return tuple(entry.name for entry in self.classes)
+
+    @property
+    def background_index(self) -> int | None:
+        """Class index that "none of the labels" becomes; None in a closed set."""
+        name = self.background.class_name
+        return None if name is None else self.names.index(name)
+
+    @property
+    def scored(self) -> tuple[int, ...]:
+        """Class indices over which the mean IoU is taken: all, or all but the background."""
+        dropped = self.background_index if self.metric == "foreground_mean_iou" else None
+        return tuple(index for index in range(len(self.classes)) if index != dropped)
+
+    @cached_property
+    def unseen(self) -> tuple[int, ...]:
+        """Indices of the classes marked unseen."""
+        return tuple(index for index, entry in enumerate(self.classes) if entry.unseen)
+
+    def candidates(self, labels: str) -> tuple[int, ...]:
+        """Class indices that are asked for, before an image narrows them.
+
+        Raises:
+            ConfigError: ``labels`` is neither a mode nor a subset of this protocol.
+        """
+        background = None if self.background.asked else self.background_index
+        every = tuple(index for index in range(len(self.classes)) if index != background)
+        mode = labels.partition("+")[0]
+        if labels == "all" or (mode == "present" and labels.partition("+")[2].isdigit() == ("+" in labels)):
+            return every
+        if labels in self.subsets:
+            chosen = set(self.subsets[labels])
+            return tuple(index for index in every if self.names[index] in chosen)
+        known = ["all", "present", "present+N", *self.subsets]
+        raise ConfigError(
+            f"protocol '{self.name}' has no label mode '{labels}'{did_you_mean(labels, known)} "
+            f"There are: {', '.join(known)}"
+        )
+
+    def lookup(self, candidates: tuple[int, ...] | None = None) -> NDArray[np.int32]:
+        """(65536,) int32 from mask id to class index; -1 ignored, -2 an id the protocol does not know.
+
+        Args:
+            candidates: classes that are asked for; pixels of the others are ignored (a subset protocol).
+        """
+        rest = {"error": UNKNOWN, "ignore": IGNORED, "background": self.background_index or 0}[self.other]
+        table = np.full(IDS, rest, np.int32)
+        kept = None if candidates is None else {*candidates, self.background_index}
+        for index, entry in enumerate(self.classes):
+            table[list(entry.ids)] = index if kept is None or index in kept else IGNORED
+        table[list(self.ignore)] = IGNORED
+        return table
+
+    def knobs(self, setting: str, *, method: str | None = None) -> dict[str, Any]:
+        """Keywords for the segmenter under ``"shared"``, ``"paper"`` or ``"paper:METHOD"``.
+
+        Raises:
+            ConfigError: the protocol states no paper setting for that method.
+        """
+        kind, _, named = setting.partition(":")
+        if kind == "shared":
+            return dict(self.settings.get("shared", {}))
+        if kind != "paper":
+            raise ConfigError(f"setting must be 'shared', 'paper' or 'paper:METHOD', got '{setting}'")
+        papers = self.settings.get("paper", {})
+        chosen = named or method or ""
+        if chosen not in papers:
+            known = ", ".join(sorted(papers)) or "none"
+            raise ConfigError(
+                f"protocol '{self.name}' has no paper setting for '{chosen or 'this model'}'"
+                f"{did_you_mean(chosen, papers)} There are: {known}; or use setting='shared'"
+            )
+        return dict(papers[chosen])
+
+    def fingerprint(self, **choices: Any) -> str:
+        """Hexadecimal SHA-256 of what the score depends on, without titles, sources and model settings."""
+        content = self.model_dump(mode="json", exclude={"title", "sources", "settings", "expected"})
+        text = json.dumps({"protocol": content, "choices": choices}, sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def protocol_names() -> list[str]:
+    """Names of the protocols that come with the package."""
+    return asset_names("evaluation/benchmarks")
+
+
+def load_protocol(benchmark: str | Path | Protocol) -> Protocol:
+    """The protocol named ``benchmark``, or read from the YAML file at that path.
+
+    Raises:
+        ConfigError: there is no such protocol, or its file does not hold together.
+    """
+    if isinstance(benchmark, Protocol):
+        return benchmark
+    return load_config(Protocol, find_asset("evaluation/benchmarks", str(benchmark)))
+
+
+def with_classes(protocol: Protocol, entries: list[dict[str, Any]], *, ignore: tuple[int, ...]) -> Protocol:
+    """``protocol`` with classes read from the data.
+
+    A class named background, null or void takes what the segmenter leaves unlabelled. It stays among the labels (asked by the word "background"), so that positions do not shift.
+    """
+    named = [entry["name"] for entry in entries if entry["name"].strip().lower() in BACKGROUND_WORDS]
+    background = protocol.background
+    if named and background.class_name is None:
+        background = Background(class_name=named[0], asked=True, phrases="auto")
+    values = protocol.model_dump()
+    classes = [
+        {**entry, "prompt": "background"} if entry["name"] in named[:1] else entry
+        for entry in entries
+        if not set(entry.get("ids", ())) <= set(ignore)
+    ]
+    values.update(classes=classes, background=background.model_dump(), ignore=ignore)
+    return Protocol.model_validate(values)

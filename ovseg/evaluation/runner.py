@@ -1,0 +1,314 @@
+"""Running a segmenter over a benchmark: streaming, resumable, in any number of processes."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovseg.errors import DatasetError
+from ovseg.evaluation.asking import Answer, Asker
+from ovseg.evaluation.boundary import boundary_counts
+from ovseg.evaluation.calibration import map_reliability
+from ovseg.evaluation.confusion import ConfusionMatrix, sparse_pairs
+from ovseg.evaluation.datasets import Dataset, Example, open_dataset
+from ovseg.evaluation.journal import ImageRow, Journal
+from ovseg.evaluation.manifest import describe_model, environment, names_hash, peak_memory_mib, run_id
+from ovseg.evaluation.progress import running_score
+from ovseg.evaluation.protocol import Protocol, load_protocol
+from ovseg.evaluation.report import EvaluationReport, summarize
+from ovseg.files import atomic_path
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is done, and what is changed about it on purpose.
+
+    Attributes:
+        batch_size: images for ``segment_batch`` at once, where there is one and the labels agree.
+        split: instead of the protocol's.
+        fold: which of the protocol's folds (few-shot protocols).
+        shots: visual examples a class (few-shot protocols); 0 asks by words alone.
+        boundary: measure boundary IoU and F-score.
+        synonyms: give the protocol's synonyms to the segmenter.
+        corruption: ``"NAME:SEVERITY"`` of ``corruptions``, applied to every image.
+        paraphrase: name of a rewriting in ``paraphrase``, applied to every prompt.
+        progress: show a bar with the running mIoU.
+        sheet: with ``out``, draw the best, median and worst images (they are segmented once more).
+    """
+
+    batch_size: int = 1
+    split: str | None = None
+    fold: int | None = None
+    shots: int | None = None
+    boundary: bool = True
+    synonyms: bool = True
+    corruption: str | None = None
+    paraphrase: str | None = None
+    progress: bool = False
+    sheet: bool = True
+
+
+def evaluate(
+    segmenter: Any,
+    benchmark: str | Path | Protocol,
+    *,
+    data: str | Path,
+    out: str | Path | None = None,
+    limit: int | None = None,
+    labels: str | None = None,
+    setting: str = "shared",
+    options: RunOptions | None = None,
+) -> EvaluationReport:
+    """The scores of ``segmenter`` under the protocol ``benchmark`` on the data set at ``data``.
+
+    Anything with ``segment(image, labels)`` that returns an object with an ``index_map`` can be evaluated;
+    see ``Asker``. Launched by accelerate, each process takes its share of the images and all return the same
+    report.
+
+    Args:
+        segmenter: what is measured.
+        benchmark: name of a protocol, path of its YAML file, or the protocol.
+        data: folder of the data set, or ``hf:owner/name``.
+        out: folder for the journal (a killed run goes on from there), the report and the picture sheet.
+        limit: only so many images, evenly spread over the sorted names.
+        labels: ``"all"``, ``"present"``, ``"present+N"`` or a subset; None: as the protocol says.
+        setting: ``"shared"`` or ``"paper"`` or ``"paper:METHOD"``.
+        options: see ``RunOptions``.
+
+    Raises:
+        DatasetError: the data is incomplete or laid out otherwise, or a mask holds an unknown id.
+        ConfigError: the protocol, label mode or setting is unknown, or ``out`` holds another run.
+        ShapeError: the segmenter's answer has the wrong size, type or range.
+    """
+    options = options or RunOptions()
+    protocol = _narrowed(load_protocol(benchmark), options)
+    labels = labels or protocol.labels
+    dataset = open_dataset(protocol, data, labels=labels)
+    _check_count(dataset, limit=limit)
+    run = Run(segmenter, dataset, labels=labels, setting=setting, options=options)
+    report = run.execute(choose(dataset.names, limit), out=None if out is None else Path(out))
+    if out is not None and run.is_main:
+        run.write(report, Path(out))
+    return report
+
+
+class Run:
+    """A segmenter, an open data set and the choices of one run."""
+
+    def __init__(
+        self, segmenter: Any, dataset: Dataset, *, labels: str, setting: str, options: RunOptions
+    ) -> None:
+        from accelerate import PartialState
+
+        self.dataset, self.labels, self.setting, self.options = dataset, labels, setting, options
+        self.protocol = dataset.protocol
+        self.model = describe_model(segmenter)
+        self.candidates = self.protocol.candidates(labels)
+        self.asker = Asker(
+            segmenter,
+            self.protocol,
+            knobs=self.protocol.knobs(setting, method=self.model.get("method")),
+            synonyms=options.synonyms,
+            rename=_renamer(options.paraphrase),
+        )
+        state = PartialState()
+        self.rank, self.processes, self.is_main = (
+            state.process_index,
+            state.num_processes,
+            state.is_main_process,
+        )
+
+    def execute(self, indices: Sequence[int], *, out: Path | None = None) -> EvaluationReport:
+        """Segment and score the images at ``indices`` that the journal in ``out`` does not hold yet."""
+        journal = None if out is None else Journal(out, run=self.id, rank=self.rank)
+        rows = {} if journal is None else journal.read()
+        names = self.dataset.names
+        # by position alone: what other processes have finished meanwhile must not change the share
+        share = [index for place, index in enumerate(indices) if place % self.processes == self.rank]
+        wanted = {names[index] for index in indices}
+        rows = {name: row for name, row in rows.items() if name in wanted}
+        self._score_rest([index for index in share if names[index] not in rows], rows, journal)
+        if journal is not None:
+            journal.close()
+        everything = self._gather(rows)
+        return summarize(list(everything.values()), self.protocol, manifest=self.manifest(everything))
+
+    @property
+    def id(self) -> str:
+        """Names this run in its journal: protocol, data, model and options together."""
+        changed = {key: value for key, value in asdict(self.options).items() if key not in _HARMLESS}
+        return run_id(
+            self._protocol_hash(), names_hash(self.dataset.names), self.model, self.asker.applied, changed
+        )
+
+    def manifest(self, rows: dict[str, ImageRow]) -> dict[str, Any]:
+        """What produced the rows."""
+        return {
+            "protocol": self.protocol.name,
+            "title": self.protocol.title,
+            "protocol_hash": self._protocol_hash(),
+            "images_hash": names_hash(list(rows)),
+            "labels": self.labels,
+            "split": self.protocol.split,
+            "setting": self.setting,
+            "applied": self.asker.applied,
+            "not_applied": self.asker.not_applied,
+            "background_passed": self.asker.takes_background,
+            "options": {key: value for key, value in asdict(self.options).items() if key not in _HARMLESS},
+            "model": self.model,
+            "processes": self.processes,
+            **environment(),
+            "peak_memory_mib": peak_memory_mib(),
+        }
+
+    def write(self, report: EvaluationReport, out: Path) -> None:
+        """``report.json``, ``report.md`` and, unless turned off, ``sheet.jpg`` in ``out``."""
+        report.save(out / "report.json")
+        with atomic_path(out / "report.md") as temporary:
+            temporary.write_text(report.to_markdown(), encoding="utf-8")
+        if self.options.sheet:
+            from ovseg.evaluation.sheet import picture_sheet
+
+            sheet = picture_sheet(report, segment=self.predict, names=self.dataset.names)
+            with atomic_path(out / "sheet.jpg") as temporary:
+                sheet.save(temporary, quality=85)
+
+    def predict(self, index: int) -> tuple[Example, NDArray[np.int32]]:
+        """The example at ``index`` and its predicted class map."""
+        example = self._load(index)
+        return example, self.asker.ask(example, self._asked(example)).prediction
+
+    def _protocol_hash(self) -> str:
+        return self.protocol.fingerprint(labels=self.labels)
+
+    def _score_rest(self, indices: Sequence[int], rows: dict[str, ImageRow], journal: Journal | None) -> None:
+        matrix = ConfusionMatrix.empty(len(self.protocol.names))
+        for row in rows.values():
+            matrix.add_pairs(row.pairs)
+        title = f"{self.protocol.name} ({self.labels})"
+        with running_score(
+            title, total=len(indices), shown=self.options.progress and self.is_main
+        ) as advance:
+            for row in self._rows(indices):
+                if journal is not None:
+                    journal.append(row)
+                rows[row.name] = row
+                matrix.add_pairs(row.pairs)
+                advance(matrix)
+
+    def _rows(self, indices: Sequence[int]) -> Iterator[ImageRow]:
+        pairs = ((example, self._asked(example)) for example in _prefetch(self._load, indices))
+        for asked, group in groupby(pairs, key=lambda pair: pair[1]):
+            while batch := [example for example, _ in islice(group, self.options.batch_size)]:
+                answers = self.asker.ask_batch(batch, asked)
+                yield from (self._row(e, a, asked) for e, a in zip(batch, answers, strict=True))
+
+    def _row(self, example: Example, answer: Answer, asked: tuple[int, ...]) -> ImageRow:
+        truth, prediction = example.truth, answer.prediction
+        extras: dict[str, Any] = {}
+        if self.options.boundary:
+            extras["boundary"] = boundary_counts(prediction, truth)
+        if answer.confidence is not None:
+            extras["calibration"] = map_reliability(answer.confidence, prediction, truth)
+        pairs = sparse_pairs(prediction, truth, classes=len(self.protocol.names))
+        return ImageRow(example.name, pairs, asked, answer.seconds, claimed=answer.claimed, **extras)
+
+    def _load(self, index: int) -> Example:
+        example = self.dataset.load(index)
+        if self.options.corruption is None:
+            return example
+        from dataclasses import replace
+
+        from ovseg.evaluation.corruptions import corrupt
+
+        seed = zlib.crc32(example.name.encode())
+        return replace(example, image=corrupt(example.image, self.options.corruption, seed=seed))
+
+    def _asked(self, example: Example) -> tuple[int, ...]:
+        """Class indices to ask for in this image, sorted."""
+        if example.candidates is not None:
+            return example.candidates
+        mode, _, extra = self.labels.partition("+")
+        if mode != "present":
+            return self.candidates
+        present = set(np.unique(example.truth).tolist()) & set(self.candidates)
+        absent = [index for index in self.candidates if index not in present]
+        generator = np.random.default_rng(zlib.crc32(example.name.encode()))
+        drawn = generator.permutation(len(absent))[: int(extra or 0)]
+        chosen = sorted(present | {absent[place] for place in drawn})
+        return tuple(chosen) or self.candidates  # an image without any class is asked for all of them
+
+    def _gather(self, rows: dict[str, ImageRow]) -> dict[str, ImageRow]:
+        """Every process's rows in every process; an image counts once, however often it was done."""
+        if self.processes == 1:
+            return rows
+        from accelerate.utils import gather_object
+
+        gathered = gather_object([row.to_dict() for row in rows.values()])
+        return {values["name"]: ImageRow.from_dict(values) for values in gathered}
+
+
+_HARMLESS = {
+    "batch_size",
+    "progress",
+    "sheet",
+    "split",
+    "fold",
+    "shots",
+}  # in the protocol's hash, or without effect
+
+
+def choose(names: Sequence[str], limit: int | None) -> list[int]:
+    """Indices of ``limit`` names evenly spread over all; all of them without a limit."""
+    if limit is None or limit >= len(names):
+        return list(range(len(names)))
+    if limit < 1:
+        raise DatasetError(f"limit must be at least 1 image, got {limit}")
+    return [int(index) for index in np.linspace(0, len(names) - 1, limit).round()]
+
+
+def _narrowed(protocol: Protocol, options: RunOptions) -> Protocol:
+    changes: dict[str, Any] = {} if options.split is None else {"split": options.split}
+    if protocol.episodes is not None:
+        episodes = {key: value for key in ("fold", "shots") if (value := getattr(options, key)) is not None}
+        changes["episodes"] = protocol.episodes.model_copy(update=episodes)
+    return protocol.model_copy(update=changes) if changes else protocol
+
+
+def _check_count(dataset: Dataset, *, limit: int | None) -> None:
+    protocol, found = dataset.protocol, len(dataset.names)
+    wanted = protocol.expected.files.get(protocol.split)
+    if wanted is not None and found != wanted and limit is None:
+        raise DatasetError(
+            f"the split '{protocol.split}' of '{protocol.name}' must have {wanted} images, found {found}; "
+            "complete it, or set a limit to evaluate a part (the result then says so)"
+        )
+
+
+def _renamer(paraphrase: str | None) -> Callable[[str], str] | None:
+    if paraphrase is None:
+        return None
+    from ovseg.evaluation.paraphrase import rewriting
+
+    return rewriting(paraphrase)
+
+
+def _prefetch(load: Callable[[int], Example], indices: Sequence[int]) -> Iterator[Example]:
+    """Examples in order; the next one is decoded while the caller works on this one."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        coming = None
+        for index in indices:
+            following = pool.submit(load, index)
+            if coming is not None:
+                yield coming.result()
+            coming = following
+        if coming is not None:
+            yield coming.result()

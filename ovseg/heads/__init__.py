@@ -1,0 +1,1 @@
+"""Heads: pixels and phrases brought into one space."""

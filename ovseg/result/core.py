@@ -1,0 +1,223 @@
+"""The result of segmenting one image, validated when made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ovseg.errors import ShapeError, VocabularyError, did_you_mean
+from ovseg.result import coco, descriptors, overlay, storage
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class LabelSummary(NamedTuple):
+    """One label of a result: its share of the image, its mean score where it won, and its presence."""
+
+    label: str
+    area: float
+    score: float
+    presence: float
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentationResult:
+    """A label per pixel of one image.
+
+    Attributes:
+        index_map: (H, W) int32; position in ``labels``, or -1 for none of them.
+        labels: L names.
+        score_map: (H, W) float32 in [0, 1]; how sure the winning label is.
+        presence: per label, in order, how sure it is that the image shows it at all, in [0, 1].
+        scores: (L, H, W) float16, the scores of all labels; or None.
+        image: (H, W, 3) uint8 RGB, for the overlay; or None.
+        provenance: what made the result: model, settings, source; plain values that fit into JSON.
+
+    Raises:
+        ShapeError: an array has another shape, dtype or range, or ``presence`` has other labels.
+    """
+
+    index_map: npt.NDArray[np.int32]
+    labels: tuple[str, ...]
+    score_map: npt.NDArray[np.float32] = field(repr=False)
+    presence: dict[str, float]
+    scores: npt.NDArray[np.float16] | None = field(default=None, repr=False)
+    image: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", tuple(self.labels))
+        if self.index_map.ndim != 2 or self.index_map.size == 0:
+            raise ShapeError(f"index_map must be (H, W) with at least one pixel, got {self.index_map.shape}")
+        _check_array("index_map", self.index_map, shape=self.size, dtype="int32")
+        _check_array("score_map", self.score_map, shape=self.size, dtype="float32")
+        if self.scores is not None:
+            _check_array("scores", self.scores, shape=(len(self.labels), *self.size), dtype="float16")
+        if self.image is not None:
+            _check_array("image", self.image, shape=(*self.size, 3), dtype="uint8")
+        _check_range("index_map", self.index_map, low=-1, high=len(self.labels) - 1)
+        _check_range("score_map", self.score_map, low=0, high=1)
+        if tuple(self.presence) != self.labels:
+            raise ShapeError(
+                f"presence must have one entry per label in the order {list(self.labels)}, "
+                f"got {list(self.presence)}"
+            )
+
+    def __repr__(self) -> str:
+        shares = ", ".join(f"{row.label} {row.area:.1%}" for row in self.table() if row.area)
+        return f"SegmentationResult({self.size[0]} x {self.size[1]}: {shares or 'none of the labels'})"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the image."""
+        height, width = self.index_map.shape
+        return height, width
+
+    def mask(self, label: str) -> npt.NDArray[np.bool_]:
+        """(H, W) bool, true where ``label`` won.
+
+        Raises:
+            VocabularyError: no such label; the nearest is offered.
+        """
+        return np.equal(self.index_map, self._index_of(label))
+
+    def pixels(self, label: str) -> int:
+        """Number of pixels where ``label`` won; raises VocabularyError as ``mask`` does."""
+        return int(np.count_nonzero(self.mask(label)))
+
+    def area(self, label: str) -> float:
+        """Share of the image where ``label`` won, in [0, 1]; raises VocabularyError as ``mask`` does."""
+        return self.pixels(label) / self.index_map.size
+
+    def table(self) -> list[LabelSummary]:
+        """One row per label, in the order of ``labels``; the score is 0 where the label won no pixel."""
+        slots = (self.index_map + 1).ravel()  # 0 is none
+        counts = np.bincount(slots, minlength=len(self.labels) + 1)[1:]
+        sums = np.bincount(slots, weights=self.score_map.ravel(), minlength=len(self.labels) + 1)[1:]
+        means = np.clip(sums / np.maximum(counts, 1), 0, 1)
+        return [
+            LabelSummary(label, int(count) / self.index_map.size, float(mean), self.presence[label])
+            for label, count, mean in zip(self.labels, counts, means, strict=True)
+        ]
+
+    def overlay(self, *, opacity: float = 0.55) -> Image.Image:
+        """The photo with the labels in colour, their outlines, and a legend in a strip of its own.
+
+        Args:
+            opacity: of the colours, in [0, 1].
+
+        Raises:
+            ShapeError: ``opacity`` is out of range.
+        """
+        return overlay.draw(self.index_map, self.labels, image=self.image, opacity=opacity)
+
+    def save(self, folder: str | Path, *, name: str = "result") -> list[Path]:
+        """Write ``name.png``, ``name_overlay.png`` and, last, ``name.json``; each whole or not at all.
+
+        The index image has a palette; a pixel's value is its label's position, 255 for none. With more than
+        255 labels it is 16-bit grey, 65535 for none. The JSON holds labels, presence, areas, mean scores,
+        provenance and palette. ``scores`` and ``image`` are not kept.
+
+        Returns:
+            The paths, in the order of writing.
+
+        Raises:
+            OutputError: the folder cannot be written to.
+        """
+        return storage.save(self, Path(folder), name=name)
+
+    @classmethod
+    def load(cls, source: str | Path) -> SegmentationResult:
+        """The result that ``save`` wrote, from its folder or its JSON file.
+
+        ``score_map`` comes back as the mean score of each label; ``scores`` and ``image`` are None.
+
+        Raises:
+            ImageError: there is no such result, or its files do not fit together.
+        """
+        return cls(**storage.load(Path(source)))
+
+    def to_rle(self, label: str) -> dict[str, Any]:
+        """COCO's compressed run-length encoding of ``mask(label)``: ``size`` [H, W] and ``counts`` as text.
+
+        Raises:
+            VocabularyError: no such label; the nearest is offered.
+        """
+        return coco.encode_mask(self.mask(label))
+
+    def to_coco(self, *, image_id: int = 0, per_component: bool = False) -> dict[str, Any]:
+        """A COCO data set of this one image: ``images``, ``annotations`` and ``categories``.
+
+        Args:
+            image_id: id of the image; categories and annotations are counted from 1.
+            per_component: one annotation for each connected part of a label, instead of one per label.
+
+        Returns:
+            Plain values that fit into JSON; the score of an annotation is the mean of its pixels.
+        """
+        return coco.to_coco(self, image_id=image_id, per_component=per_component)
+
+    def to_text(self, grid: int | tuple[int, int] = 16) -> str:
+        """Semantic descriptors: the winning label of each cell of a grid, row-wise run-length encoded.
+
+        Each line is a row, ``label *count| label *count``; ``others`` stands for none of the labels. Lossless
+        at its grid: ``from_text(text).to_text(grid)`` is ``text``.
+
+        Args:
+            grid: cells per side, or (rows, columns).
+
+        Raises:
+            ShapeError: a side of the grid is below 1.
+
+        Source: Lan et al., Text4Seg, ICLR 2025, sections 3.2 and 3.3 (row-wise run-length encoding).
+        """
+        shape = (grid, grid) if isinstance(grid, int) else grid
+        return descriptors.encode(self.index_map, self.labels, grid=shape)
+
+    @classmethod
+    def from_text(
+        cls, text: str, *, labels: tuple[str, ...] | None = None, size: tuple[int, int] | None = None
+    ) -> SegmentationResult:
+        """The result that semantic descriptors describe; scores are 1 where a label is, else 0.
+
+        Args:
+            text: as ``to_text`` writes it.
+            labels: the names to allow, in order; those of the text, by first appearance, if None.
+            size: (H, W) to enlarge the grid to; a pixel per cell if None.
+
+        Raises:
+            VocabularyError: the text names a label that is not in ``labels``.
+            ShapeError: the text is not in this form, or its rows differ in length.
+        """
+        index_map, names = descriptors.decode(text, labels=labels, size=size)
+        return cls(
+            index_map=index_map,
+            labels=names,
+            score_map=(index_map >= 0).astype(np.float32),
+            presence={name: float((index_map == index).any()) for index, name in enumerate(names)},
+            provenance={"source": "text"},
+        )
+
+    def _index_of(self, label: str) -> int:
+        if label not in self.labels:
+            raise VocabularyError(
+                f"no label '{label}' in this result{did_you_mean(label, self.labels)} "
+                f"It has: {', '.join(self.labels) or 'none'}"
+            )
+        return self.labels.index(label)
+
+
+def _check_array(name: str, array: npt.NDArray[Any], *, shape: tuple[int, ...], dtype: str) -> None:
+    if array.shape != shape or array.dtype != dtype:
+        raise ShapeError(f"{name} must be {shape} {dtype}, got {array.shape} {array.dtype}; convert it first")
+
+
+def _check_range(name: str, array: npt.NDArray[Any], *, low: float, high: float) -> None:
+    least, most = array.min(), array.max()
+    if not (low <= least and most <= high):  # also true for NaN
+        raise ShapeError(f"{name} must have values from {low} to {high}, got {least} to {most}")

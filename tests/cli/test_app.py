@@ -1,0 +1,58 @@
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+from typer.testing import CliRunner
+
+import ovseg
+from ovseg.cli import COMMANDS, build_app
+
+
+@dataclass
+class Info:
+    name: str
+    commercial: bool
+    task: str = "segment"
+    parameters: int = 86_000_000
+    megabytes: float = 345.2
+    license: str = "MIT"
+    gated: bool = False
+    local: bool = True
+
+
+@pytest.fixture(autouse=True)
+def two_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        ovseg, "list_models", lambda: [Info("mini", True), Info("closed", False)], raising=False
+    )
+
+
+def test_building_the_app_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, ovseg.cli; ovseg.cli.build_app(); "
+        "sys.exit(bool({'torch', 'numpy', 'PIL', 'rich', 'pydantic'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    shown = CliRunner().invoke(build_app(), [command, "--help"])
+    assert shown.exit_code == 0
+    assert f"Example: ovseg {command}" in shown.stdout
+
+
+def test_models_are_listed_as_a_table() -> None:
+    shown = CliRunner().invoke(build_app(), ["models"])
+    assert shown.exit_code == 0
+    for text in ("mini", "closed", "86 M", "345", "MIT", "yes", "no"):
+        assert text in shown.stdout
+
+
+def test_models_are_listed_as_json_and_filtered_by_licence() -> None:
+    shown = CliRunner().invoke(build_app(), ["models", "--json", "--commercial-only"])
+    (only,) = json.loads(shown.stdout)
+    assert only["name"] == "mini"
+    assert only["parameters"] == 86_000_000

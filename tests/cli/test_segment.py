@@ -1,0 +1,278 @@
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+import ovseg
+from ovseg.cli import build_app, main
+from ovseg.errors import ModelError, VocabularyError
+from ovseg.result import SegmentationResult
+
+Invoke = Callable[..., Result]
+
+
+class FakeSegmenter:
+    """Calls the upper half of every image the first label."""
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, Any]] = []
+        self.loads: list[dict[str, Any]] = []
+
+    def load(self, name: str, **options: Any) -> "FakeSegmenter":
+        self.loads.append({"name": name, **options})
+        return self
+
+    def with_concepts(self, concepts: str) -> "FakeSegmenter":
+        self.calls.append({"concepts": concepts})
+        return self
+
+    def segment(self, image: np.ndarray, labels: list[str] | None, **options: Any) -> SegmentationResult:
+        names = tuple(labels or ["concept"])
+        self.calls.append({"labels": labels, **options})
+        index_map = np.full(image.shape[:2], -1, np.int32)
+        index_map[: len(index_map) // 2] = 0
+        score_map = np.full(index_map.shape, 0.5, np.float32)
+        return SegmentationResult(index_map, names, score_map, dict.fromkeys(names, 0.9), provenance={"m": 1})
+
+
+@pytest.fixture
+def segmenter(monkeypatch: pytest.MonkeyPatch) -> FakeSegmenter:
+    fake = FakeSegmenter()
+    monkeypatch.setattr(ovseg, "load", fake.load, raising=False)
+    return fake
+
+
+@pytest.fixture
+def invoke(segmenter: FakeSegmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: CliRunner().invoke(build_app(), ["segment", *map(str, arguments)])
+
+
+def make_image(path: Path, height: int = 40, width: int = 60) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (width, height), (90, 120, 40)).save(path)
+    return path
+
+
+def test_one_image_gives_a_table_and_three_files(invoke: Invoke, tmp_path: Path) -> None:
+    make_image(tmp_path / "cat.jpg")
+    done = invoke("cat.jpg", "cat", "sofa")
+    assert done.exit_code == 0
+    assert "cat" in done.stdout and "50.0%" in done.stdout and "0.90" in done.stdout
+    assert "overlay: out/cat_overlay.png" in done.stdout
+    assert sorted(path.name for path in Path("out").iterdir()) == ["cat.json", "cat.png", "cat_overlay.png"]
+
+
+def test_options_reach_the_model(invoke: Invoke, segmenter: FakeSegmenter, tmp_path: Path) -> None:
+    make_image(tmp_path / "a.png")
+    invoke(
+        "a.png",
+        "cat",
+        "--model",
+        "big",
+        "--device",
+        "cpu",
+        "--weights",
+        "w",
+        "--background",
+        "sky, sea",
+        "--refine",
+    )
+    assert segmenter.loads == [{"name": "big", "device": "cpu", "weights": Path("w")}]
+    assert segmenter.calls == [{"labels": ["cat"], "background": ["sky", "sea"], "refine": True}]
+    invoke("a.png", "cat", "--background", "none", "--no-refine")
+    assert segmenter.calls[-1] == {"labels": ["cat"], "background": None, "refine": False}
+    invoke("a.png", "cat")
+    assert segmenter.calls[-1] == {"labels": ["cat"], "background": "auto", "refine": None}
+
+
+def test_labels_come_from_a_file_too(invoke: Invoke, segmenter: FakeSegmenter, tmp_path: Path) -> None:
+    make_image(tmp_path / "a.png")
+    (tmp_path / "labels.txt").write_text("\ufeff# animals\ncat\n\n  brown dog \n", encoding="utf-8")
+    invoke("a.png", "sofa", "--labels-file", "labels.txt")
+    assert segmenter.calls[0]["labels"] == ["sofa", "cat", "brown dog"]
+
+
+def test_concepts_need_no_labels(
+    invoke: Invoke, segmenter: FakeSegmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_image(tmp_path / "a.png")
+    (tmp_path / "cones.safetensors").write_bytes(b"x")
+    concept_set = SimpleNamespace(load=lambda path: f"loaded {path}")
+    monkeypatch.setattr(ovseg, "ConceptSet", concept_set, raising=False)
+    assert invoke("a.png", "--concepts", "cones.safetensors").exit_code == 0
+    assert segmenter.calls[0] == {"concepts": "loaded cones.safetensors"}
+    assert segmenter.calls[1]["labels"] is None
+
+
+def test_sub_folders_are_kept_so_equal_names_do_not_collide(invoke: Invoke, tmp_path: Path) -> None:
+    for name in ("photos/a.png", "photos/x/a.png", "photos/x/y/a.jpg"):
+        make_image(tmp_path / name)
+    assert invoke("photos", "cat").exit_code == 0
+    assert sorted(str(path) for path in Path("out").rglob("*.json")) == [
+        "out/a.json",
+        "out/x/a.json",
+        "out/x/y/a.json",
+    ]
+
+
+def test_equal_stems_and_overlay_names_do_not_collide(invoke: Invoke, tmp_path: Path) -> None:
+    names = ("a.jpg", "a.png", "b.png", "b_overlay.png", "c.png")
+    for name in names:
+        make_image(tmp_path / "photos" / name)
+    assert invoke("photos", "cat").exit_code == 0
+    records = {path.stem for path in Path("out").glob("*.json")}
+    assert records == {"a.jpg", "a.png", "b.png", "b_overlay.png", "c"}
+    sources = {SegmentationResult.load(path).provenance["source"] for path in Path("out").glob("*.json")}
+    assert sources == {f"photos/{name}" for name in names}
+
+
+def test_a_glob_keeps_the_folders_below_its_fixed_part(invoke: Invoke, tmp_path: Path) -> None:
+    make_image(tmp_path / "photos/x/a.png")
+    make_image(tmp_path / "photos/y/a.png")
+    assert invoke("photos/*/a.png", "cat").exit_code == 0
+    assert Path("out/x/a.json").is_file() and Path("out/y/a.json").is_file()
+
+
+def test_a_bad_image_is_named_and_the_others_are_done(invoke: Invoke, tmp_path: Path) -> None:
+    make_image(tmp_path / "photos/a.png")
+    (tmp_path / "photos/bad.jpg").write_text("no image")
+    make_image(tmp_path / "photos/c.png")
+    done = invoke("photos", "cat")
+    assert done.exit_code == 1
+    assert "error: expected an image, but 'photos/bad.jpg' begins with b'no image'" in done.stderr
+    assert "2 of 3 images done, results in out" in done.stderr
+    assert Path("out/a.json").is_file() and Path("out/c.json").is_file() and not Path("out/bad.json").exists()
+
+
+def test_a_second_run_skips_what_is_done(invoke: Invoke, segmenter: FakeSegmenter, tmp_path: Path) -> None:
+    make_image(tmp_path / "photos/a.png")
+    make_image(tmp_path / "photos/b.png")
+    invoke("photos", "cat")
+    assert (len(segmenter.calls), len(segmenter.loads)) == (2, 1)
+    assert invoke("photos", "cat").exit_code == 0
+    assert (len(segmenter.calls), len(segmenter.loads)) == (2, 1)
+    invoke("photos", "cat", "--overwrite")
+    assert len(segmenter.calls) == 4
+
+
+@pytest.mark.parametrize(
+    "change", [["dog"], ["--model", "other"], ["--background", "none"], ["--refine"], ["--weights", "w"]]
+)
+def test_changed_settings_do_it_again(
+    invoke: Invoke, segmenter: FakeSegmenter, tmp_path: Path, change: list[str]
+) -> None:
+    make_image(tmp_path / "a.png")
+    invoke("a.png", "cat")
+    invoke("a.png", "cat", *change)
+    assert len(segmenter.calls) == 2
+
+
+def test_changed_images_and_lost_files_do_it_again(
+    invoke: Invoke, segmenter: FakeSegmenter, tmp_path: Path
+) -> None:
+    make_image(tmp_path / "a.png")
+    invoke("a.png", "cat")
+    make_image(tmp_path / "a.png", height=90)
+    invoke("a.png", "cat")
+    assert len(segmenter.calls) == 2
+    Path("out/a_overlay.png").unlink()
+    invoke("a.png", "cat")
+    assert len(segmenter.calls) == 3
+
+
+def test_a_skipped_single_image_still_shows_its_table(invoke: Invoke, tmp_path: Path) -> None:
+    make_image(tmp_path / "a.png")
+    first, second = invoke("a.png", "cat"), invoke("a.png", "cat")
+    assert second.stdout == first.stdout
+    assert "already done with these settings; --overwrite does it again" in second.stderr
+
+
+def test_results_inside_the_searched_folder_are_not_inputs(invoke: Invoke, tmp_path: Path) -> None:
+    make_image(tmp_path / "a.png")
+    make_image(tmp_path / "b.png")
+    invoke(".", "cat")
+    assert "2 of 2 images done" in invoke(".", "cat", "--overwrite").stderr
+
+
+def test_json_is_one_document_per_image_and_nothing_else(invoke: Invoke, tmp_path: Path) -> None:
+    make_image(tmp_path / "photos/a.png")
+    (tmp_path / "photos/b.png").touch()
+    make_image(tmp_path / "photos/c.png")
+    for _ in range(2):  # the second time from disk
+        done = invoke("photos", "cat", "--json")
+        first, second, third = map(json.loads, done.stdout.splitlines())
+        assert first["labels"] == [{"label": "cat", "area": 0.5, "score": 0.5, "presence": 0.9}]
+        assert (first["result"], first["size"]) == ("out/a.json", [40, 60])
+        assert second["image"] == "photos/b.png" and "is empty (0 bytes)" in second["error"]
+        assert third["overlay"] == "out/c_overlay.png"
+
+
+def test_max_pixels_refuses_large_images(invoke: Invoke, tmp_path: Path) -> None:
+    make_image(tmp_path / "a.png")
+    done = invoke("a.png", "cat", "--max-pixels", "100")
+    assert done.exit_code == 1
+    assert "more than the limit of 100" in done.stderr and "--max-pixels" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a.png"], "expected at least one label, got none; name what to find"),
+        (["a.png", "cat", "CAT"], "labels must all be different, got 'cat' at 0 and 'CAT' at 1"),
+        (["a.png", "--labels-file", "absent.txt"], "one label per line, cannot read 'absent.txt'"),
+        (["a.png", "--concepts", "absent.safetensors"], "no concepts file 'absent.safetensors'"),
+    ],
+)
+def test_bad_labels_are_refused_before_the_model_is_loaded(
+    invoke: Invoke, segmenter: FakeSegmenter, arguments: list[str], message: str
+) -> None:
+    done = invoke(*arguments)
+    assert isinstance(done.exception, VocabularyError)
+    assert message in str(done.exception)
+    assert not segmenter.loads
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["ovseg", *arguments])
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    return int(leaving.value.code or 0)
+
+
+def test_user_errors_are_one_line_and_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ModelError("no model 'x'\nsecond line")
+
+    make_image(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ovseg, "load", fail, raising=False)
+    assert run_main(monkeypatch, "segment", "a.png", "cat") == 2
+    assert capsys.readouterr().err == "error: no model 'x' second line\n"
+    assert run_main(monkeypatch, "segment", "absent.png", "cat") == 2
+    assert capsys.readouterr().err.startswith(
+        "error: no image file, folder or glob pattern matches 'absent.png'"
+    )
+    assert run_main(monkeypatch, "segment") == 2
+
+
+def test_interrupting_says_so_with_code_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    make_image(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ovseg, "load", interrupt, raising=False)
+    assert run_main(monkeypatch, "segment", "a.png", "cat") == 130
+    assert capsys.readouterr().err == "interrupted\n"
