@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ovseg.images import ImageGeometry, prepare, restore, working_size
 from ovseg.tensors import check_shape
 
 _EPSILON = 1e-8
@@ -68,6 +73,59 @@ def pamr(
             total += (_neighbours(maps, dilation) * part).sum(0, keepdim=True)
         maps = total
     return maps
+
+
+@dataclass(frozen=True)
+class Refined:
+    """Class maps after refinement, for the classes that are still in the running.
+
+    Attributes:
+        maps: (k, H', W').
+        classes: (k,) int64, which class each map is.
+        geometry: H' and W' as the resized size of the image; one cell is one pixel of it.
+    """
+
+    maps: Tensor
+    classes: Tensor
+    geometry: ImageGeometry
+
+
+class _Plain:
+    """Preprocessing of the picture for PAMR: [0, 1], no normalisation."""
+
+    mean, std, interpolation, stride = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bilinear", 1
+
+
+def refine_maps(
+    image: npt.NDArray[np.uint8],
+    maps: Tensor,
+    geometry: ImageGeometry,
+    *,
+    stride: int,
+    iterations: int,
+    dilations: Sequence[int],
+    long_side: int,
+) -> Refined:
+    """Coarse class maps refined by PAMR on the image shrunk to ``long_side``.
+
+    Only the classes that are among the two best of some cell take part; the others cannot win.
+
+    Args:
+        image: (H, W, 3) uint8.
+        maps: (K, h, w) at ``stride``.
+        geometry: of the encoder's input.
+        stride: pixels of that input per cell.
+        iterations, dilations: see ``pamr``.
+        long_side: longest side to work at, in pixels; smaller images keep their size.
+    """
+    classes = maps.flatten(1).topk(min(2, len(maps)), dim=0).indices.unique()
+    long_side = min(long_side, max(geometry.original))
+    size = working_size(geometry.original, short_side=long_side, max_long_side=long_side, stride=1)
+    pixels, at_size = prepare(image, _Plain(), size=size)
+    shrunk = ImageGeometry(size, geometry.resized, geometry.padded)
+    coarse = restore(maps[classes][None].float(), shrunk, stride=stride)
+    fine = pamr(pixels.to(maps.device), coarse, iterations=iterations, dilations=dilations)
+    return Refined(fine[0], classes, at_size)
 
 
 def _neighbours(maps: Tensor, dilation: int) -> Tensor:

@@ -13,10 +13,14 @@ from typing import Literal
 import torch
 
 from ovseg.assets import asset_names, find_asset
+from ovseg.attention.registry import RecipeConfig
 from ovseg.config import Config, load_config
+from ovseg.encoders.hub import is_local
 from ovseg.encoders.spec import ImageEncoder, TextEncoder
+from ovseg.encoders.structure import StructureConfig
 from ovseg.errors import ConfigError, ModelError, did_you_mean
 from ovseg.heads.base import Head
+from ovseg.regions.sources import RegionsConfig
 
 
 class EncoderConfig(Config):
@@ -26,13 +30,23 @@ class EncoderConfig(Config):
         kind: name of a builder, such as ``embedded``.
         name: the network's name within that kind.
         weights: file, folder or tag of the weights; what it means depends on the kind.
+        repo: repository of the weights on the Hugging Face hub.
         sha256: checksum of each weights file, by file name.
+        random_weights: build the networks without weights, for tests and timing.
+        recipe: what the last attention block of a tower does; None leaves it as it was trained.
+        structure: a vision-only encoder, for recipes that need one.
+        regions: how the image is cut into parts, for recipes that need them.
     """
 
     kind: str
     name: str
     weights: str = ""
+    repo: str = ""
     sha256: dict[str, str] = {}
+    random_weights: bool = False
+    recipe: RecipeConfig | None = None
+    structure: StructureConfig | None = None
+    regions: RegionsConfig | None = None
 
 
 class InputConfig(Config):
@@ -155,9 +169,14 @@ Builder = Callable[[ModelConfig, torch.device, torch.dtype, "Path | None"], Mode
 
 def builders() -> dict[str, Builder]:
     """Every kind of encoder and the function that builds it."""
+    from ovseg.encoders.clip_build import build_huggingface, build_openclip
     from ovseg.encoders.embedded.build import build_embedded
 
-    return {"embedded": build_embedded}
+    return {
+        "embedded": build_embedded,
+        "openclip": build_openclip,
+        "huggingface": build_huggingface,
+    }
 
 
 def read_model_config(name: str) -> ModelConfig:
@@ -208,6 +227,6 @@ def _describe(config: ModelConfig) -> ModelInfo:
         license=config.license,
         commercial=config.commercial,
         gated=config.gated,
-        local=config.encoder.kind == "embedded",
+        local=config.encoder.kind == "embedded" or is_local(config),
         summary=config.summary,
     )

@@ -5,7 +5,7 @@
 True
 """
 
-from ovseg.evaluation.compare import Comparison, compare_reports
+from ovseg.evaluation.compare import Comparison, compare_reports, regression
 from ovseg.evaluation.datasets import check_data
 from ovseg.evaluation.protocol import Protocol, load_protocol, protocol_names
 from ovseg.evaluation.report import EvaluationReport
@@ -21,4 +21,5 @@ __all__ = [
     "evaluate",
     "load_protocol",
     "protocol_names",
+    "regression",
 ]

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import maximum_filter1d, minimum_filter1d
 
 from ovseg.errors import ShapeError
 from ovseg.evaluation.confusion import IGNORE
@@ -16,13 +15,15 @@ BAND_FRACTION = 0.02  # of the image's diagonal: Cheng et al. 2021, section 4
 TOLERANCE_FRACTION = 0.0075  # of the image's diagonal: Csurka et al. 2013, section 4
 COLUMNS = ("class", "intersection", "union", "predicted", "predicted_hit", "true", "true_hit")
 WORD = 64  # classes handled in one pass, a bit each
+BIT_TYPES = (np.uint8, np.uint16, np.uint32, np.uint64)
+Bits = NDArray[np.unsignedinteger[Any]]
 
 
 def boundary_counts(prediction: ClassMap, truth: ClassMap) -> NDArray[np.int64]:
     """(k, 7) int64, a row for each class in the image: what boundary IoU and F-score are made of.
 
     The columns are ``COLUMNS``: the class; pixels in both boundary bands and in either (boundary IoU);
-    outline pixels of the prediction, those near an outline of the truth, and the same the other way round (F-score).
+    outline pixels of the prediction, those near an outline of the truth, and the same the other way round.
 
     Args:
         prediction: (H, W) class indices, -1 none of the labels.
@@ -40,8 +41,7 @@ def boundary_counts(prediction: ClassMap, truth: ClassMap) -> NDArray[np.int64]:
     valid = truth != IGNORE
     predicted = np.where(valid, prediction, IGNORE - 1)  # one value that stands for no class in either map
     actual = np.where(valid, truth, IGNORE - 1)
-    present = np.unique(np.concatenate([np.unique(predicted), np.unique(actual)]))
-    present = present[present >= 0]
+    present = np.flatnonzero(_occurrences(predicted, like=actual) + _occurrences(actual, like=predicted))
     columns = np.zeros((len(present), len(COLUMNS)), np.int64)
     columns[:, 0] = present
     _fill_bands(columns, predicted, actual)
@@ -74,12 +74,12 @@ def band_width(shape: tuple[int, ...], *, fraction: float = BAND_FRACTION) -> in
 
 def boundary_band(labels: ClassMap, *, width: int) -> NDArray[np.bool_]:
     """(H, W) bool: pixels within ``width`` of a pixel of another class or of the image's edge (Chebyshev)."""
-    padded = np.pad(labels, 1, constant_values=IGNORE - 2)
-    low = high = padded
-    for axis in (0, 1):
-        low = minimum_filter1d(low, 2 * width + 1, axis=axis, mode="nearest")
-        high = maximum_filter1d(high, 2 * width + 1, axis=axis, mode="nearest")
-    return np.asarray((low != high)[1:-1, 1:-1])
+    # a window is connected, so it holds two classes exactly if it holds two neighbours of different classes
+    padded = np.pad(labels, width, constant_values=IGNORE - 2)
+    across = _spread(padded[:, 1:] != padded[:, :-1], 2 * width, axis=1)
+    down = _spread(padded[1:] != padded[:-1], 2 * width, axis=0)
+    band = _spread(across, 2 * width + 1, axis=0) | _spread(down, 2 * width + 1, axis=1)
+    return np.asarray(band)
 
 
 def outline(labels: ClassMap) -> NDArray[np.bool_]:
@@ -118,38 +118,35 @@ def _fill_outlines(columns: NDArray[np.int64], predicted: ClassMap, actual: Clas
         columns[start : start + WORD, 6] = _hits(actual, true_edge, near_prediction, chunk)
 
 
-def _near(
-    labels: ClassMap, edge: NDArray[np.bool_], chunk: NDArray[np.int64], *, radius: int
-) -> NDArray[np.uint64]:
-    """(H, W) uint64: bit b is set within ``radius`` of an outline pixel of class ``chunk[b]``."""
-    bits = np.where(edge, _bit_of(labels, chunk), np.uint64(0))
+def _near(labels: ClassMap, edge: NDArray[np.bool_], chunk: NDArray[np.int64], *, radius: int) -> Bits:
+    """(H, W): bit b is set within ``radius`` of an outline pixel of class ``chunk[b]``."""
+    bits = np.pad(np.where(edge, _bit_of(labels, chunk), 0), radius)
     for axis in (0, 1):
-        bits = _spread(bits, radius, axis=axis)
+        bits = _spread(bits, 2 * radius + 1, axis=axis)
     return bits
 
 
-def _spread(bits: NDArray[np.uint64], radius: int, *, axis: int) -> NDArray[np.uint64]:
-    """OR over a window of 2 * radius + 1 along ``axis``, by windows that double in length."""
-    padding = [(0, 0), (0, 0)]
-    padding[axis] = (radius, radius)
-    window = np.moveaxis(np.pad(bits, padding), axis, 0)
-    length, wanted = 1, 2 * radius + 1
-    while length < wanted:
-        step = min(length, wanted - length)
+def _spread(bits: NDArray[Any], length: int, *, axis: int) -> NDArray[Any]:
+    """OR over each window of ``length`` along ``axis``, which gets shorter by ``length - 1``."""
+    window = np.moveaxis(bits, axis, 0)
+    covered = 1
+    while covered < length:
+        step = min(covered, length - covered)
         window = window[:-step] | window[step:]
-        length += step
+        covered += step
     return np.moveaxis(window, 0, axis)
 
 
-def _bit_of(labels: ClassMap, chunk: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """(H, W) uint64: the bit of each pixel's class, 0 for a class outside ``chunk``."""
-    table = np.zeros(max(int(labels.max(initial=0)), int(chunk.max(initial=0))) + 1, np.uint64)
-    table[chunk] = np.uint64(1) << np.arange(len(chunk), dtype=np.uint64)
-    return np.where(labels >= 0, table[np.maximum(labels, 0)], np.uint64(0))
+def _bit_of(labels: ClassMap, chunk: NDArray[np.int64]) -> Bits:
+    """(H, W): the bit of each pixel's class, 0 outside ``chunk``; of the narrowest type that has the bits."""
+    narrowest = next(kind for kind in BIT_TYPES if len(chunk) <= 8 * kind().itemsize)
+    table = np.zeros(max(int(labels.max(initial=0)), int(chunk.max(initial=0))) + 3, narrowest)
+    table[chunk] = np.left_shift(narrowest(1), np.arange(len(chunk), dtype=narrowest))
+    return np.asarray(table[labels])  # -1 and -2 read the two spare places at the end
 
 
 def _hits(
-    labels: ClassMap, edge: NDArray[np.bool_], near: NDArray[np.uint64], chunk: NDArray[np.int64]
+    labels: ClassMap, edge: NDArray[np.bool_], near: Bits, chunk: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     matched = edge & ((_bit_of(labels, chunk) & near) != 0)
     return _count(labels[matched], chunk)
@@ -159,6 +156,12 @@ def _count(values: NDArray[np.int32], classes: NDArray[np.int64]) -> NDArray[np.
     """How often each of the sorted ``classes`` is among the non-negative ``values``."""
     length = max(int(values.max(initial=0)), int(classes.max(initial=0))) + 1
     return np.asarray(np.bincount(values, minlength=length)[classes], np.int64)
+
+
+def _occurrences(labels: ClassMap, *, like: ClassMap | None = None) -> NDArray[np.int64]:
+    """How often each class is in ``labels``; as long as for ``like``, if that has higher ones."""
+    highest = max(int(labels.max(initial=0)), 0 if like is None else int(like.max(initial=0)))
+    return np.asarray(np.bincount(labels.ravel() + 2, minlength=highest + 3)[2:])  # -2 and -1 are no classes
 
 
 def _totals(counts: NDArray[np.int64], classes: int) -> NDArray[np.int64]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from ovseg.errors import ConfigError
-from ovseg.evaluation.bootstrap import PairedDifference, paired_bootstrap
+from ovseg.evaluation.bootstrap import ClassAreas, PairedDifference, paired_bootstrap
 from ovseg.evaluation.report import EvaluationReport
 
 
@@ -62,15 +64,49 @@ def compare_reports(first: EvaluationReport, second: EvaluationReport, *, draws:
     )
 
 
+def regression(report: EvaluationReport, baseline: EvaluationReport, *, margin: float) -> str | None:
+    """A sentence when the mean IoU of ``report`` is over ``margin`` below that of ``baseline``, else None.
+
+    Only the images of ``report`` count, so that a slice can be held against a committed result of the whole.
+
+    Args:
+        report: the new result.
+        baseline: the committed result, on the same images or more.
+        margin: in [0, 1], points of mean IoU divided by 100.
+
+    Raises:
+        ConfigError: the protocols differ, or ``baseline`` lacks an image.
+    """
+    _check_same("protocol_hash", "protocol", baseline, report)
+    before = {row.name: row for row in baseline.rows}
+    missing = [row.name for row in report.rows if row.name not in before]
+    if missing:
+        raise ConfigError(f"the baseline has no image '{missing[0]}'; evaluate it on all images of the slice")
+    pairs = [before[row.name].pairs for row in report.rows]
+    areas = ClassAreas.from_pairs(pairs, classes=len(report.names), scored=baseline.manifest.get("scored"))
+    wanted = float(areas.mean_iou(np.ones((1, len(pairs))))[0])
+    if report.mean_iou >= wanted - margin:
+        return None
+    return (
+        f"mIoU fell from {100 * wanted:.1f} to {100 * report.mean_iou:.1f} on {len(pairs)} images of "
+        f"'{report.manifest.get('protocol')}', more than the margin of {100 * margin:.1f}"
+    )
+
+
 def _check_comparable(first: EvaluationReport, second: EvaluationReport) -> None:
-    for key, what in (("protocol_hash", "protocol"), ("images_hash", "images")):
-        ours, theirs = first.manifest.get(key), second.manifest.get(key)
-        if ours != theirs or ours is None:
-            raise ConfigError(
-                f"only reports over the same {what} can be compared; "
-                f"A has {_shown(first, what)} ({str(ours)[:8]}), B {_shown(second, what)} ({str(theirs)[:8]}); "
-                "evaluate one of them again as the other was"
-            )
+    _check_same("protocol_hash", "protocol", first, second)
+    _check_same("images_hash", "images", first, second)
+
+
+def _check_same(key: str, what: str, first: EvaluationReport, second: EvaluationReport) -> None:
+    ours, theirs = first.manifest.get(key), second.manifest.get(key)
+    if ours != theirs or ours is None:
+        raise ConfigError(
+            f"only reports over the same {what} can be compared; "
+            f"A has {_shown(first, what)} ({str(ours)[:8]}), "
+            f"B has {_shown(second, what)} ({str(theirs)[:8]}); "
+            "evaluate one of them again as the other was"
+        )
 
 
 def _shown(report: EvaluationReport, what: str) -> str:

@@ -147,24 +147,21 @@ def open_files(protocol: Protocol, data: Path, *, labels: str = "all") -> FileDa
 
 
 def find_pairs(protocol: Protocol, data: Path) -> tuple[Layout, tuple[FilePair, ...]]:
-    """The first of the protocol's layouts whose images are there, and its pairs in order of name.
+    """The first of the protocol's layouts whose folders are there, and its pairs in order of name.
 
     Raises:
         DatasetError: no layout fits, a listed file is missing, or there is no image.
     """
     for layout in protocol.layouts:
-        base, _, _ = _split_pattern(layout.images, protocol.split)
-        if not (data / base).is_dir():
+        if not all(_folder_of(data, pattern, protocol).is_dir() for pattern in (layout.images, layout.masks)):
             continue
-        names = (
-            _listed_names(layout, protocol, data)
-            if layout.names
-            else _found_names(layout.images, protocol, data)
-        )
+        pattern = layout.images if layout.found_by == "images" else layout.masks
+        listed = layout.names is not None
+        names = _listed_names(layout, protocol, data) if listed else _found_names(pattern, protocol, data)
         if not names:
             raise DatasetError(
-                f"the split '{protocol.split}' of '{protocol.name}' is empty: no image in '{data / base}'; "
-                f"{layout_help(protocol)}"
+                f"the split '{protocol.split}' of '{protocol.name}' is empty: nothing in "
+                f"'{_folder_of(data, pattern, protocol)}'; {layout_help(protocol)}"
             )
         if not layout.names and layout.found_by == "images":
             _refuse_lone_masks(layout, protocol, data, known=set(names))
@@ -268,6 +265,10 @@ def _refuse_lone_masks(layout: Layout, protocol: Protocol, data: Path, *, known:
         raise DatasetError(
             f"{len(lone)} masks have no image; the first one missing is '{image}'; {layout_help(protocol)}"
         )
+
+
+def _folder_of(data: Path, pattern: str, protocol: Protocol) -> Path:
+    return data / _split_pattern(pattern, protocol.split)[0]
 
 
 def _found_names(pattern: str, protocol: Protocol, data: Path) -> list[str]:

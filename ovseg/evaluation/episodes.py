@@ -156,8 +156,8 @@ def images_by_class(base: FileDataset, classes: tuple[int, ...], *, min_pixels: 
 def draw_episodes(pairs: Pairs, episodes: Episodes, *, base: Dataset) -> list[Episode]:
     """The episodes of a fold.
 
-    Zero-shot: every (image, class) once, or ``count`` of them without replacement. Few-shot: ``count`` draws of
-    a class, a query and ``shots`` other images of the class.
+    Zero-shot: every (image, class) once, or ``count`` of them without replacement. Few-shot: ``count`` draws
+    of a class, a query and ``shots`` other images of the class.
 
     Raises:
         DatasetError: a class has too few images.

@@ -31,7 +31,7 @@ def describe_model(segmenter: Any) -> dict[str, Any]:
     if not isinstance(info, dict):
         return {"name": str(info)}
     plain: dict[str, Any] = json.loads(json.dumps(info, default=_plain))
-    return plain
+    return {"name": plain.get("model", type(segmenter).__qualname__), **plain}
 
 
 def run_id(*parts: Any) -> str:

@@ -35,8 +35,8 @@ def read_mask(path: Path, *, decode: str = "index") -> NDArray[np.int32]:
     Args:
         path: the mask file.
         decode: ``index``: single channel (a palette's indices, not its colours). ``red``: the red channel of
-            an RGB file. ``ade-full``: R // 10 * 256 + G. ``binary``: 1 where above half. ``mat``: ``LabelMap``
-            of a MATLAB file.
+            an RGB file. ``ade-full``: R // 10 * 256 + G. ``binary``: 1 where above half. ``mat``:
+            ``LabelMap`` of a MATLAB file.
 
     Raises:
         DatasetError: the file is missing or damaged, or is not of that kind.

@@ -6,56 +6,15 @@ from collections.abc import Callable
 
 from ovseg.errors import ConfigError, did_you_mean
 
+# fmt: off
 UNCOUNTABLE = {
-    *(
-        "accessories",
-        "background",
-        "broccoli",
-        "cardboard",
-        "clothes",
-        "dirt",
-        "fog",
-        "food",
-        "fruit",
-        "glass",
-    ),
-    *(
-        "grass",
-        "gravel",
-        "ground",
-        "hair",
-        "metal",
-        "moss",
-        "mud",
-        "pants",
-        "paper",
-        "pavement",
-        "plastic",
-        "sand",
-    ),
-    *(
-        "scissors",
-        "shorts",
-        "skis",
-        "skin",
-        "sky",
-        "snow",
-        "stairs",
-        "straw",
-        "swimwear",
-        "terrain",
-        "tights",
-    ),
-    *("traffic", "vegetation", "water", "wood"),
+    "accessories", "background", "broccoli", "cardboard", "clothes", "dirt", "fog", "food", "fruit",
+    "glass", "grass", "gravel", "ground", "hair", "metal", "moss", "mud", "pants", "paper", "pavement",
+    "plastic", "sand", "scissors", "shorts", "skis", "skin", "sky", "snow", "stairs", "straw", "swimwear",
+    "terrain", "tights", "traffic", "vegetation", "water", "wood",
 }
-IRREGULAR = {
-    "person": "people",
-    "mouse": "mice",
-    "sheep": "sheep",
-    "knife": "knives",
-    "shelf": "shelves",
-    "leaf": "leaves",
-}
+# fmt: on
+IRREGULAR = {"person": "people", "mouse": "mice", "sheep": "sheep", "knife": "knives", "shelf": "shelves"}
 SIBILANTS = ("s", "x", "z", "ch", "sh")
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
 from ovseg.assets import asset_names, find_asset
-from ovseg.config import Config, load_config
+from ovseg.config import Config, load_config, parse_config
 from ovseg.errors import ConfigError, did_you_mean
 
 IGNORED = -1
@@ -249,7 +249,11 @@ def load_protocol(benchmark: str | Path | Protocol) -> Protocol:
 def with_classes(protocol: Protocol, entries: list[dict[str, Any]], *, ignore: tuple[int, ...]) -> Protocol:
     """``protocol`` with classes read from the data.
 
-    A class named background, null or void takes what the segmenter leaves unlabelled. It stays among the labels (asked by the word "background"), so that positions do not shift.
+    A class named background, null or void takes what the segmenter leaves unlabelled. It stays among
+    the labels, asked by the word "background", so that positions do not shift.
+
+    Raises:
+        ConfigError: the classes do not fit the rest of the protocol.
     """
     named = [entry["name"] for entry in entries if entry["name"].strip().lower() in BACKGROUND_WORDS]
     background = protocol.background
@@ -262,4 +266,4 @@ def with_classes(protocol: Protocol, entries: list[dict[str, Any]], *, ignore: t
         if not set(entry.get("ids", ())) <= set(ignore)
     ]
     values.update(classes=classes, background=background.model_dump(), ignore=ignore)
-    return Protocol.model_validate(values)
+    return parse_config(Protocol, values, source=f"classes of the data for '{protocol.name}'")

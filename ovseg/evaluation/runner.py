@@ -21,6 +21,7 @@ from ovseg.evaluation.confusion import ConfusionMatrix, sparse_pairs
 from ovseg.evaluation.datasets import Dataset, Example, open_dataset
 from ovseg.evaluation.journal import ImageRow, Journal
 from ovseg.evaluation.manifest import describe_model, environment, names_hash, peak_memory_mib, run_id
+from ovseg.evaluation.processes import Processes
 from ovseg.evaluation.progress import running_score
 from ovseg.evaluation.protocol import Protocol, load_protocol
 from ovseg.evaluation.report import EvaluationReport, summarize
@@ -95,7 +96,7 @@ def evaluate(
     _check_count(dataset, limit=limit)
     run = Run(segmenter, dataset, labels=labels, setting=setting, options=options)
     report = run.execute(choose(dataset.names, limit), out=None if out is None else Path(out))
-    if out is not None and run.is_main:
+    if out is not None and run.processes.is_main:
         run.write(report, Path(out))
     return report
 
@@ -106,8 +107,6 @@ class Run:
     def __init__(
         self, segmenter: Any, dataset: Dataset, *, labels: str, setting: str, options: RunOptions
     ) -> None:
-        from accelerate import PartialState
-
         self.dataset, self.labels, self.setting, self.options = dataset, labels, setting, options
         self.protocol = dataset.protocol
         self.model = describe_model(segmenter)
@@ -119,26 +118,20 @@ class Run:
             synonyms=options.synonyms,
             rename=_renamer(options.paraphrase),
         )
-        state = PartialState()
-        self.rank, self.processes, self.is_main = (
-            state.process_index,
-            state.num_processes,
-            state.is_main_process,
-        )
+        self.processes = Processes.join()
 
     def execute(self, indices: Sequence[int], *, out: Path | None = None) -> EvaluationReport:
         """Segment and score the images at ``indices`` that the journal in ``out`` does not hold yet."""
-        journal = None if out is None else Journal(out, run=self.id, rank=self.rank)
+        journal = None if out is None else Journal(out, run=self.id, rank=self.processes.rank)
         rows = {} if journal is None else journal.read()
         names = self.dataset.names
-        # by position alone: what other processes have finished meanwhile must not change the share
-        share = [index for place, index in enumerate(indices) if place % self.processes == self.rank]
         wanted = {names[index] for index in indices}
         rows = {name: row for name, row in rows.items() if name in wanted}
+        share = self.processes.share(list(indices))
         self._score_rest([index for index in share if names[index] not in rows], rows, journal)
         if journal is not None:
             journal.close()
-        everything = self._gather(rows)
+        everything = self.processes.gather(rows)
         return summarize(list(everything.values()), self.protocol, manifest=self.manifest(everything))
 
     @property
@@ -164,7 +157,7 @@ class Run:
             "background_passed": self.asker.takes_background,
             "options": {key: value for key, value in asdict(self.options).items() if key not in _HARMLESS},
             "model": self.model,
-            "processes": self.processes,
+            "processes": self.processes.count,
             **environment(),
             "peak_memory_mib": peak_memory_mib(),
         }
@@ -195,7 +188,7 @@ class Run:
             matrix.add_pairs(row.pairs)
         title = f"{self.protocol.name} ({self.labels})"
         with running_score(
-            title, total=len(indices), shown=self.options.progress and self.is_main
+            title, total=len(indices), shown=self.options.progress and self.processes.is_main
         ) as advance:
             for row in self._rows(indices):
                 if journal is not None:
@@ -245,15 +238,6 @@ class Run:
         drawn = generator.permutation(len(absent))[: int(extra or 0)]
         chosen = sorted(present | {absent[place] for place in drawn})
         return tuple(chosen) or self.candidates  # an image without any class is asked for all of them
-
-    def _gather(self, rows: dict[str, ImageRow]) -> dict[str, ImageRow]:
-        """Every process's rows in every process; an image counts once, however often it was done."""
-        if self.processes == 1:
-            return rows
-        from accelerate.utils import gather_object
-
-        gathered = gather_object([row.to_dict() for row in rows.values()])
-        return {values["name"]: ImageRow.from_dict(values) for values in gathered}
 
 
 _HARMLESS = {

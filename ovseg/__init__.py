@@ -1,0 +1,56 @@
+"""ovseg: segment any photo by words.
+
+>>> import ovseg
+>>> result = ovseg.segment("street.jpg", ["road", "car", "person"])  # doctest: +SKIP
+
+Names are loaded when they are first used, so that ``import ovseg`` is quick and does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ovseg._version import __version__
+
+if TYPE_CHECKING:
+    from ovseg.api import evaluate as evaluate
+    from ovseg.api import segment as segment
+    from ovseg.encoders.registry import list_models as list_models
+    from ovseg.errors import OvsegError as OvsegError
+    from ovseg.result import SegmentationResult as SegmentationResult
+    from ovseg.segmenter import Segmenter as Segmenter
+    from ovseg.segmenter import load as load
+    from ovseg.vocabulary import Concept as Concept
+
+_HOMES = {
+    "segment": "ovseg.api",
+    "evaluate": "ovseg.api",
+    "load": "ovseg.segmenter",
+    "Segmenter": "ovseg.segmenter",
+    "SegmentationResult": "ovseg.result",
+    "Concept": "ovseg.vocabulary",
+    "list_models": "ovseg.encoders.registry",
+    "OvsegError": "ovseg.errors",
+}
+
+__all__ = [
+    "Concept",
+    "OvsegError",
+    "SegmentationResult",
+    "Segmenter",
+    "evaluate",
+    "list_models",
+    "load",
+    "segment",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ovseg' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,47 @@
+"""The two calls that most users need: ``segment`` and ``evaluate``."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from ovseg.images import ImageSource
+from ovseg.result import SegmentationResult
+from ovseg.segmenter import Labels, Segmenter, load
+from ovseg.vocabulary import Background
+
+if TYPE_CHECKING:
+    from ovseg.evaluation import EvaluationReport
+
+
+def segment(
+    image: ImageSource, labels: Labels, *, model: str = "mini", background: Background = "auto", **options: Any
+) -> SegmentationResult:
+    """Segment one image by words with a model that stays loaded between calls.
+
+    Args:
+        image: path, encoded bytes, binary stream, PIL image or (H, W, 3) uint8 array.
+        labels: words or phrases, or ``Concept`` objects.
+        model: a name of ``ovseg.list_models()``.
+        background: "auto", None, or your own list of contrast phrases; see ``Segmenter.segment``.
+        options: further keyword arguments of ``Segmenter.segment``.
+
+    Returns:
+        The result, of the size of the upright image.
+
+    Raises:
+        OvsegError: a label, the image or the model cannot be used; the message says what to do.
+    """
+    return _loaded(model).segment(image, labels, background=background, **options)
+
+
+def evaluate(segmenter: Any, benchmark: str, **options: Any) -> EvaluationReport:
+    """Score anything with ``.segment(image, labels)`` on a benchmark; see ``ovseg.evaluation.evaluate``."""
+    from ovseg.evaluation import evaluate as run
+
+    return run(segmenter, benchmark, **options)
+
+
+@lru_cache(maxsize=2)
+def _loaded(model: str) -> Segmenter:
+    return load(model)

@@ -1,0 +1,88 @@
+"""What a recipe sees of the last block, and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ovseg.errors import ModelError, ShapeError
+from ovseg.tensors import check_shape
+
+
+@dataclass(frozen=True)
+class LastBlock:
+    """Queries, keys and values of the last block, with what a recipe may look at besides.
+
+    Attributes:
+        q, k, v: (B, heads, N, d); the first ``prefix`` tokens are the class token and registers.
+        prefix: number of tokens that are no patches; the class token, where there is one, is the first.
+        grid: (h, w) patches, N = prefix + h·w, rows first.
+        structure: (B, S, hs, ws) unit vectors over S of another encoder, or None.
+        regions: (B, hs, ws) integer region of each structure cell, −1 outside every region, or None.
+        spatial: (B, heads, N, d) values of intermediate layers, through the last block's projection, or None.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    prefix: int
+    grid: tuple[int, int]
+    structure: Tensor | None = None
+    regions: Tensor | None = None
+    spatial: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        count = self.prefix + self.grid[0] * self.grid[1]
+        batch, heads, _, _ = self.q.shape
+        for name, tensor in (("q", self.q), ("k", self.k), ("v", self.v)):
+            check_shape(name, tensor, "B heads N d", B=batch, heads=heads, N=count)
+        if self.structure is not None:
+            check_shape("structure", self.structure, "B S h w", B=batch)
+        if self.regions is not None:
+            if self.structure is None:
+                raise ShapeError("regions must come with structure features of the same grid, got none")
+            rows, columns = self.structure.shape[-2:]
+            check_shape("regions", self.regions, "B h w", B=batch, h=rows, w=columns)
+
+    def needed_structure(self) -> Tensor:
+        """The structure features.
+
+        Raises:
+            ModelError: there are none.
+        """
+        if self.structure is None:
+            raise ModelError(
+                "this recipe needs a structure encoder, got none; add 'structure:' to the model file"
+            )
+        return self.structure
+
+    def needed_regions(self) -> Tensor:
+        """The regions.
+
+        Raises:
+            ModelError: there are none.
+        """
+        if self.regions is None:
+            raise ModelError("this recipe needs regions, got none; add 'regions:' to the model file")
+        return self.regions
+
+    def attended(self, values: Tensor) -> Attended:
+        """(B, heads, N, d) attended values on the block's own tokens."""
+        return Attended(((1.0, values),), self.prefix, self.grid)
+
+
+@dataclass(frozen=True)
+class Attended:
+    """Attended values, before the output projection.
+
+    Attributes:
+        branches: (weight, values) with values (B, heads, N, d); each goes through the output projection, and
+            the weighted sum of what comes out is the output of the attention.
+        prefix: tokens of N that are no patches.
+        grid: (h, w) of the patches; it may be finer than that of the block.
+    """
+
+    branches: tuple[tuple[float, Tensor], ...]
+    prefix: int
+    grid: tuple[int, int]

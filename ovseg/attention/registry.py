@@ -1,0 +1,90 @@
+"""The recipes by name. The next one is a function, a line here and a model file."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ovseg.attention.block import Attended, LastBlock
+from ovseg.attention.self_attention import clearclip, maskclip, naclip, plain, sclip
+from ovseg.attention.structured import corrclip, proxyclip
+from ovseg.config import Config
+from ovseg.errors import ConfigError, did_you_mean
+
+
+class RecipeConfig(Config):
+    """The recipe of a model file.
+
+    Attributes:
+        name: a name of ``RECIPES``.
+        options: keyword arguments of the recipe's function; the rest keep the constants of the paper.
+        layers: how many blocks before the last one the spatial branch of CorrCLIP averages.
+    """
+
+    name: str
+    options: dict[str, float] = {}
+    layers: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A way to run the last block.
+
+    Attributes:
+        attend: from the last block to attended values.
+        residual: whether the output is added to the tokens that entered the block.
+        feed_forward: whether the block's feed-forward layer follows.
+        structure: whether it needs a structure encoder.
+        regions: whether it needs regions.
+    """
+
+    attend: Callable[..., Attended]
+    residual: bool = False
+    feed_forward: bool = False
+    structure: bool = False
+    regions: bool = False
+
+    def run(self, block: LastBlock, options: Mapping[str, float]) -> Attended:
+        """The attended values of ``block``."""
+        return self.attend(block, **options)
+
+    def check(self, options: Mapping[str, float]) -> None:
+        """Refuse an option that the function does not take.
+
+        Raises:
+            ConfigError: names it and the nearest known one.
+        """
+        known = list(inspect.signature(self.attend).parameters)[1:]
+        for name in options:
+            if name not in known:
+                raise ConfigError(
+                    f"recipe '{self.attend.__name__}' has no option '{name}'{did_you_mean(name, known)} "
+                    f"It takes: {', '.join(known) or 'none'}"
+                )
+
+
+RECIPES: dict[str, Recipe] = {
+    "plain": Recipe(plain, residual=True, feed_forward=True),
+    "maskclip": Recipe(maskclip),
+    "sclip": Recipe(sclip, residual=True, feed_forward=True),
+    "clearclip": Recipe(clearclip),
+    "naclip": Recipe(naclip),
+    "proxyclip": Recipe(proxyclip, structure=True),
+    "corrclip": Recipe(corrclip, structure=True, regions=True),
+}
+
+
+def find_recipe(config: RecipeConfig) -> Recipe:
+    """The recipe that ``config`` names, its options checked.
+
+    Raises:
+        ConfigError: the name or an option is unknown; the nearest is offered.
+    """
+    if config.name not in RECIPES:
+        raise ConfigError(
+            f"unknown recipe '{config.name}'{did_you_mean(config.name, RECIPES)} There are: {', '.join(RECIPES)}"
+        )
+    recipe = RECIPES[config.name]
+    recipe.check(config.options)
+    return recipe

@@ -1,0 +1,71 @@
+"""Recipes that use nothing but the last block itself."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from ovseg.attention.block import Attended, LastBlock
+
+
+def plain(block: LastBlock) -> Attended:
+    """softmax(q·kᵀ/√d)·v: the block as it was trained.
+
+    Source: Radford et al., CLIP, ICML 2021.
+    """
+    return block.attended(scaled_dot_product_attention(block.q, block.k, block.v))
+
+
+def maskclip(block: LastBlock) -> Attended:
+    """v: every token attends to itself alone.
+
+    Source: Zhou et al., Extract Free Dense Labels from CLIP, ECCV 2022, section 3.2.
+    """
+    return block.attended(block.v)
+
+
+def sclip(block: LastBlock) -> Attended:
+    """(softmax(q·qᵀ/√d) + softmax(k·kᵀ/√d))·v; the weights of a token add to 2.
+
+    Source: Wang et al., SCLIP, ECCV 2024, equation 4.
+    """
+    queries = scaled_dot_product_attention(block.q, block.q, block.v)
+    return block.attended(queries + scaled_dot_product_attention(block.k, block.k, block.v))
+
+
+def clearclip(block: LastBlock) -> Attended:
+    """softmax(q·qᵀ/√d)·v.
+
+    Source: Lan et al., ClearCLIP, ECCV 2024, section 3.3.
+    """
+    return block.attended(scaled_dot_product_attention(block.q, block.q, block.v))
+
+
+def naclip(block: LastBlock, *, sigma: float = 5.0) -> Attended:
+    """softmax(k·kᵀ/√d + ω)·v, where ω draws patches to their neighbours.
+
+    Args:
+        block: the last block.
+        sigma: standard deviation of the neighbourhood, in patches.
+
+    Source: Hajimiri et al., Pay Attention to Your Neighbours, WACV 2025, section 3.3.
+    """
+    near = neighbourhood(block.grid, block.prefix, sigma=sigma).to(block.k)
+    return block.attended(scaled_dot_product_attention(block.k, block.k, block.v, attn_mask=near))
+
+
+def neighbourhood(grid: tuple[int, int], prefix: int, *, sigma: float) -> Tensor:
+    """exp(−‖p−p'‖²/(2σ²)) between patches p and p'; 0 in the rows and columns of the prefix tokens.
+
+    Returns:
+        (N, N) float32 in [0, 1], N = prefix + h·w; 1 on the diagonal of the patches.
+    """
+    rows, columns = (_falloff(size, sigma) for size in grid)
+    near = torch.kron(rows, columns)  # (h·w, h·w)
+    return torch.nn.functional.pad(near, (prefix, 0, prefix, 0))
+
+
+def _falloff(size: int, sigma: float) -> Tensor:
+    places = torch.arange(size, dtype=torch.float32)
+    return torch.exp(-((places[:, None] - places[None]) ** 2) / (2 * sigma**2))

@@ -1,0 +1,160 @@
+"""``ovseg evaluate``: a model's scores under a published protocol."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ovseg.evaluation import EvaluationReport, RunOptions
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command()(evaluate)
+
+
+def evaluate(
+    benchmark: Annotated[str | None, typer.Argument(help="A protocol's name or YAML file.")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder of the data set, or hf:owner/name.")] = None,
+    model: Annotated[str, typer.Option(help="A name from 'ovseg models'.")] = "mini",
+    weights: Annotated[Path | None, typer.Option(help="Folder with the model's weights.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for report and journal; a killed run goes on.")
+    ] = None,
+    labels: Annotated[str | None, typer.Option(help="all, present, present+N, or a subset.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only so many images, evenly spread.")] = None,
+    setting: Annotated[str, typer.Option(help="shared, paper or paper:METHOD.")] = "shared",
+    split: Annotated[str | None, typer.Option(help="Instead of the protocol's.")] = None,
+    fold: Annotated[int | None, typer.Option(help="Fold of a few-shot protocol.")] = None,
+    shots: Annotated[int | None, typer.Option(help="Examples a class in a few-shot protocol.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images at once.")] = 1,
+    synonyms: Annotated[bool, typer.Option(help="Give the protocol's synonyms to the model.")] = True,
+    boundary: Annotated[bool, typer.Option(help="Measure boundaries as well.")] = True,
+    check_data: Annotated[bool, typer.Option("--check-data", help="Only verify the data set.")] = False,
+    robustness: Annotated[
+        bool, typer.Option("--robustness", help="Also corruptions and paraphrases.")
+    ] = False,
+    compare: Annotated[tuple[Path, Path] | None, typer.Option(help="Two reports, A.json B.json.")] = None,
+    baseline: Annotated[Path | None, typer.Option(help="Fail below this report's mIoU.")] = None,
+    margin: Annotated[float, typer.Option(help="How far below, in points of mIoU.")] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """Evaluate a model on BENCHMARK, or compare two reports, or list the protocols.
+
+    Example: ovseg evaluate voc20 --data VOCdevkit --model mini --out results/voc20
+    """
+    if compare is not None:
+        _compare(*compare, as_json=as_json)
+        return
+    if benchmark is None or data is None:
+        _list_protocols(benchmark)
+        return
+    if check_data:
+        _check(benchmark, data, split=split, as_json=as_json)
+        return
+    from ovseg.evaluation import RunOptions
+
+    options = RunOptions(
+        batch_size=batch_size,
+        split=split,
+        fold=fold,
+        shots=shots,
+        boundary=boundary,
+        synonyms=synonyms,
+        progress=True,
+    )
+    segmenter = _load(model, weights=weights, device=device)
+    common: dict[str, Any] = {"data": data, "out": out, "limit": limit, "labels": labels}
+    report = _run(segmenter, benchmark, common, setting=setting, options=options, as_json=as_json)
+    if robustness:
+        _robustness(segmenter, benchmark, common, options=options, as_json=as_json)
+    if baseline is not None:
+        _hold_against(baseline, report, margin=margin / 100)
+
+
+def _run(
+    segmenter: Any,
+    benchmark: str,
+    common: dict[str, Any],
+    *,
+    setting: str,
+    options: RunOptions,
+    as_json: bool,
+) -> EvaluationReport:
+    from ovseg.evaluation import evaluate as run
+
+    report = run(segmenter, benchmark, **common, setting=setting, options=options)
+    typer.echo(json.dumps(_summary(report)) if as_json else report.to_markdown())
+    return report
+
+
+def _hold_against(baseline: Path, report: EvaluationReport, *, margin: float) -> None:
+    from ovseg.evaluation import EvaluationReport, regression
+
+    fall = regression(report, EvaluationReport.load(baseline), margin=margin)
+    if fall is not None:
+        typer.echo(fall, err=True)
+        raise typer.Exit(1)
+
+
+def _robustness(
+    segmenter: Any, benchmark: str, common: dict[str, Any], *, options: RunOptions, as_json: bool
+) -> None:
+    from ovseg.evaluation.robustness import measure_robustness
+
+    folder = None if common["out"] is None else common["out"] / "robustness"
+    table = measure_robustness(segmenter, benchmark, **{**common, "out": folder}, options=options)
+    typer.echo(json.dumps(table.to_dict()) if as_json else table.to_markdown())
+
+
+def _load(model: str, *, weights: Path | None, device: str) -> Any:
+    import ovseg
+    from ovseg.evaluation.processes import Processes
+
+    Processes.join()  # before the model is loaded: it decides which GPU "auto" means
+    return ovseg.load(model, device=device, weights=weights)
+
+
+def _compare(first: Path, second: Path, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from ovseg.evaluation import EvaluationReport, compare_reports
+
+    comparison = compare_reports(EvaluationReport.load(first), EvaluationReport.load(second))
+    typer.echo(json.dumps(asdict(comparison)) if as_json else comparison.to_markdown())
+
+
+def _check(benchmark: str, data: str, *, split: str | None, as_json: bool) -> None:
+    from ovseg.evaluation import check_data, load_protocol
+
+    protocol = load_protocol(benchmark)
+    if split is not None:
+        protocol = protocol.model_copy(update={"split": split})
+    problems = list(check_data(protocol, data))
+    if as_json:
+        typer.echo(json.dumps({"protocol": protocol.name, "problems": problems}))
+    else:
+        typer.echo("\n".join(problems) if problems else f"'{data}' is complete for '{protocol.name}'")
+    if problems:
+        raise typer.Exit(1)
+
+
+def _list_protocols(benchmark: str | None) -> None:
+    from ovseg.errors import ConfigError
+    from ovseg.evaluation import load_protocol, protocol_names
+
+    if benchmark is not None:
+        load_protocol(benchmark)  # an unknown name is the first thing to say
+        raise ConfigError(f"expected --data, the folder of the data set for '{benchmark}'; got none")
+    for name in protocol_names():
+        typer.echo(f"{name:20s} {load_protocol(name).title}")
+
+
+def _summary(report: EvaluationReport) -> dict[str, Any]:
+    """The report without the rows of single images."""
+    return {key: value for key, value in report.to_dict().items() if key not in {"images", "names"}}

@@ -1,0 +1,161 @@
+"""A tower, a recipe and, where the recipe asks for it, a structure encoder and regions: one image encoder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import lcm
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ovseg.attention import Attended, LastBlock, RecipeConfig, find_recipe
+from ovseg.encoders.spec import DenseFeatures, EncoderSpec
+from ovseg.encoders.structure import StructureEncoder, renormalise
+from ovseg.encoders.tower import TowerTokens, ViTTower
+from ovseg.errors import ConfigError
+from ovseg.regions import RegionSource
+
+
+class RecipeEncoder(nn.Module):
+    """Dense features of a frozen tower whose last block runs by a recipe.
+
+    Args:
+        tower: the opened tower.
+        spec: preprocessing and space of the tower.
+        recipe: what its last block attends to.
+        structure: structure encoder, for recipes that need one.
+        regions: region source, for recipes that need one.
+
+    Raises:
+        ConfigError: the recipe is unknown, or needs something that is not there.
+    """
+
+    def __init__(
+        self,
+        tower: ViTTower,
+        spec: EncoderSpec,
+        *,
+        recipe: RecipeConfig,
+        structure: StructureEncoder | None = None,
+        regions: RegionSource | None = None,
+    ) -> None:
+        super().__init__()
+        self.tower = tower
+        self.structure = structure
+        self._tower_spec = spec
+        self._config = recipe
+        self._recipe = find_recipe(recipe)
+        self._regions = regions
+        _check_parts(recipe.name, "structure", wanted=self._recipe.structure, there=structure is not None)
+        _check_parts(recipe.name, "regions", wanted=self._recipe.regions, there=regions is not None)
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """Preprocessing, space and licence; the stride is that of the features."""
+        if self.structure is None:
+            return self._tower_spec
+        fine = self.structure.spec.stride
+        multiple = lcm(self.tower.stride, fine)
+        return replace(
+            self._tower_spec, stride=fine if self._recipe.structure else self.tower.stride, multiple=multiple
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return next(self.tower.parameters()).dtype
+
+    def dense(self, pixels: Tensor) -> DenseFeatures:
+        """Features of ``pixels`` (B, 3, H, W), normalised; H and W multiples of ``spec.granularity``.
+
+        Returns:
+            values (B, C, h, w), unit length over C, in the encoder's dtype; ``structure`` where the grids agree.
+
+        Raises:
+            ShapeError: the sizes do not fit.
+        """
+        pixels = pixels.to(self.dtype)
+        tokens = self.tower.prefix(pixels, keep=self._config.layers)
+        structure = self._structure_of(pixels)
+        attended = self._recipe.run(self._last_block(tokens, pixels, structure), self._config.options)
+        values = functional.normalize(self._finish(attended, tokens), dim=1)
+        fits = structure is not None and structure.shape[-2:] == values.shape[-2:]
+        return DenseFeatures(
+            values,
+            self.spec.space,
+            pixels.shape[-2] // values.shape[-2],
+            structure=structure if fits else None,
+        )
+
+    def image_vector(self, pixels: Tensor) -> Tensor:
+        """Image vectors of ``pixels``: (B, C), unit length, from the unchanged tower."""
+        return functional.normalize(self.tower.image_vector(pixels.to(self.dtype)), dim=-1)
+
+    def _structure_of(self, pixels: Tensor) -> Tensor | None:
+        if self.structure is None:
+            return None
+        features: Tensor = self.structure(renormalise(pixels, self._tower_spec, self.structure.spec))
+        return features
+
+    def _last_block(self, tokens: TowerTokens, pixels: Tensor, structure: Tensor | None) -> LastBlock:
+        q, k, v = self.tower.last_block_qkv(tokens)
+        spatial = None
+        if tokens.hidden:
+            mean = torch.stack(tokens.hidden).mean(0)
+            spatial = self.tower.last_block_qkv(tokens.with_values(mean))[2]
+        return LastBlock(
+            q,
+            k,
+            v,
+            tokens.prefix,
+            tokens.grid,
+            structure=structure,
+            regions=self._regions_of(pixels, structure),
+            spatial=spatial,
+        )
+
+    def _regions_of(self, pixels: Tensor, structure: Tensor | None) -> Tensor | None:
+        """(B, hs, ws) regions on the structure grid, each cell taking that of its centre."""
+        if self._regions is None or structure is None:
+            return None
+        numbers = [
+            _at_centres(self._regions(image, features), structure.shape[-2:])
+            for image, features in zip(self._as_images(pixels), structure, strict=True)
+        ]
+        return torch.stack(numbers).to(pixels.device)
+
+    def _as_images(self, pixels: Tensor) -> Tensor:
+        """(B, H, W, 3) uint8 RGB on the CPU, the normalisation undone."""
+        mean, std = (
+            torch.tensor(values)[:, None, None] for values in (self._tower_spec.mean, self._tower_spec.std)
+        )
+        colours = (pixels.float().cpu() * std + mean) * 255
+        return colours.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+    def _finish(self, attended: Attended, tokens: TowerTokens) -> Tensor:
+        update = sum(
+            (weight * self.tower.merge(values) for weight, values in attended.branches),
+            start=torch.zeros((), dtype=self.dtype, device=tokens.values.device),
+        )
+        recipe = self._recipe
+        target = tokens
+        if (attended.prefix, attended.grid) != (tokens.prefix, tokens.grid):
+            target = TowerTokens(update, attended.prefix, attended.grid)
+        return self.tower.finish(update, target, residual=recipe.residual, feed_forward=recipe.feed_forward)
+
+
+def _check_parts(name: str, section: str, *, wanted: bool, there: bool) -> None:
+    if wanted and not there:
+        raise ConfigError(
+            f"recipe '{name}' needs a section '{section}:' in the encoder of the model file, got none"
+        )
+
+
+def _at_centres(numbers: Tensor, grid: torch.Size) -> Tensor:
+    """(H, W) integers read at the centres of (h, w) cells."""
+    rows, columns = (
+        ((torch.arange(cells) + 0.5) * size / cells).long()
+        for size, cells in zip(numbers.shape, grid, strict=True)
+    )
+    return numbers[rows[:, None], columns[None]]

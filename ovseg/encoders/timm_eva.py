@@ -1,0 +1,95 @@
+"""timm's Eva as a tower: EVA-02, PE-Core and DINOv3, with rotary embeddings and prefix tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ovseg.encoders.timm_vit import TimmViT
+from ovseg.encoders.tower import TowerTokens, join_heads, split_heads
+from ovseg.errors import ModelError
+
+
+class TimmEva(TimmViT):
+    """``timm.models.eva.Eva`` with pre-norm blocks.
+
+    The queries and keys that recipes see carry the rotary embedding, as they do in the block.
+
+    Raises:
+        ModelError: the blocks are of another kind, or share keys between heads.
+    """
+
+    _block_kind = "EvaBlock"
+
+    def __init__(self, trunk: Any, head: nn.Module | None = None) -> None:
+        super().__init__(trunk, head)
+        if getattr(trunk.blocks[-1].attn, "num_kv_groups", 1) != 1:
+            raise ModelError(
+                "expected an Eva network with one key per head, got grouped keys; choose another tower"
+            )
+
+    def embed(self, pixels: Tensor) -> tuple[TowerTokens, Sequence[Tensor | None]]:
+        """Patches with prefix tokens and positions, and the rotary embedding of each block."""
+        tokens, none = super().embed(pixels)
+        rope = self.trunk.rope
+        if rope is None:
+            return tokens, none
+        angles = rope.get_embed(shape=list(tokens.grid))
+        return tokens, list(angles) if self.trunk.rope_mixed else [angles] * len(none)
+
+    def run_block(self, block: nn.Module, values: Tensor, rope: Tensor | None) -> Tensor:
+        """``values`` (B, N, D) through one block with its rotary embedding."""
+        output: Tensor = block(values, rope=rope)
+        return output
+
+    def last_block_qkv(self, tokens: TowerTokens) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys after rotation, and values, each (B, heads, N, d)."""
+        block = self.trunk.blocks[-1]
+        attention = block.attn
+        q, k, v = _projections(attention, block.norm1(tokens.values))
+        q, k = attention.q_norm(q), attention.k_norm(k)
+        if tokens.rope is not None:
+            half = bool(getattr(attention, "rotate_half", False))
+            q, k = (_rotate(part, tokens.rope, tokens.prefix, half=half).type_as(v) for part in (q, k))
+        return q, k, v
+
+    def merge(self, attended: Tensor) -> Tensor:
+        """(B, heads, N, d) through the output projection and the layer scale: (B, N, D)."""
+        block = self.trunk.blocks[-1]
+        output = block.attn.proj(block.attn.norm(join_heads(attended)))
+        return _scaled(output, block.gamma_1)
+
+    def feed_forward(self, values: Tensor) -> Tensor:
+        """What the feed-forward layer of the last block adds."""
+        block = self.trunk.blocks[-1]
+        return _scaled(block.mlp(block.norm2(values)), block.gamma_2)
+
+
+def _projections(attention: Any, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, N, D) to q, k, v (B, heads, N, d), from one layer or from three."""
+    if attention.qkv is None:
+        layers = (attention.q_proj, attention.k_proj, attention.v_proj)
+        q, k, v = (split_heads(layer(values), attention.num_heads) for layer in layers)
+        return q, k, v
+    bias = attention.qkv.bias
+    if getattr(attention, "q_bias", None) is not None:  # EVA learns no bias for the keys
+        bias = torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
+    joint = functional.linear(values, attention.qkv.weight, bias)
+    q, k, v = joint.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    return q, k, v
+
+
+def _rotate(values: Tensor, rope: Tensor, prefix: int, *, half: bool) -> Tensor:
+    """(B, heads, N, d) with the patches rotated; the prefix has no place in the image."""
+    from timm.layers import apply_rot_embed_cat
+
+    rotated = apply_rot_embed_cat(values[:, :, prefix:], rope, half=half)
+    return torch.cat([values[:, :, :prefix].to(rotated.dtype), rotated], 2)
+
+
+def _scaled(values: Tensor, scale: Tensor | None) -> Tensor:
+    return values if scale is None else values * scale

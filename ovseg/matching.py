@@ -1,0 +1,61 @@
+"""Features against a text bank: logits per class, smoothed over cells that look alike."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ovseg.encoders.spec import DenseFeatures
+from ovseg.errors import ShapeError
+from ovseg.refine import affinity
+from ovseg.text import TextBank, check_space
+
+
+def match(features: DenseFeatures, bank: TextBank, *, smoothing: float | None = None) -> Tensor:
+    """Logits of every class at every cell.
+
+    Args:
+        features: of one image, (1, C, h, w), in the bank's space.
+        bank: Q phrases of K classes (labels, then background phrases).
+        smoothing: temperature of the affinity between cells; None leaves the cells alone.
+
+    Returns:
+        (K, h, w) float32: per class the largest logit of its phrases.
+
+    Raises:
+        SpaceError: features and bank are in different spaces.
+        ShapeError: more than one image.
+    """
+    check_space(features.space, bank.space)
+    if features.values.shape[0] != 1:
+        raise ShapeError(f"features must be of one image, (1, C, h, w), got {tuple(features.values.shape)}")
+    values = features.values[0].flatten(1).T  # (h·w, C)
+    queries = bank.embeddings.to(values)
+    if smoothing is not None and features.structure is not None:
+        weights = affinity(features.structure[0], temperature=smoothing)
+        # the cheaper order: both are the same product
+        values = weights @ values if queries.shape[0] > queries.shape[1] else values
+        logits = values @ queries.T
+        logits = logits if queries.shape[0] > queries.shape[1] else weights @ logits
+    else:
+        logits = values @ queries.T
+    logits = logits.float().T * bank.logit_scale  # (Q, h·w)
+    return best_phrase(logits, bank.label_of_query, classes=bank.classes).unflatten(1, features.grid)
+
+
+def best_phrase(logits: Tensor, label_of_query: Tensor, *, classes: int) -> Tensor:
+    """Per class the maximum over its phrases.
+
+    Args:
+        logits: (Q, n).
+        label_of_query: (Q,) int64 in [0, classes).
+        classes: K.
+
+    Returns:
+        (K, n).
+    """
+    if classes == logits.shape[0]:
+        return logits
+    owner = label_of_query.to(logits.device)[:, None].expand_as(logits)
+    empty = torch.full((classes, logits.shape[1]), -torch.inf, dtype=logits.dtype, device=logits.device)
+    return empty.scatter_reduce(0, owner, logits, reduce="amax")

@@ -1,0 +1,94 @@
+"""Regions from structure features: cells that look alike to a vision-only encoder."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ovseg.tensors import check_shape
+
+
+def kmeans(image: Tensor, structure: Tensor, *, count: int = 12, steps: int = 20) -> Tensor:
+    """Clusters of structure cells by cosine; the same features always give the same clusters.
+
+    The first centre is the cell nearest to the mean, and each further one the cell furthest from those chosen.
+
+    Args:
+        image: (H, W, 3), for its size.
+        structure: (S, h, w) unit over S.
+        count: how many clusters, at most.
+        steps: how often the centres move, at most.
+
+    Returns:
+        (H, W) int32 numbers from 0.
+    """
+    check_shape("structure", structure, "S h w")
+    vectors = structure.flatten(1).T.float()  # (M, S)
+    centres = _spread(vectors, min(int(count), len(vectors)))
+    owner = (vectors @ centres.T).argmax(1)
+    for _ in range(int(steps)):
+        centres = _means(vectors, owner, centres)
+        moved = (vectors @ centres.T).argmax(1)
+        if torch.equal(moved, owner):
+            break
+        owner = moved
+    compact = owner.unique(return_inverse=True)[1].view(structure.shape[1:])
+    return _to_pixels(compact, image)
+
+
+def linked(image: Tensor, structure: Tensor, *, nearness: float = 0.6) -> Tensor:
+    """Cells joined with their four neighbours wherever the cosine is over ``nearness``.
+
+    Args:
+        image: (H, W, 3), for its size.
+        structure: (S, h, w) unit over S.
+        nearness: cosine over which two neighbours belong together.
+
+    Returns:
+        (H, W) int32 numbers from 0; each region is connected.
+    """
+    check_shape("structure", structure, "S h w")
+    right = (structure[:, :, 1:] * structure[:, :, :-1]).sum(0) > nearness  # (h, w−1)
+    below = (structure[:, 1:] * structure[:, :-1]).sum(0) > nearness  # (h−1, w)
+    rows, columns = structure.shape[1:]
+    numbers = torch.arange(rows * columns, device=structure.device).view(rows, columns)
+    while True:
+        smaller = numbers.clone()
+        _take_smaller(smaller[:, 1:], smaller[:, :-1], right)
+        _take_smaller(smaller[1:], smaller[:-1], below)
+        if torch.equal(smaller, numbers):
+            break
+        numbers = smaller
+    return _to_pixels(numbers.unique(return_inverse=True)[1], image)
+
+
+def _spread(vectors: Tensor, count: int) -> Tensor:
+    """(count, S) rows of (M, S), far from one another."""
+    chosen = [int((vectors @ vectors.mean(0)).argmax())]
+    nearest = vectors @ vectors[chosen[0]]
+    for _ in range(count - 1):
+        chosen.append(int(nearest.argmin()))
+        nearest = torch.maximum(nearest, vectors @ vectors[chosen[-1]])
+    return vectors[chosen]
+
+
+def _means(vectors: Tensor, owner: Tensor, centres: Tensor) -> Tensor:
+    """Unit means of the clusters; an empty one keeps its centre."""
+    members = functional.one_hot(owner, len(centres)).to(vectors.dtype)  # (M, K)
+    totals = members.T @ vectors
+    moved = torch.where((members.sum(0) > 0)[:, None], totals, centres)
+    return functional.normalize(moved, dim=1)
+
+
+def _take_smaller(later: Tensor, earlier: Tensor, joined: Tensor) -> None:
+    """Give both of two joined neighbours the smaller number, in place."""
+    smaller = torch.minimum(later, earlier)
+    later.copy_(torch.where(joined, smaller, later))
+    earlier.copy_(torch.where(joined, torch.minimum(smaller, earlier), earlier))
+
+
+def _to_pixels(numbers: Tensor, image: Tensor) -> Tensor:
+    height, width = image.shape[:2]
+    maps = numbers[None, None].float()
+    return functional.interpolate(maps, size=(height, width), mode="nearest-exact")[0, 0].to(torch.int32)

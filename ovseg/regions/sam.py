@@ -1,0 +1,97 @@
+"""Regions by SAM: a grid of points, one mask each, near copies dropped. Needs weights; never the default."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ovseg.errors import ModelError
+from ovseg.regions.vote import masks_to_regions
+
+
+def sam(
+    image: Tensor,
+    structure: Tensor,
+    *,
+    model: str = "facebook/sam-vit-base",
+    points_per_side: int = 16,
+    quality: float = 0.88,
+    batch: int = 64,
+) -> Tensor:
+    """Masks of a SAM model as regions.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        structure: not used.
+        model: repository on the hub, or a folder.
+        points_per_side: side of the grid of point prompts.
+        quality: predicted overlap under which a mask is dropped.
+        batch: points per run of the mask decoder.
+
+    Returns:
+        (H, W) int32 numbers from 0, −1 outside every mask.
+
+    Raises:
+        ModelError: the weights are missing.
+
+    Source: Kirillov et al., Segment Anything, ICCV 2023, section 5.
+    """
+    network, processor = load_sam(model)
+    return propose(image, network, processor, side=int(points_per_side), quality=quality, batch=int(batch))
+
+
+@torch.inference_mode()
+def propose(image: Tensor, network: Any, processor: Any, *, side: int, quality: float, batch: int) -> Tensor:
+    """Regions of ``image`` by a loaded SAM; the arguments are those of ``sam``."""
+    height, width = image.shape[:2]
+    points = grid_points(height, width, side=side)
+    inputs = processor(image.cpu().numpy(), input_points=[[[point] for point in points]], return_tensors="pt")
+    embedding = network.get_image_embeddings(inputs["pixel_values"])
+    masks, scores = [], []
+    for start in range(0, len(points), batch):
+        prompts = inputs["input_points"][:, start : start + batch]
+        output = network(image_embeddings=embedding, input_points=prompts, multimask_output=True)
+        best = output.iou_scores[0].argmax(-1)
+        chosen = torch.arange(len(best))
+        masks.append(output.pred_masks[0][chosen, best])
+        scores.append(output.iou_scores[0][chosen, best])
+    small = torch.cat(masks)[None]  # (1, n, h, w) logits
+    sizes = inputs["original_sizes"], inputs["reshaped_input_sizes"]
+    full = processor.image_processor.post_process_masks([small[0][:, None]], *sizes)[0][:, 0]
+    good = torch.cat(scores) >= quality
+    return masks_to_regions(full[good], torch.cat(scores)[good])
+
+
+def grid_points(height: int, width: int, *, side: int) -> list[list[float]]:
+    """Centres (x, y) of side × side equal cells of an image, in pixels, rows first."""
+    return [
+        [(column + 0.5) * width / side, (row + 0.5) * height / side]
+        for row in range(side)
+        for column in range(side)
+    ]
+
+
+@lru_cache(maxsize=1)
+def load_sam(model: str) -> tuple[Any, Any]:
+    """The frozen network and its processor.
+
+    Raises:
+        ModelError: the weights are missing; says how to place them.
+    """
+    from ovseg._torchvision import ensure_torchvision
+
+    ensure_torchvision()
+    from transformers import SamModel, SamProcessor
+
+    try:
+        network = SamModel.from_pretrained(model, use_safetensors=True)
+        return network.eval().requires_grad_(False), SamProcessor.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"expected the weights of SAM at '{model}', got none ({type(error).__name__}); download "
+            f"https://huggingface.co/{model} by hand and give its folder as the option 'model' of 'regions:', or use "
+            "source: felzenszwalb, which needs none"
+        ) from error

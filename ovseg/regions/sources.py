@@ -1,0 +1,60 @@
+"""The region sources by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor
+
+from ovseg.config import Config
+from ovseg.errors import ConfigError, did_you_mean
+from ovseg.regions.clusters import kmeans, linked
+from ovseg.regions.sam import sam
+from ovseg.regions.superpixels import felzenszwalb, slic
+
+RegionSource = Callable[[Tensor, Tensor], Tensor]
+"""From (H, W, 3) uint8 and (S, h, w) unit structure features to (H, W) int32 regions, −1 outside every one."""
+
+SOURCES: dict[str, Callable[..., Tensor]] = {
+    "slic": slic,
+    "felzenszwalb": felzenszwalb,
+    "kmeans": kmeans,
+    "linked": linked,
+    "sam": sam,
+}
+
+
+class RegionsConfig(Config):
+    """The regions of a model file.
+
+    Attributes:
+        source: a name of ``SOURCES``.
+        options: keyword arguments of its function.
+    """
+
+    source: str
+    options: dict[str, float | str] = {}
+
+
+def build_regions(config: RegionsConfig) -> RegionSource:
+    """The region source that ``config`` names, with its options.
+
+    Raises:
+        ConfigError: the name or an option is unknown; the nearest is offered.
+    """
+    if config.source not in SOURCES:
+        raise ConfigError(
+            f"unknown region source '{config.source}'{did_you_mean(config.source, SOURCES)} "
+            f"There are: {', '.join(SOURCES)}"
+        )
+    source = SOURCES[config.source]
+    known = list(inspect.signature(source).parameters)[2:]
+    for name in config.options:
+        if name not in known:
+            raise ConfigError(
+                f"region source '{config.source}' has no option '{name}'{did_you_mean(name, known)} "
+                f"It takes: {', '.join(known)}"
+            )
+    return partial(source, **config.options)

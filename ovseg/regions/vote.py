@@ -1,0 +1,64 @@
+"""One label per region."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ovseg.errors import ShapeError
+
+
+def majority_label(index_map: Tensor, regions: Tensor) -> Tensor:
+    """The label map with each region painted in its most frequent label.
+
+    Args:
+        index_map: (H, W) integer labels, −1 for none of them.
+        regions: (H, W) integer regions; pixels at −1 keep their label.
+
+    Returns:
+        (H, W) of the dtype of ``index_map``; where two labels are as frequent, the smaller one wins.
+
+    Raises:
+        ShapeError: the sizes differ.
+
+    Source: the map correction of Zhang et al., CorrCLIP, ICCV 2025.
+    """
+    if index_map.shape != regions.shape or index_map.ndim != 2:
+        raise ShapeError(
+            f"index_map and regions must be (H, W) alike, got {tuple(index_map.shape)}, {tuple(regions.shape)}"
+        )
+    inside = regions >= 0
+    if not bool(inside.any()):
+        return index_map
+    labels, owner = index_map[inside].long() + 1, regions[inside].long().unique(return_inverse=True)[1]
+    classes = int(labels.max()) + 1
+    counts = torch.bincount(owner * classes + labels, minlength=(int(owner.max()) + 1) * classes)
+    winners = counts.view(-1, classes).argmax(1) - 1
+    voted = index_map.clone()
+    voted[inside] = winners[owner].to(index_map.dtype)
+    return voted
+
+
+def masks_to_regions(masks: Tensor, scores: Tensor, *, overlap: float = 0.7) -> Tensor:
+    """Overlapping masks as regions: near copies dropped by score, then smaller masks painted over larger ones.
+
+    Args:
+        masks: (n, H, W) bool.
+        scores: (n,) quality.
+        overlap: intersection over union over which the worse of two masks is dropped.
+
+    Returns:
+        (H, W) int32 numbers from 0 in the order of painting, −1 outside every mask.
+    """
+    flat = masks.flatten(1).float()
+    areas = flat.sum(1)
+    both = flat @ flat.T
+    union = (areas[:, None] + areas[None] - both).clamp_min(1)
+    kept: list[int] = []
+    for number in scores.argsort(descending=True, stable=True).tolist():
+        if areas[number] > 0 and all(both[number, other] <= overlap * union[number, other] for other in kept):
+            kept.append(number)
+    regions = torch.full(masks.shape[1:], -1, dtype=torch.int32)
+    for place, number in enumerate(sorted(kept, key=lambda found: -float(areas[found]))):
+        regions[masks[number].cpu()] = place
+    return regions

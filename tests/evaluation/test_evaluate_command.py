@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from ovseg.cli import evaluate as command
+from ovseg.errors import ConfigError
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, oracle: Callable[..., Any]) -> Callable[..., Any]:
+    monkeypatch.setattr(command, "_load", lambda model, **chosen: oracle(4 if model == "mini" else 0))
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    command.register(app)
+    return lambda *arguments: CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
+
+
+def test_the_command_writes_a_report(run: Callable[..., Any], folder: Path, tmp_path: Path) -> None:
+    done = run("folder", "--data", folder, "--out", tmp_path / "out", "--limit", 4, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout.splitlines()[-1])["manifest"]["images"] == 4
+    assert (tmp_path / "out" / "report.md").exists()
+
+
+def test_two_reports_are_compared(run: Callable[..., Any], folder: Path, tmp_path: Path) -> None:
+    for model in ("mini", "best"):
+        run("folder", "--data", folder, "--model", model, "--out", tmp_path / model)
+    done = run("--compare", tmp_path / "mini" / "report.json", tmp_path / "best" / "report.json", "--json")
+    assert json.loads(done.stdout)["mean_iou"]["difference"] > 0
+
+
+def test_checking_the_data_says_what_is_wrong(run: Callable[..., Any], folder: Path) -> None:
+    assert "is complete for 'folder'" in run("folder", "--data", folder, "--check-data").stdout
+    (folder / "masks" / "002.png").write_bytes(b"cut")
+    done = run("folder", "--data", folder, "--check-data")
+    assert done.exit_code == 1 and "cannot read the mask" in done.stdout
+
+
+def test_without_data_the_protocols_are_listed(run: Callable[..., Any]) -> None:
+    assert "PASCAL VOC 2012 without background" in run().stdout
+    assert isinstance(run("voc20").exception, ConfigError)
