@@ -16,6 +16,9 @@ from ovseg._version import __version__
 if TYPE_CHECKING:
     from ovseg.api import evaluate as evaluate
     from ovseg.api import segment as segment
+    from ovseg.bank import ConceptSet as ConceptSet
+    from ovseg.bank import ImageBank as ImageBank
+    from ovseg.bank import learn_concepts as learn_concepts
     from ovseg.encoders.registry import list_models as list_models
     from ovseg.errors import OvsegError as OvsegError
     from ovseg.result import SegmentationResult as SegmentationResult
@@ -30,16 +33,23 @@ _HOMES = {
     "Segmenter": "ovseg.segmenter",
     "SegmentationResult": "ovseg.result",
     "Concept": "ovseg.vocabulary",
+    "ConceptSet": "ovseg.bank",
+    "ImageBank": "ovseg.bank",
+    "learn_concepts": "ovseg.bank",
     "list_models": "ovseg.encoders.registry",
     "OvsegError": "ovseg.errors",
 }
 
 __all__ = [
+    "__version__",
     "Concept",
+    "ConceptSet",
+    "ImageBank",
     "OvsegError",
     "SegmentationResult",
     "Segmenter",
     "evaluate",
+    "learn_concepts",
     "list_models",
     "load",
     "segment",

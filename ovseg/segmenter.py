@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,10 @@ from ovseg.refine import refine_maps
 from ovseg.result import SegmentationResult
 from ovseg.text import Templates, TextBank, TextCache, encode_phrases, queries
 from ovseg.vocabulary import Background, Concept, Vocabulary
+
+if TYPE_CHECKING:
+    from ovseg.bank import ConceptSet
+    from ovseg.bank.use import ConceptSegmenter
 
 Labels: TypeAlias = Sequence[str | Concept] | Vocabulary
 
@@ -210,6 +214,16 @@ class Segmenter:
         winners = find_winners(refined.maps, refined.geometry, stride=1)
         index = refined.classes[winners.index.long()].to(torch.int32)
         return Winners(index, winners.best, winners.second)
+
+    def with_concepts(self, concepts: ConceptSet) -> ConceptSegmenter:
+        """A segmenter that knows learned concepts besides plain labels.
+
+        Raises:
+            SpaceError: the concepts were learned with another model.
+        """
+        from ovseg.bank.use import ConceptSegmenter
+
+        return ConceptSegmenter(self, concepts)
 
     def _presence(self, probabilities: Tensor) -> Tensor:
         """(L, h, w) probabilities to (L,) calibrated presence in [0, 1]: the best cell, through a logistic."""

@@ -28,6 +28,7 @@ from onnx import helper, numpy_helper
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ovseg.config import read_yaml
 from ovseg.encoders.embedded.build import HEAD_FILE, TEXT_FILE, TOKENIZER_FILE, VISION_FILE
 from ovseg.encoders.embedded.lcnet import LCNetV2
 from ovseg.encoders.embedded.minilm import MiniLM
@@ -110,7 +111,7 @@ def folded_convolutions(model: onnx.ModelProto) -> list[tuple[Tensor, Tensor]]:
             weight, bias = weight * scale[:, None, None, None], shift - mean * scale
         elif following.op_type == "Add":
             bias = values[following.input[1]].reshape(-1)
-        folded.append((torch.from_numpy(weight).float(), torch.from_numpy(bias).float()))
+        folded.append((torch.tensor(weight).float(), torch.tensor(bias).float()))
     return folded
 
 
@@ -125,7 +126,8 @@ def fill(network: nn.Module, convolutions: Iterable[tuple[Tensor, Tensor]]) -> N
 
 def reference(model: onnx.ModelProto, feeds: dict[str, np.ndarray], names: list[str]) -> list[Tensor]:
     """Maps inside the original network, by onnxruntime."""
-    model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
+    known = {output.name for output in model.graph.output}
+    model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names if name not in known)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return [torch.from_numpy(value) for value in session.run(names, feeds)]
 
@@ -150,7 +152,7 @@ def make_classifier(folder: Path, noise: np.random.Generator) -> LCNetV2:
     names = ["relu_10.tmp_0", "relu_34.tmp_0", "tmp_0", "softmax_1.tmp_0"]
     maps = network.set_dense(False)(torch.from_numpy(pixels))
     ours = [*maps, network.classify(maps.body).softmax(-1)]
-    check("PP-LCNetV2-base", ours, reference(model, {"x": pixels}, names[:3]) + reference(model, {"x": pixels}, names[3:]))
+    check("PP-LCNetV2-base", ours, reference(model, {"x": pixels}, names))
     return network.set_dense(True)
 
 
@@ -233,8 +235,7 @@ def make_head(folder: Path, sentences: SentenceEncoder, classifier: LCNetV2) -> 
     """The alignment before training: names and columns of the classifier and of the detector."""
     lines = (folder / CLASS_NAMES).read_text(encoding="utf-8").splitlines()
     classes = [line.split(" ", 1)[1].split(",")[0].strip() for line in lines if line.strip()]
-    config = (folder / THING_NAMES).read_text(encoding="utf-8")
-    things = [line[2:].strip() for line in config.partition("label_list:\n")[2].splitlines() if line.startswith("- ")]
+    things = read_yaml(folder / THING_NAMES)["label_list"]
     head = AlignmentHead()
     text = sentences.encode([*classes, *things])
     mean = text[: len(classes)].mean(0)

@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from pydantic import Field
+
 from ovseg.attention.block import Attended, LastBlock
 from ovseg.attention.self_attention import clearclip, maskclip, naclip, plain, sclip
 from ovseg.attention.structured import corrclip, proxyclip
@@ -23,7 +25,7 @@ class RecipeConfig(Config):
     """
 
     name: str
-    options: dict[str, float] = {}
+    options: dict[str, float] = Field(default={})
     layers: int = 0
 
 
@@ -83,7 +85,8 @@ def find_recipe(config: RecipeConfig) -> Recipe:
     """
     if config.name not in RECIPES:
         raise ConfigError(
-            f"unknown recipe '{config.name}'{did_you_mean(config.name, RECIPES)} There are: {', '.join(RECIPES)}"
+            f"unknown recipe '{config.name}'{did_you_mean(config.name, RECIPES)} "
+            f"There are: {', '.join(RECIPES)}"
         )
     recipe = RECIPES[config.name]
     recipe.check(config.options)

@@ -48,10 +48,10 @@ def corrclip(
 ) -> Attended:
     """Attention that stays inside regions, plus a spatial and a semantic branch.
 
-    A cell of a region attends to the cells of that region; a cell outside every region attends to those whose
-    cosine is over the mean. Inside that scope the weights are softmax(sharpness·S). The spatial branch sends the
-    values of intermediate layers through the same weights. The semantic branch gives each region a copy of the
-    class token, which attends to the patches of the region only, and paints its answer on the region.
+    A cell of a region attends to the cells of that region; a cell outside every region attends to those
+    whose cosine is over the mean. Inside that scope the weights are softmax(sharpness·S). The spatial branch
+    sends the values of intermediate layers through the same weights. The semantic branch gives each region a
+    copy of the class token, which attends to the patches of the region only, and paints its answer on it.
 
     Args:
         block: the last block, with structure features, regions and, for the spatial branch, ``spatial``.
@@ -100,8 +100,8 @@ def region_scope(cosines: Tensor, regions: Tensor) -> Tensor:
 def merge_regions(structure: Tensor, regions: Tensor, *, distance: float) -> Tensor:
     """Regions of like content made one: those linked by pairs that are near enough.
 
-    A pair is near where the cosine of the mean features is at most ``distance`` under the largest cosine of the
-    image. This is DBSCAN with one point as the smallest cluster.
+    A pair is near where the cosine of the mean features is at most ``distance`` under the largest cosine of
+    the image. This is DBSCAN with one point as the smallest cluster.
 
     Args:
         structure: (B, S, h, w) unit over S.
@@ -119,7 +119,7 @@ def merge_regions(structure: Tensor, regions: Tensor, *, distance: float) -> Ten
 
 
 def _merge_one(vectors: Tensor, numbers: Tensor, distance: float) -> Tensor:
-    known, index = numbers.long().clamp_min(-1).unique(return_inverse=True)
+    known, index = torch.unique(numbers.long().clamp_min(-1), return_inverse=True)
     outside = int((known < 0).sum())  # 1 where −1 occurs, and it is then the first
     count = len(known) - outside
     if count == 0:
@@ -128,7 +128,7 @@ def _merge_one(vectors: Tensor, numbers: Tensor, distance: float) -> Tensor:
     means = functional.normalize((vectors @ members).float(), dim=0)
     cosines = means.T @ means
     groups = _linked(cosines >= cosines.max() - distance)
-    table = torch.cat([groups.new_full((outside,), -1), groups.unique(return_inverse=True)[1]])
+    table = torch.cat([groups.new_full((outside,), -1), torch.unique(groups, return_inverse=True)[1]])
     return table[index]
 
 
@@ -160,8 +160,8 @@ def region_summaries(block: LastBlock, regions: Tensor, grid: tuple[int, int]) -
     """
     if block.prefix == 0:
         raise ModelError(
-            "recipe 'corrclip' needs a class token for its semantic branch, but this tower has none; set its option "
-            "semantic: 0"
+            "recipe 'corrclip' needs a class token for its semantic branch, but this tower has none; "
+            "set its option semantic: 0"
         )
     keys, values = (resize_patches(block, tensor, grid).float() for tensor in (block.k, block.v))
     query = block.q[:, :, :1].float()
@@ -171,18 +171,19 @@ def region_summaries(block: LastBlock, regions: Tensor, grid: tuple[int, int]) -
     total = (evidence[:, :, None] @ members).squeeze(2)  # (B, heads, R)
     gathered = members.transpose(2, 3) @ (evidence[..., None] * values)  # (B, heads, R, d)
     means = gathered / total.clamp_min(torch.finfo(total.dtype).tiny)[..., None]
-    return (members @ means).to(block.v.dtype)
+    painted: Tensor = members @ means
+    return painted.to(block.v.dtype)
 
 
 def resize_patches(block: LastBlock, values: Tensor, grid: tuple[int, int]) -> Tensor:
-    """The patches of (B, heads, N, d) brought to ``grid`` bilinearly, without the prefix: (B, heads, M, d)."""
+    """The patches of (B, heads, N, d) on ``grid``, bilinear, without the prefix: (B, heads, M, d)."""
     patches = values[:, :, block.prefix :]
     if grid == block.grid:
         return patches
-    heads = patches.shape[1]
-    maps = patches.transpose(2, 3).flatten(1, 2).unflatten(2, block.grid)  # (B, heads·d, h, w)
+    batch, heads, _, size = patches.shape
+    maps = patches.transpose(2, 3).reshape(batch, heads * size, *block.grid)
     resized = functional.interpolate(maps.float(), size=grid, mode="bilinear", align_corners=False)
-    return resized.to(values.dtype).unflatten(1, (heads, -1)).flatten(3).transpose(2, 3)
+    return resized.to(values.dtype).view(batch, heads, size, -1).transpose(2, 3)
 
 
 def _softmax_within(logits: Tensor, scope: Tensor) -> Tensor:

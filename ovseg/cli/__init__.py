@@ -13,7 +13,7 @@ import typer
 
 from ovseg.errors import OvsegError
 
-COMMANDS = ("segment", "models")
+COMMANDS = ("segment", "models", "evaluate", "train")
 
 USAGE_ERROR = 2
 INTERRUPTED = 130

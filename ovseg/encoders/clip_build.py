@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,7 +69,8 @@ def build_openclip(
         return OpenClipText(freeze(model).to(device), open_clip.get_tokenizer(encoder.name), space=space)
 
     mark = "random" if path is None else identity(path)
-    return Model(config, freeze(image).to(device, dtype), text, IdentityHead(space), f"{space}@{mark}")
+    freeze(image)
+    return Model(config, image.to(device, dtype), text, IdentityHead(space), f"{space}@{mark}")
 
 
 def _openclip_weights(config: ModelConfig, weights: Path | None) -> Path:
@@ -128,8 +130,6 @@ def _openclip_spec(config: ModelConfig, visual: Any, space: str) -> EncoderSpec:
 def _image_encoder(
     visual: Any, spec: EncoderSpec, config: ModelConfig, weights: Path | None
 ) -> ConvolutionalEncoder | RecipeEncoder:
-    from dataclasses import replace
-
     if is_convolutional(visual):
         if config.encoder.recipe is not None:
             raise ConfigError(
@@ -220,7 +220,8 @@ def build_huggingface(
         )
 
     mark = identity(next(iter(sorted(folder.glob("*.safetensors"))), folder))
-    return Model(config, freeze(image).to(device, dtype), text, IdentityHead(space), f"{space}@{mark}")
+    freeze(image)
+    return Model(config, image.to(device, dtype), text, IdentityHead(space), f"{space}@{mark}")
 
 
 def load_huggingface(folder: Path) -> Any:

@@ -15,8 +15,8 @@ from ovseg.encoders.tower import check_pixels
 class ConvolutionalEncoder(nn.Module):
     """Dense features of a convolutional tower; it takes no attention recipe.
 
-    Each cell of the last map goes through the tower's head as if it were a whole image. For CLIP's ResNets that
-    is the value path of the attention pool.
+    Each cell of the last map goes through the tower's head as if it were a whole image. For CLIP's ResNets
+    that is the value path of the attention pool.
 
     Args:
         visual: image tower of an open_clip model.
@@ -53,11 +53,13 @@ class ConvolutionalEncoder(nn.Module):
 
     def image_vector(self, pixels: Tensor) -> Tensor:
         """Image vectors (B, C), unit length; CLIP's ResNets take only their own input size."""
-        return functional.normalize(self.visual(pixels.to(self._dtype)), dim=-1)
+        vectors: Tensor = self.visual(pixels.to(self._dtype))
+        return functional.normalize(vectors, dim=-1)
 
     @property
     def _dtype(self) -> torch.dtype:
-        return next(self.visual.parameters()).dtype
+        dtype: torch.dtype = next(self.visual.parameters()).dtype
+        return dtype
 
     def _maps(self, pixels: Tensor) -> Tensor:
         visual = self.visual

@@ -28,7 +28,7 @@ class HuggingFaceText:
         self.model = model
         self.tokenizer = tokenizer
         self._space = space
-        self._padding = "max_length" if pad_to_length else True
+        self._pad_to_length = pad_to_length
 
     @property
     def space(self) -> str:
@@ -56,8 +56,7 @@ class HuggingFaceText:
         lengths = [len(ids) for ids in self.tokenizer(list(phrases))["input_ids"]]
         limit = self.context_length
         refuse_long([phrase for phrase, size in zip(phrases, lengths, strict=True) if size > limit], limit)
-        inputs = self.tokenizer(
-            list(phrases), padding=self._padding, max_length=limit, return_tensors="pt"
-        ).to(self.model.device)
+        sizes = {"padding": "max_length", "max_length": limit} if self._pad_to_length else {"padding": True}
+        inputs = self.tokenizer(list(phrases), return_tensors="pt", **sizes).to(self.model.device)
         pooled: Tensor = self.model.get_text_features(**inputs).pooler_output
         return pooled.float().cpu()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ovseg.errors import ModelError
 from ovseg.files import sha256_of
+from ovseg.regions.sam import SAM_REPO
 
 if TYPE_CHECKING:
     from ovseg.encoders.registry import ModelConfig
@@ -117,7 +118,9 @@ def _advice(error: Exception, repo: str, *, what: str, facts: str, folder: str) 
     page = f"https://huggingface.co/{repo}"
     about = f" ({facts})" if facts else ""
     if isinstance(error, GatedRepoError):
-        return f"the weights of {what}{about} are gated: accept their licence at {page}, then run 'hf auth login'"
+        return (
+            f"the weights of {what}{about} are gated; accept their licence at {page} and run 'hf auth login'"
+        )
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return (
             f"the disk is full while the weights of {what}{about} come from {page}; free some space, or set "
@@ -156,10 +159,16 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 def is_local(config: ModelConfig) -> bool:
     """Whether all weights of a hub model are on this machine; asks the disk only."""
-    repos = [config.encoder.repo]
-    if config.encoder.structure is not None:
-        repos.append(config.encoder.structure.repo)
+    encoder = config.encoder
+    repos = [encoder.repo, *_sam_repos(config)]
+    if encoder.structure is not None:
+        repos.append(encoder.structure.repo)
     return all(_is_cached(repo) for repo in repos)
+
+
+def _sam_repos(config: ModelConfig) -> list[str]:
+    regions = config.encoder.regions
+    return [str(regions.options.get("model", SAM_REPO))] if regions and regions.source == "sam" else []
 
 
 def _is_cached(repo: str) -> bool:
@@ -181,8 +190,9 @@ def fetch(config: ModelConfig) -> list[Path]:
     if encoder.kind == "embedded":
         return []
     what, facts = f"model '{config.name}'", describe(config)
+    sam = [download_folder(repo, what="SAM") for repo in _sam_repos(config)]
     if encoder.kind == "huggingface":
-        return [download_folder(encoder.repo, what=what, facts=facts)]
+        return [download_folder(encoder.repo, what=what, facts=facts), *sam]
     paths = [find_weights(encoder.repo, None, what=what, facts=facts, sha256=checksum(config))]
     if encoder.structure is not None:
         named = f"structure encoder '{encoder.structure.name}'"
@@ -195,7 +205,7 @@ def fetch(config: ModelConfig) -> list[Path]:
                 folder=STRUCTURE_FOLDER,
             )
         )
-    return paths
+    return paths + sam
 
 
 def checksum(config: ModelConfig) -> str:
@@ -209,7 +219,7 @@ def describe(config: ModelConfig) -> str:
 
 
 def identity(path: Path) -> str:
-    """What tells one weights file from another without reading it whole: the hub's own hash, or name, size, time."""
+    """What tells one weights file from another unread: the hub's own hash, or name, size and time."""
     resolved = path.resolve()
     if resolved.parent.name == "blobs":
         return resolved.name[:16]

@@ -69,5 +69,6 @@ def refuse_long(phrases: Sequence[str], limit: int) -> None:
     """
     if phrases:
         raise VocabularyError(
-            f"expected phrases of at most {limit} tokens, got '{phrases[0]}', which is longer; say it in fewer words"
+            f"expected phrases of at most {limit} tokens, got '{phrases[0]}', which is longer; "
+            "say it in fewer words"
         )

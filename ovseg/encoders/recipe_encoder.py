@@ -70,7 +70,7 @@ class RecipeEncoder(nn.Module):
         """Features of ``pixels`` (B, 3, H, W), normalised; H and W multiples of ``spec.granularity``.
 
         Returns:
-            values (B, C, h, w), unit length over C, in the encoder's dtype; ``structure`` where the grids agree.
+            values (B, C, h, w), unit length over C, in the encoder's dtype; ``structure`` where grids agree.
 
         Raises:
             ShapeError: the sizes do not fit.

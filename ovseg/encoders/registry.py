@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from pydantic import Field
 
 from ovseg.assets import asset_names, find_asset
 from ovseg.attention.registry import RecipeConfig
-from ovseg.config import Config, load_config
+from ovseg.config import Config, load_config, parse_config
 from ovseg.encoders.hub import is_local
 from ovseg.encoders.spec import ImageEncoder, TextEncoder
 from ovseg.encoders.structure import StructureConfig
@@ -42,7 +43,7 @@ class EncoderConfig(Config):
     name: str
     weights: str = ""
     repo: str = ""
-    sha256: dict[str, str] = {}
+    sha256: dict[str, str] = Field(default={})
     random_weights: bool = False
     recipe: RecipeConfig | None = None
     structure: StructureConfig | None = None
@@ -70,11 +71,13 @@ class BackgroundConfig(Config):
 
     Attributes:
         margin: none where s1·sqrt(s1−s2) of the two best probabilities is under this (ActiveSAM, 2026).
+        threshold: none where the best probability is under this.
         presence: labels whose presence is under this are not painted.
         presence_slope, presence_offset: logistic calibration of a label's strongest evidence to its presence.
     """
 
     margin: float = 0.0
+    threshold: float = 0.0
     presence: float = 0.0
     presence_slope: float = 1.0
     presence_offset: float = 0.0
@@ -97,7 +100,11 @@ class RefineConfig(Config):
 
 
 class ModelConfig(Config):
-    """One model: encoders, prompts, sizes, smoothing, background, licence."""
+    """One model: encoders, prompts, sizes, smoothing, background, licence.
+
+    ``parameters`` are millions. ``datasets`` holds, by benchmark, the constants that a paper changes for it,
+    with dotted keys; ``for_benchmark`` applies them.
+    """
 
     name: str
     summary: str
@@ -116,6 +123,7 @@ class ModelConfig(Config):
     gated: bool = False
     source: str
     paper: str = ""
+    datasets: dict[str, dict[str, float | bool]] = Field(default={})
 
 
 @dataclass(frozen=True)
@@ -195,10 +203,30 @@ def read_model_config(name: str) -> ModelConfig:
     return load_config(ModelConfig, find_asset("configs/models", name))
 
 
+def for_benchmark(config: ModelConfig, benchmark: str) -> ModelConfig:
+    """``config`` with the constants that its paper gives for ``benchmark``; as it is where there are none.
+
+    Raises:
+        ConfigError: a key of the model file is wrong; it is named.
+    """
+    values = config.model_dump()
+    for dotted, value in config.datasets.get(benchmark, {}).items():
+        *sections, key = dotted.split(".")
+        target = values
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[key] = value
+    return parse_config(ModelConfig, values, source=f"model '{config.name}' on '{benchmark}'")
+
+
 def build_model(
-    config: ModelConfig, *, device: torch.device, dtype: torch.dtype, weights: Path | None = None
+    config: ModelConfig,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    weights: Path | None = None,
 ) -> Model:
-    """The networks of ``config`` on ``device``.
+    """The networks of ``config`` on ``device`` (None: the CPU).
 
     Raises:
         ModelError: weights are missing, damaged or of another architecture.
@@ -209,7 +237,7 @@ def build_model(
             f"model '{config.name}': unknown encoder kind '{config.encoder.kind}'"
             f"{did_you_mean(config.encoder.kind, known)} There are: {', '.join(known)}"
         )
-    return known[config.encoder.kind](config, device, dtype, weights)
+    return known[config.encoder.kind](config, device or torch.device("cpu"), dtype, weights)
 
 
 def list_models() -> list[ModelInfo]:

@@ -98,7 +98,8 @@ def create_timm(name: str) -> Any:
 
     if not timm.is_model(name):
         raise ModelError(
-            f"timm has no architecture '{name}'{did_you_mean(name, timm.list_models())} timm.list_models() shows all"
+            f"timm has no architecture '{name}'{did_you_mean(name, timm.list_models())} "
+            "timm.list_models() shows all"
         )
     return timm.create_model(name, pretrained=False, num_classes=0)
 
@@ -174,7 +175,8 @@ def _tower(network: nn.Module) -> ViTTower:
 
 def _maps(values: Tensor, tokens: TowerTokens) -> Tensor:
     """(B, N, D) to (B, D, h, w) without the prefix."""
-    return values[:, tokens.prefix :].transpose(1, 2).unflatten(2, tokens.grid)
+    patches = values[:, tokens.prefix :]
+    return patches.transpose(1, 2).reshape(len(values), -1, *tokens.grid)
 
 
 def _spec(network: Any, config: StructureConfig) -> EncoderSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ovseg.encoders.timm_vit import TimmViT
-from ovseg.encoders.tower import TowerTokens, join_heads, split_heads
+from ovseg.encoders.tower import Grid, TowerTokens, join_heads, split_heads
 from ovseg.errors import ModelError
 
 
@@ -38,7 +39,7 @@ class TimmEva(TimmViT):
         rope = self.trunk.rope
         if rope is None:
             return tokens, none
-        angles = rope.get_embed(shape=list(tokens.grid))
+        angles = _angles(rope, tokens.grid)
         return tokens, list(angles) if self.trunk.rope_mixed else [angles] * len(none)
 
     def run_block(self, block: nn.Module, values: Tensor, rope: Tensor | None) -> Tensor:
@@ -69,6 +70,17 @@ class TimmEva(TimmViT):
         return _scaled(block.mlp(block.norm2(values)), block.gamma_2)
 
 
+def _angles(rope: Any, grid: Grid) -> Tensor:
+    """Rotary embedding for a grid. A copy is set to the grid, so that the network keeps its own size."""
+    if not hasattr(rope, "update_feat_shape"):
+        fresh: Tensor = rope.get_embed(shape=list(grid))
+        return fresh
+    twin = deepcopy(rope)
+    twin.update_feat_shape(list(grid))
+    angles: Tensor = twin.get_embed()
+    return angles
+
+
 def _projections(attention: Any, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(B, N, D) to q, k, v (B, heads, N, d), from one layer or from three."""
     if attention.qkv is None:
@@ -79,7 +91,7 @@ def _projections(attention: Any, values: Tensor) -> tuple[Tensor, Tensor, Tensor
     if getattr(attention, "q_bias", None) is not None:  # EVA learns no bias for the keys
         bias = torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
     joint = functional.linear(values, attention.qkv.weight, bias)
-    q, k, v = joint.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    q, k, v = joint.view(*joint.shape[:2], 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
     return q, k, v
 
 

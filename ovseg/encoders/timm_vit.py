@@ -53,7 +53,7 @@ class TimmViT(ViTTower):
         return TowerTokens(values, self.trunk.num_prefix_tokens, grid), [None] * len(self.blocks)
 
     def _patches(self, pixels: Tensor) -> tuple[Tensor, Grid]:
-        """(B, h·w, D) and the grid; the embedding's parts are called one by one, as it refuses other sizes."""
+        """(B, h·w, D) and the grid; called part by part, as the embedding refuses other sizes."""
         embedding = self.trunk.patch_embed
         maps = pixels
         if hasattr(embedding, "backbone"):  # convolutional stem
@@ -95,7 +95,7 @@ class TimmViT(ViTTower):
         block = self.trunk.blocks[-1]
         attention = block.attn
         joint = attention.qkv(block.norm1(tokens.values))
-        q, k, v = joint.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = joint.view(*joint.shape[:2], 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
         return attention.q_norm(q), attention.k_norm(k), v
 
     def merge(self, attended: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ class Tower(Protocol):
     channels: int
 
     def prefix(self, pixels: Tensor, *, keep: int = 0) -> TowerTokens:
-        """The tokens of ``pixels`` (B, 3, H, W) before the last block, of any size that the stride divides."""
+        """The tokens of ``pixels`` (B, 3, H, W) before the last block, of any size in whole patches."""
 
     def last_block_qkv(self, tokens: TowerTokens) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of the last block, each (B, heads, N, d), ready for a dot product."""
@@ -145,7 +145,7 @@ class ViTTower(nn.Module, ABC):
         """
         values = self.complete(update, tokens, residual=residual, feed_forward=feed_forward)
         patches = self.project(values[:, tokens.prefix :])
-        return patches.transpose(1, 2).unflatten(2, tokens.grid)
+        return patches.transpose(1, 2).reshape(len(patches), -1, *tokens.grid)
 
     def complete(self, update: Tensor, tokens: TowerTokens, *, residual: bool, feed_forward: bool) -> Tensor:
         """Tokens (B, N, D) leaving the last block."""
@@ -179,7 +179,7 @@ def check_pixels(pixels: Tensor, stride: int) -> None:
 
 def split_heads(values: Tensor, heads: int) -> Tensor:
     """(B, N, heads·d) to (B, heads, N, d)."""
-    return values.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return values.reshape(*values.shape[:2], heads, -1).transpose(1, 2)
 
 
 def join_heads(values: Tensor) -> Tensor:
@@ -199,11 +199,11 @@ def resize_positions(positions: Tensor, prefix: int, *, old: Grid, new: Grid) ->
     Returns:
         (prefix + h'·w', D); ``positions`` itself where the grids are equal.
 
-    Source: the convention of Dosovitskiy et al., ICLR 2021, section 3.2, and of Caron et al., DINO, ICCV 2021.
+    Source: Dosovitskiy et al., ICLR 2021, section 3.2; bicubic as in Caron et al., DINO, ICCV 2021.
     """
     if old == new:
         return positions
-    maps = positions[prefix:].T.unflatten(1, old)[None].float()  # (1, D, h, w)
+    maps = positions[prefix:].T.reshape(1, -1, *old).float()  # (1, D, h, w)
     resized = functional.interpolate(maps, size=new, mode="bicubic", align_corners=False)
     return torch.cat([positions[:prefix], resized[0].flatten(1).T.to(positions.dtype)])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -53,23 +52,36 @@ def save_weights(
     return sha256_of(path)
 
 
-def load_weights(path: str | Path, *, sha256: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors in float32 and the header's strings.
-
-    Args:
-        path: a safetensors file.
-        sha256: expected checksum of the file; None skips the check.
+def check_sum(path: str | Path, expected: str | None) -> str:
+    """SHA-256 of a weights file; must be ``expected`` unless that is None.
 
     Raises:
-        ModelError: the file is missing, damaged, or not the one expected.
+        ModelError: the file is missing or differs.
     """
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"weights file '{path}' is missing; install the package again or give --weights")
-    if sha256 is not None and sha256_of(path) != sha256:
+    digest = sha256_of(path)
+    if expected is not None and digest != expected:
         raise ModelError(
-            f"weights file '{path.name}' is damaged: its SHA-256 is not {sha256[:12]}…; install it again"
+            f"weights file '{path.name}' is damaged or not the published one: expected SHA-256 {expected[:12]}…, "
+            f"got {digest[:12]}…; install the package again"
         )
+    return digest
+
+
+def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors in float32 and the header's strings.
+
+    Args:
+        path: a safetensors file.
+
+    Raises:
+        ModelError: the file is missing or damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"weights file '{path}' is missing; install the package again or give --weights")
     try:
         with safe_open(path, framework="pt") as file:
             raw = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -103,17 +115,3 @@ def freeze(module: torch.nn.Module) -> torch.nn.Module:
     """``module`` in eval mode with no parameter that takes a gradient."""
     return module.eval().requires_grad_(False)
 
-
-def read_header(path: str | Path) -> dict[str, object]:
-    """The JSON header of a model folder (``model.json``).
-
-    Raises:
-        ModelError: it is missing or is not JSON.
-    """
-    try:
-        header = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model header '{path}' cannot be read: {error}") from error
-    if not isinstance(header, dict):
-        raise ModelError(f"model header '{path}' must be a JSON object")
-    return header

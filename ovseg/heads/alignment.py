@@ -38,8 +38,9 @@ _THING_NEARNESS = 0.5  # centred cosine to a thing's name under which there is n
 class AlignmentHead(nn.Module):
     """Joins the features of ``MiniVision`` and the sentence vectors of ``SentenceEncoder``.
 
-    The weights of the four evidences (prototype, detection, detection anywhere in the image, prototype of the
-    whole image) are learned together with the map, which starts from them and learns what they miss.
+    The weights of the evidences (prototype, detection, detection anywhere in the image, prototype of the whole
+    image, and an offset for names that detector or classifier knows) are learned together with the map, which
+    starts from them and learns what they miss.
     """
 
     feature_space = FEATURE_SPACE
@@ -55,26 +56,26 @@ class AlignmentHead(nn.Module):
         self.visual = nn.Linear(width, _JOINT)
         self.textual = nn.Sequential(nn.Linear(_TEXT, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, _JOINT))
         self.log_scale = nn.Parameter(torch.tensor(5.0).log())
-        self.log_evidence = nn.Parameter(torch.tensor([10.0, 10.0, 3.0, 3.0]).log())
+        self.log_evidence = nn.Parameter(torch.tensor([5.0, 10.0, 1.0, 1.0, 1.0, 0.5]).log())
         self.register_buffer("class_text", torch.zeros(_CLASSES, _TEXT))
         self.register_buffer("class_columns", torch.zeros(_CLASSES, _PROTOTYPE))
         self.register_buffer("thing_text", torch.zeros(_THINGS, _TEXT))
         self.register_buffer("text_mean", torch.zeros(_TEXT))
 
     @classmethod
-    def load(cls, path: str | Path, *, sha256: str | None = None) -> AlignmentHead:
+    def load(cls, path: str | Path) -> AlignmentHead:
         """The head with the weights of a safetensors file, ready to run or to train further.
 
         Raises:
             ModelError: the file is missing, damaged or of another head.
         """
         head = cls()
-        tensors, _ = load_weights(path, sha256=sha256)
+        tensors, _ = load_weights(path)
         load_module(head, tensors, source=str(path))
         return head.eval()
 
     def pixels(self, features: DenseFeatures) -> DenseFeatures:
-        """(B, 3440, h, w) encoder features to (B, 1616, h, w) in the joint space.
+        """(B, 3440, h, w) encoder features to (B, 1618, h, w) in the joint space.
 
         Raises:
             SpaceError: the features come from another encoder.
@@ -91,17 +92,61 @@ class AlignmentHead(nn.Module):
         return functional.normalize(mapped, dim=1) * self.log_scale.exp()
 
     def evidence(self, values: Tensor) -> Tensor:
-        """The untrained parts, weighted: (B, 3440, h, w) to (B, 1280 + 80, h, w)."""
+        """The untrained parts, weighted: (B, 3440, h, w) to (B, 1280 + 80 + 2, h, w)."""
         weights = self.log_evidence.exp()
         embedded, detected = values[:, self._penultimate], values[:, self._detected]
         whole = functional.normalize(embedded.mean((2, 3), keepdim=True), dim=1)
         anywhere = detected.amax((2, 3), keepdim=True)
-        return torch.cat(
-            [weights[0] * embedded + weights[3] * whole, weights[1] * detected + weights[2] * anywhere], 1
+        offsets = weights[4:].view(1, 2, 1, 1).expand(len(values), 2, *values.shape[2:])
+        classes = weights[0] * embedded + weights[3] * whole
+        things = weights[1] * detected + weights[2] * anywhere
+        return torch.cat([classes, things, offsets], 1)
+
+    def trained_part(self, cells: Tensor) -> Tensor:
+        """The channels that the trained map reads: (n, 3440) to (n, 2080)."""
+        return cells[:, self._trained]
+
+    def untrained_part(self, cells: Tensor) -> Tensor:
+        """What ``prototypes`` are compared with, unweighted: (n, 3440) to (n, 1280 + 80 + 2)."""
+        offsets = cells.new_zeros(len(cells), 2)
+        return torch.cat([cells[:, self._penultimate], cells[:, self._detected], offsets], 1)
+
+    def evidence_parts(self, cells: Tensor, prototypes: Tensor) -> Tensor:
+        """The six evidences of one image before they are weighted and added.
+
+        Args:
+            cells: (n, 3440), all cells of the image.
+            prototypes: (L, 1280 + 80 + 2) from ``prototypes``.
+
+        Returns:
+            (n, L, 6): prototype, detection, detection anywhere, whole image, and the two offsets.
+        """
+        columns, things, offsets = prototypes.split([_PROTOTYPE, _THINGS, 2], dim=1)
+        embedded, detected = cells[:, self._penultimate], cells[:, self._detected]
+        whole = functional.normalize(embedded.mean(0, keepdim=True), dim=1)
+        shape = (len(cells), len(prototypes))
+        anywhere = detected.amax(0, keepdim=True) @ things.T
+        return torch.stack(
+            [
+                embedded @ columns.T,
+                detected @ things.T,
+                anywhere.expand(shape),
+                (whole @ columns.T).expand(shape),
+                offsets[:, 0].expand(shape),
+                offsets[:, 1].expand(shape),
+            ],
+            -1,
         )
 
+    def fresh(self) -> AlignmentHead:
+        """A copy with new random maps and the same tables, to train from the start."""
+        head = AlignmentHead()
+        tables = {name: buffer for name, buffer in self.named_buffers()}
+        head.load_state_dict({**head.state_dict(), **tables})
+        return head
+
     def phrases(self, vectors: Tensor) -> Tensor:
-        """(Q, 384) unit sentence vectors to (Q, 1616) in the joint space."""
+        """(Q, 384) unit sentence vectors to (Q, 1618) in the joint space."""
         return torch.cat([self.map_phrases(vectors), self.prototypes(vectors)], 1)
 
     def map_phrases(self, vectors: Tensor) -> Tensor:
@@ -109,11 +154,17 @@ class AlignmentHead(nn.Module):
         return functional.normalize(self.textual(vectors), dim=-1)
 
     def prototypes(self, vectors: Tensor) -> Tensor:
-        """The untrained parts: (Q, 384) to (Q, 1280 + 80)."""
+        """The untrained parts: (Q, 384) to (Q, 1280 + 80 + 2).
+
+        The last two numbers lower names that the detector or the classifier knows, so that names which have
+        only the trained map can win.
+        """
         centred = functional.normalize(vectors - self.text_mean, dim=-1)
-        near = (centred @ self.class_text.T / _NEIGHBOUR_TEMPERATURE).softmax(-1)
-        columns = functional.normalize(near @ self.class_columns, dim=-1)
+        nearness = centred @ self.class_text.T
+        columns = (nearness / _NEIGHBOUR_TEMPERATURE).softmax(-1) @ self.class_columns
+        columns = functional.normalize(columns, dim=-1)
         cosine = centred @ self.thing_text.T
         known = (cosine.amax(-1, keepdim=True) - _THING_NEARNESS) / (1 - _THING_NEARNESS)
         things = (cosine / _THING_TEMPERATURE).softmax(-1) * known.clamp(0, 1)
-        return torch.cat([columns, things], -1)
+        offsets = torch.cat([things.sum(-1, keepdim=True), nearness.amax(-1, keepdim=True)], -1)
+        return torch.cat([columns, things, -offsets], -1)

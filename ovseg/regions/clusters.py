@@ -12,7 +12,7 @@ from ovseg.tensors import check_shape
 def kmeans(image: Tensor, structure: Tensor, *, count: int = 12, steps: int = 20) -> Tensor:
     """Clusters of structure cells by cosine; the same features always give the same clusters.
 
-    The first centre is the cell nearest to the mean, and each further one the cell furthest from those chosen.
+    The first centre is the cell nearest to the mean; each further one is the cell furthest from those chosen.
 
     Args:
         image: (H, W, 3), for its size.
@@ -33,7 +33,7 @@ def kmeans(image: Tensor, structure: Tensor, *, count: int = 12, steps: int = 20
         if torch.equal(moved, owner):
             break
         owner = moved
-    compact = owner.unique(return_inverse=True)[1].view(structure.shape[1:])
+    compact = torch.unique(owner, return_inverse=True)[1].view(structure.shape[1:])
     return _to_pixels(compact, image)
 
 
@@ -60,7 +60,7 @@ def linked(image: Tensor, structure: Tensor, *, nearness: float = 0.6) -> Tensor
         if torch.equal(smaller, numbers):
             break
         numbers = smaller
-    return _to_pixels(numbers.unique(return_inverse=True)[1], image)
+    return _to_pixels(torch.unique(numbers, return_inverse=True)[1], image)
 
 
 def _spread(vectors: Tensor, count: int) -> Tensor:

@@ -11,12 +11,14 @@ from torch import Tensor
 from ovseg.errors import ModelError
 from ovseg.regions.vote import masks_to_regions
 
+SAM_REPO = "facebook/sam-vit-base"
+
 
 def sam(
     image: Tensor,
     structure: Tensor,
     *,
-    model: str = "facebook/sam-vit-base",
+    model: str = SAM_REPO,
     points_per_side: int = 16,
     quality: float = 0.88,
     batch: int = 64,
@@ -92,6 +94,6 @@ def load_sam(model: str) -> tuple[Any, Any]:
     except (OSError, ValueError) as error:
         raise ModelError(
             f"expected the weights of SAM at '{model}', got none ({type(error).__name__}); download "
-            f"https://huggingface.co/{model} by hand and give its folder as the option 'model' of 'regions:', or use "
-            "source: felzenszwalb, which needs none"
+            f"https://huggingface.co/{model} by hand and give its folder as option 'model' of 'regions:', or "
+            "use source: felzenszwalb, which needs none"
         ) from error

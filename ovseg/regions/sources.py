@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 
+from pydantic import Field
 from torch import Tensor
 
 from ovseg.config import Config
@@ -15,7 +16,7 @@ from ovseg.regions.sam import sam
 from ovseg.regions.superpixels import felzenszwalb, slic
 
 RegionSource = Callable[[Tensor, Tensor], Tensor]
-"""From (H, W, 3) uint8 and (S, h, w) unit structure features to (H, W) int32 regions, −1 outside every one."""
+"""From (H, W, 3) uint8 and (S, h, w) unit features to (H, W) int32 regions, −1 outside every one."""
 
 SOURCES: dict[str, Callable[..., Tensor]] = {
     "slic": slic,
@@ -35,7 +36,7 @@ class RegionsConfig(Config):
     """
 
     source: str
-    options: dict[str, float | str] = {}
+    options: dict[str, float | str] = Field(default={})
 
 
 def build_regions(config: RegionsConfig) -> RegionSource:

@@ -25,12 +25,13 @@ def majority_label(index_map: Tensor, regions: Tensor) -> Tensor:
     """
     if index_map.shape != regions.shape or index_map.ndim != 2:
         raise ShapeError(
-            f"index_map and regions must be (H, W) alike, got {tuple(index_map.shape)}, {tuple(regions.shape)}"
+            f"index_map and regions must be (H, W) alike, got {tuple(index_map.shape)} and "
+            f"{tuple(regions.shape)}"
         )
     inside = regions >= 0
     if not bool(inside.any()):
         return index_map
-    labels, owner = index_map[inside].long() + 1, regions[inside].long().unique(return_inverse=True)[1]
+    labels, owner = index_map[inside].long() + 1, torch.unique(regions[inside].long(), return_inverse=True)[1]
     classes = int(labels.max()) + 1
     counts = torch.bincount(owner * classes + labels, minlength=(int(owner.max()) + 1) * classes)
     winners = counts.view(-1, classes).argmax(1) - 1
@@ -40,7 +41,7 @@ def majority_label(index_map: Tensor, regions: Tensor) -> Tensor:
 
 
 def masks_to_regions(masks: Tensor, scores: Tensor, *, overlap: float = 0.7) -> Tensor:
-    """Overlapping masks as regions: near copies dropped by score, then smaller masks painted over larger ones.
+    """Overlapping masks as regions: near copies dropped by score, then smaller painted over larger.
 
     Args:
         masks: (n, H, W) bool.

@@ -11,6 +11,7 @@ import torch
 from ovseg.assets import asset_root
 from ovseg.encoders.embedded.sentence import SentenceEncoder
 from ovseg.encoders.embedded.vision import MiniVision
+from ovseg.encoders.weights import check_sum
 from ovseg.errors import ModelError
 from ovseg.heads.alignment import AlignmentHead
 
@@ -38,13 +39,13 @@ def build_embedded(
     folder = weights or asset_root("models") / config.encoder.name
     if not folder.is_dir():
         raise ModelError(f"no folder '{folder}' with the weights of '{config.name}'; install the package again")
-    sums = config.encoder.sha256 if weights is None else {}
-    vision = MiniVision.load(folder / VISION_FILE, sha256=sums.get(VISION_FILE)).to(device, dtype)
-    head = AlignmentHead.load(folder / HEAD_FILE, sha256=sums.get(HEAD_FILE)).to(device, dtype)
+    expected = config.encoder.sha256 if weights is None else {}
+    sums = [check_sum(folder / name, expected.get(name)) for name in (VISION_FILE, TEXT_FILE, HEAD_FILE)]
+    vision = MiniVision.load(folder / VISION_FILE).to(device, dtype)
+    head = AlignmentHead.load(folder / HEAD_FILE).to(device, dtype)
 
     @lru_cache(maxsize=1)
     def text() -> SentenceEncoder:
-        return SentenceEncoder.load(folder / TEXT_FILE, folder / TOKENIZER_FILE, sha256=sums.get(TEXT_FILE))
+        return SentenceEncoder.load(folder / TEXT_FILE, folder / TOKENIZER_FILE)
 
-    identity = "+".join(sums.get(name, str(folder))[:16] for name in (VISION_FILE, TEXT_FILE, HEAD_FILE))
-    return Model(config, vision, text, head, identity)
+    return Model(config, vision, text, head, "+".join(digest[:16] for digest in sums))

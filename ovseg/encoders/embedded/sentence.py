@@ -30,14 +30,14 @@ class SentenceEncoder:
         self.tokenizer.enable_truncation(_MAX_TOKENS)
 
     @classmethod
-    def load(cls, weights: str | Path, tokenizer: str | Path, *, sha256: str | None = None) -> SentenceEncoder:
+    def load(cls, weights: str | Path, tokenizer: str | Path) -> SentenceEncoder:
         """The frozen encoder from a safetensors file and a ``tokenizer.json``.
 
         Raises:
             ModelError: a file is missing or damaged.
         """
         model = MiniLM()
-        tensors, _ = load_weights(weights, sha256=sha256)
+        tensors, _ = load_weights(weights)
         load_module(model, tensors, source=str(weights))
         freeze(model)
         try:

@@ -70,14 +70,14 @@ class MiniVision(nn.Module):
         )
 
     @classmethod
-    def load(cls, path: str | Path, *, sha256: str | None = None) -> MiniVision:
+    def load(cls, path: str | Path) -> MiniVision:
         """The frozen encoder with the weights of a safetensors file.
 
         Raises:
             ModelError: the file is missing, damaged or of another network.
         """
         encoder = cls()
-        tensors, _ = load_weights(path, sha256=sha256)
+        tensors, _ = load_weights(path)
         load_module(encoder, tensors, source=str(path))
         freeze(encoder)
         return encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

@@ -1,0 +1,32 @@
+# Two commands: `make demo` segments an example photo, `make test` runs the tests. Both need Python 3.11+ and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test slow lint benchmark clean
+
+demo: $(READY)
+	$(BIN)/ovseg segment examples/cat.jpg cat wall --out out
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy ovseg
+
+benchmark: $(READY)
+	$(BIN)/python evaluation/peers/speed.py
+
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) out

@@ -1,0 +1,62 @@
+"""``ovseg train``: run a training recipe, or go on with one that was interrupted."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ovseg.errors import ConfigError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command("train")(train)
+
+
+def train(
+    config: Annotated[
+        str | None, typer.Argument(help="A YAML file, or the name of one in configs/training.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value that replaces one of the file; may be repeated.")
+    ] = None,
+    list_recipes: Annotated[bool, typer.Option("--list", help="Show the training files.")] = False,
+) -> None:
+    """Train a small head on frozen encoders. A run that was interrupted goes on where it stopped.
+
+    Example: ovseg train configs/training/mini.yaml --set schedule.steps=400 --set out=runs/long
+    """
+    from ovseg.assets import asset_names, find_asset
+    from ovseg.config import load_config
+
+    if list_recipes or config is None:
+        typer.echo("\n".join(asset_names("configs/training")))
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from ovseg.training import TrainingConfig
+    from ovseg.training import train as run
+
+    path = find_asset("configs/training", config)
+    resolved = load_config(TrainingConfig, path, overrides=_overrides(settings or []))
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("reading features", total=resolved.schedule.steps)
+        out = run(
+            resolved,
+            progress=lambda step, loss: progress.update(bar, completed=step, description=f"loss {loss:.3f}"),
+        )
+    typer.echo(out)
+
+
+def _overrides(settings: list[str]) -> dict[str, Any]:
+    import yaml
+
+    values: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set expects key=value, got '{setting}'; for example schedule.steps=400")
+        values[key] = yaml.safe_load(value)
+    return values

@@ -1,0 +1,6 @@
+"""Training of small heads on frozen encoders."""
+
+from ovseg.training.config import TrainingConfig
+from ovseg.training.runs import train
+
+__all__ = ["TrainingConfig", "train"]

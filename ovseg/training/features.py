@@ -1,0 +1,137 @@
+"""Frozen features computed once: memory-mapped cells of every image, keyed by what decides them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from ovseg.encoders.registry import Model
+from ovseg.files import atomic_path, write_json
+from ovseg.images import prepare, working_size
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Feature cells of many images, one after the other.
+
+    Attributes:
+        features: (n, C) float16, memory-mapped.
+        classes: (n,) int64; −1 where a cell counts for nothing.
+        first: (images + 1,) where each image's cells begin.
+    """
+
+    features: NDArray[np.float16]
+    classes: NDArray[np.int64]
+    first: NDArray[np.int64]
+
+    def images(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Per image its features (cells, C) float32 and classes (cells,)."""
+        for start, stop in zip(self.first, self.first[1:], strict=False):
+            yield (
+                torch.from_numpy(self.features[start:stop].astype(np.float32)),
+                torch.from_numpy(self.classes[start:stop].copy()),
+            )
+
+
+def cell_classes(truth: Tensor, grid: tuple[int, int], *, classes: int, coverage: float) -> Tensor:
+    """The class that covers most of each cell.
+
+    Args:
+        truth: (H, W) int64, −1 ignored.
+        grid: (h, w) cells.
+        classes: number of classes.
+        coverage: share of the cell that it must cover.
+
+    Returns:
+        (h·w,) int64, −1 where no class covers enough.
+    """
+    shares = torch.stack(
+        [
+            functional.adaptive_avg_pool2d((truth == index).float()[None], grid)[0]
+            for index in truth.unique().tolist()
+            if 0 <= index < classes
+        ]
+        or [torch.zeros(grid)]
+    )
+    present = [index for index in truth.unique().tolist() if 0 <= index < classes] or [-1]
+    best, which = shares.max(0)
+    return torch.where(best >= coverage, torch.tensor(present)[which], -1).flatten()
+
+
+def cell_features(
+    model: Model, image: NDArray[np.uint8], *, size: tuple[int, int] | None = None
+) -> tuple[Tensor, tuple[int, int]]:
+    """Frozen features of one image: (cells, C) float32 and the grid (h, w).
+
+    Args:
+        model: its image encoder runs.
+        image: (H, W, 3) uint8.
+        size: (H, W) to run at; None follows the model file.
+    """
+    sizes, spec = model.config.input, model.image.spec
+    height, width = image.shape[:2]
+    size = size or working_size(
+        (height, width),
+        short_side=sizes.short_side,
+        max_long_side=sizes.max_long_side,
+        stride=spec.granularity,
+    )
+    pixels, _ = prepare(image, spec, size=size)
+    with torch.inference_mode():
+        dense = model.image.dense(pixels)
+    return dense.values[0].flatten(1).T.float(), dense.grid
+
+
+class FeatureCache:
+    """Cells on disk, under a folder named by the hash of encoder, preprocessing and data."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def fetch(self, key: dict[str, object], examples: Iterator[tuple[Tensor, Tensor]]) -> Cells:
+        """The cells stored under ``key``; computed from ``examples`` (features, classes) when there are none."""
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+        folder = self.folder / digest
+        if not (folder / "key.json").is_file():
+            self._write(folder, key, examples)
+        return Cells(
+            np.load(folder / "features.npy", mmap_mode="r"),
+            np.load(folder / "classes.npy"),
+            np.load(folder / "first.npy"),
+        )
+
+    def _write(
+        self, folder: Path, key: dict[str, object], examples: Iterator[tuple[Tensor, Tensor]]
+    ) -> None:
+        parts, classes, first = [], [], [0]
+        for features, labels in examples:
+            parts.append(features.to(torch.float16).numpy())
+            classes.append(labels.numpy())
+            first.append(first[-1] + len(labels))
+        arrays = {
+            "features": np.concatenate(parts),
+            "classes": np.concatenate(classes),
+            "first": np.asarray(first, np.int64),
+        }
+        for name, array in arrays.items():
+            with atomic_path(folder / f"{name}.npy") as path:
+                np.save(path, array)
+        write_json(folder / "key.json", key)
+
+
+def principal_axes(features: Tensor, *, count: int) -> tuple[Tensor, Tensor]:
+    """Mean (C,) and the ``count`` directions of largest variance (C, count) of (n, C) features."""
+    mean = features.mean(0)
+    centred = features - mean
+    _, vectors = torch.linalg.eigh(centred.T @ centred)
+    return mean, vectors[:, -min(count, vectors.shape[1]) :].flip(1)
+

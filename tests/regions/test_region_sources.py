@@ -1,0 +1,164 @@
+"""Region sources, the vote and the merging of masks."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from ovseg.errors import ConfigError, ModelError, ShapeError
+from ovseg.regions import SOURCES, RegionsConfig, build_regions, majority_label
+from ovseg.regions.sam import grid_points, propose, sam
+from ovseg.regions.vote import masks_to_regions
+
+COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+
+
+@pytest.fixture
+def stripes():
+    """(24, 36, 3): three upright stripes; and structure (3, 4, 6) that tells them apart."""
+    image = torch.zeros(24, 36, 3, dtype=torch.uint8)
+    structure = torch.zeros(3, 4, 6)
+    for number, colour in enumerate(COLOURS):
+        image[:, 12 * number : 12 * number + 12] = torch.tensor(colour, dtype=torch.uint8)
+        structure[number, :, 2 * number : 2 * number + 2] = 1
+    return image, structure
+
+
+OPTIONS = {
+    "slic": {"count": 12},
+    "felzenszwalb": {"sigma": 0.1},
+    "kmeans": {"count": 3},
+    "linked": {},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_no_region_crosses_a_border_of_the_stripes(name, stripes):
+    image, structure = stripes
+    source = build_regions(RegionsConfig(source=name, options=OPTIONS[name]))
+    regions = source(image, structure)
+    assert regions.shape == (24, 36) and regions.dtype == torch.int32 and regions.min() == 0
+    sets = [set(regions[:, 12 * number : 12 * number + 12].flatten().tolist()) for number in range(3)]
+    assert not (sets[0] & sets[1] or sets[1] & sets[2] or sets[0] & sets[2])
+    assert torch.equal(source(image, structure), regions)
+
+
+@pytest.mark.parametrize("name", ["kmeans", "linked"])
+def test_clusters_of_structure_find_exactly_the_stripes(name, stripes):
+    image, structure = stripes
+    regions = build_regions(RegionsConfig(source=name, options=OPTIONS[name]))(image, structure)
+    assert regions.unique().numel() == 3
+
+
+def test_linked_equals_a_flood_fill():
+    draw = torch.Generator().manual_seed(0)
+    structure = torch.nn.functional.normalize(torch.randn(2, 5, 7, generator=draw), dim=0)
+    image = torch.zeros(5, 7, 3, dtype=torch.uint8)
+    regions = SOURCES["linked"](image, structure, nearness=0.3)
+    slow, count = torch.full((5, 7), -1), 0
+    for row in range(5):
+        for column in range(7):
+            if slow[row, column] >= 0:
+                continue
+            stack = [(row, column)]
+            while stack:
+                y, x = stack.pop()
+                if slow[y, x] >= 0:
+                    continue
+                slow[y, x] = count
+                for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0)):
+                    other = y + dy, x + dx
+                    inside = 0 <= other[0] < 5 and 0 <= other[1] < 7
+                    if inside and structure[:, y, x] @ structure[:, other[0], other[1]] > 0.3:
+                        stack.append(other)
+            count += 1
+    assert torch.equal(regions.long(), slow)
+
+
+def test_kmeans_takes_no_more_clusters_than_there_are_cells(stripes):
+    image, structure = stripes
+    assert SOURCES["kmeans"](image, structure, count=500).max() < 24
+
+
+def test_each_region_takes_its_most_frequent_label():
+    labels = torch.tensor([[0, 0, 1, 2], [0, 1, 1, -1], [3, 1, 2, -1]], dtype=torch.int32)
+    regions = torch.tensor([[5, 5, 5, -1], [5, 7, 7, 9], [-1, 7, 7, 9]], dtype=torch.int32)
+    voted = majority_label(labels, regions)
+    assert voted.tolist() == [[0, 0, 0, 2], [0, 1, 1, -1], [3, 1, 1, -1]]
+    assert voted.dtype == torch.int32
+    assert torch.equal(majority_label(labels, torch.full_like(regions, -1)), labels)
+    with pytest.raises(ShapeError, match="alike"):
+        majority_label(labels, regions[:2])
+
+
+def test_smaller_masks_lie_over_larger_ones_and_copies_are_dropped():
+    masks = torch.zeros(4, 4, 6, dtype=torch.bool)
+    masks[0, :, :4] = True
+    masks[1, 1:3, 1:3] = True
+    masks[2, :, :4] = True
+    masks[2, 3, 3] = False
+    regions = masks_to_regions(masks, torch.tensor([0.9, 0.8, 0.7, 0.99]))
+    assert regions.unique().tolist() == [-1, 0, 1]
+    assert (regions[1:3, 1:3] == 1).all() and regions[0, 0] == regions[3, 3] == 0
+    assert (regions[:, 4:] == -1).all()
+    assert (masks_to_regions(masks[:0], torch.zeros(0)) == -1).all()
+
+
+def test_points_lie_at_the_centres_of_equal_cells():
+    assert grid_points(4, 8, side=2) == [[2.0, 1.0], [6.0, 1.0], [2.0, 3.0], [6.0, 3.0]]
+
+
+class StubSam:
+    """Answers each point with a mask of its own quarter of the image, and two worse ones."""
+
+    def get_image_embeddings(self, pixels):
+        return pixels
+
+    def __call__(self, image_embeddings, input_points, multimask_output):
+        count = input_points.shape[1]
+        masks = torch.full((1, count, 3, 4, 8), -1.0)
+        for number, ((x, y),) in enumerate(input_points[0].tolist()):
+            masks[
+                0, number, 1, 2 * int(y // 2) : 2 * int(y // 2) + 2, 4 * int(x // 4) : 4 * int(x // 4) + 4
+            ] = 1
+        return SimpleNamespace(
+            pred_masks=masks, iou_scores=torch.tensor([0.1, 0.95, 0.2]).expand(1, count, 3)
+        )
+
+
+class StubProcessor:
+    def __init__(self):
+        self.image_processor = SimpleNamespace(
+            post_process_masks=lambda masks, original, reshaped: [mask > 0 for mask in masks]
+        )
+
+    def __call__(self, image, input_points, return_tensors):
+        return {
+            "pixel_values": torch.zeros(1, 3, 4, 8),
+            "input_points": torch.tensor(input_points),
+            "original_sizes": torch.tensor([[4, 8]]),
+            "reshaped_input_sizes": torch.tensor([[4, 8]]),
+        }
+
+
+def test_sam_proposals_become_regions_in_batches():
+    image = torch.zeros(4, 8, 3, dtype=torch.uint8)
+    regions = propose(image, StubSam(), StubProcessor(), side=2, quality=0.88, batch=3)
+    assert regions.unique().tolist() == [0, 1, 2, 3]
+    assert (regions[:2, :4] == regions[0, 0]).all()
+    none = propose(image, StubSam(), StubProcessor(), side=2, quality=0.99, batch=3)
+    assert (none == -1).all()
+
+
+def test_missing_weights_of_sam_say_what_to_do(tmp_path):
+    with pytest.raises(ModelError, match="or use source: felzenszwalb"):
+        sam(torch.zeros(4, 4, 3, dtype=torch.uint8), torch.zeros(1, 1, 1), model=str(tmp_path))
+
+
+def test_unknown_sources_and_options_are_refused():
+    with pytest.raises(ConfigError, match="did you mean 'felzenszwalb'"):
+        build_regions(RegionsConfig(source="felzenswalb"))
+    with pytest.raises(ConfigError, match="has no option 'counts'; did you mean 'count'"):
+        build_regions(RegionsConfig(source="slic", options={"counts": 3}))
+    with pytest.raises(ShapeError, match="uint8"):
+        SOURCES["slic"](torch.zeros(4, 4, 3), torch.zeros(1, 1, 1))

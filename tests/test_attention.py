@@ -1,0 +1,299 @@
+"""Every recipe against a slow float64 version written from the formulas, on a grid that is not square."""
+
+import math
+
+import pytest
+import torch
+
+from ovseg.attention import RECIPES, LastBlock, RecipeConfig, find_recipe
+from ovseg.attention.self_attention import neighbourhood
+from ovseg.attention.structured import merge_regions, resize_patches
+from ovseg.errors import ConfigError, ModelError, ShapeError
+
+GRID, FINE = (3, 5), (4, 6)
+
+
+def make_block(*, prefix: int, batch: int = 2, fine: tuple[int, int] = FINE, seed: int = 0) -> LastBlock:
+    draw = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=draw)
+
+    count = prefix + GRID[0] * GRID[1]
+    structure = torch.nn.functional.normalize(normal(batch, 7, *fine) + 0.5, dim=1)
+    return LastBlock(
+        *(normal(batch, 2, count, 4) for _ in range(3)),
+        prefix,
+        GRID,
+        structure=structure,
+        regions=torch.randint(-1, 4, (batch, *fine), generator=draw),
+        spatial=normal(batch, 2, count, 4),
+    )
+
+
+def rows_softmax(logits):
+    top = max(logits)
+    weights = [math.exp(value - top) for value in logits]
+    return [weight / sum(weights) for weight in weights]
+
+
+def dot(left, right):
+    return float((left.double() * right.double()).sum())
+
+
+def weighted(weights, values):
+    return sum(weight * value.double() for weight, value in zip(weights, values, strict=True))
+
+
+def self_attention(left, right, values, bias=None):
+    """(N, d) each, one head of one image."""
+    out = []
+    for row, query in enumerate(left):
+        logits = [dot(query, key) / math.sqrt(len(query)) for key in right]
+        if bias is not None:
+            logits = [logit + bias[row][column] for column, logit in enumerate(logits)]
+        out.append(weighted(rows_softmax(logits), values))
+    return torch.stack(out)
+
+
+def nearness(prefix, sigma=5.0):
+    places = [None] * prefix + [(row, column) for row in range(GRID[0]) for column in range(GRID[1])]
+    return [
+        [
+            0.0
+            if p is None or o is None
+            else math.exp(-((p[0] - o[0]) ** 2 + (p[1] - o[1]) ** 2) / (2 * sigma**2))
+            for o in places
+        ]
+        for p in places
+    ]
+
+
+SLOW = {
+    "plain": lambda q, k, v, prefix: self_attention(q, k, v),
+    "maskclip": lambda q, k, v, prefix: v.double(),
+    "sclip": lambda q, k, v, prefix: self_attention(q, q, v) + self_attention(k, k, v),
+    "clearclip": lambda q, k, v, prefix: self_attention(q, q, v),
+    "naclip": lambda q, k, v, prefix: self_attention(k, k, v, nearness(prefix)),
+}
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+@pytest.mark.parametrize("name", SLOW)
+def test_self_attention_recipes_equal_the_loops(name, prefix):
+    block = make_block(prefix=prefix)
+    attended = RECIPES[name].run(block, {})
+    (weight, values), *rest = attended.branches
+    assert (weight, rest, attended.prefix, attended.grid) == (1.0, [], prefix, GRID)
+    for image in range(2):
+        for head in range(2):
+            slow = SLOW[name](block.q[image, head], block.k[image, head], block.v[image, head], prefix)
+            torch.testing.assert_close(values[image, head].double(), slow, atol=1e-5, rtol=1e-5)
+
+
+def bilinear(values, grid):
+    """(h·w, d) on GRID to ``grid``, pixel centres aligned, by hand."""
+    maps = values.double().view(*GRID, -1)
+    out = []
+    for row in range(grid[0]):
+        for column in range(grid[1]):
+            y = min(max((row + 0.5) * GRID[0] / grid[0] - 0.5, 0), GRID[0] - 1)
+            x = min(max((column + 0.5) * GRID[1] / grid[1] - 0.5, 0), GRID[1] - 1)
+            top, left = int(y), int(x)
+            bottom, right = min(top + 1, GRID[0] - 1), min(left + 1, GRID[1] - 1)
+            dy, dx = y - top, x - left
+            out.append(
+                (1 - dy) * ((1 - dx) * maps[top, left] + dx * maps[top, right])
+                + dy * ((1 - dx) * maps[bottom, left] + dx * maps[bottom, right])
+            )
+    return torch.stack(out)
+
+
+def cells(structure):
+    return list(structure.flatten(1).T)
+
+
+def proxy_weights(structure, shift=1.2, sharpness=3.0):
+    vectors = cells(structure)
+    cosines = [[dot(one, other) for other in vectors] for one in vectors]
+    mean = sum(map(sum, cosines)) / len(vectors) ** 2
+    rows = []
+    for row, line in enumerate(cosines):
+        logits = [(value - shift * mean) * sharpness for value in line]
+        kept = [logit if logit >= 0 or column == row else -math.inf for column, logit in enumerate(logits)]
+        rows.append(rows_softmax(kept))
+    return rows
+
+
+@pytest.mark.parametrize("fine", [FINE, GRID])
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+def test_proxyclip_equals_the_loops(prefix, fine):
+    block = make_block(prefix=prefix, fine=fine)
+    attended = RECIPES["proxyclip"].run(block, {})
+    assert (attended.prefix, attended.grid) == (0, fine)
+    for image in range(2):
+        weights = proxy_weights(block.structure[image])
+        for head in range(2):
+            patches = bilinear(block.v[image, head, prefix:], fine)
+            slow = torch.stack([weighted(row, patches) for row in weights])
+            torch.testing.assert_close(
+                attended.branches[0][1][image, head].double(), slow, atol=1e-5, rtol=1e-5
+            )
+
+
+def corr_weights(structure, regions, sharpness=4.0):
+    vectors = cells(structure)
+    cosines = [[dot(one, other) for other in vectors] for one in vectors]
+    mean = sum(map(sum, cosines)) / len(vectors) ** 2
+    rows = []
+    for row, line in enumerate(cosines):
+        region = regions[row]
+        logits = []
+        for column, value in enumerate(line):
+            seen = regions[column] == region if region >= 0 else value > mean
+            logits.append(sharpness * value if seen or column == row else -math.inf)
+        rows.append(rows_softmax(logits))
+    return rows
+
+
+def semantic_branch(query, keys, values, regions):
+    out = []
+    for region in regions:
+        members = [place for place, other in enumerate(regions) if other == region]
+        if region < 0:
+            out.append(torch.zeros(values.shape[1], dtype=torch.float64))
+            continue
+        weights = rows_softmax([dot(query, keys[place]) / math.sqrt(len(query)) for place in members])
+        out.append(weighted(weights, [values[place] for place in members]))
+    return torch.stack(out)
+
+
+@pytest.mark.parametrize("prefix", [1, 5])
+def test_corrclip_equals_the_loops(prefix):
+    block = make_block(prefix=prefix)
+    attended = RECIPES["corrclip"].run(block, {"merge": 0.02})
+    merged = merge_regions(block.structure, block.regions, distance=0.02).flatten(1).tolist()
+    assert [weight for weight, _ in attended.branches] == [1.0, 1.0, 0.5]
+    for image in range(2):
+        weights = corr_weights(block.structure[image], merged[image])
+        for head in range(2):
+            k, v, spatial = (
+                bilinear(tensor[image, head, prefix:], FINE) for tensor in (block.k, block.v, block.spatial)
+            )
+            slow = (
+                torch.stack([weighted(row, v) for row in weights]),
+                torch.stack([weighted(row, spatial) for row in weights]),
+                semantic_branch(block.q[image, head, 0], k, v, merged[image]),
+            )
+            for (_, fast), expected in zip(attended.branches, slow, strict=True):
+                torch.testing.assert_close(fast[image, head].double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_batch_of_two_equals_two_of_one(name):
+    block = make_block(prefix=1)
+    both = RECIPES[name].run(block, {}).branches
+    for image in range(2):
+        part = slice(image, image + 1)
+        alone = LastBlock(
+            block.q[part],
+            block.k[part],
+            block.v[part],
+            1,
+            GRID,
+            structure=block.structure[part],
+            regions=block.regions[part],
+            spatial=block.spatial[part],
+        )
+        for (_, values), (_, expected) in zip(RECIPES[name].run(alone, {}).branches, both, strict=True):
+            torch.testing.assert_close(values, expected[part])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_keep_half_precision(name, dtype):
+    block = make_block(prefix=1)
+    half = LastBlock(
+        *(tensor.to(dtype) for tensor in (block.q, block.k, block.v)),
+        1,
+        GRID,
+        structure=block.structure.to(dtype),
+        regions=block.regions,
+        spatial=block.spatial.to(dtype),
+    )
+    for _, values in RECIPES[name].run(half, {}).branches:
+        assert values.dtype == dtype and values.isfinite().all()
+
+
+def merged_by_hand(vectors, numbers, distance):
+    """Regions joined through chains of pairs, by repeated relabelling."""
+    known = sorted({number for number in numbers if number >= 0})
+    means = {}
+    for region in known:
+        total = sum(vectors[place].double() for place, number in enumerate(numbers) if number == region)
+        means[region] = total / total.norm()
+    best = max((dot(means[one], means[other]) for one in known for other in known), default=0)
+    label = {region: region for region in known}
+    for _ in known:
+        for one in known:
+            for other in known:
+                if best - dot(means[one], means[other]) <= distance:
+                    label[one] = label[other] = min(label[one], label[other])
+    order = sorted(set(label.values()))
+    return [order.index(label[number]) if number >= 0 else -1 for number in numbers]
+
+
+@pytest.mark.parametrize("distance", [0.0, 0.02, 0.05, 0.3])
+def test_merging_regions_equals_the_loops(distance):
+    block = make_block(prefix=0, seed=3)
+    merged = merge_regions(block.structure, block.regions, distance=distance)
+    for image in range(2):
+        slow = merged_by_hand(
+            cells(block.structure[image]), block.regions[image].flatten().tolist(), distance
+        )
+        assert merged[image].flatten().tolist() == slow
+
+
+def test_an_image_without_regions_stays_without_regions():
+    block = make_block(prefix=1)
+    empty = torch.full_like(block.regions, -1)
+    assert (merge_regions(block.structure, empty, distance=0.2) == -1).all()
+    bare = LastBlock(block.q, block.k, block.v, 1, GRID, structure=block.structure, regions=empty)
+    branches = RECIPES["corrclip"].run(bare, {}).branches
+    assert len(branches) == 2 and (branches[1][1] == 0).all()
+
+
+def test_equal_cells_do_not_empty_a_row_of_proxyclip():
+    block = make_block(prefix=0)
+    same = torch.nn.functional.normalize(torch.ones(2, 7, *FINE), dim=1)
+    alike = LastBlock(block.q, block.k, block.v, 0, GRID, structure=same)
+    values = RECIPES["proxyclip"].run(alike, {}).branches[0][1]
+    torch.testing.assert_close(values, resize_patches(alike, block.v, FINE))
+
+
+def test_the_neighbourhood_peaks_at_one_and_spares_the_class_token():
+    near = neighbourhood((2, 3), 1, sigma=5.0)
+    assert near.shape == (7, 7)
+    assert near[0].sum() == near[:, 0].sum() == 0
+    assert near.diagonal()[1:].tolist() == [1.0] * 6
+    assert near[1, 6] == pytest.approx(math.exp(-(1 + 4) / 50))  # one row down, two columns right
+
+
+def test_unknown_recipes_and_options_are_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'naclip'"):
+        find_recipe(RecipeConfig(name="naclp"))
+    with pytest.raises(ConfigError, match="has no option 'sigm'; did you mean 'sigma'"):
+        find_recipe(RecipeConfig(name="naclip", options={"sigm": 3}))
+
+
+def test_missing_parts_are_refused_by_name():
+    block = make_block(prefix=0)
+    bare = LastBlock(block.q, block.k, block.v, 0, GRID)
+    with pytest.raises(ModelError, match="needs a structure encoder"):
+        RECIPES["proxyclip"].run(bare, {})
+    with pytest.raises(ModelError, match="needs a class token"):
+        RECIPES["corrclip"].run(block, {})
+    with pytest.raises(ModelError, match="needs regions"):
+        RECIPES["corrclip"].run(LastBlock(block.q, block.k, block.v, 0, GRID, structure=block.structure), {})
+    with pytest.raises(ShapeError, match=r"q must be \(B=2, heads=2, N=16, d\)"):
+        LastBlock(block.q, block.k, block.v, 1, GRID)

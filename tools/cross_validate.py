@@ -1,0 +1,119 @@
+"""Accuracy of ``mini``'s recipe on images and on names that it was not trained on.
+
+    .venv/bin/python tools/cross_validate.py configs/training/mini.yaml --folds 4
+
+Trains once per fold without the images of that fold and segments them; then once per quarter of the classes
+without their masks (on every second image) and scores those classes on the other images. Prints mean IoU in
+percent, each from one confusion matrix over all folds, and keeps the heads under ``runs/folds``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ovseg.config import load_config
+from ovseg.encoders.embedded.build import HEAD_FILE
+from ovseg.encoders.registry import build_model, read_model_config
+from ovseg.evaluation.confusion import ConfusionMatrix
+from ovseg.evaluation.datasets import FileDataset, open_dataset
+from ovseg.evaluation.protocol import load_protocol
+from ovseg.heads.alignment import AlignmentHead
+from ovseg.segmenter import Segmenter
+from ovseg.training import TrainingConfig
+from ovseg.training.alignment import build_alignment
+from ovseg.training.features import FeatureCache
+from ovseg.training.loop import train_steps
+
+QUARTERS = 4
+
+
+def train_head(config: TrainingConfig, out: Path, **held: object) -> Path:
+    """The head of one fold; kept from an earlier call."""
+    masks = config.masks[0].model_copy(update=held)
+    fold = config.model_copy(update={"masks": (masks,), "out": out, "export": None})
+    path = out / HEAD_FILE
+    if not path.is_file():
+        out.mkdir(parents=True, exist_ok=True)
+        task = build_alignment(fold, base_model(config), FeatureCache(config.out / "features"))
+        for _ in train_steps(task, fold, out):
+            pass
+        task.export(path, metadata={})
+    return path
+
+
+def base_model(config: TrainingConfig):  # noqa: ANN201
+    """The model whose alignment is replaced."""
+    model_config = read_model_config(config.model)
+    sums = {key: value for key, value in model_config.encoder.sha256.items() if key != HEAD_FILE}
+    encoder = model_config.encoder.model_copy(update={"sha256": sums})
+    return build_model(model_config.model_copy(update={"encoder": encoder}))
+
+
+def segmenter_with(config: TrainingConfig, head: Path, base: object) -> Segmenter:
+    """A segmenter that uses the head at that path."""
+    model = replace(base, head=AlignmentHead.load(head), weights_hash=str(head))  # type: ignore[type-var]
+    return Segmenter(model, device=torch.device("cpu"))
+
+
+def score(segmenter: Segmenter, dataset: FileDataset, indices: list[int], matrix: ConfusionMatrix) -> None:
+    """Add the images to ``matrix``, every candidate of the protocol asked, no background."""
+    names = [entry.name for entry in dataset.protocol.classes]
+    for index in indices:
+        example = dataset.load(index)
+        asked = list(example.candidates) if example.candidates is not None else list(range(len(names)))
+        result = segmenter.segment(example.image, [names[number] for number in asked], background=None)
+        matrix.update(torch.tensor(asked).numpy()[result.index_map], example.truth)
+
+
+def main() -> None:
+    """Train, score, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config")
+    parser.add_argument("--folds", type=int, default=4)
+    parser.add_argument("--every", type=int, default=1, help="score every n-th image only")
+    options = parser.parse_args()
+    config = load_config(TrainingConfig, options.config)
+    root = Path("runs/folds")
+    base = base_model(config)
+    data = config.masks[0].path
+    protocols = {
+        "133 names": ("coco-panoptic-133", "all"),
+        "133 names, only those present": ("coco-panoptic-133", "present"),
+        "20 VOC names": ("voc20-on-coco", "all"),
+        "20 VOC names, only those present": ("voc20-on-coco", "present"),
+    }
+    sets = {
+        title: open_dataset(load_protocol(name), data, labels=labels) for title, (name, labels) in protocols.items()
+    }
+    totals = {title: ConfusionMatrix(len(dataset.protocol.classes)) for title, dataset in sets.items()}
+    count = len(next(iter(sets.values())).names)
+    for fold in range(options.folds):
+        head = train_head(config, root / f"images{fold}", folds=options.folds, held_out=fold)
+        segmenter = segmenter_with(config, head, base)
+        for title, dataset in sets.items():
+            score(segmenter, dataset, list(range(count))[fold :: options.folds * options.every], totals[title])
+    for title, matrix in totals.items():
+        print(f"{title}: {100 * matrix.mean_iou():.1f}", flush=True)
+    report_novel(config, root, base, sets["133 names"], options.every)
+
+
+def report_novel(config: TrainingConfig, root: Path, base: object, dataset: FileDataset, every: int) -> None:
+    """Mean IoU of the classes whose masks were held out, among all 133 names."""
+    names = [entry.name for entry in dataset.protocol.classes]
+    found: list[float] = []
+    for quarter in range(QUARTERS):
+        held = tuple(names[quarter::QUARTERS])
+        half = quarter % 2
+        head = train_head(config, root / f"names{quarter}", folds=2, held_out=half, held_out_classes=held)
+        matrix = ConfusionMatrix(len(names))
+        score(segmenter_with(config, head, base), dataset, list(range(len(dataset.names)))[half :: 2 * every], matrix)
+        found += [value for value in matrix.iou()[quarter::QUARTERS].tolist() if value == value]
+    print(f"names without any mask, among 133: {100 * sum(found) / len(found):.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
