@@ -41,13 +41,13 @@ _HOMES = {
 }
 
 __all__ = [
-    "__version__",
     "Concept",
     "ConceptSet",
     "ImageBank",
     "OvsegError",
     "SegmentationResult",
     "Segmenter",
+    "__version__",
     "evaluate",
     "learn_concepts",
     "list_models",

@@ -8,6 +8,7 @@ but ``torchvision.ops.nms`` and ``torchvision.io``, which ovseg does not use.
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -23,7 +24,7 @@ def ensure_torchvision() -> None:
     torchvision imports by itself.
     """
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
@@ -31,7 +32,7 @@ def ensure_torchvision() -> None:
 
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]
-        library = torch.library.Library("torchvision", "FRAGMENT")  # noqa: TOR901
+        library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         for schema in _SCHEMAS:
             library.define(schema)
         _libraries.append(library)

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 
 def segment(
-    image: ImageSource, labels: Labels, *, model: str = "mini", background: Background = "auto", **options: Any
+    image: ImageSource,
+    labels: Labels,
+    *,
+    model: str = "mini",
+    background: Background = "auto",
+    **options: Any,
 ) -> SegmentationResult:
     """Segment one image by words with a model that stays loaded between calls.
 

@@ -29,9 +29,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
         os.close(handle)
     except OSError as error:
-        raise OutputError(
-            f"cannot write '{path}': {error.strerror}; choose a folder you may write to"
-        ) from error
+        raise OutputError(f"cannot write '{path}': {error.strerror}; choose a folder you may write to") from error
     temporary = Path(name)
     try:
         yield temporary

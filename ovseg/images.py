@@ -146,8 +146,7 @@ def find_images(source: str | Path) -> list[Path]:
         return images
     if path.is_dir():
         raise ImageError(
-            f"expected images in folder '{source}', found none; known suffixes: "
-            f"{' '.join(sorted(IMAGE_SUFFIXES))}"
+            f"expected images in folder '{source}', found none; known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}"
         )
     raise ImageError(f"no image file, folder or glob pattern matches '{source}'; check the spelling")
 
@@ -174,9 +173,7 @@ def working_size(original: Size, *, short_side: int, max_long_side: int | None, 
     return height, width
 
 
-def prepare(
-    image: npt.NDArray[np.uint8], spec: Preprocessing, *, size: Size
-) -> tuple[torch.Tensor, ImageGeometry]:
+def prepare(image: npt.NDArray[np.uint8], spec: Preprocessing, *, size: Size) -> tuple[torch.Tensor, ImageGeometry]:
     """The image as an encoder's pixels, and the record of how to undo it.
 
     Args:
@@ -194,9 +191,7 @@ def prepare(
     import torch
 
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ShapeError(
-            f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}; use load_image first"
-        )
+        raise ShapeError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}; use load_image first")
     _check_size("size", size)
     resized = _resize(image, size, interpolation=spec.interpolation)
     pixels = torch.from_numpy(resized).permute(2, 0, 1)[None].float() / 255  # (1, 3, H, W)

@@ -40,7 +40,8 @@ def match(features: DenseFeatures, bank: TextBank, *, smoothing: float | None = 
     else:
         logits = values @ queries.T
     logits = logits.float().T * bank.logit_scale  # (Q, h·w)
-    return best_phrase(logits, bank.label_of_query, classes=bank.classes).unflatten(1, features.grid)
+    best = best_phrase(logits, bank.label_of_query, classes=bank.classes)
+    return best.view(bank.classes, *features.grid)
 
 
 def best_phrase(logits: Tensor, label_of_query: Tensor, *, classes: int) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -60,7 +61,9 @@ def interpolation_matrix(length: int, cells: int, *, cells_per_pixel: float, dev
     return matrix
 
 
-def axis_matrices(geometry: ImageGeometry, grid: tuple[int, int], *, stride: int, device: torch.device) -> list[Tensor]:
+def axis_matrices(
+    geometry: ImageGeometry, grid: tuple[int, int], *, stride: int, device: torch.device
+) -> list[Tensor]:
     """The two interpolation matrices (H, h) and (W, w) from cells to original pixels; padding drops out."""
     return [
         interpolation_matrix(original, cells, cells_per_pixel=resized / original / stride, device=device)
@@ -127,7 +130,7 @@ def _blocks(matrix: Tensor) -> Iterator[tuple[slice, slice]]:
     bounds = torch.searchsorted(lower, torch.arange(0, cells + _BLOCK_CELLS, _BLOCK_CELLS, device=matrix.device))
     edges = [0, *bounds[1:].tolist()]
     edges[-1] = matrix.shape[0]
-    for number, (start, stop) in enumerate(zip(edges, edges[1:], strict=False)):
+    for number, (start, stop) in enumerate(pairwise(edges)):
         if stop > start:
             first = number * _BLOCK_CELLS
             yield slice(start, stop), slice(first, min(first + _BLOCK_CELLS + 1, cells))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,9 +33,7 @@ def affinity(structure: Tensor, *, temperature: float) -> Tensor:
     return ((vectors.T @ vectors) / temperature).softmax(-1)
 
 
-def pamr(
-    image: Tensor, maps: Tensor, *, iterations: int = 10, dilations: Sequence[int] = (1, 2, 4, 8)
-) -> Tensor:
+def pamr(image: Tensor, maps: Tensor, *, iterations: int = 10, dilations: Sequence[int] = (1, 2, 4, 8)) -> Tensor:
     """Pixel-adaptive mask refinement: maps averaged over neighbours of similar colour.
 
     The weight of a neighbour is the softmax, over all neighbours of all dilations, of the mean over colours
@@ -118,7 +115,7 @@ def refine_maps(
         iterations, dilations: see ``pamr``.
         long_side: longest side to work at, in pixels; smaller images keep their size.
     """
-    classes = maps.flatten(1).topk(min(2, len(maps)), dim=0).indices.unique()
+    classes = torch.unique(maps.flatten(1).topk(min(2, len(maps)), dim=0).indices)
     long_side = min(long_side, max(geometry.original))
     size = working_size(geometry.original, short_side=long_side, max_long_side=long_side, stride=1)
     pixels, at_size = prepare(image, _Plain(), size=size)

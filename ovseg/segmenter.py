@@ -289,4 +289,3 @@ def _take(source: Iterator[Any], count: int) -> Iterator[Any]:
             yield next(source)
         except StopIteration:
             return
-

@@ -83,9 +83,7 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         if not self.labels:
-            raise VocabularyError(
-                "a vocabulary needs at least one label, got an empty list; name what to find"
-            )
+            raise VocabularyError("a vocabulary needs at least one label, got an empty list; name what to find")
         _refuse_duplicates(self.labels)
         lengths = {len(self.phrases), len(self.contrasts), len(self.weights)}
         if lengths != {len(self.labels)}:
@@ -95,9 +93,7 @@ class Vocabulary:
             )
         for label, phrases in zip(self.labels, self.phrases, strict=True):
             if not phrases:
-                raise VocabularyError(
-                    f"label '{label}' must have at least one phrase, got none; use its name"
-                )
+                raise VocabularyError(f"label '{label}' must have at least one phrase, got none; use its name")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -186,25 +182,20 @@ def _concepts(labels: Iterable[str | Concept]) -> list[Concept]:
     if isinstance(labels, str | bytes):
         raise VocabularyError(f"labels must be a list, got the string {labels!r}; write [{labels!r}]")
     if isinstance(labels, Mapping | set | frozenset) or not isinstance(labels, Iterable):
-        raise VocabularyError(
-            f"labels must be a list, got {type(labels).__name__}; the order of labels matters"
-        )
+        raise VocabularyError(f"labels must be a list, got {type(labels).__name__}; the order of labels matters")
     return [
         entry if isinstance(entry, Concept) else Concept(_checked(entry, where=f"labels[{index}]"))
         for index, entry in enumerate(labels)
     ]
 
 
-def _background_phrases(
-    background: Background, phrases_of_label: Sequence[tuple[str, ...]]
-) -> tuple[str, ...]:
+def _background_phrases(background: Background, phrases_of_label: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     if background is None:
         return ()
     if isinstance(background, str):
         if background != "auto":
             raise VocabularyError(
-                f"background must be 'auto', None or a list of phrases, got {background!r}; "
-                f"write [{background!r}]"
+                f"background must be 'auto', None or a list of phrases, got {background!r}; write [{background!r}]"
             )
         return _unrelated_background(phrase for phrases in phrases_of_label for phrase in phrases)
     return _distinct(_checked_list(background, where="background"))
@@ -278,13 +269,9 @@ def _checked_list(phrases: Any, *, where: str) -> list[str]:
 def _checked(phrase: Any, *, where: str) -> str:
     """The phrase without surrounding blanks, or an error that names where it stands."""
     if not isinstance(phrase, str):
-        raise VocabularyError(
-            f"{where} must be text, got {phrase!r} of type {type(phrase).__name__}; use a string"
-        )
+        raise VocabularyError(f"{where} must be text, got {phrase!r} of type {type(phrase).__name__}; use a string")
     if not phrase.strip():
-        raise VocabularyError(
-            f"{where} must be text, got the blank string {phrase!r}; remove it or name a thing"
-        )
+        raise VocabularyError(f"{where} must be text, got the blank string {phrase!r}; remove it or name a thing")
     if len(phrase) > MAX_PHRASE_LENGTH:
         raise VocabularyError(
             f"{where} must have at most {MAX_PHRASE_LENGTH} characters, got {len(phrase)}: "

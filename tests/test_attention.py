@@ -60,9 +60,7 @@ def nearness(prefix, sigma=5.0):
     places = [None] * prefix + [(row, column) for row in range(GRID[0]) for column in range(GRID[1])]
     return [
         [
-            0.0
-            if p is None or o is None
-            else math.exp(-((p[0] - o[0]) ** 2 + (p[1] - o[1]) ** 2) / (2 * sigma**2))
+            0.0 if p is None or o is None else math.exp(-((p[0] - o[0]) ** 2 + (p[1] - o[1]) ** 2) / (2 * sigma**2))
             for o in places
         ]
         for p in places
@@ -136,9 +134,7 @@ def test_proxyclip_equals_the_loops(prefix, fine):
         for head in range(2):
             patches = bilinear(block.v[image, head, prefix:], fine)
             slow = torch.stack([weighted(row, patches) for row in weights])
-            torch.testing.assert_close(
-                attended.branches[0][1][image, head].double(), slow, atol=1e-5, rtol=1e-5
-            )
+            torch.testing.assert_close(attended.branches[0][1][image, head].double(), slow, atol=1e-5, rtol=1e-5)
 
 
 def corr_weights(structure, regions, sharpness=4.0):
@@ -248,9 +244,7 @@ def test_merging_regions_equals_the_loops(distance):
     block = make_block(prefix=0, seed=3)
     merged = merge_regions(block.structure, block.regions, distance=distance)
     for image in range(2):
-        slow = merged_by_hand(
-            cells(block.structure[image]), block.regions[image].flatten().tolist(), distance
-        )
+        slow = merged_by_hand(cells(block.structure[image]), block.regions[image].flatten().tolist(), distance)
         assert merged[image].flatten().tolist() == slow
 
 

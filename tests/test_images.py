@@ -70,9 +70,7 @@ def test_exif_orientation_is_applied_once(orientation: int, kind: str) -> None:
 
 
 def test_unreadable_exif_does_not_stop_the_image() -> None:
-    data = encoded(
-        Image.fromarray(gradient(8, 8)), "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff rubbish"
-    )
+    data = encoded(Image.fromarray(gradient(8, 8)), "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff rubbish")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert load_image(data).shape == (8, 8, 3)
@@ -246,9 +244,7 @@ def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path: Path) -> Non
 
 
 def test_finding_nothing_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(
-        ImageError, match=r"expected images in folder '.*', found none; known suffixes: \.avif"
-    ):
+    with pytest.raises(ImageError, match=r"expected images in folder '.*', found none; known suffixes: \.avif"):
         find_images(tmp_path)
     with pytest.raises(ImageError, match=r"matches '.*/\*\.png'; check the spelling"):
         find_images(f"{tmp_path}/*.png")
@@ -299,9 +295,7 @@ def test_prepare_resizes_with_antialiasing() -> None:
 
 
 def test_prepare_refuses_other_images_and_interpolations() -> None:
-    with pytest.raises(
-        ShapeError, match=r"image must be \(H, W, 3\) uint8, got \(3, 4, 4\) float32; use load"
-    ):
+    with pytest.raises(ShapeError, match=r"image must be \(H, W, 3\) uint8, got \(3, 4, 4\) float32; use load"):
         prepare(np.zeros((3, 4, 4), np.float32), Spec(), size=(4, 4))
     with pytest.raises(ShapeError, match="interpolation must be one of bilinear, bicubic, got 'nearest'"):
         prepare(gradient(4, 4), Spec(interpolation="nearest"), size=(8, 8))

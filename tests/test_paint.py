@@ -17,7 +17,9 @@ def geometry(height: int, width: int, grid: tuple[int, int], stride: int) -> Ima
 
 @pytest.mark.parametrize("classes", [1, 2, 7, 60])
 @pytest.mark.parametrize(("size", "grid"), [((37, 91), (5, 12)), ((1, 1), (1, 1)), ((300, 40), (19, 3))])
-def test_winners_equal_interpolating_every_class(classes: int, size: tuple[int, int], grid: tuple[int, int]) -> None:
+def test_winners_equal_interpolating_every_class(
+    classes: int, size: tuple[int, int], grid: tuple[int, int]
+) -> None:
     torch.manual_seed(0)
     maps = torch.rand(classes, *grid).softmax(0)
     record = geometry(*size, grid, 16)

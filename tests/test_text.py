@@ -61,5 +61,3 @@ def test_a_cache_that_cannot_be_written_is_given_up(tmp_path: Path) -> None:
 def test_unknown_templates_offer_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'short3'"):
         Templates.named("short")
-
-

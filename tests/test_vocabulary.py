@@ -87,9 +87,7 @@ def test_a_vocabulary_made_by_hand_is_checked() -> None:
 def test_background_is_auto_none_or_a_list() -> None:
     assert "sky" in Vocabulary.of(["cat"], background="auto").background
     assert Vocabulary.of(["cat"], background=["sky", "sea"]).background == ("sky", "sea")
-    with pytest.raises(
-        VocabularyError, match=r"'auto', None or a list of phrases, got 'sky'; write \['sky'\]"
-    ):
+    with pytest.raises(VocabularyError, match=r"'auto', None or a list of phrases, got 'sky'; write \['sky'\]"):
         Vocabulary.of(["cat"], background="sky")
     with pytest.raises(VocabularyError, match=r"background \[1\] must be text, got the blank string ''"):
         Vocabulary.of(["cat"], background=["sky", ""])

@@ -45,7 +45,7 @@ def train_head(config: TrainingConfig, out: Path, **held: object) -> Path:
     return path
 
 
-def base_model(config: TrainingConfig):  # noqa: ANN201
+def base_model(config: TrainingConfig):
     """The model whose alignment is replaced."""
     model_config = read_model_config(config.model)
     sums = {key: value for key, value in model_config.encoder.sha256.items() if key != HEAD_FILE}
@@ -64,7 +64,9 @@ def score(segmenter: Segmenter, dataset: FileDataset, indices: list[int], matrix
     names = [entry.name for entry in dataset.protocol.classes]
     for index in indices:
         example = dataset.load(index)
-        asked = list(example.candidates) if example.candidates is not None else list(range(len(names)))
+        asked = list(range(len(names)) if example.candidates is None else example.candidates)
+        if not asked:
+            continue
         result = segmenter.segment(example.image, [names[number] for number in asked], background=None)
         matrix.update(torch.tensor(asked).numpy()[result.index_map], example.truth)
 
@@ -89,7 +91,7 @@ def main() -> None:
     sets = {
         title: open_dataset(load_protocol(name), data, labels=labels) for title, (name, labels) in protocols.items()
     }
-    totals = {title: ConfusionMatrix(len(dataset.protocol.classes)) for title, dataset in sets.items()}
+    totals = {title: ConfusionMatrix.empty(len(dataset.protocol.classes)) for title, dataset in sets.items()}
     count = len(next(iter(sets.values())).names)
     for fold in range(options.folds):
         head = train_head(config, root / f"images{fold}", folds=options.folds, held_out=fold)
@@ -109,8 +111,13 @@ def report_novel(config: TrainingConfig, root: Path, base: object, dataset: File
         held = tuple(names[quarter::QUARTERS])
         half = quarter % 2
         head = train_head(config, root / f"names{quarter}", folds=2, held_out=half, held_out_classes=held)
-        matrix = ConfusionMatrix(len(names))
-        score(segmenter_with(config, head, base), dataset, list(range(len(dataset.names)))[half :: 2 * every], matrix)
+        matrix = ConfusionMatrix.empty(len(names))
+        score(
+            segmenter_with(config, head, base),
+            dataset,
+            list(range(len(dataset.names)))[half :: 2 * every],
+            matrix,
+        )
         found += [value for value in matrix.iou()[quarter::QUARTERS].tolist() if value == value]
     print(f"names without any mask, among 133: {100 * sum(found) / len(found):.1f}", flush=True)
 

@@ -76,9 +76,7 @@ def to_onnx(folder: Path, stem: str) -> onnx.ModelProto:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     network, weights = (str(folder / f"{stem}.{ending}") for ending in ("pdmodel", "pdiparams"))
-    content = module.export(
-        network, weights, 13, True, False, True, True, False, {}, "onnxruntime", "", "", False
-    )
+    content = module.export(network, weights, 13, True, False, True, True, False, {}, "onnxruntime", "", "", False)
     return onnx.load_from_string(content)
 
 

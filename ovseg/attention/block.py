@@ -52,9 +52,7 @@ class LastBlock:
             ModelError: there are none.
         """
         if self.structure is None:
-            raise ModelError(
-                "this recipe needs a structure encoder, got none; add 'structure:' to the model file"
-            )
+            raise ModelError("this recipe needs a structure encoder, got none; add 'structure:' to the model file")
         return self.structure
 
     def needed_regions(self) -> Tensor:

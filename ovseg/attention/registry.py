@@ -85,8 +85,7 @@ def find_recipe(config: RecipeConfig) -> Recipe:
     """
     if config.name not in RECIPES:
         raise ConfigError(
-            f"unknown recipe '{config.name}'{did_you_mean(config.name, RECIPES)} "
-            f"There are: {', '.join(RECIPES)}"
+            f"unknown recipe '{config.name}'{did_you_mean(config.name, RECIPES)} There are: {', '.join(RECIPES)}"
         )
     recipe = RECIPES[config.name]
     recipe.check(config.options)

@@ -23,9 +23,7 @@ def evaluate(
     model: Annotated[str, typer.Option(help="A name from 'ovseg models'.")] = "mini",
     weights: Annotated[Path | None, typer.Option(help="Folder with the model's weights.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for report and journal; a killed run goes on.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for report and journal; a killed run goes on.")] = None,
     labels: Annotated[str | None, typer.Option(help="all, present, present+N, or a subset.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only so many images, evenly spread.")] = None,
     setting: Annotated[str, typer.Option(help="shared, paper or paper:METHOD.")] = "shared",
@@ -36,9 +34,7 @@ def evaluate(
     synonyms: Annotated[bool, typer.Option(help="Give the protocol's synonyms to the model.")] = True,
     boundary: Annotated[bool, typer.Option(help="Measure boundaries as well.")] = True,
     check_data: Annotated[bool, typer.Option("--check-data", help="Only verify the data set.")] = False,
-    robustness: Annotated[
-        bool, typer.Option("--robustness", help="Also corruptions and paraphrases.")
-    ] = False,
+    robustness: Annotated[bool, typer.Option("--robustness", help="Also corruptions and paraphrases.")] = False,
     compare: Annotated[tuple[Path, Path] | None, typer.Option(help="Two reports, A.json B.json.")] = None,
     baseline: Annotated[Path | None, typer.Option(help="Fail below this report's mIoU.")] = None,
     margin: Annotated[float, typer.Option(help="How far below, in points of mIoU.")] = 1.0,

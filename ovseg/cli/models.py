@@ -29,9 +29,7 @@ def models(
 
     listed = [info for info in ovseg.list_models() if info.commercial or not commercial_only]
     if as_json:
-        typer.echo(
-            json.dumps([{name: getattr(info, name) for name in _COLUMNS} for info in listed], indent=2)
-        )
+        typer.echo(json.dumps([{name: getattr(info, name) for name in _COLUMNS} for info in listed], indent=2))
     else:
         _print_table(listed)
 

@@ -36,9 +36,7 @@ def segment(
     background: Annotated[
         str, typer.Option(help="auto, none (every pixel gets a label), or phrases with commas between.")
     ] = "auto",
-    refine: Annotated[
-        bool | None, typer.Option(help="Sharpen borders; the model decides if not given.")
-    ] = None,
+    refine: Annotated[bool | None, typer.Option(help="Sharpen borders; the model decides if not given.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Also redo images that are done.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line per image on stdout.")] = False,
     max_pixels: Annotated[int, typer.Option(help="Refuse larger images.")] = 200_000_000,
@@ -101,9 +99,7 @@ class Run:
         console = Console(stderr=True)
         failed = 0
         for job in _with_progress(jobs, console):
-            failed += not self._report(
-                job, console, overwrite=overwrite, as_json=as_json, alone=len(jobs) == 1
-            )
+            failed += not self._report(job, console, overwrite=overwrite, as_json=as_json, alone=len(jobs) == 1)
         if len(jobs) > 1:
             _note(console, f"{len(jobs) - failed} of {len(jobs)} images done, results in {out}")
         return failed

@@ -19,7 +19,8 @@ def train(
         str | None, typer.Argument(help="A YAML file, or the name of one in configs/training.")
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value that replaces one of the file; may be repeated.")
+        list[str] | None,
+        typer.Option("--set", help="key=value that replaces one of the file; may be repeated."),
     ] = None,
     list_recipes: Annotated[bool, typer.Option("--list", help="Show the training files.")] = False,
 ) -> None:

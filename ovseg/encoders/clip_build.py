@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from ovseg.attention import RecipeConfig
-from ovseg.encoders.convolutional import ConvolutionalEncoder, convolutional_stride, is_convolutional
+from ovseg.encoders.convolutional import (
+    ConvolutionalEncoder,
+    convolutional_channels,
+    convolutional_stride,
+    is_convolutional,
+)
 from ovseg.encoders.hf_clip import HuggingFaceClip, HuggingFaceSiglip
 from ovseg.encoders.hf_text import HuggingFaceText
 from ovseg.encoders.hub import STRUCTURE_FOLDER, checksum, describe, download_folder, find_weights, identity
@@ -37,9 +41,7 @@ CLIP_MEAN: Triple = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Triple = (0.26862954, 0.26130258, 0.27577711)
 
 
-def build_openclip(
-    config: ModelConfig, device: torch.device, dtype: torch.dtype, weights: Path | None
-) -> Model:
+def build_openclip(config: ModelConfig, device: torch.device, dtype: torch.dtype, weights: Path | None) -> Model:
     """A model made of the two towers of an open_clip model; the text tower is read when first asked for.
 
     Args:
@@ -116,7 +118,7 @@ def _openclip_spec(config: ModelConfig, visual: Any, space: str) -> EncoderSpec:
     return EncoderSpec(
         name=config.name,
         space=space,
-        stride=0,  # set by the tower
+        stride=0,  # the tower sets stride and channels
         channels=0,
         mean=facts.get("mean", CLIP_MEAN),
         std=facts.get("std", CLIP_STD),
@@ -136,7 +138,8 @@ def _image_encoder(
                 f"model '{config.name}': '{config.encoder.name}' has no attention for the recipe "
                 f"'{config.encoder.recipe.name}' to change; remove 'recipe:' to get its dense features"
             )
-        return ConvolutionalEncoder(visual, replace(spec, stride=convolutional_stride(visual)))
+        stride, channels = convolutional_stride(visual), convolutional_channels(visual)
+        return ConvolutionalEncoder(visual, replace(spec, stride=stride, channels=channels))
     tower = open_tower(visual)
     return assemble(tower, replace(spec, stride=tower.stride, channels=tower.channels), config, weights)
 
@@ -155,9 +158,7 @@ def open_tower(visual: Any) -> ViTTower:
         return OpenClipViT(visual)
     kind = type(visual.trunk).__name__
     if kind not in openers:
-        raise ModelError(
-            f"expected a tower on a timm {' or '.join(openers)}, got {kind}; choose another tower"
-        )
+        raise ModelError(f"expected a tower on a timm {' or '.join(openers)}, got {kind}; choose another tower")
     return openers[kind](visual)
 
 
@@ -173,9 +174,7 @@ def assemble(tower: ViTTower, spec: EncoderSpec, config: ModelConfig, weights: P
     return RecipeEncoder(tower, spec, recipe=recipe, structure=structure, regions=regions)
 
 
-def build_huggingface(
-    config: ModelConfig, device: torch.device, dtype: torch.dtype, weights: Path | None
-) -> Model:
+def build_huggingface(config: ModelConfig, device: torch.device, dtype: torch.dtype, weights: Path | None) -> Model:
     """A model made of the two towers of a transformers CLIP, MetaCLIP 2 or SigLIP.
 
     Args:
@@ -266,8 +265,3 @@ def _processor(folder: Path) -> dict[str, Any]:
     path = folder / "preprocessor_config.json"
     facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return facts
-
-
-def count_parameters(module: nn.Module) -> float:
-    """Millions of parameters."""
-    return sum(parameter.numel() for parameter in module.parameters()) / 1e6

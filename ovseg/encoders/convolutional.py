@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ovseg.encoders.spec import DenseFeatures, EncoderSpec
-from ovseg.encoders.tower import check_pixels
+from ovseg.encoders.tower import check_pixels, last_width
 
 
 class ConvolutionalEncoder(nn.Module):
@@ -66,7 +66,7 @@ class ConvolutionalEncoder(nn.Module):
         if hasattr(visual, "trunk"):
             features: Tensor = visual.trunk.forward_features(pixels)
             return features
-        maps = visual.stem(pixels)
+        maps: Tensor = visual.stem(pixels)
         for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
             maps = layer(maps)
         return maps
@@ -84,6 +84,11 @@ class ConvolutionalEncoder(nn.Module):
 def convolutional_stride(visual: Any) -> int:
     """Pixels per cell of the last map."""
     return int(visual.trunk.feature_info[-1]["reduction"]) if hasattr(visual, "trunk") else 32
+
+
+def convolutional_channels(visual: Any) -> int:
+    """Length of a feature vector."""
+    return int(visual.output_dim) if hasattr(visual, "output_dim") else last_width(visual, default=0)
 
 
 def is_convolutional(visual: Any) -> bool:

@@ -73,9 +73,7 @@ def download(repo: str, *, what: str, facts: str = "", folder: str = "") -> Path
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     if not repo:
-        raise ModelError(
-            f"the model file names no repository for the weights of {what}; give --weights FOLDER"
-        )
+        raise ModelError(f"the model file names no repository for the weights of {what}; give --weights FOLDER")
     with explained(repo, what=what, facts=facts, folder=folder):
         for name in WEIGHT_FILES:
             try:
@@ -118,9 +116,7 @@ def _advice(error: Exception, repo: str, *, what: str, facts: str, folder: str) 
     page = f"https://huggingface.co/{repo}"
     about = f" ({facts})" if facts else ""
     if isinstance(error, GatedRepoError):
-        return (
-            f"the weights of {what}{about} are gated; accept their licence at {page} and run 'hf auth login'"
-        )
+        return f"the weights of {what}{about} are gated; accept their licence at {page} and run 'hf auth login'"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return (
             f"the disk is full while the weights of {what}{about} come from {page}; free some space, or set "

@@ -155,7 +155,6 @@ def _check_parts(name: str, section: str, *, wanted: bool, there: bool) -> None:
 def _at_centres(numbers: Tensor, grid: torch.Size) -> Tensor:
     """(H, W) integers read at the centres of (h, w) cells."""
     rows, columns = (
-        ((torch.arange(cells) + 0.5) * size / cells).long()
-        for size, cells in zip(numbers.shape, grid, strict=True)
+        ((torch.arange(cells) + 0.5) * size / cells).long() for size, cells in zip(numbers.shape, grid, strict=True)
     )
     return numbers[rows[:, None], columns[None]]

@@ -122,9 +122,7 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ModelError(
-            f"expected a device of this machine, got '{name}'; use device='auto' or 'cpu'"
-        ) from error
+        raise ModelError(f"expected a device of this machine, got '{name}'; use device='auto' or 'cpu'") from error
     return device
 
 

@@ -167,9 +167,7 @@ _READERS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
 
 def _tower(network: nn.Module) -> ViTTower:
     if not isinstance(network, ViTTower):
-        raise ModelError(
-            f"expected a transformer with keys, got {type(network).__name__}; use feature: tokens"
-        )
+        raise ModelError(f"expected a transformer with keys, got {type(network).__name__}; use feature: tokens")
     return network
 
 

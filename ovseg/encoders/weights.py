@@ -114,4 +114,3 @@ def load_module(module: torch.nn.Module, tensors: dict[str, Tensor], *, source: 
 def freeze(module: torch.nn.Module) -> torch.nn.Module:
     """``module`` in eval mode with no parameter that takes a gradient."""
     return module.eval().requires_grad_(False)
-

@@ -68,15 +68,11 @@ class ClassAreas:
         Args:
             weights: (R, N) non-negative.
         """
-        hits, true, predicted = (
-            self._sum(table, weights) for table in (self.hits, self.true, self.predicted)
-        )
+        hits, true, predicted = (self._sum(table, weights) for table in (self.hits, self.true, self.predicted))
         counted = (true > 0) & self.scored
         iou = np.divide(hits, true + predicted - hits, out=np.zeros_like(hits), where=counted)
         present = counted.sum(1)
-        return np.asarray(
-            np.divide(iou.sum(1), present, out=np.full(len(weights), np.nan), where=present > 0)
-        )
+        return np.asarray(np.divide(iou.sum(1), present, out=np.full(len(weights), np.nan), where=present > 0))
 
     @staticmethod
     def _sum(table: csr_array, weights: NDArray[np.float64]) -> NDArray[np.float64]:

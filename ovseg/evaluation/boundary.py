@@ -145,9 +145,7 @@ def _bit_of(labels: ClassMap, chunk: NDArray[np.int64]) -> Bits:
     return np.asarray(table[labels])  # -1 and -2 read the two spare places at the end
 
 
-def _hits(
-    labels: ClassMap, edge: NDArray[np.bool_], near: Bits, chunk: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def _hits(labels: ClassMap, edge: NDArray[np.bool_], near: Bits, chunk: NDArray[np.int64]) -> NDArray[np.int64]:
     matched = edge & ((_bit_of(labels, chunk) & near) != 0)
     return _count(labels[matched], chunk)
 

@@ -206,9 +206,7 @@ def layout_help(protocol: Protocol) -> str:
     return f"the folder should hold {'; or '.join(shown)}{named}"
 
 
-def check_same_size(
-    image: NDArray[np.uint8], mask: NDArray[np.int32], *, image_name: str, mask_name: str
-) -> None:
+def check_same_size(image: NDArray[np.uint8], mask: NDArray[np.int32], *, image_name: str, mask_name: str) -> None:
     """Refuse an image and a mask of different height or width."""
     if image.shape[:2] != mask.shape:
         raise DatasetError(
@@ -321,9 +319,7 @@ def _parse_classes(path: Path, protocol: Protocol) -> tuple[list[dict[str, Any]]
         return [{"name": m[2], "ids": (int(m[1]),)} for m in numbered if m], protocol.ignore
     blank = [number for number, line in enumerate(lines) if not line.strip()]
     if blank:
-        raise DatasetError(
-            f"'{path}' has an empty line {blank[0] + 1}; each line names the class of its number"
-        )
+        raise DatasetError(f"'{path}' has an empty line {blank[0] + 1}; each line names the class of its number")
     return [{"name": line.strip(), "ids": (number,)} for number, line in enumerate(lines)], protocol.ignore
 
 
@@ -356,8 +352,7 @@ def _ids_by_name(protocol: Protocol, path: Path) -> Protocol:
     if missing:
         raise DatasetError(f"'{path}' does not name {', '.join(missing)}; is it the data set's own list?")
     classes = [
-        entry.model_copy(update={"ids": ids.get(entry.name.replace(" ", ""), ())})
-        for entry in protocol.classes
+        entry.model_copy(update={"ids": ids.get(entry.name.replace(" ", ""), ())}) for entry in protocol.classes
     ]
     return protocol.model_copy(update={"classes": tuple(classes)})
 

@@ -193,9 +193,7 @@ def open_one_class(protocol: Protocol, data: Path) -> OneClassFiles:
         pairs = tuple(pair for pair in pairs if class_name(pair.name) in listed)
     pairs = tuple(pair for pair in pairs if "/" in pair.name)
     if not pairs:
-        raise DatasetError(
-            f"the split '{protocol.split}' of '{protocol.name}' is empty; {layout_help(protocol)}"
-        )
+        raise DatasetError(f"the split '{protocol.split}' of '{protocol.name}' is empty; {layout_help(protocol)}")
     values = protocol.model_dump()
     names = sorted({class_name(pair.name) for pair in pairs})
     values["classes"] = [{"name": name, "ids": (place,)} for place, name in enumerate(["background", *names])]
@@ -215,9 +213,7 @@ def open_mosaics(base: OneClassFiles, episodes: Episodes) -> MosaicDataset:
     for place in range(len(base.pairs)):
         by_class.setdefault(base.class_of(place), []).append(place)
     if len(by_class) < 4:
-        raise DatasetError(
-            f"a mosaic needs 4 classes, '{base.protocol.name}' found {len(by_class)}; add folders"
-        )
+        raise DatasetError(f"a mosaic needs 4 classes, '{base.protocol.name}' found {len(by_class)}; add folders")
     generator = np.random.default_rng(episodes.seed)
     quadruples = []
     for _ in range(episodes.count or len(base.pairs)):
@@ -249,7 +245,5 @@ def _listed_classes(protocol: Protocol, data: Path) -> set[str]:
             f"the list of classes '{path}' is missing; write a folder's name a line, or use --split all"
         )
     return {
-        line.strip().replace("_", " ")
-        for line in path.read_text(encoding="utf-8").splitlines()
-        if line.strip()
+        line.strip().replace("_", " ") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
     }

@@ -50,9 +50,7 @@ class HubDataset:
             )
         rows = _load(name, protocol.split)
         if len(rows) == 0:
-            raise DatasetError(
-                f"the split '{protocol.split}' of 'hf:{name}' is empty; choose another with --split"
-            )
+            raise DatasetError(f"the split '{protocol.split}' of 'hf:{name}' is empty; choose another with --split")
         image_column = _column(rows.column_names, IMAGE_COLUMNS, name)
         mask_column = _column(rows.column_names, MASK_COLUMNS, name)
         narrowed = protocol.candidates(labels) if labels in protocol.subsets else None
@@ -92,9 +90,7 @@ def _load(name: str, split: str) -> Any:
             saved = datasets.load_from_disk(name)
             return saved[split] if isinstance(saved, datasets.DatasetDict) else saved
         return datasets.load_dataset(name, split=split)
-    except (
-        Exception
-    ) as error:  # the library raises a dozen kinds for "not there", "no network" and "no such split"
+    except Exception as error:  # the library raises a dozen kinds for "not there", "no network" and "no such split"
         raise DatasetError(
             f"cannot load split '{split}' of 'hf:{name}': {error}; check the name, the network and --split, "
             "or download it first and pass hf:FOLDER"

@@ -53,9 +53,7 @@ def read_mask(path: Path, *, decode: str = "index") -> NDArray[np.int32]:
         return (channel > (0 if mode in {"1", "P"} else 127)).astype(np.int32)
     if decode in {"red", "ade-full"}:
         if values.ndim != 3:
-            raise DatasetError(
-                f"the mask '{path}' must be an RGB file, got mode {mode}; see the protocol's layout"
-            )
+            raise DatasetError(f"the mask '{path}' must be an RGB file, got mode {mode}; see the protocol's layout")
         colours = values.astype(np.int32)
         return colours[..., 0] if decode == "red" else colours[..., 0] // 10 * 256 + colours[..., 1]
     if mode not in INDEX_MODES:

@@ -37,9 +37,7 @@ class ClassEntry(Config):
 class Background(Config):
     """What an unlabelled pixel means and what the segmenter is told about it."""
 
-    class_name: str | None = (
-        None  # the class that "none of the labels" becomes; None: closed set, none is an error
-    )
+    class_name: str | None = None  # the class that "none of the labels" becomes; None: closed set, none is an error
     asked: bool = False  # whether the background class's name is among the labels
     phrases: tuple[str, ...] | Literal["auto"] | None = None  # contrast phrases passed to the segmenter
 

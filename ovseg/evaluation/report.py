@@ -87,9 +87,7 @@ class EvaluationReport:
         except FileNotFoundError as error:
             raise ConfigError(f"no report '{path}'; write one with ovseg evaluate ... --out DIR") from error
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                f"the report '{path}' is cut off or not JSON ({error}); run it again"
-            ) from error
+            raise ConfigError(f"the report '{path}' is cut off or not JSON ({error}); run it again") from error
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise ConfigError(f"'{path}' must be a report of the format '{FORMAT}'; write one with --out")
         try:
@@ -173,9 +171,7 @@ def image_mean_iou(row: ImageRow, *, classes: int) -> float:
     return matrix.mean_iou()
 
 
-def _further_scores(
-    matrix: ConfusionMatrix, rows: Sequence[ImageRow], protocol: Protocol
-) -> dict[str, float]:
+def _further_scores(matrix: ConfusionMatrix, rows: Sequence[ImageRow], protocol: Protocol) -> dict[str, float]:
     scores = {
         "mean_iou_all_classes": matrix.mean_iou("all"),
         "mean_class_accuracy": matrix.mean_class_accuracy(),

@@ -70,8 +70,7 @@ class RobustnessTable:
     def to_markdown(self) -> str:
         """The table, relative to clean."""
         lines = [
-            f"Clean mIoU {100 * self.clean:.1f}; "
-            f"spread over paraphrases {100 * self.word_spread:.1f} points.",
+            f"Clean mIoU {100 * self.clean:.1f}; spread over paraphrases {100 * self.word_spread:.1f} points.",
             "",
             "| condition | mIoU | relative |",
             "|---|---|---|",
@@ -113,9 +112,7 @@ def measure_robustness(
 
     def run(name: str, changed: RunOptions, mode: str | None = labels) -> EvaluationReport:
         folder = None if out is None else Path(out) / name.replace(":", "-").replace(" ", "-")
-        return evaluate(
-            segmenter, benchmark, data=data, out=folder, limit=limit, labels=mode, options=changed
-        )
+        return evaluate(segmenter, benchmark, data=data, out=folder, limit=limit, labels=mode, options=changed)
 
     clean = run("clean", base)
     conditions = []

@@ -104,9 +104,7 @@ def evaluate(
 class Run:
     """A segmenter, an open data set and the choices of one run."""
 
-    def __init__(
-        self, segmenter: Any, dataset: Dataset, *, labels: str, setting: str, options: RunOptions
-    ) -> None:
+    def __init__(self, segmenter: Any, dataset: Dataset, *, labels: str, setting: str, options: RunOptions) -> None:
         self.dataset, self.labels, self.setting, self.options = dataset, labels, setting, options
         self.protocol = dataset.protocol
         self.model = describe_model(segmenter)

@@ -46,6 +46,10 @@ class AlignmentHead(nn.Module):
     feature_space = FEATURE_SPACE
     text_space = TEXT_SPACE
     space = "mini-alignment"
+    class_text: Tensor
+    class_columns: Tensor
+    thing_text: Tensor
+    text_mean: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,7 +125,7 @@ class AlignmentHead(nn.Module):
         Returns:
             (n, L, 6): prototype, detection, detection anywhere, whole image, and the two offsets.
         """
-        columns, things, offsets = prototypes.split([_PROTOTYPE, _THINGS, 2], dim=1)
+        columns, things, offsets = torch.split(prototypes, [_PROTOTYPE, _THINGS, 2], dim=1)
         embedded, detected = cells[:, self._penultimate], cells[:, self._detected]
         whole = functional.normalize(embedded.mean(0, keepdim=True), dim=1)
         shape = (len(cells), len(prototypes))

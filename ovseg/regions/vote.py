@@ -25,8 +25,7 @@ def majority_label(index_map: Tensor, regions: Tensor) -> Tensor:
     """
     if index_map.shape != regions.shape or index_map.ndim != 2:
         raise ShapeError(
-            f"index_map and regions must be (H, W) alike, got {tuple(index_map.shape)} and "
-            f"{tuple(regions.shape)}"
+            f"index_map and regions must be (H, W) alike, got {tuple(index_map.shape)} and {tuple(regions.shape)}"
         )
     inside = regions >= 0
     if not bool(inside.any()):

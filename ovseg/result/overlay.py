@@ -174,9 +174,7 @@ class _Legend:
             self._draw_entry(pen, entry, (left, self._margin + row * self._row_height), cell)
         return strip
 
-    def _draw_entry(
-        self, pen: ImageDraw.ImageDraw, entry: _Entry, corner: tuple[int, int], cell: int
-    ) -> None:
+    def _draw_entry(self, pen: ImageDraw.ImageDraw, entry: _Entry, corner: tuple[int, int], cell: int) -> None:
         side = self.font_size
         left, middle = corner[0], corner[1] + self._row_height / 2
         if entry.colour is not None:
@@ -188,9 +186,7 @@ class _Legend:
         room = corner[0] + cell - side - left - share_width
         text = _shorten(entry.text, font, room=room)
         pen.text((left, middle), text, fill=_INK, font=font, anchor="lm")
-        pen.text(
-            (left + font.getlength(f"{text} "), middle), entry.share, fill=_FAINT, font=font, anchor="lm"
-        )
+        pen.text((left + font.getlength(f"{text} "), middle), entry.share, fill=_FAINT, font=font, anchor="lm")
 
     def _cell_width(self) -> int:
         """Room for the longest entry, its swatch and a gap; long texts count as 11 font sizes."""

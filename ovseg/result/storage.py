@@ -25,9 +25,7 @@ NONE_16_BIT = 65535
 def save(result: SegmentationResult, folder: Path, *, name: str) -> list[Path]:
     """See ``SegmentationResult.save``."""
     if len(result.labels) > NONE_16_BIT:
-        raise ImageError(
-            f"an index image holds at most {NONE_16_BIT} labels, got {len(result.labels)}; use fewer"
-        )
+        raise ImageError(f"an index image holds at most {NONE_16_BIT} labels, got {len(result.labels)}; use fewer")
     colours = palette(len(result.labels))
     index_path, overlay_path, json_path = (
         folder / f"{name}{ending}" for ending in (".png", "_overlay.png", ".json")

@@ -43,6 +43,15 @@ class AlignmentTask(nn.Module):
         text: (L, 384) unit vectors of the names.
     """
 
+    mean: Tensor
+    axes: Tensor
+    text: Tensor
+    prototypes: Tensor
+    reduced: Tensor
+    evidence: Tensor
+    classes: Tensor
+    cumulative: Tensor
+
     def __init__(self, head: AlignmentHead, config: TrainingConfig, cells: Cells, text: Tensor) -> None:
         super().__init__()
         self.head = head
@@ -53,7 +62,7 @@ class AlignmentTask(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("axes", axes)
         seen = torch.cat([classes for _, classes in known])
-        present = seen[seen >= 0].unique()  # a name without a mask is no wrong answer
+        present = torch.unique(seen[seen >= 0])  # a name without a mask is no wrong answer
         self.register_buffer("text", text[present])
         self.register_buffer("prototypes", head.prototypes(text[present]))
         rows = [self._rows(features, classes) for features, classes in known]
@@ -150,9 +159,7 @@ def build_alignment(config: TrainingConfig, model: Model, cache: FeatureCache) -
     return task
 
 
-def mask_cells(
-    data: MaskData, model: Model, cache: FeatureCache, *, coverage: float
-) -> tuple[Cells, list[str]]:
+def mask_cells(data: MaskData, model: Model, cache: FeatureCache, *, coverage: float) -> tuple[Cells, list[str]]:
     """Cells of images with masks, and the class names."""
     dataset = open_dataset(load_protocol(data.protocol), data.path)
     names = [entry.name for entry in dataset.protocol.classes]

@@ -54,15 +54,11 @@ def cell_classes(truth: Tensor, grid: tuple[int, int], *, classes: int, coverage
     Returns:
         (h·w,) int64, −1 where no class covers enough.
     """
-    shares = torch.stack(
-        [
-            functional.adaptive_avg_pool2d((truth == index).float()[None], grid)[0]
-            for index in truth.unique().tolist()
-            if 0 <= index < classes
-        ]
-        or [torch.zeros(grid)]
-    )
-    present = [index for index in truth.unique().tolist() if 0 <= index < classes] or [-1]
+    present = [index for index in torch.unique(truth).tolist() if 0 <= index < classes]
+    if not present:
+        return torch.full((grid[0] * grid[1],), -1)
+    masks = torch.stack([(truth == index).float() for index in present])
+    shares = functional.adaptive_avg_pool2d(masks, grid)
     best, which = shares.max(0)
     return torch.where(best >= coverage, torch.tensor(present)[which], -1).flatten()
 
@@ -109,9 +105,7 @@ class FeatureCache:
             np.load(folder / "first.npy"),
         )
 
-    def _write(
-        self, folder: Path, key: dict[str, object], examples: Iterator[tuple[Tensor, Tensor]]
-    ) -> None:
+    def _write(self, folder: Path, key: dict[str, object], examples: Iterator[tuple[Tensor, Tensor]]) -> None:
         parts, classes, first = [], [], [0]
         for features, labels in examples:
             parts.append(features.to(torch.float16).numpy())
@@ -134,4 +128,3 @@ def principal_axes(features: Tensor, *, count: int) -> tuple[Tensor, Tensor]:
     centred = features - mean
     _, vectors = torch.linalg.eigh(centred.T @ centred)
     return mean, vectors[:, -min(count, vectors.shape[1]) :].flip(1)
-

@@ -63,7 +63,7 @@ def train_steps(task: nn.Module, config: TrainingConfig, out: Path) -> Iterator[
         scheduler.step()
         mean = float(accelerator.reduce(loss, reduction="mean"))
         if accelerator.is_main_process:
-            _log(out / METRICS, step + 1, mean, scheduler.get_last_lr()[0])
+            _log(out / METRICS, step + 1, mean, float(scheduler.get_last_lr()[0]))
             if (step + 1) % config.save_every == 0 or step + 1 == schedule.steps:
                 _save(accelerator.unwrap_model(task), optimizer, scheduler, generator, out, step + 1, config)
         yield step + 1, mean
@@ -82,7 +82,13 @@ def _trained(task: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _save(
-    task: nn.Module, optimizer: Any, scheduler: Any, generator: torch.Generator, out: Path, step: int, config: Any
+    task: nn.Module,
+    optimizer: Any,
+    scheduler: Any,
+    generator: torch.Generator,
+    out: Path,
+    step: int,
+    config: Any,
 ) -> None:
     state = {
         "step": step,

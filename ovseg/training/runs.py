@@ -14,7 +14,6 @@ from ovseg.training.features import FeatureCache
 from ovseg.training.loop import train_steps
 
 
-
 def train(config: TrainingConfig, *, progress: Callable[[int, float], None] | None = None) -> Path:
     """Train what ``config`` says; a run that was interrupted goes on where it stopped.
 

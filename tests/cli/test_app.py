@@ -24,9 +24,7 @@ class Info:
 
 @pytest.fixture(autouse=True)
 def two_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        ovseg, "list_models", lambda: [Info("mini", True), Info("closed", False)], raising=False
-    )
+    monkeypatch.setattr(ovseg, "list_models", lambda: [Info("mini", True), Info("closed", False)], raising=False)
 
 
 def test_building_the_app_imports_nothing_heavy() -> None:

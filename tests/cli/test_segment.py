@@ -259,9 +259,7 @@ def test_user_errors_are_one_line_and_code_2(
     assert run_main(monkeypatch, "segment", "a.png", "cat") == 2
     assert capsys.readouterr().err == "error: no model 'x' second line\n"
     assert run_main(monkeypatch, "segment", "absent.png", "cat") == 2
-    assert capsys.readouterr().err.startswith(
-        "error: no image file, folder or glob pattern matches 'absent.png'"
-    )
+    assert capsys.readouterr().err.startswith("error: no image file, folder or glob pattern matches 'absent.png'")
     assert run_main(monkeypatch, "segment") == 2
 
 

@@ -147,7 +147,7 @@ def test_text_vectors_do_not_depend_on_their_neighbours():
 
 def test_a_convolutional_tower_takes_no_recipe():
     model = build(config_of("ovseg-tiny-conv"))
-    assert model.image.spec.stride == 32
+    assert (model.image.spec.stride, model.image.spec.channels) == (32, 16)
     assert model.image.dense(torch.randn(1, 3, 64, 96)).values.shape == (1, 16, 2, 3)
     with pytest.raises(ConfigError, match="has no attention for the recipe 'naclip'"):
         build(config_of("ovseg-tiny-conv", recipe={"name": "naclip"}))
@@ -243,9 +243,7 @@ def test_every_model_file_names_things_that_exist(name):
         assert for_benchmark(config, benchmark) != config
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in FILES if read_model_config(name).encoder.kind == "openclip"]
-)
+@pytest.mark.parametrize("name", [name for name in FILES if read_model_config(name).encoder.kind == "openclip"])
 def test_every_open_clip_file_names_weights_that_open_clip_knows(name):
     import open_clip
     import timm
@@ -257,9 +255,7 @@ def test_every_open_clip_file_names_weights_that_open_clip_knows(name):
     architecture = open_clip.get_model_config(config.encoder.name)
     assert bool(facts.get("quick_gelu", False)) == bool(architecture.get("quick_gelu", False))
     if config.encoder.structure is not None:
-        assert (
-            timm.get_pretrained_cfg(config.encoder.structure.name).hf_hub_id == config.encoder.structure.repo
-        )
+        assert timm.get_pretrained_cfg(config.encoder.structure.name).hf_hub_id == config.encoder.structure.repo
 
 
 def test_wrong_keys_for_a_benchmark_are_refused():

@@ -194,9 +194,7 @@ def _timm_model(name, pool, projection):
 )
 def test_one_cell_of_a_convolutional_tower_is_a_whole_image(name, pool, projection):
     visual = _timm_model(name, pool, projection)
-    encoder = ConvolutionalEncoder(
-        visual, EncoderSpec("c", "s", stride=convolutional_stride(visual), channels=16)
-    )
+    encoder = ConvolutionalEncoder(visual, EncoderSpec("c", "s", stride=convolutional_stride(visual), channels=16))
     assert is_convolutional(visual) and isinstance(encoder, ImageEncoder) and encoder.spec.stride == 32
     with torch.no_grad():
         one = torch.randn(2, 3, 32, 32)

@@ -167,9 +167,7 @@ def openclip_from_huggingface(model):
     from open_clip.model import QuickGELU
     from open_clip.transformer import VisionTransformer
 
-    visual = VisionTransformer(
-        32, 8, width=32, layers=3, heads=4, mlp_ratio=2, output_dim=16, act_layer=QuickGELU
-    )
+    visual = VisionTransformer(32, 8, width=32, layers=3, heads=4, mlp_ratio=2, output_dim=16, act_layer=QuickGELU)
     vision = model.vision_model
     state = {
         "conv1.weight": vision.embeddings.patch_embedding.weight,

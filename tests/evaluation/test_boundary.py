@@ -85,9 +85,7 @@ def test_a_perfect_map_scores_one_and_an_absent_class_nan() -> None:
 def test_f_score_is_the_harmonic_mean_of_precision_and_recall() -> None:
     counts = np.array([[0, 0, 0, 8, 4, 10, 2]])
     precision, recall = 4 / 8, 2 / 10
-    assert boundary_f_score(counts, classes=1)[0] == pytest.approx(
-        2 * precision * recall / (precision + recall)
-    )
+    assert boundary_f_score(counts, classes=1)[0] == pytest.approx(2 * precision * recall / (precision + recall))
 
 
 def test_the_edge_of_the_image_belongs_to_the_band_but_is_no_outline() -> None:

@@ -15,9 +15,7 @@ def picture() -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_each_corruption_grows_with_severity_and_repeats_with_the_seed(
-    name: str, picture: np.ndarray
-) -> None:
+def test_each_corruption_grows_with_severity_and_repeats_with_the_seed(name: str, picture: np.ndarray) -> None:
     worse = [corrupt(picture, f"{name}:{severity}", seed=3) for severity in (1, 3, 5)]
     change = [np.abs(image.astype(int) - picture).mean() for image in worse]
     assert 0 < change[0] < change[1] < change[2]

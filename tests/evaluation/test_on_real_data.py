@@ -32,9 +32,7 @@ def test_a_constant_answer_scores_its_share_of_pixels(labels: str, real_data: Pa
     constant = SimpleNamespace(
         segment=lambda image, labels: SimpleNamespace(index_map=np.zeros(image.shape[:2], int))
     )
-    report = evaluate(
-        constant, "coco-panoptic-133", data=real_data / "coco-train100", labels=labels, limit=20
-    )
+    report = evaluate(constant, "coco-panoptic-133", data=real_data / "coco-train100", labels=labels, limit=20)
     assert 0 < report.pixel_accuracy < 0.6 and 0 < report.mean_iou < 0.2
 
 
@@ -43,7 +41,5 @@ def test_scoring_an_image_costs_little(real_data: Path, oracle: Callable[..., An
     import time
 
     started = time.perf_counter()
-    report: Any = evaluate(
-        oracle(), "camvid11", data=real_data / "camvid/val", options=RunOptions(boundary=False)
-    )
+    report: Any = evaluate(oracle(), "camvid11", data=real_data / "camvid/val", options=RunOptions(boundary=False))
     assert (time.perf_counter() - started) / len(report.rows) < 0.03

@@ -57,9 +57,7 @@ def test_calibration_error_equals_the_slow_version() -> None:
     confidence = generator.random(500).astype(np.float32)
     right = generator.random(500) < confidence
     table = reliability_bins(confidence, right, bins=10)
-    assert expected_calibration_error(table) == pytest.approx(
-        slow_error(confidence.tolist(), right.tolist(), 10)
-    )
+    assert expected_calibration_error(table) == pytest.approx(slow_error(confidence.tolist(), right.tolist(), 10))
 
 
 def test_calibration_error_of_a_case_computed_by_hand() -> None:

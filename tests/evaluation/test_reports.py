@@ -68,9 +68,7 @@ def test_no_rows_give_no_report() -> None:
         summarize([], load_protocol("voc20"), manifest={})
 
 
-def test_a_comparison_says_what_differs(
-    report: EvaluationReport, folder: Path, oracle: Callable[..., Any]
-) -> None:
+def test_a_comparison_says_what_differs(report: EvaluationReport, folder: Path, oracle: Callable[..., Any]) -> None:
     better = evaluate(oracle(), "folder", data=folder)
     comparison = compare_reports(report, better)
     assert comparison.mean_iou.significant and comparison.mean_iou.difference > 0
@@ -83,9 +81,7 @@ def test_other_protocols_and_other_images_are_not_compared(
     report: EvaluationReport, folder: Path, oracle: Callable[..., Any]
 ) -> None:
     present = evaluate(oracle(4), "folder", data=folder, labels="present")
-    with pytest.raises(
-        ConfigError, match="over the same protocol can be compared; A has 'folder' with labels"
-    ):
+    with pytest.raises(ConfigError, match="over the same protocol can be compared; A has 'folder' with labels"):
         compare_reports(report, present)
     part = evaluate(oracle(4), "folder", data=folder, limit=3)
     with pytest.raises(ConfigError, match="over the same images can be compared; A has 6 images"):
@@ -98,9 +94,7 @@ def test_a_slice_is_held_against_the_same_images_of_the_whole(
     report: EvaluationReport, folder: Path, oracle: Callable[..., Any]
 ) -> None:
     worse = evaluate(oracle(2), "folder", data=folder, limit=3)
-    assert "on 3 images of 'folder', more than the margin of 1.0" in str(
-        regression(worse, report, margin=0.01)
-    )
+    assert "on 3 images of 'folder', more than the margin of 1.0" in str(regression(worse, report, margin=0.01))
     assert regression(worse, report, margin=0.9) is None
     assert regression(evaluate(oracle(4), "folder", data=folder, limit=3), report, margin=0) is None
     with pytest.raises(ConfigError, match="the baseline has no image '001'"):

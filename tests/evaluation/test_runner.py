@@ -158,9 +158,7 @@ def test_what_cannot_segment_is_refused(folder: Path) -> None:
         evaluate(3, "folder", data=folder)
 
 
-def test_too_few_files_are_refused_unless_a_part_is_asked_for(
-    folder: Path, oracle: Callable[..., Any]
-) -> None:
+def test_too_few_files_are_refused_unless_a_part_is_asked_for(folder: Path, oracle: Callable[..., Any]) -> None:
     protocol = load_protocol("folder").model_copy(update={"expected": Expected(files={"val": 7})})
     with pytest.raises(DatasetError, match="must have 7 images, found 6"):
         evaluate(oracle(), protocol, data=folder)
@@ -178,9 +176,7 @@ def test_out_holds_report_and_sheet_and_is_not_done_twice(
     assert again.asked == [] and second.mean_iou == first.mean_iou
 
 
-def test_the_journal_of_another_model_is_refused(
-    folder: Path, tmp_path: Path, oracle: Callable[..., Any]
-) -> None:
+def test_the_journal_of_another_model_is_refused(folder: Path, tmp_path: Path, oracle: Callable[..., Any]) -> None:
     evaluate(oracle(4), "folder", data=folder, out=tmp_path / "out")
     with pytest.raises(ConfigError, match="holds rows of another run"):
         evaluate(oracle(5), "folder", data=folder, out=tmp_path / "out")
@@ -188,9 +184,7 @@ def test_the_journal_of_another_model_is_refused(
         evaluate(oracle(4), "folder", data=folder, out=tmp_path / "out", labels="present")
 
 
-def test_a_line_that_was_cut_off_is_done_again(
-    folder: Path, tmp_path: Path, oracle: Callable[..., Any]
-) -> None:
+def test_a_line_that_was_cut_off_is_done_again(folder: Path, tmp_path: Path, oracle: Callable[..., Any]) -> None:
     whole = evaluate(oracle(4), "folder", data=folder, out=tmp_path / "out")
     journal = tmp_path / "out" / "rows-00000.jsonl"
     journal.write_bytes(journal.read_bytes()[:-40])

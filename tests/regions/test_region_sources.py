@@ -118,12 +118,8 @@ class StubSam:
         count = input_points.shape[1]
         masks = torch.full((1, count, 3, 4, 8), -1.0)
         for number, ((x, y),) in enumerate(input_points[0].tolist()):
-            masks[
-                0, number, 1, 2 * int(y // 2) : 2 * int(y // 2) + 2, 4 * int(x // 4) : 4 * int(x // 4) + 4
-            ] = 1
-        return SimpleNamespace(
-            pred_masks=masks, iou_scores=torch.tensor([0.1, 0.95, 0.2]).expand(1, count, 3)
-        )
+            masks[0, number, 1, 2 * int(y // 2) : 2 * int(y // 2) + 2, 4 * int(x // 4) : 4 * int(x // 4) + 4] = 1
+        return SimpleNamespace(pred_masks=masks, iou_scores=torch.tensor([0.1, 0.95, 0.2]).expand(1, count, 3))
 
 
 class StubProcessor:

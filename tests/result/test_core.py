@@ -9,9 +9,7 @@ from ovseg.errors import ImageError, OutputError, ShapeError, VocabularyError
 from ovseg.result import SegmentationResult
 
 
-def make_result(
-    index_map: Any, labels: tuple[str, ...] = ("cat", "dog"), **changes: Any
-) -> SegmentationResult:
+def make_result(index_map: Any, labels: tuple[str, ...] = ("cat", "dog"), **changes: Any) -> SegmentationResult:
     indices = index_map if isinstance(index_map, np.ndarray) else np.array(index_map, dtype=np.int32)
     fields: dict[str, Any] = {
         "index_map": indices,
@@ -94,9 +92,7 @@ def test_the_index_image_holds_positions_and_a_palette(tmp_path: Path) -> None:
         assert image.convert("RGB").getpixel((0, 0)) == (0, 114, 178)
 
 
-@pytest.mark.parametrize(
-    ("count", "mode", "none"), [(255, "P", 255), (256, "I;16", 65535), (400, "I;16", 65535)]
-)
+@pytest.mark.parametrize(("count", "mode", "none"), [(255, "P", 255), (256, "I;16", 65535), (400, "I;16", 65535)])
 def test_many_labels_are_written_with_16_bits(tmp_path: Path, count: int, mode: str, none: int) -> None:
     labels = tuple(f"label {i}" for i in range(count))
     result = make_result([[0, count - 1, -1]], labels)
@@ -107,9 +103,7 @@ def test_many_labels_are_written_with_16_bits(tmp_path: Path, count: int, mode: 
 
 
 def test_load_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(
-        ImageError, match=r"no saved result '.*absent\.json'; give the folder or the JSON file"
-    ):
+    with pytest.raises(ImageError, match=r"no saved result '.*absent\.json'; give the folder or the JSON file"):
         SegmentationResult.load(tmp_path / "absent.json")
     with pytest.raises(ImageError, match=r"expected one result in folder .*, found 0 JSON files"):
         SegmentationResult.load(tmp_path)

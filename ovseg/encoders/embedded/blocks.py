@@ -66,4 +66,5 @@ class ChannelGate(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, C, h, w) to the same shape."""
-        return maps * self.excite(self.squeeze(maps.mean((2, 3), keepdim=True)))
+        gate: Tensor = self.excite(self.squeeze(maps.mean((2, 3), keepdim=True)))
+        return maps * gate

@@ -26,9 +26,7 @@ VISION_FILE, TEXT_FILE, HEAD_FILE, TOKENIZER_FILE = (
 )
 
 
-def build_embedded(
-    config: ModelConfig, device: torch.device, dtype: torch.dtype, weights: Path | None
-) -> Model:
+def build_embedded(config: ModelConfig, device: torch.device, dtype: torch.dtype, weights: Path | None) -> Model:
     """The image encoder, text encoder and alignment of an embedded model.
 
     Raises:

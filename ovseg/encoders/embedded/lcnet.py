@@ -52,9 +52,7 @@ class LCNetV2(nn.Module):
         self.fine = nn.Sequential(*fine)
         self.middle = nn.Sequential(_Middle(256, stride=2), *(_Middle(512, stride=1) for _ in range(5)))
         self.enter = nn.Sequential(ConvAct(512, 512, kernel=5, depthwise=True), ConvAct(512, 1024))
-        self.body = nn.Sequential(
-            ConvAct(1024, 1024, kernel=5, dilation=2, depthwise=True), ConvAct(1024, 1024)
-        )
+        self.body = nn.Sequential(ConvAct(1024, 1024, kernel=5, dilation=2, depthwise=True), ConvAct(1024, 1024))
         self.penultimate = ConvAct(1024, 1280)
         self.classifier = nn.Linear(1280, 1000)
 
@@ -76,7 +74,9 @@ class LCNetV2(nn.Module):
 
     def set_dense(self, dense: bool) -> LCNetV2:
         """Choose stride 16 (dense, the default) or the original stride 32; the weights are the same."""
-        self.enter[0].conv.stride = (1, 1) if dense else (2, 2)
-        self.body[0].conv.dilation = (2, 2) if dense else (1, 1)
-        self.body[0].conv.padding = (4, 4) if dense else (2, 2)
+        enter, body = self.enter[0], self.body[0]
+        assert isinstance(enter, ConvAct) and isinstance(body, ConvAct)
+        enter.conv.stride = (1, 1) if dense else (2, 2)
+        body.conv.dilation = (2, 2) if dense else (1, 1)
+        body.conv.padding = (4, 4) if dense else (2, 2)
         return self

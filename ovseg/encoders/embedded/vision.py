@@ -102,7 +102,11 @@ class MiniVision(nn.Module):
             "far": _resize(far, grid),
             "penultimate": self.classifier.embed(maps.body),
             "detected": torch.stack(
-                [functional.max_pool2d(found.classes[0], 2), found.classes[1], _resize(found.classes[2], grid)]
+                [
+                    functional.max_pool2d(found.classes[0], 2),
+                    found.classes[1],
+                    _resize(found.classes[2], grid),
+                ]
             ).amax(0),
         }
 
