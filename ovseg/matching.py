@@ -7,8 +7,10 @@ from torch import Tensor
 
 from ovseg.encoders.spec import DenseFeatures
 from ovseg.errors import ShapeError
-from ovseg.refine import affinity
+from ovseg.refine import affinity, pool_cells
 from ovseg.text import TextBank, check_space
+
+_POOL = 2  # cells are smoothed by squares of 2×2 cells: a quarter of the cost
 
 
 def match(features: DenseFeatures, bank: TextBank, *, smoothing: float | None = None) -> Tensor:
@@ -20,7 +22,7 @@ def match(features: DenseFeatures, bank: TextBank, *, smoothing: float | None = 
         smoothing: temperature of the affinity between cells; None leaves the cells alone.
 
     Returns:
-        (K, h, w) float32: per class the largest logit of its phrases.
+        (K, h, w) float32: per class the largest logit of its phrases, then smoothed.
 
     Raises:
         SpaceError: features and bank are in different spaces.
@@ -29,19 +31,15 @@ def match(features: DenseFeatures, bank: TextBank, *, smoothing: float | None = 
     check_space(features.space, bank.space)
     if features.values.shape[0] != 1:
         raise ShapeError(f"features must be of one image, (1, C, h, w), got {tuple(features.values.shape)}")
-    values = features.values[0].flatten(1).T  # (h·w, C)
-    queries = bank.embeddings.to(values)
-    if smoothing is not None and features.structure is not None:
-        weights = affinity(features.structure[0], temperature=smoothing)
-        # the cheaper order: both are the same product
-        values = weights @ values if queries.shape[0] > queries.shape[1] else values
-        logits = values @ queries.T
-        logits = logits if queries.shape[0] > queries.shape[1] else weights @ logits
-    else:
-        logits = values @ queries.T
-    logits = logits.float().T * bank.logit_scale  # (Q, h·w)
-    best = best_phrase(logits, bank.label_of_query, classes=bank.classes)
-    return best.view(bank.classes, *features.grid)
+    queries = bank.embeddings.to(features.values)
+    logits = torch.einsum("qc,chw->qhw", queries, features.values[0]).float() * bank.logit_scale
+    logits = best_phrase(logits.flatten(1), bank.label_of_query, classes=bank.classes)
+    logits = logits.view(bank.classes, *features.grid)
+    if smoothing is None or features.structure is None:
+        return logits
+    weights = affinity(features.structure[0], temperature=smoothing, pool=_POOL)
+    smooth = pool_cells(logits, _POOL).flatten(1) @ weights.T.float()
+    return smooth.view(bank.classes, *features.grid)
 
 
 def best_phrase(logits: Tensor, label_of_query: Tensor, *, classes: int) -> Tensor:

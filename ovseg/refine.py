@@ -18,19 +18,27 @@ _EPSILON = 1e-8
 _OFFSETS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
 
 
-def affinity(structure: Tensor, *, temperature: float) -> Tensor:
+def affinity(structure: Tensor, *, temperature: float, pool: int = 1) -> Tensor:
     """How much each cell takes from every other: softmax of cosines over a temperature.
 
     Args:
         structure: (S, h, w) unit vectors over S.
         temperature: > 0; smaller keeps more to the nearest.
+        pool: side of the squares of cells that are taken from as one; the cost falls with its square.
 
     Returns:
-        (h·w, h·w), rows add to 1.
+        (h·w, n), rows add to 1; n is the number of squares.
     """
     check_shape("structure", structure, "S h w")
-    vectors = structure.flatten(1)
-    return ((vectors.T @ vectors) / temperature).softmax(-1)
+    sources = pool_cells(structure, pool).flatten(1)
+    return ((structure.flatten(1).T @ sources) / temperature).softmax(-1)
+
+
+def pool_cells(maps: Tensor, pool: int) -> Tensor:
+    """Means over squares of ``pool`` cells: (C, h, w) to (C, ceil(h/pool), ceil(w/pool))."""
+    if pool == 1:
+        return maps
+    return functional.avg_pool2d(maps[None], pool, ceil_mode=True, count_include_pad=False)[0]
 
 
 def pamr(image: Tensor, maps: Tensor, *, iterations: int = 10, dilations: Sequence[int] = (1, 2, 4, 8)) -> Tensor:

@@ -6,7 +6,6 @@ import torch
 from ovseg.encoders.spec import DenseFeatures
 from ovseg.errors import ShapeError, SpaceError
 from ovseg.matching import best_phrase, match
-from ovseg.refine import affinity
 from ovseg.text import TextBank
 from ovseg.vocabulary import Vocabulary
 
@@ -34,13 +33,21 @@ def test_matching_equals_a_loop_over_cells() -> None:
             assert logits[:, row, column].tolist() == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("count", [2, 9])  # fewer and more phrases than channels: both orders of the product
-def test_smoothing_averages_logits_by_affinity(count: int) -> None:
-    maps, queries = features(), torch.randn(count, 4)
-    plain = match(maps, bank(queries, list(range(count))))
-    smooth = match(maps, bank(queries, list(range(count))), smoothing=0.3)
-    weights = affinity(maps.structure[0], temperature=0.3)
-    torch.testing.assert_close(smooth.flatten(1), plain.flatten(1) @ weights.T)
+def test_smoothing_averages_squares_of_cells_by_affinity() -> None:
+    maps, queries = features(), torch.randn(2, 4)
+    plain = match(maps, bank(queries, [0, 1]))
+    smooth = match(maps, bank(queries, [0, 1]), smoothing=0.3)
+    squares = [
+        [(r, c) for r in rows for c in columns] for rows in ((0, 1), (2,)) for columns in ((0, 1), (2, 3), (4,))
+    ]
+    structure = maps.structure[0]
+    for row in range(3):
+        for column in range(5):
+            means = [sum(structure[:, r, c] for r, c in square) / len(square) for square in squares]
+            shares = torch.stack([structure[:, row, column] @ mean for mean in means]).div(0.3).softmax(0)
+            values = [sum(plain[:, r, c] for r, c in square) / len(square) for square in squares]
+            expected = sum(share * value for share, value in zip(shares, values, strict=True))
+            torch.testing.assert_close(smooth[:, row, column], expected, atol=1e-5, rtol=0)
 
 
 def test_permuting_labels_permutes_logits() -> None:

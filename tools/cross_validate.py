@@ -13,6 +13,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ovseg.config import load_config
@@ -59,16 +60,24 @@ def segmenter_with(config: TrainingConfig, head: Path, base: object) -> Segmente
     return Segmenter(model, device=torch.device("cpu"))
 
 
-def score(segmenter: Segmenter, dataset: FileDataset, indices: list[int], matrix: ConfusionMatrix) -> None:
-    """Add the images to ``matrix``, every candidate of the protocol asked, no background."""
+def score(
+    segmenter: Segmenter,
+    dataset: FileDataset,
+    indices: list[int],
+    matrix: ConfusionMatrix,
+    *,
+    present: bool = False,
+) -> None:
+    """Add the images to ``matrix``, asking every class or only those present, without a background."""
     names = [entry.name for entry in dataset.protocol.classes]
     for index in indices:
         example = dataset.load(index)
-        asked = list(range(len(names)) if example.candidates is None else example.candidates)
-        if not asked:
+        there = np.unique(example.truth[example.truth >= 0]).tolist()
+        if not there:
             continue
+        asked = there if present else list(range(len(names)))
         result = segmenter.segment(example.image, [names[number] for number in asked], background=None)
-        matrix.update(torch.tensor(asked).numpy()[result.index_map], example.truth)
+        matrix.update(np.asarray(asked)[result.index_map], example.truth)
 
 
 def main() -> None:
@@ -83,21 +92,25 @@ def main() -> None:
     base = base_model(config)
     data = config.masks[0].path
     protocols = {
-        "133 names": ("coco-panoptic-133", "all"),
-        "133 names, only those present": ("coco-panoptic-133", "present"),
-        "20 VOC names": ("voc20-on-coco", "all"),
-        "20 VOC names, only those present": ("voc20-on-coco", "present"),
+        "133 names": ("coco-panoptic-133", False),
+        "133 names, only those present": ("coco-panoptic-133", True),
+        "20 VOC names": ("voc20-on-coco", False),
+        "20 VOC names, only those present": ("voc20-on-coco", True),
     }
-    sets = {
-        title: open_dataset(load_protocol(name), data, labels=labels) for title, (name, labels) in protocols.items()
-    }
+    sets = {title: open_dataset(load_protocol(name), data) for title, (name, _) in protocols.items()}
     totals = {title: ConfusionMatrix.empty(len(dataset.protocol.classes)) for title, dataset in sets.items()}
     count = len(next(iter(sets.values())).names)
     for fold in range(options.folds):
         head = train_head(config, root / f"images{fold}", folds=options.folds, held_out=fold)
         segmenter = segmenter_with(config, head, base)
         for title, dataset in sets.items():
-            score(segmenter, dataset, list(range(count))[fold :: options.folds * options.every], totals[title])
+            score(
+                segmenter,
+                dataset,
+                list(range(count))[fold :: options.folds * options.every],
+                totals[title],
+                present=protocols[title][1],
+            )
     for title, matrix in totals.items():
         print(f"{title}: {100 * matrix.mean_iou():.1f}", flush=True)
     report_novel(config, root, base, sets["133 names"], options.every)

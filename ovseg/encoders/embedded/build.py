@@ -24,6 +24,7 @@ VISION_FILE, TEXT_FILE, HEAD_FILE, TOKENIZER_FILE = (
     "alignment.safetensors",
     "tokenizer.json",
 )
+FILES = (VISION_FILE, TEXT_FILE, HEAD_FILE, TOKENIZER_FILE)
 
 
 def build_embedded(config: ModelConfig, device: torch.device, dtype: torch.dtype, weights: Path | None) -> Model:
@@ -38,7 +39,7 @@ def build_embedded(config: ModelConfig, device: torch.device, dtype: torch.dtype
     if not folder.is_dir():
         raise ModelError(f"no folder '{folder}' with the weights of '{config.name}'; install the package again")
     expected = config.encoder.sha256 if weights is None else {}
-    sums = [check_sum(folder / name, expected.get(name)) for name in (VISION_FILE, TEXT_FILE, HEAD_FILE)]
+    sums = [check_sum(folder / name, expected.get(name)) for name in FILES]
     vision = MiniVision.load(folder / VISION_FILE).to(device, dtype)
     head = AlignmentHead.load(folder / HEAD_FILE).to(device, dtype)
 
