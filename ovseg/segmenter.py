@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,15 +13,17 @@ import torch
 from torch import Tensor
 
 from ovseg._version import __version__
-from ovseg.encoders.registry import Model, build_model, read_model_config
+from ovseg.encoders.registry import Model, build_model, for_benchmark, read_model_config
 from ovseg.encoders.spec import DenseFeatures, choose_device, choose_dtype
-from ovseg.images import ImageGeometry, ImageSource, load_image, prepare, restore, working_size
+from ovseg.errors import ConfigError
+from ovseg.images import ImageGeometry, ImageSource, load_image, prepare, restore
 from ovseg.matching import match
 from ovseg.paint import Winners, find_winners
 from ovseg.refine import refine_maps
 from ovseg.result import SegmentationResult
 from ovseg.text import Templates, TextBank, TextCache, encode_phrases, queries
 from ovseg.vocabulary import Background, Concept, Vocabulary
+from ovseg.windows import encode_windows, plan_input
 
 if TYPE_CHECKING:
     from ovseg.bank import ConceptSet
@@ -48,9 +50,12 @@ class EncodedImage:
 class Segmenter:
     """Segments images by words with one model. Made by ``ovseg.load``; holds no state between images."""
 
-    def __init__(self, model: Model, *, device: torch.device, cache: Path | None = None) -> None:
+    def __init__(
+        self, model: Model, *, device: torch.device, cache: Path | None = None, benchmark: str | None = None
+    ) -> None:
         self.model = model
         self.config = model.config
+        self.benchmark = benchmark  # whose constants the configuration has, if any
         self.device = device
         self.templates = Templates.named(model.config.templates)
         self._cache = TextCache(cache)
@@ -59,12 +64,32 @@ class Segmenter:
     @property
     def info(self) -> dict[str, str]:
         """What identifies this segmenter in a manifest: model, weights, version."""
-        return {
+        facts = {
             "model": self.config.name,
             "weights": self.model.weights_hash,
             "version": __version__,
             "templates": self.config.templates,
         }
+        return facts if self.benchmark is None else {**facts, "constants": self.benchmark}
+
+    def for_benchmark(self, name: str) -> Segmenter:
+        """The same networks with the constants that the model's paper gives for the benchmark ``name``.
+
+        Returns this segmenter itself where the model file has none for it.
+
+        Raises:
+            ConfigError: a constant is wrong, or would change the networks, which are already built.
+        """
+        config = for_benchmark(self.config, name)
+        if config == self.config:
+            return self
+        if config.encoder != self.config.encoder:
+            raise ConfigError(
+                f"model '{config.name}': the constants of '{name}' must leave the section 'encoder' alone; "
+                "write a model file of its own for it"
+            )
+        model = replace(self.model, config=config)
+        return Segmenter(model, device=self.device, cache=self._cache.folder, benchmark=name)
 
     def encode(self, image: ImageSource, *, max_pixels: int = 200_000_000) -> EncodedImage:
         """Run the encoder once; the result can be given to ``segment`` in place of the image.
@@ -78,21 +103,28 @@ class Segmenter:
         """
         pixels = load_image(image, max_pixels=max_pixels)
         height, width = pixels.shape[:2]
-        sizes = self.config.input
         spec = self.model.image.spec
-        size = working_size(
-            (height, width),
-            short_side=sizes.short_side,
-            max_long_side=sizes.max_long_side,
-            stride=spec.granularity,
-        )
+        size, window = plan_input((height, width), self.config.input, multiple=spec.granularity)
         tensor, geometry = prepare(pixels, spec, size=size)
-        return EncodedImage(pixels, self._features(tensor), geometry)
+        return EncodedImage(pixels, self._features(tensor, window), geometry)
 
     @torch.inference_mode()
-    def _features(self, pixels: Tensor) -> DenseFeatures:
-        dense = self.model.image.dense(pixels.to(self.device))
-        return self.model.head.pixels(dense)
+    def _features(self, pixels: Tensor, window: int | None) -> DenseFeatures:
+        """(1, 3, H, W) to the joint space, in windows of ``window`` pixels unless that is None."""
+        if window is None:
+            return self._joint(pixels)
+        sizes = self.config.input
+        return encode_windows(
+            self._joint,
+            pixels,
+            window=window,
+            overlap=sizes.overlap,
+            multiple=self.model.image.spec.granularity,
+            splice=sizes.splice,
+        )
+
+    def _joint(self, pixels: Tensor) -> DenseFeatures:
+        return self.model.head.pixels(self.model.image.dense(pixels.to(self.device)))
 
     @torch.inference_mode()
     def text_bank(self, labels: Labels, *, background: Background = None) -> TextBank:
@@ -238,12 +270,14 @@ class Segmenter:
         return probabilities
 
     def _reject(self, winners: Winners, count: int) -> Tensor:
-        """Index map with −1 where a background phrase wins or the margin rule fails.
+        """Index map with −1 where a background phrase wins, or the best probability or the margin is too low.
 
-        Source: ActiveSAM, 2026: none where s1·sqrt(s1−s2) is under a threshold.
+        Source of the margin: ActiveSAM, 2026: none where s1·sqrt(s1−s2) is under a threshold. Of the plain
+        threshold on s1: the papers whose model files set it, as SCLIP, ECCV 2024.
         """
+        settings = self.config.background
         margin = winners.best * (winners.best - winners.second).clamp_min(0).sqrt()
-        none = (winners.index >= count) | (margin < self.config.background.margin)
+        none = (winners.index >= count) | (margin < settings.margin) | (winners.best < settings.threshold)
         return torch.where(none, -1, winners.index)
 
     def _provenance(self, background: Background, refine: bool) -> dict[str, Any]:

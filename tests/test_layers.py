@@ -13,7 +13,7 @@ PACKAGE = Path(ovseg.__file__).parent
 LAYERS = [
     {"errors", "files", "tensors", "_version", "_torchvision"},
     {"images", "tiles", "assets", "config", "vocabulary"},
-    {"encoders", "text", "attention", "heads", "regions", "refine", "paint", "matching"},
+    {"encoders", "text", "attention", "heads", "regions", "refine", "paint", "matching", "windows"},
     {"result", "segmenter"},
     {"bank"},
     {"evaluation"},

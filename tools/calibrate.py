@@ -68,6 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
     parser.add_argument("--folds", type=int, default=4)
+    parser.add_argument("--every", type=int, default=1, help="ask about every n-th image only")
     options = parser.parse_args()
     config = load_config(TrainingConfig, options.config)
     base = base_model(config)
@@ -81,7 +82,7 @@ def main() -> None:
     for fold in range(options.folds):
         head = train_head(config, Path("runs/folds") / f"images{fold}", folds=options.folds, held_out=fold)
         segmenter = segmenter_with(config, head, base)
-        for index in range(fold, len(dataset.names), options.folds):
+        for index in range(fold, len(dataset.names), options.folds * options.every):
             example = dataset.load(index)
             encoded = segmenter.encode(example.image)
             cells = cell_classes(

@@ -85,6 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
     parser.add_argument("--folds", type=int, default=4)
+    parser.add_argument("--novel-only", action="store_true", help="only the names without masks")
     parser.add_argument("--every", type=int, default=1, help="score every n-th image only")
     options = parser.parse_args()
     config = load_config(TrainingConfig, options.config)
@@ -100,7 +101,7 @@ def main() -> None:
     sets = {title: open_dataset(load_protocol(name), data) for title, (name, _) in protocols.items()}
     totals = {title: ConfusionMatrix.empty(len(dataset.protocol.classes)) for title, dataset in sets.items()}
     count = len(next(iter(sets.values())).names)
-    for fold in range(options.folds):
+    for fold in range(0 if options.novel_only else options.folds):
         head = train_head(config, root / f"images{fold}", folds=options.folds, held_out=fold)
         segmenter = segmenter_with(config, head, base)
         for title, dataset in sets.items():
@@ -111,7 +112,7 @@ def main() -> None:
                 totals[title],
                 present=protocols[title][1],
             )
-    for title, matrix in totals.items():
+    for title, matrix in totals.items() if not options.novel_only else ():
         print(f"{title}: {100 * matrix.mean_iou():.1f}", flush=True)
     report_novel(config, root, base, sets["133 names"], options.every)
 

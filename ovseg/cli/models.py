@@ -1,4 +1,4 @@
-"""``ovseg models``: the models that can be loaded, with size and licence."""
+"""``ovseg models``: the models that can be loaded, with size and licence; ``ovseg models fetch`` downloads one."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ _COLUMNS = ("name", "task", "parameters", "megabytes", "license", "commercial", 
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command()(models)
+    group = typer.Typer(invoke_without_command=True, add_completion=False)
+    group.callback(help=models.__doc__)(models)
+    group.command("fetch")(fetch)
+    app.add_typer(group, name="models")
 
 
 def models(
+    context: typer.Context,
     commercial_only: Annotated[
         bool, typer.Option("--commercial-only", help="Only licences that allow commercial use.")
     ] = False,
@@ -25,6 +29,8 @@ def models(
 
     Example: ovseg models --commercial-only
     """
+    if context.invoked_subcommand is not None:
+        return
     import ovseg
 
     listed = [info for info in ovseg.list_models() if info.commercial or not commercial_only]
@@ -34,25 +40,39 @@ def models(
         _print_table(listed)
 
 
+def fetch(name: Annotated[str, typer.Argument(help="A name that ovseg models lists.")]) -> None:
+    """Download and verify the weights of a model, so that it can be loaded without a network.
+
+    Example: ovseg models fetch clip-b16-naclip-shared
+    """
+    from ovseg.encoders.hub import fetch as download
+    from ovseg.encoders.registry import read_model_config
+
+    paths = download(read_model_config(name))
+    typer.echo("\n".join(map(str, paths)) or f"the weights of '{name}' come with the package")
+
+
 def _print_table(listed: list[Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("name", "task", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    table.add_column("name", no_wrap=True, min_width=max((len(info.name) for info in listed), default=4))
+    table.add_column("task")
     for heading in ("parameters", "megabytes"):
         table.add_column(heading, justify="right")
     for heading in ("license", "commercial", "gated", "local"):
         table.add_column(heading)
     for info in listed:
-        table.add_row(*(_cell(getattr(info, name)) for name in _COLUMNS))
+        table.add_row(*(_cell(name, getattr(info, name)) for name in _COLUMNS))
     Console().print(table)
 
 
-def _cell(value: Any) -> str:
+def _cell(column: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None:
         return "-"
-    if isinstance(value, int) and value >= 1_000_000:
-        return f"{value / 1e6:.0f} M"
+    if column == "parameters":
+        return f"{value:.0f} M"
     return f"{value:.0f}" if isinstance(value, float) else str(value)

@@ -55,15 +55,17 @@ class InputConfig(Config):
 
     Attributes:
         short_side: pixels of the shorter side after resizing.
-        max_long_side: the longer side is at most this many pixels.
+        max_long_side: the longer side is at most this many pixels; strips run in windows of it instead.
         window: side of the windows that larger inputs are cut into; None runs the whole image at once.
         overlap: pixels that neighbouring windows share.
+        splice: "scores" averages the windows' score maps, "features" their features to unit vectors.
     """
 
     short_side: int = 448
     max_long_side: int = 1344
     window: int | None = None
     overlap: int = 112
+    splice: Literal["scores", "features"] = "scores"
 
 
 class BackgroundConfig(Config):

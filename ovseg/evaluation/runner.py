@@ -81,7 +81,8 @@ def evaluate(
         out: folder for the journal (a killed run goes on from there), the report and the picture sheet.
         limit: only so many images, evenly spread over the sorted names.
         labels: ``"all"``, ``"present"``, ``"present+N"`` or a subset; None: as the protocol says.
-        setting: ``"shared"`` or ``"paper"`` or ``"paper:METHOD"``.
+        setting: ``"shared"`` or ``"paper"`` or ``"paper:METHOD"``. Under ``"paper"`` a segmenter with a
+            method ``for_benchmark(name)`` is replaced by what that returns.
         options: see ``RunOptions``.
 
     Raises:
@@ -107,12 +108,13 @@ class Run:
     def __init__(self, segmenter: Any, dataset: Dataset, *, labels: str, setting: str, options: RunOptions) -> None:
         self.dataset, self.labels, self.setting, self.options = dataset, labels, setting, options
         self.protocol = dataset.protocol
+        segmenter, adjusted = _with_constants(segmenter, self.protocol.name, setting=setting)
         self.model = describe_model(segmenter)
         self.candidates = self.protocol.candidates(labels)
         self.asker = Asker(
             segmenter,
             self.protocol,
-            knobs=self.protocol.knobs(setting, method=self.model.get("method")),
+            knobs={} if adjusted else self.protocol.knobs(setting, method=self.model.get("method")),
             synonyms=options.synonyms,
             rename=_renamer(options.paraphrase),
         )
@@ -255,6 +257,14 @@ def choose(names: Sequence[str], limit: int | None) -> list[int]:
     if limit < 1:
         raise DatasetError(f"limit must be at least 1 image, got {limit}")
     return [int(index) for index in np.linspace(0, len(names) - 1, limit).round()]
+
+
+def _with_constants(segmenter: Any, benchmark: str, *, setting: str) -> tuple[Any, bool]:
+    """The segmenter with its paper's constants for the benchmark, and whether it looks after them itself."""
+    adjust = getattr(segmenter, "for_benchmark", None)
+    if setting != "paper" or not callable(adjust):
+        return segmenter, False
+    return adjust(benchmark), True
 
 
 def _narrowed(protocol: Protocol, options: RunOptions) -> Protocol:

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -15,7 +16,7 @@ class Info:
     name: str
     commercial: bool
     task: str = "segment"
-    parameters: int = 86_000_000
+    parameters: float = 86.2  # millions
     megabytes: float = 345.2
     license: str = "MIT"
     gated: bool = False
@@ -53,4 +54,23 @@ def test_models_are_listed_as_json_and_filtered_by_licence() -> None:
     shown = CliRunner().invoke(build_app(), ["models", "--json", "--commercial-only"])
     (only,) = json.loads(shown.stdout)
     assert only["name"] == "mini"
-    assert only["parameters"] == 86_000_000
+    assert only["parameters"] == 86.2
+
+
+def test_fetching_the_embedded_model_needs_no_network() -> None:
+    shown = CliRunner().invoke(build_app(), ["models", "fetch", "mini"])
+    assert shown.exit_code == 0
+    assert shown.stdout.strip() == "the weights of 'mini' come with the package"
+
+
+def test_fetching_an_unknown_model_offers_the_nearest() -> None:
+    shown = CliRunner().invoke(build_app(), ["models", "fetch", "minni"])
+    assert "did you mean 'mini'" in str(shown.exception)
+
+
+def test_fetch_prints_where_the_weights_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from ovseg.encoders import hub
+
+    monkeypatch.setattr(hub, "fetch", lambda config: [tmp_path / config.name])
+    shown = CliRunner().invoke(build_app(), ["models", "fetch", "clip-b16-naclip-shared"])
+    assert shown.stdout.strip() == str(tmp_path / "clip-b16-naclip-shared")

@@ -41,7 +41,7 @@ def build_embedded(config: ModelConfig, device: torch.device, dtype: torch.dtype
     expected = config.encoder.sha256 if weights is None else {}
     sums = [check_sum(folder / name, expected.get(name)) for name in FILES]
     vision = MiniVision.load(folder / VISION_FILE).to(device, dtype)
-    head = AlignmentHead.load(folder / HEAD_FILE).to(device, dtype)
+    head = AlignmentHead.load(folder / HEAD_FILE).to(device)  # small: stays in single precision
 
     @lru_cache(maxsize=1)
     def text() -> SentenceEncoder:

@@ -88,7 +88,7 @@ class MiniVision(nn.Module):
         Args:
             pixels: (B, 3, H, W), ImageNet-normalised RGB; H and W multiples of 32.
         """
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        pixels = pixels.to(self.means["fine"].dtype).contiguous(memory_format=torch.channels_last)
         maps = self.classifier(pixels)
         found = self.detector(pixels)
         grid = maps.middle.shape[-2:]
@@ -118,8 +118,8 @@ class MiniVision(nn.Module):
         """
         levels = self.levels(pixels)
         units = {name: self._centred(name, maps) for name, maps in levels.items() if name != "detected"}
-        values = torch.cat([*units.values(), levels["detected"]], 1)
-        return DenseFeatures(values, SPACE, STRIDE, normalized=False, structure=units["middle"])
+        values = torch.cat([*units.values(), levels["detected"]], 1).float()
+        return DenseFeatures(values, SPACE, STRIDE, normalized=False, structure=units["middle"].float())
 
     def _centred(self, name: str, maps: Tensor) -> Tensor:
         return functional.normalize(maps - self.means[name][:, None, None], dim=1)

@@ -1,0 +1,329 @@
+"""The image bank: a folder of vectors over unlabeled images that can be searched by words and pictures."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ovseg.bank import build, store
+from ovseg.bank.build import BankOptions, Progress
+from ovseg.bank.duplicates import Fingerprints, Pair, find_pairs
+from ovseg.bank.index import VectorIndex
+from ovseg.bank.search import Retrieved, query_vector
+from ovseg.bank.sources import read_key
+from ovseg.errors import DatasetError, ShapeError
+from ovseg.files import atomic_path, write_json
+from ovseg.images import load_image
+
+if TYPE_CHECKING:
+    from ovseg.segmenter import Segmenter
+
+
+class ImageBank:
+    """Unlabeled images as vectors in a model's joint space; made by ``build``, ``open`` or ``merge``.
+
+    A bank is a folder. Every change writes new files and then the manifest, so that a crash leaves the bank
+    as it was; a second writer is refused, readers are not disturbed.
+    """
+
+    def __init__(self, root: Path, manifest: dict[str, Any], *, segmenter: Segmenter | None = None) -> None:
+        self.root = root
+        self.manifest = manifest
+        self._segmenter = segmenter
+        generation = manifest["generation"]
+        self._names = {kind: f"{kind}-{generation:04d}" for kind in ("images", "regions")}
+        self.table: pa.Table = store.read_table(root / f"{self._names['images']}.parquet")
+        self.index = self._open_index("images")
+
+    def __len__(self) -> int:
+        return int(self.manifest["images"])
+
+    def __repr__(self) -> str:
+        return f"ImageBank('{self.root}': {len(self)} images, model {self.manifest['encoder']['model']})"
+
+    @classmethod
+    def build(
+        cls,
+        source: str | Path,
+        *,
+        out: str | Path,
+        model: str = "mini",
+        segmenter: Segmenter | None = None,
+        options: BankOptions | None = None,
+        progress: Progress | None = None,
+    ) -> ImageBank:
+        """A bank of the images of ``source``; a build that was interrupted goes on where it stopped.
+
+        Args:
+            source: folder, glob, ``.txt`` list, ``.tar`` shards, or ``hf://name:split``.
+            out: the bank's folder.
+            model: name of the model that encodes.
+            segmenter: a loaded model, in place of ``model``.
+            options: index, regions, shard size; None takes those of an existing bank, or the defaults.
+            progress: called with the number of images that a step has done.
+
+        Raises:
+            ImageError: ``source`` has no images. Single bad images are recorded and skipped.
+            SpaceError: ``out`` is a bank of another model.
+            OutputError: another process writes to ``out``, or the disk is full.
+        """
+        root = Path(out)
+        segmenter = segmenter or _load(model)
+        with store.writing(root):
+            options = options or _options_of(root)
+            if (root / store.MANIFEST).is_file():
+                store.check_encoder(store.read_manifest(root), segmenter.info, root=root)
+            _claim(root, segmenter.info)
+            build.append_images(root, source, segmenter, options=options, progress=progress)
+            build.finish(root, encoder=segmenter.info, space=segmenter.model.head.space, options=options)
+        return cls.open(root, segmenter=segmenter)
+
+    @classmethod
+    def open(cls, path: str | Path, *, segmenter: Segmenter | None = None) -> ImageBank:
+        """The bank at ``path``; nothing but its table is read, vectors and index are memory-mapped.
+
+        Args:
+            path: the bank's folder.
+            segmenter: the model it was built with; None loads it when a search first needs it.
+
+        Raises:
+            DatasetError: no bank, an unfinished one, or a file that is missing or cut short.
+            SpaceError: the bank was built with another model than ``segmenter``.
+        """
+        root = Path(path)
+        manifest = store.read_manifest(root)
+        if segmenter is not None:
+            store.check_encoder(manifest, segmenter.info, root=root)
+        store.check_files(root, manifest)
+        return cls(root, manifest, segmenter=segmenter)
+
+    @classmethod
+    def merge(cls, banks: Sequence[str | Path], *, out: str | Path) -> ImageBank:
+        """A new bank with the images of several, in order; a path that comes twice counts once.
+
+        Raises:
+            DatasetError: no banks, ``out`` is a bank already, or a bank is damaged.
+            SpaceError: the banks were built with different models.
+        """
+        opened = [cls.open(path) for path in banks]
+        root = Path(out)
+        if not opened or store.shard_paths(root):
+            raise DatasetError(
+                f"merge needs banks and a new folder, got {len(opened)} banks and '{root}'; choose another"
+            )
+        first = opened[0].manifest
+        for bank in opened[1:]:
+            store.check_encoder(first, bank.manifest["encoder"], root=opened[0].root)
+        with store.writing(root):
+            removed = _copy_shards(opened, root)
+            options = _options_of(opened[0].root)
+            build.finish(root, encoder=first["encoder"], space=first["space"], options=options, removed=removed)
+        return cls.open(root)
+
+    def add(self, source: str | Path, *, progress: Progress | None = None) -> ImageBank:
+        """The bank with the images of ``source`` besides its own; those it has are not encoded again.
+
+        Raises:
+            ImageError, OutputError: see ``build``.
+        """
+        return type(self).build(source, out=self.root, segmenter=self.segmenter, progress=progress)
+
+    def remove(self, paths: Iterable[str | Path]) -> ImageBank:
+        """The bank without the images at ``paths``; bad images can be removed too, and then added again.
+
+        Raises:
+            DatasetError: a path is not in the bank.
+        """
+        wanted = {self._key(path) for path in paths}
+        with store.writing(self.root):
+            manifest = store.read_manifest(self.root)
+            removed = set(manifest["removed"])
+            keys = (key for shard in store.shard_paths(self.root) for key in _shard_keys(shard))
+            gone = {number: key for number, key in enumerate(keys) if key in wanted and number not in removed}
+            if missing := wanted - set(gone.values()):
+                raise DatasetError(
+                    f"'{min(missing)}' is not in the bank '{self.root}'; bank.paths lists its images"
+                )
+            build.finish(
+                self.root,
+                encoder=manifest["encoder"],
+                space=manifest["space"],
+                options=_options_of(self.root),
+                removed=removed | set(gone),
+            )
+        return type(self).open(self.root, segmenter=self._segmenter)
+
+    @property
+    def segmenter(self) -> Segmenter:
+        """The model that the bank was built with, loaded when it is first needed.
+
+        Raises:
+            SpaceError: this machine's weights of that name are others than the bank's.
+        """
+        if self._segmenter is None:
+            segmenter = _load(self.manifest["encoder"]["model"])
+            store.check_encoder(self.manifest, segmenter.info, root=self.root)
+            self._segmenter = segmenter
+        return self._segmenter
+
+    @cached_property
+    def paths(self) -> list[str]:
+        """N keys of the searchable images, in the order of their rows."""
+        paths: list[str] = self.table["path"][: len(self)].to_pylist()
+        return paths
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """(N, D) float32 unit vectors, memory-mapped."""
+        return self.index.vectors
+
+    @cached_property
+    def regions(self) -> tuple[VectorIndex, NDArray[np.int64]]:
+        """The index of region vectors, and the image row that each belongs to.
+
+        Raises:
+            DatasetError: the bank was built without regions.
+        """
+        if "regions" not in self.manifest["index"]:
+            raise DatasetError(f"the bank '{self.root}' has no regions; build it with BankOptions(regions=8)")
+        owners: NDArray[np.int64] = np.load(self.root / f"{self._names['regions']}-owner.npy")
+        return self._open_index("regions"), owners
+
+    def search(self, query: Any, k: int = 50, *, negative: Any = None, regions: bool = False) -> Retrieved:
+        """The k images nearest to a query.
+
+        Args:
+            query: text; a ``pathlib.Path``, PIL image or array; a ``Region``; a list or a weighted mapping.
+            k: how many; a smaller bank gives all it has.
+            negative: a query to keep away from.
+            regions: rank images by their best region instead of by the whole picture.
+
+        Raises:
+            ShapeError: ``k`` is below 1.
+            DatasetError: ``regions`` of a bank without them.
+        """
+        if k < 1:
+            raise ShapeError(f"k must be at least 1, got {k}")
+        if not len(self):
+            return self._retrieved(np.zeros((1, 0), np.float32), np.zeros((1, 0), np.int64))
+        vector = query_vector(query, self.segmenter, negative=negative)[None]
+        if regions:
+            return self._search_regions(vector, k)
+        return self._retrieved(*self.index.search(vector, k))
+
+    def image(self, row: int) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 of a row.
+
+        Raises:
+            ImageError: the file is gone or has changed into something else.
+        """
+        return load_image(read_key(self.paths[row]))
+
+    def bad_images(self) -> list[tuple[str, str]]:
+        """Path and reason of every image that could not be used."""
+        rows = self.table.slice(len(self)).select(["path", "reason"]).to_pylist()
+        return [(row["path"], row["reason"]) for row in rows]
+
+    def duplicates(self) -> list[Pair]:
+        """Copies and near-copies within the bank."""
+        own = self._fingerprints()
+        return find_pairs(own, own, self.index, same=True) if len(self) else []
+
+    def verify(self, against: str | Path | None = None) -> list[Pair]:
+        """Check every file's checksum; and list bank images that are (nearly) images of a test set.
+
+        Args:
+            against: any source of images; each pair names the test image first.
+
+        Raises:
+            DatasetError: a file has changed, is missing or cut short.
+        """
+        import tempfile
+
+        store.check_files(self.root, self.manifest, deep=True)
+        if against is None or not len(self):
+            return []
+        with tempfile.TemporaryDirectory() as folder:
+            other = type(self).build(against, out=folder, segmenter=self.segmenter)
+            return find_pairs(other._fingerprints(), self._fingerprints(), self.index, same=False)
+
+    def _fingerprints(self) -> Fingerprints:
+        count = len(self)
+        hashes = self.table["dhash"][:count].to_numpy().astype(np.uint64)
+        return Fingerprints(self.paths, self.table["sha256"][:count].to_pylist(), hashes, self.vectors)
+
+    def _search_regions(self, vector: NDArray[np.float32], k: int) -> Retrieved:
+        index, owners = self.regions
+        per_image = max(int(self.manifest["regions"]), 1)
+        cosine, rows = index.search(vector, k * per_image)
+        found = rows[0][rows[0] >= 0]
+        _, first = np.unique(owners[found], return_index=True)  # the first of an image is its best
+        order = np.sort(first)[:k]
+        return self._retrieved(cosine[:, order], owners[found][order][None])
+
+    def _retrieved(self, cosine: NDArray[np.float32], rows: NDArray[np.int64]) -> Retrieved:
+        found = (rows >= 0).all(0)  # a list index may come back with fewer
+        cosine, rows = cosine[:, found], rows[:, found]
+        return Retrieved(rows, cosine, tuple(tuple(self.paths[row] for row in line) for line in rows))
+
+    def _open_index(self, kind: str) -> VectorIndex:
+        name = self._names[kind]
+        vectors = build.open_vectors(self.root / f"{name}.npy")
+        return VectorIndex.open(self.root / f"{name}.faiss", vectors=vectors, report=self.manifest["index"][kind])
+
+    def _key(self, path: str | Path) -> str:
+        text = str(path)
+        return text if "::" in text or text.startswith("hf://") else str(Path(text).resolve())
+
+
+def _load(model: str) -> Segmenter:
+    from ovseg.segmenter import load
+
+    return load(model)
+
+
+def _claim(root: Path, info: dict[str, str]) -> None:
+    """Note the encoder before the first shard, so that another cannot go on with a build that was killed."""
+    note = root / "encoder.json"
+    if note.is_file() and store.shard_paths(root):
+        store.check_encoder({"encoder": store.read_json(note)}, info, root=root)
+    write_json(note, info)
+
+
+def _options_of(root: Path) -> BankOptions:
+    if not (root / store.MANIFEST).is_file():
+        return BankOptions()
+    manifest = store.read_manifest(root)
+    return BankOptions(regions=manifest["regions"], **manifest["options"])
+
+
+def _shard_keys(path: Path) -> list[str]:
+    keys: list[str] = store.read_table(path, ["path"])["path"].to_pylist()
+    return keys
+
+
+def _copy_shards(banks: Sequence[ImageBank], root: Path) -> set[int]:
+    """Copy all shards under new numbers; rows that do not count come back: removed ones and repeated paths."""
+    removed: set[int] = set()
+    seen: set[str] = set()
+    offset = 0
+    for bank in banks:
+        known = [path for path in store.shard_paths(bank.root) if f"shards/{path.name}" in bank.manifest["files"]]
+        keys = [key for shard in known for key in _shard_keys(shard)]
+        gone = set(bank.manifest["removed"])
+        for number, key in enumerate(keys):
+            if number in gone or key in seen:
+                removed.add(offset + number)
+            seen.add(key)
+        for shard in known:
+            with atomic_path(store.next_shard(root)) as temporary:
+                shutil.copyfile(shard, temporary)
+        offset += len(keys)
+    return removed

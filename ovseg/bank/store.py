@@ -1,0 +1,217 @@
+"""A bank's files: the manifest, shards of rows that are whole or absent, and the lock against two writers."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ovseg.errors import DatasetError, OutputError, SpaceError
+from ovseg.files import atomic_path, sha256_of
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+_COLUMNS = {
+    "path": pa.string(),
+    "height": pa.int32(),
+    "width": pa.int32(),
+    "bytes": pa.int64(),
+    "sha256": pa.string(),
+    "dhash": pa.uint64(),
+    "status": pa.string(),
+    "reason": pa.string(),
+}
+SCHEMA = pa.schema(list(_COLUMNS.items()))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image of a bank.
+
+    Attributes:
+        path: key by which ``sources.read_key`` finds it.
+        height, width: upright size in pixels; 0 when it could not be read.
+        bytes: of the encoded file.
+        sha256: of the encoded file.
+        dhash: 64-bit difference hash of the picture.
+        status: "ok" or "bad".
+        reason: why it is bad.
+        vectors: (V, D) float32 unit; the image first, then its regions; None when it is bad.
+    """
+
+    path: str
+    height: int = 0
+    width: int = 0
+    bytes: int = 0
+    sha256: str = ""
+    dhash: int = 0
+    status: str = "ok"
+    reason: str = ""
+    vectors: NDArray[np.float32] | None = field(default=None, compare=False)
+
+
+def write_shard(path: Path, rows: Sequence[Row]) -> None:
+    """Rows and their vectors in one parquet file, whole or not at all."""
+    table = pa.Table.from_pydict({name: [getattr(row, name) for row in rows] for name in _COLUMNS}, schema=SCHEMA)
+    flat = [None if row.vectors is None else row.vectors.ravel() for row in rows]
+    table = table.append_column("vectors", pa.array(flat, pa.list_(pa.float32())))
+    sizes = [0 if row.vectors is None else row.vectors.shape[1] for row in rows]
+    table = table.append_column("dimensions", pa.array(sizes, pa.int32()))
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A parquet file of a bank.
+
+    Raises:
+        DatasetError: it is missing or damaged.
+    """
+    try:
+        return pq.read_table(path, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise DatasetError(
+            f"'{path.name}' of the bank '{_root(path)}' is missing or damaged; copy the bank again, "
+            "or build it again"
+        ) from error
+
+
+def shard_vectors(path: Path, dimensions: int) -> list[NDArray[np.float32] | None]:
+    """Per row of a shard its (V, D) vectors, or None."""
+    column = read_table(path, ["vectors"])["vectors"]
+    return [
+        None if not value.is_valid else np.asarray(value.values, np.float32).reshape(-1, dimensions)
+        for value in column
+    ]
+
+
+def shard_paths(root: Path) -> list[Path]:
+    """All shard files, in order, whether or not the manifest knows them."""
+    return sorted((root / "shards").glob("[0-9]*.parquet"))  # not the hidden, half-written ones
+
+
+def next_shard(root: Path) -> Path:
+    """The file of the shard that follows the last one."""
+    known = shard_paths(root)
+    number = int(known[-1].stem) + 1 if known else 0
+    return root / "shards" / f"{number:06d}.parquet"
+
+
+def read_manifest(root: Path) -> dict[str, Any]:
+    """The manifest of the bank at ``root``.
+
+    Raises:
+        DatasetError: there is no bank, it is unfinished, or of an unknown format.
+    """
+    path = root / MANIFEST
+    if not path.is_file():
+        begun = f"a build began in '{root}' and did not finish; run it again, it goes on where it stopped"
+        raise DatasetError(
+            begun
+            if shard_paths(root)
+            else f"no bank at '{root}'; make one with 'ovseg bank build FOLDER --out BANK'"
+        )
+    manifest = read_json(path)
+    if manifest.get("format") != FORMAT:
+        raise DatasetError(
+            f"'{path}' must have format {FORMAT}, got {manifest.get('format')}; build the bank again"
+        )
+    return manifest
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a bank.
+
+    Raises:
+        DatasetError: the file is missing or damaged.
+    """
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"'{path}' is missing or damaged ({error}); run the build again") from error
+    return values
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """Size and checksum, for the manifest."""
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def check_files(root: Path, manifest: dict[str, Any], *, deep: bool = False) -> None:
+    """Refuse a bank with a file that is missing, cut short, or (``deep``) changed.
+
+    Raises:
+        DatasetError: names the file.
+    """
+    for name, known in manifest["files"].items():
+        path = root / name
+        if not path.is_file():
+            raise DatasetError(f"the bank '{root}' misses '{name}'; copy the whole folder, or build it again")
+        size = path.stat().st_size
+        if size != known["bytes"]:
+            raise DatasetError(
+                f"'{name}' of the bank '{root}' must have {known['bytes']} bytes, got {size}: it is cut short or "
+                "changed; copy it again, or build the bank again"
+            )
+        if deep and sha256_of(path) != known["sha256"]:
+            raise DatasetError(f"'{name}' of the bank '{root}' has changed since it was built; build it again")
+
+
+def check_encoder(manifest: dict[str, Any], info: dict[str, str], *, root: Path) -> None:
+    """Refuse to use a bank with another model or other weights than it was built with.
+
+    Raises:
+        SpaceError: says both and what to do.
+    """
+    for key in ("model", "weights"):
+        if manifest["encoder"][key] != info[key]:
+            raise SpaceError(
+                f"the bank '{root}' was built with {key} '{manifest['encoder'][key]}', got '{info[key]}'; "
+                "load that model, or build the bank again with this one"
+            )
+
+
+@contextmanager
+def writing(root: Path) -> Iterator[None]:
+    """Hold the bank's lock; it is released by the operating system even after ``kill -9``.
+
+    Raises:
+        OutputError: another process writes, or the folder cannot be made.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        handle = os.open(root / ".lock", os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise OutputError(f"cannot write the bank '{root}': {error.strerror}; choose another folder") from error
+    try:
+        _lock(handle, root)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, root: Path) -> None:
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise OutputError(f"another process is writing the bank '{root}'; wait until it has finished") from error
+
+
+def _root(path: Path) -> Path:
+    return path.parent.parent if path.parent.name == "shards" else path.parent

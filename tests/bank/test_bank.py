@@ -1,0 +1,238 @@
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovseg.bank import BankOptions, ImageBank, Region, store
+from ovseg.bank.build import image_vector
+from ovseg.errors import DatasetError, ImageError, OutputError, ShapeError, SpaceError
+from ovseg.segmenter import Segmenter
+
+CONFTEST = Path(__file__).with_name("conftest.py")
+BUILD = f"""
+import importlib.util, sys, time
+spec = importlib.util.spec_from_file_location("toy", {str(CONFTEST)!r})
+toy = importlib.util.module_from_spec(spec); sys.modules["toy"] = toy; spec.loader.exec_module(toy)
+segmenter = toy.make_segmenter()
+encode = segmenter.encode
+segmenter.encode = lambda image: (time.sleep(0.02), encode(image))[1]
+print("ready", flush=True)
+toy.ImageBank.build(sys.argv[1], out=sys.argv[2], segmenter=segmenter, options=None if len(sys.argv) > 3 else
+    __import__("ovseg.bank", fromlist=["x"]).BankOptions(shard_size=3))
+"""
+
+
+def contents(bank: ImageBank) -> tuple[object, bytes]:
+    return bank.table.to_pydict(), np.ascontiguousarray(bank.vectors).tobytes()
+
+
+def test_vectors_are_the_unit_mean_of_the_features(bank: ImageBank, segmenter: Segmenter) -> None:
+    values = segmenter.encode(bank.paths[3]).features.values[0].flatten(1).mean(1).numpy()
+    np.testing.assert_allclose(bank.vectors[3], values / np.linalg.norm(values), rtol=1e-5)
+    assert len(bank) == 24
+
+
+def test_search_by_text_finds_the_named_colour(bank: ImageBank) -> None:
+    found = bank.search("red", k=7)
+    assert all("red" in Path(path).name for path in found.paths[0])
+    assert (np.diff(found.cosine) <= 0).all()
+    assert [bank.paths[row] for row in found.rows[0]] == list(found.paths[0])
+
+
+def test_search_equals_brute_force(bank: ImageBank) -> None:
+    found = bank.search(Path(bank.paths[5]), k=24)
+    order = np.argsort(-(bank.vectors @ bank.vectors[5]), kind="stable")
+    np.testing.assert_allclose(found.cosine[0], (bank.vectors @ bank.vectors[5])[order], rtol=1e-5)
+    assert found.rows[0, 0] == 5
+
+
+def test_an_image_finds_itself_and_k_may_exceed_the_bank(bank: ImageBank) -> None:
+    found = bank.search(bank.image(11), k=1000)
+    assert found.rows.shape == (1, 24)
+    assert found.rows[0, 0] == 11
+
+
+def test_a_negative_query_keeps_away(bank: ImageBank) -> None:
+    both = bank.search(["red", "green"], k=3).paths[0]
+    assert all("red-green" in path for path in both)
+    without = bank.search({"red": 1.0, "green": 1.0}, k=3, negative="green").paths[0]
+    assert not any("green" in Path(path).name for path in without)
+
+
+def test_a_region_of_an_image_is_a_query(segmenter: Segmenter, tmp_path: Path, bank: ImageBank) -> None:
+    pixels = np.full((64, 128, 3), 120, np.uint8)
+    pixels[:, 64:] = (220, 30, 30)
+    found = bank.search(Region(pixels, (0, 72, 64, 128)), k=3)
+    assert all("red" in Path(path).name for path in found.paths[0])
+    with pytest.raises(ShapeError, match="inside 64 x 128"):
+        bank.search(Region(pixels, (0, 0, 65, 10)))
+
+
+def test_k_below_one_and_a_cancelled_query_are_refused(bank: ImageBank) -> None:
+    with pytest.raises(ShapeError, match="at least 1, got 0"):
+        bank.search("red", k=0)
+    with pytest.raises(ShapeError, match="the same"):
+        bank.search("red", negative="red")
+
+
+def test_bad_images_are_recorded_and_skipped(photos: Path, segmenter: Segmenter, tmp_path: Path) -> None:
+    folder = tmp_path / "mixed"
+    shutil.copytree(photos, folder)
+    (folder / "empty.jpg").touch()
+    (folder / "noise.png").write_bytes(os.urandom(500))
+    cut = (folder / "00-red-green.png").read_bytes()
+    (folder / "cut.png").write_bytes(cut[: len(cut) // 2])
+    bank = ImageBank.build(folder, out=tmp_path / "bank", segmenter=segmenter)
+    assert len(bank) == 24
+    reasons = {Path(path).name: reason for path, reason in bank.bad_images()}
+    assert set(reasons) == {"empty.jpg", "noise.png", "cut.png"}
+    assert "0 bytes" in reasons["empty.jpg"]
+
+
+def test_an_empty_bank_answers_with_nothing(segmenter: Segmenter, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "bad.png").write_bytes(b"no picture")
+    bank = ImageBank.build(tmp_path / "in", out=tmp_path / "bank", segmenter=segmenter)
+    assert len(bank) == 0
+    assert bank.search("red", k=5).rows.shape == (1, 0)
+    assert bank.duplicates() == []
+    with pytest.raises(ImageError, match="found none"):
+        (tmp_path / "none").mkdir()
+        ImageBank.build(tmp_path / "none", out=tmp_path / "bank2", segmenter=segmenter)
+
+
+def test_add_remove_and_add_again(photos: Path, segmenter: Segmenter, tmp_path: Path) -> None:
+    half, rest = tmp_path / "half", tmp_path / "rest"
+    for number, path in enumerate(sorted(photos.iterdir())):
+        target = half if number < 12 else rest
+        target.mkdir(exist_ok=True)
+        shutil.copy(path, target)
+    bank = ImageBank.build(half, out=tmp_path / "bank", segmenter=segmenter).add(rest)
+    assert len(bank) == 24
+    gone = bank.paths[2]
+    bank = bank.remove([gone])
+    assert len(bank) == 23
+    assert gone not in bank.paths
+    assert gone not in bank.search("red", k=100).paths[0]
+    assert len(bank.add(half)) == 24
+    with pytest.raises(DatasetError, match="is not in the bank"):
+        bank.remove(["nowhere.png"])
+
+
+def test_merging_equals_building_at_once(photos: Path, segmenter: Segmenter, tmp_path: Path) -> None:
+    paths = sorted(photos.iterdir())
+    for name, part in (("a", paths[:10]), ("b", paths[8:])):
+        (tmp_path / f"{name}.txt").write_text("\n".join(map(str, part)))
+        ImageBank.build(tmp_path / f"{name}.txt", out=tmp_path / name, segmenter=segmenter)
+    merged = ImageBank.merge([tmp_path / "a", tmp_path / "b"], out=tmp_path / "ab")
+    whole = ImageBank.build(photos, out=tmp_path / "whole", segmenter=segmenter)
+    assert contents(merged) == contents(whole)
+
+
+def test_tar_shards_give_the_same_vectors(
+    photos: Path, bank: ImageBank, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for path in sorted(photos.iterdir()):
+            tar.add(path, arcname=path.name)
+    from_tar = ImageBank.build(tmp_path / "s.tar", out=tmp_path / "bank", segmenter=segmenter)
+    assert np.array_equal(from_tar.vectors, bank.vectors)
+    assert np.array_equal(from_tar.image(4), bank.image(4))
+
+
+def test_copies_and_leaks_are_found(photos: Path, segmenter: Segmenter, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "in")
+    shutil.copy(photos / "03-yellow-white.png", tmp_path / "in" / "copy.png")
+    Image.open(photos / "08-blue-yellow.png").save(tmp_path / "in" / "near.jpg", quality=90)
+    bank = ImageBank.build(tmp_path / "in", out=tmp_path / "bank", segmenter=segmenter)
+    pairs = {(Path(p.first).name, Path(p.second).name): p.exact for p in bank.duplicates()}
+    assert pairs == {("03-yellow-white.png", "copy.png"): True, ("08-blue-yellow.png", "near.jpg"): False}
+    (tmp_path / "test").mkdir()
+    shutil.copy(photos / "01-green-blue.png", tmp_path / "test" / "renamed.png")
+    (leak,) = bank.verify(tmp_path / "test")
+    assert (Path(leak.first).name, Path(leak.second).name, leak.exact) == ("renamed.png", "01-green-blue.png", True)
+
+
+@pytest.mark.parametrize("suffix", ["faiss", "npy", "parquet"])
+def test_a_file_cut_by_one_byte_is_named(suffix: str, bank: ImageBank, tmp_path: Path) -> None:
+    shutil.copytree(bank.root, tmp_path / "bank")
+    path = next((tmp_path / "bank").glob(f"images-*.{suffix}"))
+    os.truncate(path, path.stat().st_size - 1)
+    with pytest.raises(DatasetError, match=f"{path.name}.*must have"):
+        ImageBank.open(tmp_path / "bank")
+
+
+def test_a_missing_shard_a_changed_file_and_no_bank_are_clear(bank: ImageBank, tmp_path: Path) -> None:
+    shutil.copytree(bank.root, tmp_path / "bank")
+    vectors = next((tmp_path / "bank").glob("images-*.npy"))
+    content = bytearray(vectors.read_bytes())
+    content[-1] ^= 1
+    vectors.write_bytes(content)
+    with pytest.raises(DatasetError, match="has changed"):
+        ImageBank.open(tmp_path / "bank").verify()
+    (tmp_path / "bank" / "shards" / "000000.parquet").unlink()
+    with pytest.raises(DatasetError, match=r"misses 'shards/000000\.parquet'"):
+        ImageBank.open(tmp_path / "bank")
+    with pytest.raises(DatasetError, match="no bank at"):
+        ImageBank.open(tmp_path / "nothing")
+
+
+def test_another_model_is_refused(bank: ImageBank, photos: Path, segmenter: Segmenter) -> None:
+    class Other(Segmenter):
+        @property
+        def info(self) -> dict[str, str]:
+            return {**super().info, "weights": "others"}
+
+    other = Other(segmenter.model, device=segmenter.device)
+    with pytest.raises(SpaceError, match="weights 'toy-weights', got 'others'"):
+        ImageBank.open(bank.root, segmenter=other)
+    with pytest.raises(SpaceError, match="was built with"):
+        ImageBank.build(photos, out=bank.root, segmenter=other)
+
+
+def test_a_second_writer_is_refused(photos: Path, bank: ImageBank, segmenter: Segmenter) -> None:
+    with store.writing(bank.root), pytest.raises(OutputError, match="another process is writing"):
+        ImageBank.build(photos, out=bank.root, segmenter=segmenter)
+
+
+def test_regions_find_what_the_whole_picture_hides(photos: Path, segmenter: Segmenter, tmp_path: Path) -> None:
+    bank = ImageBank.build(photos, out=tmp_path / "b", segmenter=segmenter, options=BankOptions(regions=4))
+    found = bank.search("white", k=7, regions=True)
+    assert all("white" in Path(path).name for path in found.paths[0])
+    assert found.cosine[0, 0] > bank.search("white", k=1).cosine[0, 0]
+    assert len(set(found.rows[0].tolist())) == 7
+    with pytest.raises(DatasetError, match="no regions"):
+        ImageBank.build(photos, out=tmp_path / "c", segmenter=segmenter).search("red", regions=True)
+
+
+def test_a_build_killed_at_any_instant_goes_on_to_the_same_bank(
+    photos: Path, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    undisturbed = ImageBank.build(
+        photos, out=tmp_path / "whole", segmenter=segmenter, options=BankOptions(shard_size=3)
+    )
+    rng = np.random.default_rng()
+    for seconds in rng.uniform(0.0, 0.7, 2):
+        process = subprocess.Popen(
+            [sys.executable, "-c", BUILD, str(photos), str(tmp_path / "killed")],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(seconds)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    resumed = ImageBank.build(
+        photos, out=tmp_path / "killed", segmenter=segmenter, options=BankOptions(shard_size=3)
+    )
+    assert contents(resumed) == contents(undisturbed)
+    assert not list((tmp_path / "killed").rglob(".*.parquet"))

@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ovseg.bank.index import VectorIndex, choose_kind, exact_search
+from ovseg.errors import ConfigError, DatasetError, ShapeError
+
+
+def unit_vectors(count: int, dimensions: int = 32, *, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((50, dimensions))
+    rows = centres[rng.integers(0, 50, count)] + 0.6 * rng.standard_normal((count, dimensions))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_exact_search_equals_sorting_all_products() -> None:
+    vectors, queries = unit_vectors(300), unit_vectors(7, seed=1)
+    products, rows = exact_search(queries, vectors, 5)
+    order = np.argsort(-(queries @ vectors.T), axis=1)[:, :5]
+    assert (rows == order).all()
+    np.testing.assert_allclose(products, np.take_along_axis(queries @ vectors.T, order, 1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf", "ivfpq", "hnsw"])
+def test_every_kind_reaches_the_recall_it_reports(kind: str, tmp_path: Path) -> None:
+    vectors = unit_vectors(4000)
+    index = VectorIndex.build(vectors, kind=kind, recall=0.9)
+    assert index.report.kind == kind
+    assert index.report.recall >= 0.9
+    queries = unit_vectors(50, seed=2)
+    truth = exact_search(queries, vectors, 10)[1]
+    index.save(tmp_path / "index.faiss")
+    opened = VectorIndex.open(tmp_path / "index.faiss", vectors=vectors, report=index.report.to_dict())
+    products, rows = opened.search(queries, 10)
+    hits = [len(set(a) & set(b)) for a, b in zip(truth.tolist(), rows.tolist(), strict=True)]
+    assert np.mean(hits) >= 8
+    assert (np.diff(products, axis=1) <= 1e-6).all()
+    np.testing.assert_allclose(products[0, 0], queries[0] @ vectors[rows[0, 0]], rtol=1e-4)
+
+
+def test_k_larger_than_the_index_gives_everything() -> None:
+    index = VectorIndex.build(unit_vectors(7))
+    products, rows = index.search(unit_vectors(2, seed=1), 50)
+    assert products.shape == rows.shape == (2, 7)
+    assert sorted(rows[0]) == list(range(7))
+
+
+def test_an_empty_index_finds_nothing() -> None:
+    index = VectorIndex.build(np.zeros((0, 32), np.float32))
+    assert index.search(unit_vectors(2), 5)[1].shape == (2, 0)
+
+
+def test_the_kind_follows_the_size() -> None:
+    assert [choose_kind(n) for n in (0, 100_000, 100_001, 3_000_000)] == ["flat", "flat", "ivf", "ivfpq"]
+
+
+def test_bad_input_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="got 'tree'"):
+        VectorIndex.build(unit_vectors(3), kind="tree")  # type: ignore[arg-type]
+    with pytest.raises(ShapeError, match="float32"):
+        VectorIndex.build(np.zeros((3, 2)))  # type: ignore[arg-type]
+    index = VectorIndex.build(unit_vectors(9))
+    with pytest.raises(ShapeError, match=r"\(n, 32\)"):
+        index.search(np.zeros((1, 5), np.float32), 1)
+    index.save(tmp_path / "i.faiss")
+    with pytest.raises(DatasetError, match="must hold 8 vectors, got 9"):
+        VectorIndex.open(tmp_path / "i.faiss", vectors=unit_vectors(8), report=index.report.to_dict())

@@ -1,0 +1,24 @@
+"""The default model, loaded once for all tests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ovseg.segmenter import Segmenter, load
+
+
+@pytest.fixture(scope="session")
+def mini(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
+    return load("mini", device="cpu", cache=tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="session")
+def small(mini: Segmenter, tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
+    """``mini`` at a size that takes no time."""
+    sizes = mini.config.input.model_copy(update={"short_side": 128, "max_long_side": 320})
+    config = mini.config.model_copy(update={"input": sizes})
+    model = replace(mini.model, config=config)
+    return Segmenter(model, device=torch.device("cpu"), cache=tmp_path_factory.mktemp("text"))

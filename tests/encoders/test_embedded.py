@@ -1,0 +1,147 @@
+"""The embedded networks as they ship: shapes, lengths, and files that come back whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ovseg.encoders.embedded.sentence import SentenceEncoder
+from ovseg.encoders.embedded.vision import PARTS, SPACE, STRIDE, MiniVision, part_slices
+from ovseg.encoders.weights import load_module, load_weights, quantize_rows, save_weights
+from ovseg.errors import ModelError
+from ovseg.segmenter import Segmenter
+
+
+@pytest.fixture(scope="module")
+def vision(mini: Segmenter) -> MiniVision:
+    assert isinstance(mini.model.image, MiniVision)
+    return mini.model.image
+
+
+@pytest.fixture(scope="module")
+def sentences(mini: Segmenter) -> SentenceEncoder:
+    text = mini.model.text()
+    assert isinstance(text, SentenceEncoder)
+    return text
+
+
+def pixels(batch: int = 1, height: int = 96, width: int = 160) -> Tensor:
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def test_features_have_the_documented_shape(vision: MiniVision) -> None:
+    features = vision.dense(pixels())
+    assert features.values.shape == (1, sum(PARTS.values()), 96 // STRIDE, 160 // STRIDE)
+    assert features.values.shape[1] == vision.spec.channels
+    assert features.structure is not None and features.structure.shape == (1, PARTS["middle"], 6, 10)
+    assert (features.space, features.stride, features.normalized) == (SPACE, STRIDE, False)
+    assert features.values.dtype == torch.float32
+
+
+def test_all_parts_but_the_detections_have_unit_length(vision: MiniVision) -> None:
+    features = vision.dense(pixels())
+    for name, place in part_slices().items():
+        part = features.values[:, place]
+        if name == "detected":
+            assert 0 <= part.min() and part.max() <= 1
+        else:
+            torch.testing.assert_close(part.norm(dim=1), torch.ones(1, 6, 10))
+    assert torch.equal(features.structure, features.values[:, part_slices()["middle"]])
+
+
+def test_the_parts_fill_the_vector_in_order() -> None:
+    places = list(part_slices().values())
+    assert places[0].start == 0 and places[-1].stop == sum(PARTS.values())
+    assert all(before.stop == after.start for before, after in zip(places, places[1:], strict=False))
+
+
+def test_every_parameter_is_frozen(vision: MiniVision, sentences: SentenceEncoder) -> None:
+    for module in (vision, sentences.model):
+        assert not module.training
+        assert not any(parameter.requires_grad for parameter in module.parameters())
+
+
+@torch.inference_mode()
+def test_a_batch_of_two_equals_two_of_one(vision: MiniVision) -> None:
+    both = pixels(2)
+    together = vision.dense(both).values
+    for number in range(2):
+        alone = vision.dense(both[number : number + 1]).values
+        torch.testing.assert_close(together[number : number + 1], alone, atol=1e-4, rtol=1e-3)
+
+
+def test_the_same_pixels_give_the_same_bytes(vision: MiniVision) -> None:
+    assert torch.equal(vision.dense(pixels()).values, vision.dense(pixels()).values)
+
+
+def test_turning_the_image_turns_the_grid(vision: MiniVision) -> None:
+    assert vision.dense(pixels(1, 160, 96)).grid == vision.dense(pixels()).grid[::-1]
+
+
+def test_sentence_vectors_have_unit_length(sentences: SentenceEncoder) -> None:
+    vectors = sentences.encode(["dog", "a photo of a red bicycle", "é"])
+    assert vectors.shape == (3, 384)
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(3))
+
+
+def test_padding_does_not_change_a_vector(sentences: SentenceEncoder) -> None:
+    alone = sentences.encode(["cat"])
+    padded = sentences.encode(["a long sentence about many things in a street at night", "cat"])
+    torch.testing.assert_close(padded[1:], alone, atol=1e-5, rtol=0)
+
+
+def test_vectors_come_back_in_the_order_of_the_phrases(sentences: SentenceEncoder) -> None:
+    phrases = ["a very long phrase", "cat", "small dog"]
+    alone = torch.cat([sentences.encode([phrase]) for phrase in phrases])
+    torch.testing.assert_close(sentences.encode(phrases), alone, atol=1e-5, rtol=0)
+
+
+def test_related_words_are_nearer_than_unrelated_ones(sentences: SentenceEncoder) -> None:
+    cat, kitten, lorry = sentences.encode(["cat", "kitten", "lorry"])
+    assert cat @ kitten > cat @ lorry + 0.2
+
+
+def test_eight_bits_are_off_by_half_a_step_at_most() -> None:
+    tensor = torch.randn(7, 5, 3, generator=torch.Generator().manual_seed(0)) * 10
+    tensor[2] = 0
+    rows, scale = quantize_rows(tensor)
+    assert rows.dtype == torch.int8 and scale.shape == (7,)
+    error = (rows.float() * scale[:, None, None] - tensor).abs()
+    assert (error <= scale[:, None, None] * 0.5001).all()
+    torch.testing.assert_close(scale, tensor.flatten(1).abs().amax(1).clamp_min(1e-12) / 127)
+
+
+@pytest.mark.parametrize(("bits", "tolerance"), [(32, 0.0), (16, 2e-3), (8, 2e-2)])
+def test_saved_weights_come_back(tmp_path: Path, bits: int, tolerance: float) -> None:
+    draw = torch.Generator().manual_seed(0)
+    tensors = {"matrix": torch.randn(4, 6, generator=draw), "bias": torch.randn(4, generator=draw)}
+    save_weights(tensors, tmp_path / "w.safetensors", metadata={"made": "here"}, bits=bits)
+    loaded, metadata = load_weights(tmp_path / "w.safetensors")
+    assert metadata == {"made": "here"} and set(loaded) == set(tensors)
+    for name, tensor in tensors.items():
+        assert loaded[name].dtype == torch.float32
+        torch.testing.assert_close(loaded[name], tensor, atol=tolerance, rtol=0)
+
+
+def test_a_cut_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights({"matrix": torch.ones(40, 60)}, path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ModelError, match=r"'.*w\.safetensors' is not a whole safetensors file"):
+        load_weights(path)
+
+
+def test_weights_of_another_network_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"file\.x does not hold the weights of Linear: .*bias"):
+        load_module(nn.Linear(3, 2), {"weight": torch.zeros(2, 3)}, source="file.x")
+
+
+def test_a_file_that_is_no_tokenizer_is_refused(mini: Segmenter, tmp_path: Path) -> None:
+    from ovseg.assets import asset_root
+
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"tokenizer file '.*' cannot be read"):
+        SentenceEncoder.load(asset_root("models") / "mini" / "text.safetensors", tmp_path / "tokenizer.json")
