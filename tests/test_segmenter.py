@@ -46,7 +46,7 @@ def test_a_result_has_the_size_and_the_labels(small: Segmenter) -> None:
     result = small.segment(picture(), LABELS)
     assert result.index_map.shape == (60, 90)
     assert result.labels == tuple(LABELS)
-    assert -1 <= result.index_map.min() and result.index_map.max() < 3
+    assert result.index_map.min() >= -1 and result.index_map.max() < 3
     assert set(result.presence) == set(LABELS)
     assert result.scores is None
     assert result.provenance["model"] == "mini"

@@ -226,8 +226,9 @@ def _codes(dimensions: int) -> int:
 def _trained(index: Any, sample: Vectors) -> Any:
     if len(sample) < 256:  # a product quantizer with 8 bits wants this many
         sample = np.tile(sample, (math.ceil(256 / len(sample)), 1))
-    faiss.extract_index_ivf(index).cp.min_points_per_centroid = 1
-    faiss.extract_index_ivf(index).cp.niter = 10
+    inverted = faiss.extract_index_ivf(index)
+    for clustering in (inverted.cp, *([inverted.pq.cp] if hasattr(inverted, "pq") else [])):
+        clustering.min_points_per_centroid, clustering.niter = 1, 10
     index.train(sample)
     return index
 

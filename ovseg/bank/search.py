@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from ovseg.segmenter import EncodedImage, Segmenter
 
+NEGATIVE_WEIGHT = 0.5
+"""How much of a negative query's unit vector is subtracted from that of the query."""
+
 
 @dataclass(frozen=True)
 class Region:
@@ -69,17 +72,15 @@ def query_vector(query: Any, segmenter: Segmenter, *, negative: Any = None) -> N
 
     Raises:
         VocabularyError: an empty mixture.
-        ShapeError: positive and negative cancel out, or a box is outside its image.
+        ShapeError: query and negative are the same, or a box is outside its image.
     """
     vector = _mixture(query, segmenter)
     if negative is not None:
-        # What the negative has in common with the query stays: only its own direction is taken away.
         other = _mixture(negative, segmenter)
-        vector = vector - max(float(vector @ other), 0.0) * other
-    length = float(np.linalg.norm(vector))
-    if length < 1e-6:
-        raise ShapeError("the query and its negative are the same; leave out the negative or choose another")
-    unit: NDArray[np.float32] = (vector / length).astype(np.float32)
+        if float(vector @ other) > 0.999:
+            raise ShapeError("the query and its negative are the same; leave out the negative or choose another")
+        vector = vector - NEGATIVE_WEIGHT * other
+    unit: NDArray[np.float32] = (vector / np.linalg.norm(vector)).astype(np.float32)
     return unit
 
 

@@ -72,8 +72,8 @@ def train_steps(task: nn.Module, config: TrainingConfig, out: Path) -> Iterator[
 def _check_finite(loss: torch.Tensor, step: int) -> None:
     if not torch.isfinite(loss):
         raise TrainingError(
-            f"the loss of step {step + 1} is {float(loss)}; training stopped and the last checkpoint is kept: "
-            "lower schedule.learning_rate or look at the data of this step"
+            f"the loss of step {step + 1} is {float(loss.detach())}; training stopped and the last checkpoint is "
+            "kept: lower schedule.learning_rate or look at the data of this step"
         )
 
 

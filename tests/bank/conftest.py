@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +31,7 @@ SPACE = "toy:colours"
 
 
 class ToyEncoder:
-    """Each cell: how near its mean colour is to six colours, and a seventh channel that pictures never have."""
+    """Each cell: how near its mean colour is to six colours, and a seventh for none of them."""
 
     def __init__(self) -> None:
         self.spec = EncoderSpec("toy", SPACE, 8, 7, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -39,7 +40,7 @@ class ToyEncoder:
     def dense(self, pixels: Tensor) -> DenseFeatures:
         cells = functional.avg_pool2d(pixels, 8)
         distance = (cells[:, None] - self.palette[None, :, :, None, None]).square().sum(2)
-        near = torch.cat([(-8 * distance).exp(), torch.full_like(distance[:, :1], 1e-3)], dim=1)
+        near = torch.cat([(-12 * distance).exp(), torch.full_like(distance[:, :1], 0.2)], dim=1)
         unit = functional.normalize(near, dim=1)
         return DenseFeatures(unit, SPACE, 8, structure=unit)
 
@@ -55,7 +56,7 @@ class ToyText:
     def encode(self, phrases: Sequence[str]) -> Tensor:
         vectors = torch.zeros(len(phrases), 7)
         for row, phrase in enumerate(phrases):
-            known = [number for number, name in enumerate(COLOURS) if name in phrase.split()]
+            known = [number for number, name in enumerate(COLOURS) if name in re.findall(r"\w+", phrase)]
             vectors[row, known[0] if known else 6] = 1
         return vectors
 

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from ovseg.bank import BankOptions, ImageBank, Region, store
-from ovseg.bank.build import image_vector
 from ovseg.errors import DatasetError, ImageError, OutputError, ShapeError, SpaceError
 from ovseg.segmenter import Segmenter
 

@@ -7,9 +7,9 @@ from ovseg.bank.index import VectorIndex, choose_kind, exact_search
 from ovseg.errors import ConfigError, DatasetError, ShapeError
 
 
-def unit_vectors(count: int, dimensions: int = 32, *, seed: int = 0) -> np.ndarray:
+def unit_vectors(count: int, dimensions: int = 16, *, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    centres = rng.standard_normal((50, dimensions))
+    centres = np.random.default_rng(99).standard_normal((50, dimensions))
     rows = centres[rng.integers(0, 50, count)] + 0.6 * rng.standard_normal((count, dimensions))
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
@@ -47,7 +47,7 @@ def test_k_larger_than_the_index_gives_everything() -> None:
 
 
 def test_an_empty_index_finds_nothing() -> None:
-    index = VectorIndex.build(np.zeros((0, 32), np.float32))
+    index = VectorIndex.build(np.zeros((0, 16), np.float32))
     assert index.search(unit_vectors(2), 5)[1].shape == (2, 0)
 
 
@@ -61,7 +61,7 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ShapeError, match="float32"):
         VectorIndex.build(np.zeros((3, 2)))  # type: ignore[arg-type]
     index = VectorIndex.build(unit_vectors(9))
-    with pytest.raises(ShapeError, match=r"\(n, 32\)"):
+    with pytest.raises(ShapeError, match=r"\(n, 16\)"):
         index.search(np.zeros((1, 5), np.float32), 1)
     index.save(tmp_path / "i.faiss")
     with pytest.raises(DatasetError, match="must hold 8 vectors, got 9"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ def test_all_parts_but_the_detections_have_unit_length(vision: MiniVision) -> No
     for name, place in part_slices().items():
         part = features.values[:, place]
         if name == "detected":
-            assert 0 <= part.min() and part.max() <= 1
+            assert part.min() >= 0 and part.max() <= 1
         else:
             torch.testing.assert_close(part.norm(dim=1), torch.ones(1, 6, 10))
     assert torch.equal(features.structure, features.values[:, part_slices()["middle"]])
@@ -55,7 +56,7 @@ def test_all_parts_but_the_detections_have_unit_length(vision: MiniVision) -> No
 def test_the_parts_fill_the_vector_in_order() -> None:
     places = list(part_slices().values())
     assert places[0].start == 0 and places[-1].stop == sum(PARTS.values())
-    assert all(before.stop == after.start for before, after in zip(places, places[1:], strict=False))
+    assert all(before.stop == after.start for before, after in itertools.pairwise(places))
 
 
 def test_every_parameter_is_frozen(vision: MiniVision, sentences: SentenceEncoder) -> None:

@@ -250,3 +250,29 @@ def test_knobs_that_the_segmenter_does_not_take_are_listed(folder: Path, oracle:
     protocol = load_protocol("folder").model_copy(update={"settings": settings})
     manifest = evaluate(Sized(), protocol, data=folder, limit=1).manifest
     assert taken == [9] and manifest["not_applied"] == ["window"]
+
+
+@pytest.mark.parametrize(("setting", "adjusted"), [("shared", False), ("paper", True)])
+def test_a_segmenter_gets_its_papers_constants_under_the_paper_setting(
+    folder: Path, oracle: Callable[..., Any], setting: str, adjusted: bool
+) -> None:
+    plain, paper = oracle(3), oracle()
+    paper.info = {"name": "oracle", "constants": "folder"}
+    asked: list[str] = []
+
+    def for_benchmark(name: str) -> Any:
+        asked.append(name)
+        return paper
+
+    plain.for_benchmark = for_benchmark
+    report = evaluate(plain, "folder", data=folder, setting=setting)
+    assert asked == ["folder"] * adjusted
+    assert (report.mean_iou == 1) == adjusted
+    assert ("constants" in report.manifest["model"]) == adjusted
+
+
+def test_the_paper_setting_of_a_segmenter_without_constants_must_be_in_the_protocol(
+    folder: Path, oracle: Callable[..., Any]
+) -> None:
+    with pytest.raises(ConfigError, match="has no paper setting for"):
+        evaluate(oracle(), "folder", data=folder, setting="paper")

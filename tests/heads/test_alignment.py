@@ -25,7 +25,7 @@ def random_head(seed: int = 0) -> AlignmentHead:
             tensor.copy_(torch.randn(tensor.shape, generator=draw) * 0.3)
         for table in (head.class_text, head.class_columns, head.thing_text):
             table.copy_(functional.normalize(table, dim=-1))
-        head.thing_text[0] = functional.normalize(torch.ones(384) - head.text_mean, dim=0)
+        head.thing_text[0] = functional.normalize(phrases()[0] - head.text_mean, dim=0)
     return head.eval().requires_grad_(False)
 
 
