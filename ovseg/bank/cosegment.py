@@ -92,6 +92,15 @@ def support(
     return (total / (count if compat else count - 1)).view(count, rows, columns)
 
 
+def quick_dtype() -> torch.dtype:
+    """bfloat16 where this processor multiplies it quickly (about six times as fast), else float32.
+
+    Similarities are then good to three digits, which is enough to choose seeds.
+    """
+    supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if supported or torch.cuda.is_available() else torch.float32
+
+
 def _total(cells: Tensor, weights: Tensor) -> Tensor:
     """(k, h·w): sums of the best matches in the other images, each pair of images multiplied once."""
     count, _, size = cells.shape

@@ -152,7 +152,8 @@ class VectorIndex:
             products, rows = self.index.search(queries, k)
             return products, rows
         _, candidates = self.index.search(queries, min(_RERANK * k, len(self)))
-        return _rerank(queries, candidates, self.vectors, k)
+        reranked: tuple[Vectors, NDArray[np.int64]] = _rerank(queries, candidates, self.vectors, k)
+        return reranked
 
     def to_gpu(self) -> VectorIndex:
         """The same index on all GPUs where FAISS has them and the kind can move; else itself."""
@@ -226,9 +227,10 @@ def _codes(dimensions: int) -> int:
 def _trained(index: Any, sample: Vectors) -> Any:
     if len(sample) < 256:  # a product quantizer with 8 bits wants this many
         sample = np.tile(sample, (math.ceil(256 / len(sample)), 1))
-    inverted = faiss.extract_index_ivf(index)
-    for clustering in (inverted.cp, *([inverted.pq.cp] if hasattr(inverted, "pq") else [])):
-        clustering.min_points_per_centroid, clustering.niter = 1, 10
+    index.cp.min_points_per_centroid, index.cp.niter = 1, 10
+    if hasattr(index, "pq"):
+        index.pq.cp.min_points_per_centroid, index.pq.cp.niter = 1, 10
+        index.do_polysemous_training = False  # a slow ordering of the codes that only polysemous search uses
     index.train(sample)
     return index
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ovseg.bank.concepts import ConceptReference, ConceptSet, Features, Seed, feature_maps
-from ovseg.bank.cosegment import context_weights, cosegment, reference_of, seed_features
+from ovseg.bank.cosegment import context_weights, cosegment, quick_dtype, reference_of, seed_features
+from ovseg.bank.store import check_encoder
 from ovseg.errors import DatasetError, ImageError, VocabularyError
 from ovseg.matching import match
 from ovseg.vocabulary import Concept, Vocabulary
@@ -117,8 +118,6 @@ class _Learner:
     """What all concepts of a call share: the model, the options and the images that stand for the rest."""
 
     def __init__(self, bank: ImageBank, segmenter: Segmenter, options: LearnOptions, *, k: int) -> None:
-        from ovseg.bank.store import check_encoder
-
         check_encoder(bank.manifest, segmenter.info, root=bank.root)
         if len(bank) < 2:
             raise DatasetError(
@@ -148,7 +147,7 @@ class _Learner:
         seen = self._see(rows, concept)
         away = [vector for context in contexts for vector in context.embeddings]
         weights = seen.text * context_weights(seen.maps, away)
-        found = cosegment(seen.maps, weights)
+        found = cosegment(seen.maps, weights, dtype=quick_dtype())
         pictures = torch.arange(len(seen.paths))
         at_seeds = seen.text[pictures, found.seeds[:, 0], found.seeds[:, 1]]
         agrees = at_seeds >= self.options.agreement

@@ -13,7 +13,7 @@ import typer
 
 from ovseg.errors import OvsegError
 
-COMMANDS = ("segment", "models", "evaluate", "train")
+COMMANDS = ("segment", "models", "evaluate", "train", "bank", "concept", "pseudo-label")
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -30,7 +30,7 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_describe)  # keeps command names required, however few commands there are
     for name in COMMANDS:
-        importlib.import_module(f"ovseg.cli.{name}").register(app)
+        importlib.import_module(f"ovseg.cli.{name.replace('-', '_')}").register(app)
     return app
 
 

@@ -95,16 +95,19 @@ def segmenter() -> Segmenter:
     return make_segmenter()
 
 
-@pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def paint_photos(folder: Path) -> Path:
     """24 pictures: three of every pair of colours that follow each other, and six plain ones."""
-    folder = tmp_path_factory.mktemp("photos")
     names = list(COLOURS)
     for number in range(24):
         first = number % 6
         colours = [names[first], names[(first + 1) % 6]] if number < 18 else [names[first]]
         paint(folder, f"{number:02d}-{'-'.join(colours)}.png", colours, seed=number)
     return folder
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return paint_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="session")

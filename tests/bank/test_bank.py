@@ -12,21 +12,43 @@ import pytest
 from PIL import Image
 
 from ovseg.bank import BankOptions, ImageBank, Region, store
+from ovseg.bank.pseudo_labels import write_pseudo_labels
 from ovseg.errors import DatasetError, ImageError, OutputError, ShapeError, SpaceError
 from ovseg.segmenter import Segmenter
 
 CONFTEST = Path(__file__).with_name("conftest.py")
-BUILD = f"""
+PROGRAM = f"""
 import importlib.util, sys, time
 spec = importlib.util.spec_from_file_location("toy", {str(CONFTEST)!r})
 toy = importlib.util.module_from_spec(spec); sys.modules["toy"] = toy; spec.loader.exec_module(toy)
+from ovseg.bank import BankOptions, ImageBank
+from ovseg.bank.pseudo_labels import write_pseudo_labels
 segmenter = toy.make_segmenter()
 encode = segmenter.encode
-segmenter.encode = lambda image: (time.sleep(0.02), encode(image))[1]
+segmenter.encode = lambda image, **options: (time.sleep(0.02), encode(image, **options))[1]
+job, source, out = sys.argv[1:]
 print("ready", flush=True)
-toy.ImageBank.build(sys.argv[1], out=sys.argv[2], segmenter=segmenter, options=None if len(sys.argv) > 3 else
-    __import__("ovseg.bank", fromlist=["x"]).BankOptions(shard_size=3))
+if job == "build":
+    ImageBank.build(source, out=out, segmenter=segmenter, options=BankOptions(shard_size=3))
+elif job == "add":
+    ImageBank.open(out, segmenter=segmenter).add(source)
+else:
+    write_pseudo_labels(ImageBank.open(source), out, segmenter=segmenter, labels=["red", "green"])
 """
+
+
+def kill_at(seconds: float, *arguments: str) -> None:
+    """Start a job and kill it that long after it began."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
 
 
 def contents(bank: ImageBank) -> tuple[object, bytes]:
@@ -62,7 +84,7 @@ def test_an_image_finds_itself_and_k_may_exceed_the_bank(bank: ImageBank) -> Non
 def test_a_negative_query_keeps_away(bank: ImageBank) -> None:
     both = bank.search(["red", "green"], k=3).paths[0]
     assert all("red-green" in path for path in both)
-    without = bank.search({"red": 1.0, "green": 1.0}, k=3, negative="green").paths[0]
+    without = bank.search({"red": 1.0}, k=4, negative="green").paths[0]
     assert not any("green" in Path(path).name for path in without)
 
 
@@ -212,26 +234,59 @@ def test_regions_find_what_the_whole_picture_hides(photos: Path, segmenter: Segm
         ImageBank.build(photos, out=tmp_path / "c", segmenter=segmenter).search("red", regions=True)
 
 
-def test_a_build_killed_at_any_instant_goes_on_to_the_same_bank(
+def test_a_build_killed_at_two_instants_goes_on_to_the_same_bank(
     photos: Path, segmenter: Segmenter, tmp_path: Path
 ) -> None:
-    undisturbed = ImageBank.build(
-        photos, out=tmp_path / "whole", segmenter=segmenter, options=BankOptions(shard_size=3)
-    )
-    rng = np.random.default_rng()
-    for seconds in rng.uniform(0.0, 0.7, 2):
-        process = subprocess.Popen(
-            [sys.executable, "-c", BUILD, str(photos), str(tmp_path / "killed")],
-            stdout=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(seconds)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    resumed = ImageBank.build(
-        photos, out=tmp_path / "killed", segmenter=segmenter, options=BankOptions(shard_size=3)
-    )
+    check_build(photos, segmenter, tmp_path, instants=2)
+
+
+@pytest.mark.slow
+def test_a_build_killed_at_ten_instants_goes_on_to_the_same_bank(
+    photos: Path, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    check_build(photos, segmenter, tmp_path, instants=10)
+
+
+def check_build(photos: Path, segmenter: Segmenter, folder: Path, *, instants: int) -> None:
+    options = BankOptions(shard_size=3)
+    undisturbed = ImageBank.build(photos, out=folder / "whole", segmenter=segmenter, options=options)
+    for seconds in np.random.default_rng().uniform(0.0, 0.8, instants):
+        kill_at(seconds, "build", str(photos), str(folder / "killed"))
+    resumed = ImageBank.build(photos, out=folder / "killed", segmenter=segmenter, options=options)
     assert contents(resumed) == contents(undisturbed)
-    assert not list((tmp_path / "killed").rglob(".*.parquet"))
+    assert not list((folder / "killed").rglob(".*.parquet"))
+
+
+@pytest.mark.slow
+def test_an_addition_killed_at_ten_instants_leaves_a_bank_and_then_completes(
+    photos: Path, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    half = tmp_path / "half.txt"
+    half.write_text("\n".join(str(path) for path in sorted(photos.iterdir())[:9]))
+    options = BankOptions(shard_size=3)
+    ImageBank.build(half, out=tmp_path / "bank", segmenter=segmenter, options=options)
+    for seconds in np.random.default_rng().uniform(0.0, 0.7, 10):
+        kill_at(seconds, "add", str(photos), str(tmp_path / "bank"))
+        assert len(ImageBank.open(tmp_path / "bank", segmenter=segmenter)) in {9, 24}
+    resumed = ImageBank.open(tmp_path / "bank", segmenter=segmenter).add(photos)
+    whole = ImageBank.build(photos, out=tmp_path / "whole", segmenter=segmenter, options=options)
+    assert contents(resumed) == contents(whole)
+
+
+@pytest.mark.slow
+def test_pseudo_labels_killed_at_ten_instants_complete_to_the_same_files(
+    bank: ImageBank, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    for seconds in np.random.default_rng().uniform(0.0, 0.7, 10):
+        kill_at(seconds, "pseudo", str(bank.root), str(tmp_path / "killed"))
+    for name in ("killed", "whole"):
+        write_pseudo_labels(bank, tmp_path / name, segmenter=segmenter, labels=["red", "green"])
+    files = {
+        name: {
+            path.relative_to(tmp_path / name): path.read_bytes()
+            for path in (tmp_path / name).rglob("*")
+            if path.is_file() and not path.name.startswith(".")
+        }
+        for name in ("killed", "whole")
+    }
+    assert files["killed"] == files["whole"]

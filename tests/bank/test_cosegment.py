@@ -97,3 +97,9 @@ def test_one_image_or_wrong_weights_are_refused() -> None:
         support(maps[:1])
     with pytest.raises(ShapeError, match="weights must be"):
         support(maps, weights[:, :1])
+
+
+def test_quick_products_choose_nearly_the_same_support() -> None:
+    maps, weights = random_maps(5, 6, 6, c=32)
+    quick = support(maps, weights, dtype=torch.bfloat16)
+    torch.testing.assert_close(quick, support(maps, weights), atol=0.02, rtol=0)

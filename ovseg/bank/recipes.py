@@ -1,0 +1,86 @@
+"""Recipes of banks and concept sets: YAML files in ``retrieval/``."""
+
+from __future__ import annotations
+
+from ovseg.assets import find_asset
+from ovseg.bank.build import BankOptions
+from ovseg.bank.index import Kind
+from ovseg.config import Config, load_config
+from ovseg.vocabulary import Concept
+
+
+class BankRecipe(Config):
+    """How a bank is built (``retrieval/banks/*.yaml``).
+
+    Attributes:
+        summary: one sentence.
+        source: where the images are; see ``sources.iterate``.
+        model: name of the model that encodes.
+        index: kind of the index.
+        recall: recall@10 that it is tuned to.
+        regions: region vectors per image.
+    """
+
+    summary: str
+    source: str
+    model: str = "mini"
+    index: Kind = "auto"
+    recall: float = 0.95
+    regions: int = 8
+
+    @classmethod
+    def named(cls, name: str) -> BankRecipe:
+        """The recipe ``name``, or that of a YAML file.
+
+        Raises:
+            ConfigError: there is no such file, or a key is wrong.
+        """
+        return load_config(cls, find_asset("retrieval/banks", name))
+
+    def options(self) -> BankOptions:
+        """As ``ImageBank.build`` takes them."""
+        return BankOptions(kind=self.index, recall=self.recall, regions=self.regions)
+
+
+class ConceptEntry(Config):
+    """A concept of a recipe: its name, other words for it, and what it is not."""
+
+    name: str
+    synonyms: tuple[str, ...] = ()
+    negative: tuple[str, ...] = ()
+
+
+class ConceptRecipe(Config):
+    """What is learned together (``retrieval/concepts/*.yaml``).
+
+    Attributes:
+        summary: one sentence.
+        source: paper or data set that the names come from.
+        concepts: names, or entries with synonyms and negatives.
+        contexts: common surroundings, learned first, in order.
+        k: images retrieved per concept.
+    """
+
+    summary: str
+    source: str
+    concepts: tuple[str | ConceptEntry, ...]
+    contexts: tuple[str, ...] = ()
+    k: int = 50
+
+    @classmethod
+    def named(cls, name: str) -> ConceptRecipe:
+        """The recipe ``name``, or that of a YAML file.
+
+        Raises:
+            ConfigError: there is no such file, or a key is wrong.
+        """
+        return load_config(cls, find_asset("retrieval/concepts", name))
+
+    def entries(self) -> list[Concept]:
+        """As ``learn_concepts`` takes them."""
+        return [
+            Concept(each)
+            if isinstance(each, str)
+            else Concept(each.name, synonyms=each.synonyms, not_=each.negative)
+            for each in self.concepts
+        ]

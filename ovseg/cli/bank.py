@@ -1,0 +1,191 @@
+"""``ovseg bank``: build, extend, search and check banks of unlabeled images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ovseg.bank import ImageBank
+
+_Bank = Annotated[Path, typer.Argument(metavar="BANK", help="The bank's folder.")]
+_Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group of commands to ``app``."""
+    group = typer.Typer(no_args_is_help=True, help=_HELP)
+    for function in (build, add, search, info, verify):
+        group.command()(function)
+    app.add_typer(group, name="bank")
+
+
+_HELP = """Banks of unlabeled images that can be searched by words and pictures.
+
+Example: ovseg bank build photos/ --out photos.bank
+"""
+
+
+def build(
+    source: Annotated[str, typer.Argument(help="Folder, glob, .txt list, .tar shards, hf://name:split or .yaml.")],
+    out: Annotated[Path, typer.Option(help="Folder of the bank.")],
+    model: Annotated[str, typer.Option(help="A name from 'ovseg models'.")] = "mini",
+    index: Annotated[str, typer.Option(help="auto, flat, ivf, ivfpq or hnsw.")] = "auto",
+    recall: Annotated[float, typer.Option(help="Recall@10 that the index is tuned to.")] = 0.95,
+    regions: Annotated[int, typer.Option(help="Region vectors per image; 0 for none.")] = 8,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+) -> None:
+    """Build a bank; run again after an interruption, it goes on where it stopped.
+
+    Example: ovseg bank build photos/ --out photos.bank
+    """
+    import ovseg
+    from ovseg.bank import BankOptions
+    from ovseg.bank.index import KINDS
+    from ovseg.bank.recipes import BankRecipe
+    from ovseg.errors import ConfigError
+
+    if index not in KINDS:
+        raise ConfigError(f"expected an --index of {', '.join(KINDS)}, got '{index}'")
+    options = BankOptions(kind=index, recall=recall, regions=regions)  # type: ignore[arg-type]
+    if source.endswith((".yaml", ".yml")):
+        recipe = BankRecipe.named(source)
+        source, model, options = recipe.source, recipe.model, recipe.options()
+    segmenter = ovseg.load(model, device=device)
+    with _Counter("encoding") as count:
+        bank = ovseg.ImageBank.build(source, out=out, segmenter=segmenter, options=options, progress=count)
+    _print_summary(bank)
+
+
+def add(bank: _Bank, source: Annotated[str, typer.Argument(help="Folder, glob, .txt list, .tar shards.")]) -> None:
+    """Add images; those that are in the bank are not encoded again.
+
+    Example: ovseg bank add photos.bank more-photos/
+    """
+    import ovseg
+
+    opened = ovseg.ImageBank.open(bank)
+    with _Counter("encoding") as count:
+        _print_summary(opened.add(source, progress=count))
+
+
+def search(
+    bank: _Bank,
+    query: Annotated[list[str] | None, typer.Argument(help="Words; several are mixed.")] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="A picture as (part of the) query.")] = None,
+    negative: Annotated[list[str] | None, typer.Option("--not", help="Words to keep away from.")] = None,
+    k: Annotated[int, typer.Option("-k", help="How many images.")] = 20,
+    regions: Annotated[bool, typer.Option("--regions", help="Rank by the best region of each image.")] = False,
+    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet (PNG) here.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Find images by words, pictures, or both.
+
+    Example: ovseg bank search photos.bank "traffic cone" --not "ice cream" --sheet cones.png
+    """
+    import ovseg
+    from ovseg.errors import VocabularyError
+
+    parts: list[Any] = [*(query or []), *(image or [])]
+    if not parts:
+        raise VocabularyError("expected words or --image to search for, got neither; name what to find")
+    found = ovseg.ImageBank.open(bank).search(parts, k, negative=negative or None, regions=regions)
+    if sheet is not None:
+        _save_picture(found.contact_sheet(), sheet)
+    pairs = list(zip(found.paths[0], found.cosine[0].tolist(), strict=True))
+    if as_json:
+        typer.echo(json.dumps([{"path": path, "cosine": cosine} for path, cosine in pairs], indent=2))
+    else:
+        typer.echo("\n".join(f"{cosine:.4f}  {path}" for path, cosine in pairs))
+
+
+def info(bank: _Bank, as_json: _Json = False) -> None:
+    """Show what a bank holds: model, sizes, index, bad images.
+
+    Example: ovseg bank info photos.bank
+    """
+    import ovseg
+
+    opened = ovseg.ImageBank.open(bank)
+    if as_json:
+        shown = {key: value for key, value in opened.manifest.items() if key not in {"files", "removed"}}
+        shown["bad_images"] = dict(opened.bad_images())
+        typer.echo(json.dumps(shown, indent=2))
+        return
+    _print_summary(opened)
+    for path, reason in opened.bad_images():
+        typer.echo(f"bad: {path}: {reason}")
+
+
+def verify(
+    bank: _Bank,
+    against: Annotated[str | None, typer.Option(help="Test images that must not be in the bank.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Check all files of a bank, list its duplicates, and look for images of a test set in it.
+
+    Leaves with status 1 when images of the test set are found.
+
+    Example: ovseg bank verify photos.bank --against benchmark/images
+    """
+    import ovseg
+
+    opened = ovseg.ImageBank.open(bank)
+    leaks, doubles = opened.verify(against), opened.duplicates()
+    if as_json:
+        pairs = {"leaks": [vars(pair) for pair in leaks], "duplicates": [vars(pair) for pair in doubles]}
+        typer.echo(json.dumps(pairs, indent=2))
+    else:
+        for word, listed in (("duplicate", doubles), ("leak", leaks)):
+            for pair in listed:
+                how = "same file" if pair.exact else f"cosine {pair.cosine:.3f}"
+                typer.echo(f"{word}: {pair.first} = {pair.second} ({how})")
+        typer.echo(f"all files are whole; {len(doubles)} duplicates, {len(leaks)} leaks")
+    if leaks:
+        raise typer.Exit(1)
+
+
+def _print_summary(bank: ImageBank) -> None:
+    manifest = bank.manifest
+    typer.echo(
+        f"{bank.root}: {manifest['images']} images, {manifest['bad']} bad, model {manifest['encoder']['model']}"
+    )
+    for kind, report in manifest["index"].items():
+        typer.echo(
+            f"{kind}: {report['vectors']} vectors of {report['dimensions']}, index {report['kind']}, "
+            f"recall@10 {report['recall']:.3f}, {report['megabytes']:.1f} MB"
+        )
+
+
+def _save_picture(picture: Any, path: Path) -> None:
+    from ovseg.files import atomic_path
+
+    with atomic_path(path) as temporary:
+        picture.save(temporary)
+    typer.echo(f"picture: {path}", err=True)
+
+
+class _Counter:
+    """A progress bar without an end, called with the number of images done."""
+
+    def __init__(self, description: str) -> None:
+        self._description = description
+
+    def __enter__(self) -> _Counter:
+        from rich.console import Console
+        from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._progress.start()
+        self._task = self._progress.add_task(self._description, total=None)
+        return self
+
+    def __call__(self, done: int) -> None:
+        self._progress.advance(self._task, done)
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()

@@ -1,0 +1,69 @@
+"""``ovseg pseudo-label``: label maps of a bank's images, for training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command("pseudo-label")(pseudo_label)
+
+
+def pseudo_label(
+    bank: Annotated[Path, typer.Argument(metavar="BANK", help="The bank's folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for the label maps.")],
+    concepts: Annotated[Path | None, typer.Option(help="Learned concepts (.safetensors).")] = None,
+    labels: Annotated[list[str] | None, typer.Option("--label", help="A label; all concepts if none.")] = None,
+    confidence: Annotated[float, typer.Option(help="Ignore pixels whose score is under this.")] = 0.0,
+    background: Annotated[str, typer.Option(help="auto, or none: every pixel gets a label.")] = "auto",
+    worker: Annotated[str, typer.Option(help="This worker's number and the count of all, as 0/1.")] = "0/1",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+) -> None:
+    """Segment a bank's images into label maps (255: ignore); an interrupted run goes on where it stopped.
+
+    Example: ovseg pseudo-label photos.bank --concepts cones.safetensors --out pseudo/
+    """
+    import ovseg
+    from ovseg.bank.pseudo_labels import write_pseudo_labels
+    from ovseg.errors import VocabularyError
+
+    if concepts is None and not labels:
+        raise VocabularyError("expected --concepts or --label, got neither; say what to label")
+    number, total = _parse_worker(worker)
+    opened = ovseg.ImageBank.open(bank)
+    segmenter = ovseg.load(opened.manifest["encoder"]["model"], device=device)
+    if concepts is not None:
+        segmenter = segmenter.with_concepts(ovseg.ConceptSet.load(concepts))
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("labelling", total=len(range(number, len(opened), total)))
+        report = write_pseudo_labels(
+            opened,
+            out,
+            segmenter=segmenter,
+            labels=labels or None,
+            background=None if background == "none" else "auto",
+            confidence=confidence,
+            worker=(number, total),
+            progress=lambda done: progress.advance(bar, done),
+        )
+    typer.echo(
+        f"{report.images} label maps in {out}, {report.failed} failed, {report.coverage:.1%} of pixels labelled"
+    )
+    for name, share in report.balance.items():
+        typer.echo(f"  {share:6.1%}  {name}")
+
+
+def _parse_worker(text: str) -> tuple[int, int]:
+    from ovseg.errors import ConfigError
+
+    number, slash, total = text.partition("/")
+    if slash and number.isdigit() and total.isdigit() and int(number) < int(total):
+        return int(number), int(total)
+    raise ConfigError(f"--worker expects NUMBER/COUNT with NUMBER below COUNT, got '{text}'; for example 0/4")

@@ -1,0 +1,49 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ovseg.bank import BankOptions, ImageBank
+from ovseg.bank.support import SupportedSegmenter, support_vectors
+from ovseg.errors import DatasetError
+from ovseg.segmenter import Segmenter
+
+
+@pytest.fixture(scope="module")
+def region_bank(photos: Path, segmenter: Segmenter, tmp_path_factory: pytest.TempPathFactory) -> ImageBank:
+    out = tmp_path_factory.mktemp("regions") / "bank"
+    return ImageBank.build(photos, out=out, segmenter=segmenter, options=BankOptions(regions=4))
+
+
+def test_support_is_the_unit_mean_of_the_nearest_regions(region_bank: ImageBank) -> None:
+    index, owners = region_bank.regions
+    assert len(index) == len(owners)
+    queries = np.ascontiguousarray(index.vectors[:5])
+    for query, support in zip(queries, support_vectors(queries, index, neighbours=3), strict=True):
+        nearest = np.argsort(-(index.vectors @ query), kind="stable")[:3]
+        mean = index.vectors[nearest].mean(0)
+        assert support @ mean / np.linalg.norm(mean) > 0.999
+
+
+def test_no_share_leaves_the_features_alone_and_half_mixes(
+    region_bank: ImageBank, segmenter: Segmenter, photos: Path
+) -> None:
+    photo = next(photos.glob("00-*"))
+    own = segmenter.encode(photo).features.values
+    assert torch.equal(SupportedSegmenter(segmenter, region_bank, share=0.0).encode(photo).features.values, own)
+    all_support = SupportedSegmenter(segmenter, region_bank, share=1.0).encode(photo).features.values
+    half = SupportedSegmenter(segmenter, region_bank).encode(photo).features.values
+    torch.testing.assert_close(half, (own + all_support) / 2)
+
+
+def test_it_segments_and_says_so(region_bank: ImageBank, segmenter: Segmenter, photos: Path) -> None:
+    supported = SupportedSegmenter(segmenter, region_bank)
+    result = supported.segment(next(photos.glob("00-*")), ["red", "green"], background=["grey"])
+    assert result.area("red") > 0.03
+    assert "support" in result.provenance
+
+
+def test_a_bank_without_regions_is_refused(bank: ImageBank, segmenter: Segmenter) -> None:
+    with pytest.raises(DatasetError, match="no regions"):
+        SupportedSegmenter(segmenter, bank)

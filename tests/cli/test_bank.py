@@ -1,0 +1,109 @@
+import importlib.util
+import json
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+import ovseg
+from ovseg.assets import asset_names, asset_root
+from ovseg.bank.recipes import BankRecipe, ConceptRecipe
+from ovseg.cli import build_app
+
+Run = Callable[..., Result]
+
+
+def toy_module() -> Any:
+    """The toy model of the tests of the bank."""
+    path = Path(__file__).parents[1] / "bank" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("toy", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["toy"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Runs a command line in a folder with ``photos/``, with the toy model in place of every other."""
+    module = toy_module()
+    toy = module.make_segmenter()
+    module.paint_photos(tmp_path / "photos")
+    monkeypatch.setattr(ovseg, "load", lambda name="mini", **_: toy, raising=False)
+    monkeypatch.setattr("ovseg.segmenter.load", lambda name="mini", **_: toy)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str, code: int = 0) -> Result:
+        result = CliRunner().invoke(build_app(), list(arguments))
+        assert result.exit_code == code, (result.output, result.exception)
+        return result
+
+    return call
+
+
+def test_the_walkthrough_runs_as_it_is_written(run: Run) -> None:
+    text = (asset_root("retrieval") / "README.md").read_text()
+    block = re.search(r"```bash\n(.*?)```", text, re.DOTALL)
+    assert block
+    replaced = block[1].replace("traffic cone", "red").replace("street.jpg", "photos/00-red-green.png")
+    for line in replaced.strip().splitlines():
+        run(*shlex.split(line)[1:])
+    assert Image.open("cones.png").width > 100
+    assert list(Path("out").glob("*_overlay.png"))
+
+
+def test_search_info_and_verify(run: Run) -> None:
+    built = run("bank", "build", "photos", "--out", "b")
+    assert "24 images, 0 bad" in built.stdout
+    found = json.loads(run("bank", "search", "b", "blue", "-k", "3", "--json", "--sheet", "s.png").stdout)
+    assert all("blue" in Path(row["path"]).name for row in found)
+    assert Image.open("s.png").height > 100
+    assert json.loads(run("bank", "info", "b", "--json").stdout)["images"] == 24
+    assert "24 images" in run("bank", "add", "b", "photos").stdout
+    assert "0 duplicates" in run("bank", "verify", "b").stdout
+    assert "24 leaks" in run("bank", "verify", "b", "--against", "photos", code=1).stdout
+
+
+def test_pseudo_labels_are_written_once_and_reported(run: Run) -> None:
+    run("bank", "build", "photos", "--out", "b")
+    arguments = ("pseudo-label", "b", "--label", "red", "--label", "green", "--out", "p")
+    assert "24 label maps" in run(*arguments).stdout
+    paths = sorted(Path("p/labels").iterdir())
+    before = [path.stat().st_mtime_ns for path in paths]
+    assert set(np.unique(np.asarray(Image.open(paths[0])))) == {0, 1, 255}
+    manifest = Path("p/manifest-000.jsonl")
+    lines = manifest.read_text().splitlines(keepends=True)
+    manifest.write_text("".join(lines[:20]) + lines[20][:9])  # as a kill leaves it
+    assert "24 label maps" in run(*arguments).stdout
+    assert manifest.read_text() == "".join(lines)
+    assert [path.stat().st_mtime_ns for path in paths][:20] == before[:20]
+
+
+def test_usage_errors_say_what_to_do(run: Run) -> None:
+    run("bank", "build", "photos", "--out", "b")
+    for arguments, message in (
+        (("bank", "search", "b"), "neither"),
+        (("concept", "learn", "b"), "NAME or --recipe"),
+        (("pseudo-label", "b", "--out", "p"), "--concepts or --label"),
+        (("pseudo-label", "b", "--out", "p", "--label", "red", "--worker", "4/4"), "for example 0/4"),
+        (("bank", "build", "photos", "--out", "c", "--index", "tree"), "got 'tree'"),
+    ):
+        assert message in str(run(*arguments, code=1).exception)
+
+
+@pytest.mark.parametrize("name", asset_names("retrieval/banks"))
+def test_bank_recipes_are_valid(name: str) -> None:
+    assert BankRecipe.named(name).options().recall > 0
+
+
+@pytest.mark.parametrize("name", asset_names("retrieval/concepts"))
+def test_concept_recipes_are_valid(name: str) -> None:
+    assert ConceptRecipe.named(name).entries()
