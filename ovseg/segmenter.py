@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -59,7 +59,7 @@ class Segmenter:
         self.device = device
         self.templates = Templates.named(model.config.templates)
         self._cache = TextCache(cache)
-        self._recent: dict[Vocabulary, TextBank] = {}
+        self._recent: dict[Hashable, TextBank] = {}
 
     @property
     def info(self) -> dict[str, str]:
@@ -133,12 +133,15 @@ class Segmenter:
         Raises:
             VocabularyError: a label cannot be used; the entry is named.
         """
-        vocabulary = Vocabulary.of(labels, background=background)
-        if vocabulary not in self._recent:
+        key = _key(labels, background)
+        if key is None:
+            return self._make_bank(Vocabulary.of(labels, background=background))
+        if key not in self._recent:
+            vocabulary = Vocabulary.of(labels, background=background)
             if len(self._recent) >= 8:
                 self._recent.pop(next(iter(self._recent)))
-            self._recent[vocabulary] = self._make_bank(vocabulary)
-        return self._recent[vocabulary]
+            self._recent[key] = self._make_bank(vocabulary)
+        return self._recent[key]
 
     def _make_bank(self, vocabulary: Vocabulary) -> TextBank:
         phrases, owner = queries(vocabulary)
@@ -284,6 +287,17 @@ class Segmenter:
         shown = background if background is None or isinstance(background, str) else list(background)
         settings = self.config.model_dump(include={"input", "smoothing", "background"})
         return {**self.info, **settings, "contrast": shown, "refine": refine}
+
+
+def _key(labels: Labels, background: Background) -> Hashable | None:
+    """What a text bank is remembered by, cheaply: plain words; None for anything else."""
+    contrast = (background,) if background is None or isinstance(background, str) else tuple(background)
+    words = tuple(labels) if isinstance(labels, list | tuple) else None
+    if words is None or not all(isinstance(word, str) for word in words):
+        return None
+    if not all(isinstance(word, str | None) for word in contrast):
+        return None
+    return words, contrast, isinstance(background, str)
 
 
 def load(
