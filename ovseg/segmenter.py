@@ -133,13 +133,11 @@ class Segmenter:
         Raises:
             VocabularyError: a label cannot be used; the entry is named.
         """
-        key = _key(labels, background)
-        if key is None:
-            return self._make_bank(Vocabulary.of(labels, background=background))
+        key = _key(labels, background) or Vocabulary.of(labels, background=background)
         if key not in self._recent:
-            vocabulary = Vocabulary.of(labels, background=background)
             if len(self._recent) >= 8:
                 self._recent.pop(next(iter(self._recent)))
+            vocabulary = key if isinstance(key, Vocabulary) else Vocabulary.of(labels, background=background)
             self._recent[key] = self._make_bank(vocabulary)
         return self._recent[key]
 

@@ -97,12 +97,8 @@ def queries(vocabulary: Vocabulary) -> tuple[list[str], list[int]]:
         owner += [index] * len(cleaned)
     contrasts = [phrase for group in vocabulary.contrasts for phrase in group]
     rest = dict.fromkeys(phrase_for_encoder(phrase) for phrase in (*vocabulary.background, *contrasts))
-    for phrase in rest:
-        owner.append(len(vocabulary) + len(phrases) - len(owner))
-        phrases.append(phrase)
-    first_rest = len(phrases) - len(rest)
-    owner[first_rest:] = [len(vocabulary) + offset for offset in range(len(rest))]
-    return phrases, owner
+    owner += range(len(vocabulary), len(vocabulary) + len(rest))
+    return [*phrases, *rest], owner
 
 
 def encode_phrases(phrases: Sequence[str], templates: Templates, encode: PhraseEncoder) -> Tensor:

@@ -15,7 +15,7 @@ import random
 from pathlib import Path
 
 import torch
-from cross_validate import base_model, segmenter_with, train_head
+from cross_validate import segmenter_with, train_head
 from torch import Tensor
 
 from ovseg.config import load_config
@@ -25,6 +25,7 @@ from ovseg.matching import match
 from ovseg.segmenter import Segmenter
 from ovseg.training import TrainingConfig
 from ovseg.training.features import cell_classes
+from ovseg.training.runs import trainable_model
 
 MARGINS = [0.0, 0.03, 0.06, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4]
 
@@ -71,7 +72,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="ask about every n-th image only")
     options = parser.parse_args()
     config = load_config(TrainingConfig, options.config)
-    base = base_model(config)
+    base = trainable_model(config.model)
     dataset = open_dataset(load_protocol(config.masks[0].protocol), config.masks[0].path)
     names = [entry.name for entry in dataset.protocol.classes]
     chance = random.Random(0)

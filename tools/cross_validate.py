@@ -18,7 +18,6 @@ import torch
 
 from ovseg.config import load_config
 from ovseg.encoders.embedded.build import HEAD_FILE
-from ovseg.encoders.registry import build_model, read_model_config
 from ovseg.evaluation.confusion import ConfusionMatrix
 from ovseg.evaluation.datasets import FileDataset, open_dataset
 from ovseg.evaluation.protocol import load_protocol
@@ -28,6 +27,7 @@ from ovseg.training import TrainingConfig
 from ovseg.training.alignment import build_alignment
 from ovseg.training.features import FeatureCache
 from ovseg.training.loop import train_steps
+from ovseg.training.runs import trainable_model
 
 QUARTERS = 4
 
@@ -39,19 +39,11 @@ def train_head(config: TrainingConfig, out: Path, **held: object) -> Path:
     path = out / HEAD_FILE
     if not path.is_file():
         out.mkdir(parents=True, exist_ok=True)
-        task = build_alignment(fold, base_model(config), FeatureCache(config.out / "features"))
+        task = build_alignment(fold, trainable_model(config.model), FeatureCache(config.out / "features"))
         for _ in train_steps(task, fold, out):
             pass
         task.export(path, metadata={})
     return path
-
-
-def base_model(config: TrainingConfig):
-    """The model whose alignment is replaced."""
-    model_config = read_model_config(config.model)
-    sums = {key: value for key, value in model_config.encoder.sha256.items() if key != HEAD_FILE}
-    encoder = model_config.encoder.model_copy(update={"sha256": sums})
-    return build_model(model_config.model_copy(update={"encoder": encoder}))
 
 
 def segmenter_with(config: TrainingConfig, head: Path, base: object) -> Segmenter:
@@ -90,7 +82,7 @@ def main() -> None:
     options = parser.parse_args()
     config = load_config(TrainingConfig, options.config)
     root = Path("runs/folds")
-    base = base_model(config)
+    base = trainable_model(config.model)
     data = config.masks[0].path
     protocols = {
         "133 names": ("coco-panoptic-133", False),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ovseg.encoders.embedded.build import HEAD_FILE
-from ovseg.encoders.registry import ModelConfig, build_model, read_model_config
+from ovseg.encoders.registry import Model, build_model, read_model_config
 from ovseg.files import write_json
 from ovseg.training.alignment import build_alignment
 from ovseg.training.config import TrainingConfig
@@ -30,7 +30,7 @@ def train(config: TrainingConfig, *, progress: Callable[[int, float], None] | No
     out = config.out
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "config.json", config.model_dump(mode="json"))
-    model = build_model(_with_any_head(read_model_config(config.model)))
+    model = trainable_model(config.model)
     task = build_alignment(config, model, FeatureCache(out / "features"))
     for step, loss in train_steps(task, config, out):
         if progress is not None:
@@ -43,7 +43,9 @@ def train(config: TrainingConfig, *, progress: Callable[[int, float], None] | No
     return out
 
 
-def _with_any_head(config: ModelConfig) -> ModelConfig:
-    """The model file without the checksum of the head, which is about to be replaced."""
-    sums = {name: digest for name, digest in config.encoder.sha256.items() if name != HEAD_FILE}
-    return config.model_copy(update={"encoder": config.encoder.model_copy(update={"sha256": sums})})
+def trainable_model(name: str) -> Model:
+    """The model ``name`` without the checksum of its head, which is about to be replaced."""
+    config = read_model_config(name)
+    sums = {file: digest for file, digest in config.encoder.sha256.items() if file != HEAD_FILE}
+    encoder = config.encoder.model_copy(update={"sha256": sums})
+    return build_model(config.model_copy(update={"encoder": encoder}))
