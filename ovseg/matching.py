@@ -10,7 +10,7 @@ from ovseg.errors import ShapeError
 from ovseg.refine import affinity, pool_cells
 from ovseg.text import TextBank, check_space
 
-_POOL = 2  # cells are smoothed by squares of 2×2 cells: a quarter of the cost
+_POOL = 2  # cells take from squares of 2×2 cells, so only those are compared with text: a quarter of the cost
 
 
 def match(features: DenseFeatures, bank: TextBank, *, smoothing: float | None = None) -> Tensor:
@@ -22,7 +22,8 @@ def match(features: DenseFeatures, bank: TextBank, *, smoothing: float | None = 
         smoothing: temperature of the affinity between cells; None leaves the cells alone.
 
     Returns:
-        (K, h, w) float32: per class the largest logit of its phrases, then smoothed.
+        (K, h, w) float32: per class the largest logit of its phrases, then smoothed. Smoothed cells take from
+        means of squares of cells, which are compared with the phrases in place of the cells.
 
     Raises:
         SpaceError: features and bank are in different spaces.
@@ -31,15 +32,16 @@ def match(features: DenseFeatures, bank: TextBank, *, smoothing: float | None = 
     check_space(features.space, bank.space)
     if features.values.shape[0] != 1:
         raise ShapeError(f"features must be of one image, (1, C, h, w), got {tuple(features.values.shape)}")
-    queries = bank.embeddings.to(features.values)
-    logits = torch.einsum("qc,chw->qhw", queries, features.values[0]).float() * bank.logit_scale
-    logits = best_phrase(logits.flatten(1), bank.label_of_query, classes=bank.classes)
-    logits = logits.view(bank.classes, *features.grid)
-    if smoothing is None or features.structure is None:
-        return logits
-    weights = affinity(features.structure[0], temperature=smoothing, pool=_POOL)
-    smooth = pool_cells(logits, _POOL).flatten(1) @ weights.T.float()
-    return smooth.view(bank.classes, *features.grid)
+    values = features.values[0]
+    weights = None
+    if smoothing is not None and features.structure is not None:
+        weights = affinity(features.structure[0], temperature=smoothing, pool=_POOL).float()
+        values = pool_cells(values, _POOL)
+    logits = (bank.embeddings.to(values) @ values.flatten(1)).float() * bank.logit_scale
+    logits = best_phrase(logits, bank.label_of_query, classes=bank.classes)
+    if weights is not None:
+        logits = logits @ weights.T
+    return logits.view(bank.classes, *features.grid)
 
 
 def best_phrase(logits: Tensor, label_of_query: Tensor, *, classes: int) -> Tensor:

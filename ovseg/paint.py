@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from torch import Tensor
 from ovseg.images import ImageGeometry
 from ovseg.tensors import check_shape
 
-_BLOCK_CELLS = 8
+_BLOCK_CELLS = 4  # a power of two; smaller blocks have fewer candidates but cost more calls
+_MANY = 64  # candidates above which a block is cut
 _BLOCK_VALUES = 24_000_000  # values interpolated at once, 96 MB in float32
 
 
@@ -92,19 +93,18 @@ def find_winners(maps: Tensor, geometry: ImageGeometry, *, stride: int) -> Winne
     index = torch.empty(height, width, dtype=torch.int32, device=maps.device)
     best = torch.empty(height, width, device=maps.device)
     second = torch.zeros(height, width, device=maps.device)
-    for rows, row_cells in _blocks(down):
-        for columns, column_cells in _blocks(across):
-            patch = maps[:, row_cells, column_cells]
-            candidates = _candidates(patch)
-            part = patch[candidates] @ across[columns, column_cells].T  # (k, cells, columns)
-            for some in _row_chunks(rows, part.shape[0] * part.shape[2]):
-                values = torch.matmul(down[some, row_cells], part)
-                first, order = values.max(0)
-                index[some, columns] = candidates[order].to(torch.int32)
-                best[some, columns] = first
-                if len(candidates) > 1:
-                    values.scatter_(0, order.unsqueeze(0), -torch.inf)
-                    second[some, columns] = values.amax(0)
+    for piece in _pieces(maps, _first_pixels(down), _first_pixels(across)):
+        rows, columns, candidates = piece.rows, piece.columns, piece.candidates
+        patch = maps[:, piece.row_cells, piece.column_cells][candidates]
+        part = patch @ across[columns, piece.column_cells].T  # (k, cells, columns)
+        for some in _row_chunks(rows, part.shape[0] * part.shape[2]):
+            values = torch.matmul(down[some, piece.row_cells], part)
+            first, order = values.max(0)
+            index[some, columns] = candidates[order].to(torch.int32)
+            best[some, columns] = first
+            if len(candidates) > 1:
+                values.scatter_(0, order.unsqueeze(0), -torch.inf)
+                second[some, columns] = values.amax(0)
     return Winners(index, best, second)
 
 
@@ -112,6 +112,37 @@ def interpolate(maps: Tensor, geometry: ImageGeometry, *, stride: int) -> Tensor
     """(K, h, w) coarse maps to (K, H, W) at the original size: all of them, for the few that are kept."""
     down, across = axis_matrices(geometry, (maps.shape[1], maps.shape[2]), stride=stride, device=maps.device)
     return torch.matmul(down, maps.float() @ across.T)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Pixels (rows, columns), the cells they draw on, and the classes (k,) that can be among their two best."""
+
+    rows: slice
+    columns: slice
+    row_cells: slice
+    column_cells: slice
+    candidates: Tensor
+
+
+def _pieces(maps: Tensor, row_at: list[int], column_at: list[int]) -> Iterator[_Piece]:
+    """Pieces that together cover every pixel once; a block with many candidates is cut into quarters."""
+    everything = torch.arange(maps.shape[0], device=maps.device)
+    corners = product(*(range(0, cells, _BLOCK_CELLS) for cells in maps.shape[1:]))
+    blocks = [(top, left, _BLOCK_CELLS, everything) for top, left in corners]
+    while blocks:
+        top, left, size, classes = blocks.pop()
+        rows, columns = _pixels(row_at, top, size), _pixels(column_at, left, size)
+        if rows.start >= rows.stop or columns.start >= columns.stop:
+            continue
+        row_cells, column_cells = slice(top, top + size + 1), slice(left, left + size + 1)
+        candidates = classes[_candidates(maps[classes, row_cells, column_cells])]
+        if len(candidates) > _MANY and size > 1:
+            half = -(-size // 2)
+            corners = product((top, top + half), (left, left + half))
+            blocks += [(*corner, half, candidates) for corner in corners]
+        else:
+            yield _Piece(rows, columns, row_cells, column_cells, candidates)
 
 
 def _candidates(patch: Tensor) -> Tensor:
@@ -123,17 +154,16 @@ def _candidates(patch: Tensor) -> Tensor:
     return (flat.amax(1) >= floor).nonzero().flatten()
 
 
-def _blocks(matrix: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Runs of pixels and the cells they draw on, one run per ``_BLOCK_CELLS`` cells."""
-    cells = matrix.shape[1]
+def _first_pixels(matrix: Tensor) -> list[int]:
+    """For each cell of an interpolation matrix (pixels, cells), and past the last, its first pixel."""
+    cells = torch.arange(matrix.shape[1], device=matrix.device)
     lower = (matrix > 0).int().argmax(1)
-    bounds = torch.searchsorted(lower, torch.arange(0, cells + _BLOCK_CELLS, _BLOCK_CELLS, device=matrix.device))
-    edges = [0, *bounds[1:].tolist()]
-    edges[-1] = matrix.shape[0]
-    for number, (start, stop) in enumerate(pairwise(edges)):
-        if stop > start:
-            first = number * _BLOCK_CELLS
-            yield slice(start, stop), slice(first, min(first + _BLOCK_CELLS + 1, cells))
+    return [*torch.searchsorted(lower, cells).tolist(), matrix.shape[0]]
+
+
+def _pixels(first: list[int], start: int, size: int) -> slice:
+    last = len(first) - 1
+    return slice(first[min(start, last)], first[min(start + size, last)])
 
 
 def _row_chunks(rows: slice, values_per_row: int) -> Iterator[slice]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from ovseg.images import ImageGeometry, prepare, restore, working_size
 from ovseg.tensors import check_shape
 
 _EPSILON = 1e-8
+_MOST = 16  # classes that are refined at most
 _OFFSETS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
 
 
@@ -63,19 +64,14 @@ def pamr(image: Tensor, maps: Tensor, *, iterations: int = 10, dilations: Sequen
     """
     check_shape("image", image, "B C H W", B=1)
     check_shape("maps", maps, "B K H W", B=1, H=image.shape[2], W=image.shape[3])
-    differences, values = [], []
-    for dilation in dilations:
-        shifted = _neighbours(image, dilation)  # (8, 3, H, W)
-        differences.append((shifted - image).abs())
-        values.append(shifted)
-    spread = torch.cat([*values, image]).std(0, unbiased=False, keepdim=True)
-    distance = (torch.cat(differences) / (0.1 * spread + _EPSILON)).mean(1, keepdim=True)
-    weights = (-distance).softmax(0)  # (8·D, 1, H, W)
+    neighbours = list(_neighbours(image, dilations))
+    scale = 0.1 * torch.cat([*neighbours, image]).std(0, unbiased=False, keepdim=True) + _EPSILON
+    distance = torch.cat([((other - image).abs() / scale).mean(1) for other in neighbours])
+    weights = (-distance).softmax(0)  # (8·D, H, W)
     for _ in range(iterations):
         total = torch.zeros_like(maps)
-        for number, dilation in enumerate(dilations):
-            part = weights[8 * number : 8 * number + 8]
-            total += (_neighbours(maps, dilation) * part).sum(0, keepdim=True)
+        for weight, other in zip(weights, _neighbours(maps, dilations), strict=True):
+            total.addcmul_(other, weight)
         maps = total
     return maps
 
@@ -113,7 +109,8 @@ def refine_maps(
 ) -> Refined:
     """Coarse class maps refined by PAMR on the image shrunk to ``long_side``.
 
-    Only the classes that are among the two best of some cell take part; the others cannot win.
+    Only classes that are among the two best of some cell take part, and of those the ``_MOST`` that are best
+    in most cells: the cost does not grow with the vocabulary.
 
     Args:
         image: (H, W, 3) uint8.
@@ -123,7 +120,7 @@ def refine_maps(
         iterations, dilations: see ``pamr``.
         long_side: longest side to work at, in pixels; smaller images keep their size.
     """
-    classes = torch.unique(maps.flatten(1).topk(min(2, len(maps)), dim=0).indices)
+    classes = _contenders(maps)
     long_side = min(long_side, max(geometry.original))
     size = working_size(geometry.original, short_side=long_side, max_long_side=long_side, stride=1)
     pixels, at_size = prepare(image, _Plain(), size=size)
@@ -133,18 +130,22 @@ def refine_maps(
     return Refined(fine[0], classes, at_size)
 
 
-def _neighbours(maps: Tensor, dilation: int) -> Tensor:
-    """(1, C, H, W) to (8, C, H, W): the eight neighbours at ``dilation`` pixels; borders repeat."""
+def _contenders(maps: Tensor) -> Tensor:
+    """(K, h, w) to the classes (k,), ascending, that are worth refining."""
+    ranks = maps.flatten(1).topk(min(2, len(maps)), dim=0).indices
+    cells = ranks.shape[1]
+    votes = torch.stack([torch.bincount(rank, minlength=len(maps)) for rank in ranks])
+    support = votes[0] * (cells + 1) + votes[1:].sum(0)  # wins first, then second places
+    best = support.topk(min(_MOST, len(maps)))
+    return best.indices[best.values > 0].sort().values
+
+
+def _neighbours(maps: Tensor, dilations: Sequence[int]) -> Iterator[Tensor]:
+    """Views (B, C, H, W) of the eight neighbours at every dilation, in pixels; borders repeat."""
     height, width = maps.shape[-2:]
-    padded = functional.pad(maps, (dilation,) * 4, mode="replicate")
-    return torch.cat(
-        [
-            padded[
-                :,
-                :,
-                dilation * (1 + dy) : dilation * (1 + dy) + height,
-                dilation * (1 + dx) : dilation * (1 + dx) + width,
-            ]
-            for dy, dx in _OFFSETS
-        ]
-    )
+    reach = max(dilations)
+    padded = functional.pad(maps, (reach,) * 4, mode="replicate")
+    for dilation in dilations:
+        for dy, dx in _OFFSETS:
+            top, left = reach + dy * dilation, reach + dx * dilation
+            yield padded[..., top : top + height, left : left + width]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,18 +33,20 @@ class Job:
         return self.folder / f"{self.name}_overlay.png"
 
 
-def plan_jobs(source: str, out: Path) -> list[Job]:
-    """The images of a path, folder or glob pattern; under ``out`` they keep their sub-folders.
+def plan_jobs(sources: Sequence[str], out: Path) -> list[Job]:
+    """The images of paths, folders or glob patterns; under ``out`` they keep their sub-folders.
 
     Images inside ``out`` are results of an earlier run and left out.
 
     Raises:
         ImageError: nothing matches.
     """
-    root = _fixed_root(source)
+    roots = [_fixed_root(source) for source in sources]
+    root = Path(os.path.commonpath([path.absolute() for path in roots]))
     ours = out.resolve()
-    images = [image for image in find_images(source) if ours not in image.resolve().parents]
-    folders = [out / image.parent.relative_to(root) for image in images]
+    found = dict.fromkeys(image for source in sources for image in find_images(source))
+    images = [image for image in found if ours not in image.resolve().parents]
+    folders = [out / image.parent.absolute().relative_to(root) for image in images]
     names = _names(images)
     return [Job(*job) for job in zip(images, folders, names, strict=True)]
 

@@ -44,11 +44,13 @@ def segment(
     """Find LABELs in one photo, in a folder (with sub-folders), or in all files of a glob pattern.
 
     Each image gets an index PNG, an overlay and a JSON file. Images done with the same settings are skipped.
+    Arguments that name existing images are images, so that a pattern may be expanded by the shell.
 
     Example: ovseg segment street.jpg road car person
     """
+    more, words = _split(labels or [])
     run = Run(
-        labels=[*(labels or []), *_read_labels(labels_file)],
+        labels=[*words, *_read_labels(labels_file)],
         background=_parse_background(background),
         refine=refine,
         model=model,
@@ -57,7 +59,7 @@ def segment(
         concepts=concepts,
         max_pixels=max_pixels,
     )
-    failed = run.do_all(images, out=out, overwrite=overwrite, as_json=as_json)
+    failed = run.do_all([images, *more], out=out, overwrite=overwrite, as_json=as_json)
     if failed:
         raise typer.Exit(1)
 
@@ -89,13 +91,13 @@ class Run:
         if self.concepts is not None and not self.concepts.is_file():
             raise VocabularyError(f"no concepts file '{self.concepts}'; 'ovseg concept learn' makes one")
 
-    def do_all(self, source: str, *, out: Path, overwrite: bool, as_json: bool) -> int:
+    def do_all(self, sources: list[str], *, out: Path, overwrite: bool, as_json: bool) -> int:
         """Do every image that is not done, and return the number of failures."""
         from rich.console import Console
 
         from ovseg.cli.jobs import plan_jobs
 
-        jobs = plan_jobs(source, out)
+        jobs = plan_jobs(sources, out)
         console = Console(stderr=True)
         failed = 0
         for job in _with_progress(jobs, console):
@@ -169,6 +171,19 @@ class Run:
                 segmenter = segmenter.with_concepts(ovseg.ConceptSet.load(self.concepts))
             self._segmenter = segmenter
         return self._segmenter
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The leading arguments that are image files, and the labels that follow."""
+    from itertools import takewhile
+
+    from ovseg.images import IMAGE_SUFFIXES
+
+    def is_image(argument: str) -> bool:
+        return Path(argument).suffix.lower() in IMAGE_SUFFIXES and Path(argument).is_file()
+
+    images = list(takewhile(is_image, arguments))
+    return images, arguments[len(images) :]
 
 
 def _read_labels(path: Path | None) -> list[str]:

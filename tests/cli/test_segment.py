@@ -134,6 +134,20 @@ def test_equal_stems_and_overlay_names_do_not_collide(invoke: Invoke, tmp_path: 
     assert sources == {f"photos/{name}" for name in names}
 
 
+def test_a_pattern_that_the_shell_expanded_is_images_and_then_labels(
+    invoke: Invoke, segmenter: FakeSegmenter, tmp_path: Path
+) -> None:
+    for name in ("photos/a.png", "photos/b.jpg", "other/a.png"):
+        make_image(tmp_path / name)
+    assert invoke("photos/a.png", "photos/b.jpg", "other/a.png", "cat", "missing.png").exit_code == 0
+    assert sorted(str(path) for path in Path("out").rglob("*.json")) == [
+        "out/other/a.json",
+        "out/photos/a.json",
+        "out/photos/b.json",
+    ]
+    assert [call["labels"] for call in segmenter.calls if "labels" in call] == [["cat", "missing.png"]] * 3
+
+
 def test_a_glob_keeps_the_folders_below_its_fixed_part(invoke: Invoke, tmp_path: Path) -> None:
     make_image(tmp_path / "photos/x/a.png")
     make_image(tmp_path / "photos/y/a.png")
