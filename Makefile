@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow lint benchmark clean
+.PHONY: demo test slow lint benchmark results clean
 
 demo: $(READY)
 	$(BIN)/ovseg segment examples/cat.jpg cat wall --out out
@@ -22,6 +22,11 @@ lint: $(READY)
 
 benchmark: $(READY)
 	$(BIN)/python evaluation/peers/speed.py
+	$(BIN)/python evaluation/peers/evaluation_speed.py
+
+DATA ?= ../shared/data
+results: $(READY)
+	$(BIN)/python tools/results.py $(DATA)
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

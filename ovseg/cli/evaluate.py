@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from ovseg.evaluation import EvaluationReport, RunOptions
+    from ovseg.evaluation import EvaluationReport, RunOptions, Task
 
 
 def register(app: typer.Typer) -> None:
@@ -33,6 +33,7 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(help="Images at once.")] = 1,
     synonyms: Annotated[bool, typer.Option(help="Give the protocol's synonyms to the model.")] = True,
     boundary: Annotated[bool, typer.Option(help="Measure boundaries as well.")] = True,
+    bank: Annotated[Path | None, typer.Option(help="A bank that must not hold the evaluated images.")] = None,
     check_data: Annotated[bool, typer.Option("--check-data", help="Only verify the data set.")] = False,
     robustness: Annotated[bool, typer.Option("--robustness", help="Also corruptions and paraphrases.")] = False,
     compare: Annotated[tuple[Path, Path] | None, typer.Option(help="Two reports, A.json B.json.")] = None,
@@ -53,7 +54,8 @@ def evaluate(
     if check_data:
         _check(benchmark, data, split=split, as_json=as_json)
         return
-    from ovseg.evaluation import RunOptions
+    from ovseg.evaluation import RunOptions, Task
+    from ovseg.evaluation.runner import evaluate_task
 
     options = RunOptions(
         batch_size=batch_size,
@@ -64,47 +66,36 @@ def evaluate(
         synonyms=synonyms,
         progress=True,
     )
+    task = Task(benchmark, data, limit=limit, labels=labels, setting=setting)
+    before = None if baseline is None else _report(baseline)  # a missing one is told before the run, not after
     segmenter = _load(model, weights=weights, device=device)
-    common: dict[str, Any] = {"data": data, "out": out, "limit": limit, "labels": labels}
-    report = _run(segmenter, benchmark, common, setting=setting, options=options, as_json=as_json)
-    if robustness:
-        _robustness(segmenter, benchmark, common, options=options, as_json=as_json)
-    if baseline is not None:
-        _hold_against(baseline, report, margin=margin / 100)
-
-
-def _run(
-    segmenter: Any,
-    benchmark: str,
-    common: dict[str, Any],
-    *,
-    setting: str,
-    options: RunOptions,
-    as_json: bool,
-) -> EvaluationReport:
-    from ovseg.evaluation import evaluate as run
-
-    report = run(segmenter, benchmark, **common, setting=setting, options=options)
+    report = evaluate_task(segmenter, task, out=out, bank=bank, options=options)
     typer.echo(json.dumps(_summary(report)) if as_json else report.to_markdown())
-    return report
+    if robustness:
+        _robustness(segmenter, task, out=out, options=options, as_json=as_json)
+    if before is not None:
+        _hold_against(before, report, margin=margin / 100)
 
 
-def _hold_against(baseline: Path, report: EvaluationReport, *, margin: float) -> None:
-    from ovseg.evaluation import EvaluationReport, regression
+def _report(path: Path) -> EvaluationReport:
+    from ovseg.evaluation import EvaluationReport
 
-    fall = regression(report, EvaluationReport.load(baseline), margin=margin)
+    return EvaluationReport.load(path)
+
+
+def _hold_against(baseline: EvaluationReport, report: EvaluationReport, *, margin: float) -> None:
+    from ovseg.evaluation import regression
+
+    fall = regression(report, baseline, margin=margin)
     if fall is not None:
         typer.echo(fall, err=True)
         raise typer.Exit(1)
 
 
-def _robustness(
-    segmenter: Any, benchmark: str, common: dict[str, Any], *, options: RunOptions, as_json: bool
-) -> None:
+def _robustness(segmenter: Any, task: Task, *, out: Path | None, options: RunOptions, as_json: bool) -> None:
     from ovseg.evaluation.robustness import measure_robustness
 
-    folder = None if common["out"] is None else common["out"] / "robustness"
-    table = measure_robustness(segmenter, benchmark, **{**common, "out": folder}, options=options)
+    table = measure_robustness(segmenter, task, out=None if out is None else out / "robustness", options=options)
     typer.echo(json.dumps(table.to_dict()) if as_json else table.to_markdown())
 
 
@@ -119,9 +110,9 @@ def _load(model: str, *, weights: Path | None, device: str) -> Any:
 def _compare(first: Path, second: Path, *, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from ovseg.evaluation import EvaluationReport, compare_reports
+    from ovseg.evaluation import compare_reports
 
-    comparison = compare_reports(EvaluationReport.load(first), EvaluationReport.load(second))
+    comparison = compare_reports(_report(first), _report(second))
     typer.echo(json.dumps(asdict(comparison)) if as_json else comparison.to_markdown())
 
 

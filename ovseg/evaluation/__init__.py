@@ -9,13 +9,15 @@ from ovseg.evaluation.compare import Comparison, compare_reports, regression
 from ovseg.evaluation.datasets import check_data
 from ovseg.evaluation.protocol import Protocol, load_protocol, protocol_names
 from ovseg.evaluation.report import EvaluationReport
-from ovseg.evaluation.runner import RunOptions, evaluate
+from ovseg.evaluation.runner import evaluate
+from ovseg.evaluation.task import RunOptions, Task
 
 __all__ = [
     "Comparison",
     "EvaluationReport",
     "Protocol",
     "RunOptions",
+    "Task",
     "check_data",
     "compare_reports",
     "evaluate",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,11 +69,8 @@ class Asker:
                 f"a segmenter needs a method segment(image, labels), got {type(self.segmenter).__name__}; "
                 "load one with ovseg.load('mini')"
             )
-        parameters = inspect.signature(segment).parameters.values()
-        anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-        accepted = {parameter.name for parameter in parameters}
-        self.takes_background = anything or "background" in accepted
-        self.applied = {key: value for key, value in self.knobs.items() if anything or key in accepted}
+        self.takes_background = "background" in taken(segment, {"background": None})
+        self.applied = taken(segment, self.knobs)
         self.not_applied = sorted(set(self.knobs) - set(self.applied))
 
     def ask(self, example: Example, candidates: Sequence[int]) -> Answer:
@@ -96,7 +93,8 @@ class Asker:
             return [self.ask(example, candidates) for example in examples]
         question = self.question(tuple(candidates))
         started = time.perf_counter()
-        results = list(batch([example.image for example in examples], question.labels, **self._keywords()))
+        keywords = taken(batch, self._keywords())
+        results = list(batch([example.image for example in examples], question.labels, **keywords))
         seconds = (time.perf_counter() - started) / len(examples)
         if len(results) != len(examples):
             raise ShapeError(f"segment_batch must give {len(examples)} results, got {len(results)}")
@@ -163,6 +161,18 @@ class Asker:
         return [Concept(prompt, synonyms=synonyms, images=images, masks=masks)]
 
 
+def taken(function: Callable[..., Any], keywords: dict[str, Any]) -> dict[str, Any]:
+    """Those of ``keywords`` that ``function`` takes; none where it does not say what it takes."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # written in C
+        return {}
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return dict(keywords)
+    by_name = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    return {key: value for key, value in keywords.items() if key in by_name}
+
+
 def _checked_map(result: Any, question: Question, example: Example) -> NDArray[np.integer[Any]]:
     index_map = _as_numpy(getattr(result, "index_map", None))
     wanted = example.truth.shape
@@ -198,4 +208,7 @@ def _within_unit(scores: NDArray[Any]) -> bool:
 
 
 def _as_numpy(values: Any) -> NDArray[Any] | None:
+    """``values`` as an array; a tensor may be on another device or need a gradient."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
     return None if values is None else np.asarray(values)

@@ -104,21 +104,24 @@ class PairedDifference:
 def bootstrap_interval(
     areas: ClassAreas, *, draws: int = DRAWS, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
-    """The percentile interval of the mean IoU over draws of N images with replacement.
+    """The centred percentile interval of the mean IoU over draws of N images with replacement, within [0, 1].
 
-    Source: Efron, Bootstrap methods: another look at the jackknife, Annals of Statistics 1979.
+    It is where the score of another N images of the same kind lies; see ``centred_percentiles``.
 
     Raises:
         ShapeError: there is no image.
     """
     scores = np.concatenate([areas.mean_iou(weights) for weights in _draws(areas.images, draws, seed)])
-    return _percentiles(scores, level)
+    low, high = centred_percentiles(scores, _whole(areas), level=level)
+    return max(low, 0.0), min(high, 1.0)
 
 
 def paired_bootstrap(
     first: ClassAreas, second: ClassAreas, *, draws: int = DRAWS, seed: int = 0, level: float = 0.95
 ) -> PairedDifference:
     """Whether ``second`` is better than ``first``: both are scored on the same draws of the same images.
+
+    Interval and p-value are read off the same centred draws (see ``centred_percentiles``).
 
     Raises:
         ShapeError: the two have different numbers of images or none.
@@ -127,15 +130,46 @@ def paired_bootstrap(
         raise ShapeError(f"a paired test needs the same images, got {first.images} and {second.images}")
     drawn = [second.mean_iou(w) - first.mean_iou(w) for w in _draws(first.images, draws, seed)]
     differences = np.concatenate(drawn)
-    whole = np.ones((1, first.images))
-    low, high = _percentiles(differences, level)
-    beyond = min((differences <= 0).mean(), (differences >= 0).mean())
+    difference = _whole(second) - _whole(first)
+    low, high = centred_percentiles(differences, difference, level=level)
+    centred = differences - np.nanmean(differences) + difference
+    beyond = min((centred <= 0).mean(), (centred >= 0).mean())
     return PairedDifference(
-        difference=float(second.mean_iou(whole)[0] - first.mean_iou(whole)[0]),
-        low=low,
-        high=high,
-        p_value=float(min(1.0, 2 * max(beyond, 1 / draws))),
+        difference=difference, low=low, high=high, p_value=float(min(1.0, 2 * max(beyond, 1 / draws)))
     )
+
+
+def centred_percentiles(
+    scores: NDArray[np.float64], estimate: float, *, level: float = 0.95
+) -> tuple[float, float]:
+    """The middle ``level`` of the draws, moved by the bootstrap's own estimate of its bias.
+
+    A class that is in few images is missing from many draws, and the mean over the classes that are left is
+    another mean: with many rare classes all draws may lie on one side of the score. Moved so that their mean
+    is ``estimate``, they keep their spread.
+
+    Args:
+        scores: (R,) the draws; NaN where a draw has no class to score.
+        estimate: the score over all images.
+        level: share of the draws inside, in (0, 1).
+
+    Source: the bias estimate, mean of the draws less the estimate, is that of Efron and Tibshirani, An
+    Introduction to the Bootstrap, 1993, chapter 10. Not the BC or BCa interval (Efron, Better bootstrap
+    confidence intervals, JASA 1987): these move the percentiles by twice the normal quantile of the share of
+    draws below the estimate, and leave the estimate out once that quantile is beyond 1.96, which is the case
+    here (2.3 on 100 images of 133 classes).
+    """
+    known = scores[~np.isnan(scores)]
+    if not known.size or np.isnan(estimate):
+        return float("nan"), float("nan")
+    outside = 50 * (1 - level)
+    low, high = np.percentile(known, [outside, 100 - outside]) - known.mean() + estimate
+    return float(low), float(high)
+
+
+def _whole(areas: ClassAreas) -> float:
+    """The mean IoU over all images, each once."""
+    return float(areas.mean_iou(np.ones((1, areas.images)))[0])
 
 
 def _draws(images: int, draws: int, seed: int) -> Any:
@@ -145,9 +179,3 @@ def _draws(images: int, draws: int, seed: int) -> Any:
     share = np.full(images, 1 / images)
     for start in range(0, draws, CHUNK):
         yield generator.multinomial(images, share, size=min(CHUNK, draws - start)).astype(np.float64)
-
-
-def _percentiles(scores: NDArray[np.float64], level: float) -> tuple[float, float]:
-    outside = 50 * (1 - level)
-    low, high = np.nanpercentile(scores, [outside, 100 - outside])
-    return float(low), float(high)

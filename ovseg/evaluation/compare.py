@@ -96,6 +96,12 @@ def regression(report: EvaluationReport, baseline: EvaluationReport, *, margin: 
 def _check_comparable(first: EvaluationReport, second: EvaluationReport) -> None:
     _check_same("protocol_hash", "protocol", first, second)
     _check_same("images_hash", "images", first, second)
+    for letter, report in (("A", first), ("B", second)):
+        if not report.rows:
+            raise ConfigError(
+                f"{letter} holds no rows of single images, which the test needs; "
+                "take the report.json that ovseg evaluate ... --out DIR writes"
+            )
 
 
 def _check_same(key: str, what: str, first: EvaluationReport, second: EvaluationReport) -> None:

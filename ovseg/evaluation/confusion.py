@@ -15,6 +15,7 @@ IntArray = NDArray[np.integer]
 FloatArray = NDArray[np.float64]
 IGNORE = -1
 NONE = -1
+BLOCK = 1 << 15  # pixels at a time: 256 KiB of indices stay in the processor's cache
 
 
 @dataclass
@@ -105,12 +106,12 @@ class ConfusionMatrix:
         """
         iou, present = self.iou(), self.true_area() > 0
         if classes == "all":
-            return _mean(iou)
+            return mean_of_known(iou)
         if classes != "present":
             chosen = np.zeros(self.classes, bool)
             chosen[list(classes)] = True
             present &= chosen
-        return _mean(iou[present])
+        return mean_of_known(iou[present])
 
     def pixel_accuracy(self) -> float:
         """Share of labelled pixels whose class is right, in [0, 1]."""
@@ -122,7 +123,7 @@ class ConfusionMatrix:
 
     def mean_class_accuracy(self) -> float:
         """Mean over present classes of ``class_accuracy``."""
-        return _mean(self.class_accuracy())
+        return mean_of_known(self.class_accuracy())
 
     def frequency_weighted_iou(self) -> float:
         """IoU averaged with each class's share of the labelled pixels as weight, in [0, 1]."""
@@ -143,7 +144,7 @@ class ConfusionMatrix:
         both_foreground = total - either_background - foreground_missed
         # a foreground pixel left unlabelled is in the union; a background one left unlabelled is in neither
         either_foreground = total - both_background - self.missed[background]
-        return _mean(_ratio([both_background, both_foreground], [either_background, either_foreground]))
+        return mean_of_known(_ratio([both_background, both_foreground], [either_background, either_foreground]))
 
     def harmonic_iou(self, unseen: Sequence[int]) -> dict[str, float]:
         """Mean IoU over seen classes, over ``unseen`` ones, and the harmonic mean of the two."""
@@ -158,22 +159,24 @@ def joint_histogram(
 ) -> NDArray[np.int64]:
     """(L, L + 1) int64 pixels by true class and predicted class; the last column is "none of the labels".
 
-    One pass of ``bincount`` over ``truth * (L + 1) + prediction``, the ignored pixels in a row of their own.
+    One pass of ``bincount`` over ``(truth + 1) * (L + 1) + prediction + 1``.
 
     Raises:
         ShapeError: the shapes differ, a dtype is not integer, or a value is out of range.
     """
     _check_maps(prediction, truth, classes=classes, ignore=ignore)
     width = classes + 1
-    # int32 is wide enough for the index and halves the memory traffic of the pass
-    index = truth.astype(np.int32, copy=True)
-    index[index == ignore] = classes
-    index *= width
-    index += prediction.astype(np.int32, copy=False)
-    index += prediction < 0  # -1 would fall into the row before; it belongs at column L
-    index[prediction < 0] += classes
-    counted = np.bincount(index.ravel(), minlength=width * width)
-    return counted.reshape(width, width)[:classes].astype(np.int64, copy=False)
+    if ignore != IGNORE:
+        truth = np.where(truth == ignore, IGNORE, truth.astype(np.int64))
+    index = np.empty(truth.size, np.intp)
+    rows, columns = truth.ravel(), prediction.ravel()
+    for start in range(0, len(index), BLOCK):
+        block = slice(start, start + BLOCK)
+        np.multiply(rows[block], width, out=index[block], dtype=np.intp, casting="unsafe")
+        np.add(index[block], columns[block], out=index[block], dtype=np.intp, casting="unsafe")
+        index[block] += width + 1  # row and column 0 are -1: ignored, and none of the labels
+    counted = np.bincount(index, minlength=width * width).reshape(width, width)
+    return np.roll(counted[1:], -1, axis=1).astype(np.int64, copy=False)
 
 
 def sparse_pairs(prediction: IntArray, truth: IntArray, *, classes: int) -> NDArray[np.int64]:
@@ -214,6 +217,7 @@ def _ratio(part: object, whole: object) -> FloatArray:
     return np.asarray(np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0))
 
 
-def _mean(values: FloatArray) -> float:
+def mean_of_known(values: FloatArray) -> float:
+    """Mean of the values that are not NaN; NaN where there is none."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else float("nan")

@@ -114,7 +114,7 @@ def corrupt(image: NDArray[np.uint8], corruption: str, *, seed: int = 0) -> NDAr
     name, _, severity = corruption.partition(":")
     if name not in CORRUPTIONS:
         raise ConfigError(
-            f"no corruption '{name}'{did_you_mean(name, CORRUPTIONS)} There are: {', '.join(CORRUPTIONS)}"
+            f"no corruption '{name}'{did_you_mean(name, CORRUPTIONS) or '.'} There are: {', '.join(CORRUPTIONS)}"
         )
     if severity not in {str(level) for level in SEVERITIES}:
         raise ConfigError(f"severity must be 1 to 5, got '{severity}'; write '{name}:3'")

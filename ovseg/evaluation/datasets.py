@@ -16,7 +16,7 @@ from PIL import Image
 
 from ovseg.errors import DatasetError
 from ovseg.evaluation.masks import read_image, read_mask, to_classes
-from ovseg.evaluation.protocol import Layout, Protocol, Resize, with_classes
+from ovseg.evaluation.protocol import IDS, Layout, Protocol, Resize, with_classes
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -65,6 +65,10 @@ class Dataset(Interface):
         """The example at ``index``."""
         ...
 
+    def image_files(self, index: int) -> tuple[Path, ...]:
+        """The files that the image at ``index`` is made of; none where it has no file of its own."""
+        ...
+
 
 @dataclass(frozen=True)
 class FilePair:
@@ -102,6 +106,10 @@ class FileDataset:
         truth = to_classes(ids, self.lookup, protocol=self.protocol, path=str(pair.mask))
         image, truth = resize_pair(image, truth, resize=self.protocol.resize)
         return Example(pair.name, image, truth)
+
+    def image_files(self, index: int) -> tuple[Path, ...]:
+        """The image file at ``index``."""
+        return (self.pairs[index].image,)
 
     def load_truth(self, index: int) -> NDArray[np.int32]:
         """(H, W) int32 class indices of the mask alone, at its own size; -1 where ignored."""
@@ -188,12 +196,14 @@ def read_classes(protocol: Protocol, data: Path) -> Protocol:
     names = [entry["name"] for entry in entries]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice or not names:
-        raise DatasetError(
-            f"'{path}' must name each class once; {'twice: ' + ', '.join(twice) if twice else 'none'}"
-        )
+        told = f"twice: {', '.join(twice)}" if twice else "it names none"
+        raise DatasetError(f"'{path}' must name each class once; {told}")
+    outside = [value for value in (*ignore, *(entry["ids"][0] for entry in entries)) if not 0 <= value < IDS]
+    if outside:
+        raise DatasetError(f"'{path}' must give ids in [0, {IDS}), as masks of 16 bits hold, got {outside[0]}")
     if protocol.classes_only:
         entries = _only(entries, protocol.classes_only, path)
-    return with_classes(protocol, entries, ignore=ignore)
+    return with_classes(protocol, entries, ignore=ignore, source=f"'{path}'")
 
 
 def layout_help(protocol: Protocol) -> str:
@@ -288,7 +298,7 @@ def _listed_names(layout: Layout, protocol: Protocol, data: Path) -> list[str]:
     path = data / str(layout.names).replace("{split}", protocol.split)
     if not path.is_file():
         raise DatasetError(f"the list of the split is missing: '{path}'; {layout_help(protocol)}")
-    return [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.split()[0] for line in _read_text(path).splitlines() if line.strip()]
 
 
 def _pair(name: str, layout: Layout, protocol: Protocol, data: Path) -> FilePair:
@@ -309,8 +319,15 @@ def _existing(data: Path, pattern: str, name: str) -> Path:
     return next((candidate for candidate in found if candidate.is_file()), Path(stem + ".*"))
 
 
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"'{path}' must be a text file in UTF-8 ({error}); fetch it again") from error
+
+
 def _parse_classes(path: Path, protocol: Protocol) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
-    text = path.read_text(encoding="utf-8-sig")
+    text = _read_text(path)
     if path.suffix == ".json":
         return _parse_categories(text, path)
     lines = text.rstrip().splitlines()

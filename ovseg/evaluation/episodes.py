@@ -67,6 +67,10 @@ class EpisodeDataset:
             supports={episode.class_index: supports} if supports else {},
         )
 
+    def image_files(self, index: int) -> tuple[Path, ...]:
+        """The query's file."""
+        return self.base.image_files(self.episodes[index].query)
+
     def _support(self, place: int, class_index: int) -> Support:
         example = self.base.load(place)
         return Support(example.image, example.truth == class_index)
@@ -114,6 +118,10 @@ class MosaicDataset:
         truths = [np.asarray(Image.fromarray(t.truth).resize(size, Image.Resampling.NEAREST)) for t in tiles]
         candidates = tuple(sorted(self.base.class_of(place) for place in self.quadruples[index]))
         return Example(self.names[index], two_by_two(images), two_by_two(truths), candidates)
+
+    def image_files(self, index: int) -> tuple[Path, ...]:
+        """The four tiles' files."""
+        return tuple(path for place in self.quadruples[index] for path in self.base.image_files(place))
 
 
 def open_episodes(protocol: Protocol, data: Path) -> Dataset:

@@ -61,6 +61,10 @@ class HubDataset:
         """Row numbers, padded so that their order is that of the rows."""
         return tuple(f"{index:08d}" for index in range(len(self.rows)))
 
+    def image_files(self, index: int) -> tuple[Path, ...]:
+        """None: the rows hold the images."""
+        return ()
+
     def load(self, index: int) -> Example:
         """Decode row ``index``.
 

@@ -81,7 +81,7 @@ class Journal:
         """Rows by name, from the files of all processes; a line cut off by a kill is left out.
 
         Raises:
-            ConfigError: a file belongs to another run.
+            ConfigError: a file belongs to another run, or a line inside it is damaged.
         """
         rows: dict[str, ImageRow] = {}
         for path in sorted(self.folder.glob("rows-*.jsonl")):
@@ -89,8 +89,8 @@ class Journal:
             if not lines:
                 continue  # killed before the header was whole
             self._check_header(header, path)
-            for line in lines[:-1]:  # what follows the last newline is empty or cut off
-                row = ImageRow.from_dict(json.loads(line))
+            for number, line in enumerate(lines[:-1], start=2):  # after the last newline: empty or cut off
+                row = _row(line, path, number)
                 rows.setdefault(row.name, row)
         return rows
 
@@ -130,6 +130,15 @@ class Journal:
                 f"'{path}' holds rows of another run (protocol, model or options differ); "
                 "choose another --out, or delete the file to start anew"
             )
+
+
+def _row(line: str, path: Path, number: int) -> ImageRow:
+    try:
+        return ImageRow.from_dict(json.loads(line))
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"line {number} of '{path}' is damaged ({error}); delete the file to start anew"
+        ) from error
 
 
 def _drop_cut_line(path: Path) -> None:

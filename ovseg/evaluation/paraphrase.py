@@ -51,7 +51,7 @@ def rewriting(name: str) -> Callable[[str], str]:
     """
     if name not in REWRITINGS:
         raise ConfigError(
-            f"no paraphrase '{name}'{did_you_mean(name, REWRITINGS)} There are: {', '.join(REWRITINGS)}"
+            f"no paraphrase '{name}'{did_you_mean(name, REWRITINGS) or '.'} There are: {', '.join(REWRITINGS)}"
         )
     return REWRITINGS[name]
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ovseg.evaluation.journal import ImageRow
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,3 +50,12 @@ class Processes:
 
         gathered = gather_object([row.to_dict() for row in rows.values()])
         return {values["name"]: ImageRow.from_dict(values) for values in gathered}
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What ``make`` returns in the main process, in every process; the others do not call it."""
+        if self.count == 1:
+            return make()
+        from accelerate.utils import gather_object
+
+        made: list[T] = gather_object([make()] if self.is_main else [])
+        return made[0]

@@ -52,6 +52,11 @@ class Layout(Config):
     found_by: Literal["images", "masks"] = "images"  # which files say what is in the split
     label_list: str | None = None  # the data's own "id: name" file; classes then get their ids by name
 
+    @property
+    def has_splits(self) -> bool:
+        """Whether a pattern depends on the split."""
+        return any("{split}" in pattern for pattern in (self.images, self.masks, self.names or ""))
+
 
 class Expected(Config):
     """Numbers that must hold; ``files`` None where any number may come."""
@@ -132,6 +137,10 @@ class Protocol(Config):
             raise ValueError(f"every class needs its own name; given twice: {', '.join(twice)}")
         if self.expected.classes not in (None, len(names)):
             raise ValueError(f"expected.classes is {self.expected.classes}, but {len(names)} are listed")
+        outside = [value for entry in self.classes for value in entry.ids if not 0 <= value < IDS]
+        outside += [value for value in self.ignore if not 0 <= value < IDS]
+        if outside:
+            raise ValueError(f"mask ids must be in [0, {IDS}), what a 16-bit mask can hold, got {outside[0]}")
         taken: dict[int, str] = {}
         for entry in self.classes:
             for value in entry.ids:
@@ -182,7 +191,7 @@ class Protocol(Config):
             return tuple(index for index in every if self.names[index] in chosen)
         known = ["all", "present", "present+N", *self.subsets]
         raise ConfigError(
-            f"protocol '{self.name}' has no label mode '{labels}'{did_you_mean(labels, known)} "
+            f"protocol '{self.name}' has no label mode '{labels}'{did_you_mean(labels, known) or '.'} "
             f"There are: {', '.join(known)}"
         )
 
@@ -217,7 +226,7 @@ class Protocol(Config):
             known = ", ".join(sorted(papers)) or "none"
             raise ConfigError(
                 f"protocol '{self.name}' has no paper setting for '{chosen or 'this model'}'"
-                f"{did_you_mean(chosen, papers)} There are: {known}; or use setting='shared'"
+                f"{did_you_mean(chosen, papers) or '.'} There are: {known}; or use setting='shared'"
             )
         return dict(papers[chosen])
 
@@ -244,8 +253,10 @@ def load_protocol(benchmark: str | Path | Protocol) -> Protocol:
     return load_config(Protocol, find_asset("evaluation/benchmarks", str(benchmark)))
 
 
-def with_classes(protocol: Protocol, entries: list[dict[str, Any]], *, ignore: tuple[int, ...]) -> Protocol:
-    """``protocol`` with classes read from the data.
+def with_classes(
+    protocol: Protocol, entries: list[dict[str, Any]], *, ignore: tuple[int, ...], source: str = "the classes"
+) -> Protocol:
+    """``protocol`` with classes read from ``source``, which is named in errors.
 
     A class named background, null or void takes what the segmenter leaves unlabelled. It stays among
     the labels, asked by the word "background", so that positions do not shift.
@@ -264,4 +275,4 @@ def with_classes(protocol: Protocol, entries: list[dict[str, Any]], *, ignore: t
         if not set(entry.get("ids", ())) <= set(ignore)
     ]
     values.update(classes=classes, background=background.model_dump(), ignore=ignore)
-    return parse_config(Protocol, values, source=f"classes of the data for '{protocol.name}'")
+    return parse_config(Protocol, values, source=f"{source} for '{protocol.name}'")

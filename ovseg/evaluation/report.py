@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from ovseg.errors import ConfigError, DatasetError
 from ovseg.evaluation.bootstrap import ClassAreas, bootstrap_interval
 from ovseg.evaluation.boundary import boundary_f_score, boundary_iou
 from ovseg.evaluation.calibration import expected_calibration_error
-from ovseg.evaluation.confusion import ConfusionMatrix
+from ovseg.evaluation.confusion import ConfusionMatrix, mean_of_known
 from ovseg.evaluation.journal import ImageRow
+from ovseg.evaluation.leaks import leak_line
 from ovseg.evaluation.presence import presence_from_maps, presence_from_scores
 from ovseg.evaluation.protocol import Protocol
 from ovseg.files import write_json
@@ -55,6 +56,10 @@ class EvaluationReport:
         scored = self.manifest.get("scored")
         return ClassAreas.from_pairs([row.pairs for row in self.rows], classes=len(self.names), scored=scored)
 
+    def without_images(self) -> EvaluationReport:
+        """The report without its rows: small, but nothing can be compared with it image by image."""
+        return replace(self, rows=())
+
     def save(self, path: str | Path) -> None:
         """Write the report as JSON, whole or not at all."""
         write_json(path, self.to_dict())
@@ -86,6 +91,8 @@ class EvaluationReport:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise ConfigError(f"no report '{path}'; write one with ovseg evaluate ... --out DIR") from error
+        except OSError as error:
+            raise ConfigError(f"cannot read the report '{path}': {error.strerror}; give a report.json") from error
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"the report '{path}' is cut off or not JSON ({error}); run it again") from error
         if not isinstance(values, dict) or values.get("format") != FORMAT:
@@ -112,13 +119,14 @@ class EvaluationReport:
             f"# {manifest.get('title', manifest.get('protocol'))}",
             "",
             f"mIoU **{_percent(self.mean_iou)}** (95 % interval {_percent(low)} to {_percent(high)}), "
-            f"pixel accuracy {_percent(self.pixel_accuracy)}, {len(self.rows)} images.",
+            f"pixel accuracy {_percent(self.pixel_accuracy)}, {manifest.get('images', len(self.rows))} images.",
             "",
             f"- protocol `{manifest.get('protocol')}` (`{str(manifest.get('protocol_hash'))[:12]}`), "
             f"labels `{manifest.get('labels')}`, setting `{manifest.get('setting')}`",
             f"- model `{_model_name(manifest)}`, "
             f"{manifest.get('seconds_per_image', math.nan):.3f} s an image, "
             f"commit `{str(manifest.get('commit'))[:12]}`",
+            *([f"- {leak_line(manifest['leaks'])}"] if "leaks" in manifest else []),
             "",
             "| score | % |",
             "|---|---|",
@@ -195,8 +203,8 @@ def _boundary_scores(matrix: ConfusionMatrix, rows: Sequence[ImageRow]) -> dict[
     if not len(counts) or not present.any():
         return {}
     return {
-        "boundary_iou": float(np.nanmean(boundary_iou(counts, classes=matrix.classes)[present])),
-        "boundary_f_score": float(np.nanmean(boundary_f_score(counts, classes=matrix.classes)[present])),
+        "boundary_iou": mean_of_known(boundary_iou(counts, classes=matrix.classes)[present]),
+        "boundary_f_score": mean_of_known(boundary_f_score(counts, classes=matrix.classes)[present]),
     }
 
 

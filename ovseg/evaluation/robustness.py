@@ -9,9 +9,9 @@ from typing import Any
 
 from ovseg.evaluation.corruptions import CORRUPTIONS, SEVERITIES
 from ovseg.evaluation.paraphrase import REWRITINGS
-from ovseg.evaluation.protocol import Protocol
 from ovseg.evaluation.report import EvaluationReport
-from ovseg.evaluation.runner import RunOptions, evaluate
+from ovseg.evaluation.runner import evaluate_task
+from ovseg.evaluation.task import RunOptions, Task
 from ovseg.files import atomic_path, write_json
 
 ABSENT_LABELS = 10  # asked on top of those in the image
@@ -87,12 +87,9 @@ class RobustnessTable:
 
 def measure_robustness(
     segmenter: Any,
-    benchmark: str | Path | Protocol,
+    task: Task,
     *,
-    data: str | Path,
     out: str | Path | None = None,
-    limit: int | None = None,
-    labels: str | None = None,
     corruptions: Sequence[str] | None = None,
     options: RunOptions | None = None,
 ) -> RobustnessTable:
@@ -100,26 +97,23 @@ def measure_robustness(
 
     Args:
         segmenter: what is measured.
-        benchmark: as for ``evaluate``.
-        data: as for ``evaluate``.
+        task: what is evaluated; its labels are those of the clean run, the corruptions and the paraphrases.
         out: folder; each condition gets one inside it.
-        limit: images of each run.
-        labels: label mode of the clean run and of the corruptions.
         corruptions: such as ``["fog:3"]``; None: all, at all severities.
         options: of every run.
     """
     base = replace(options or RunOptions(), boundary=False, sheet=False)
 
-    def run(name: str, changed: RunOptions, mode: str | None = labels) -> EvaluationReport:
+    def run(name: str, changed: RunOptions, asked: Task = task) -> EvaluationReport:
         folder = None if out is None else Path(out) / name.replace(":", "-").replace(" ", "-")
-        return evaluate(segmenter, benchmark, data=data, out=folder, limit=limit, labels=mode, options=changed)
+        return evaluate_task(segmenter, asked, out=folder, options=changed)
 
     clean = run("clean", base)
     conditions = []
     for name, kind, changed in _changes(base, corruptions):
         conditions.append(_condition(name, kind, run(name, changed), reference=clean.mean_iou))
-    present = run("present", base, "present")
-    crowded = run(f"present+{ABSENT_LABELS}", base, f"present+{ABSENT_LABELS}")
+    present = run("present", base, replace(task, labels="present"))
+    crowded = run(f"present+{ABSENT_LABELS}", base, replace(task, labels=f"present+{ABSENT_LABELS}"))
     conditions.append(_condition(f"present+{ABSENT_LABELS}", "labels", crowded, reference=present.mean_iou))
     table = RobustnessTable(clean.mean_iou, tuple(conditions), clean.manifest)
     if out is not None:

@@ -5,56 +5,32 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ovseg.errors import DatasetError
+from ovseg.errors import ConfigError, DatasetError
 from ovseg.evaluation.asking import Answer, Asker
 from ovseg.evaluation.boundary import boundary_counts
 from ovseg.evaluation.calibration import map_reliability
 from ovseg.evaluation.confusion import ConfusionMatrix, sparse_pairs
-from ovseg.evaluation.datasets import Dataset, Example, open_dataset
+from ovseg.evaluation.datasets import Dataset, Example, FileDataset, open_dataset
 from ovseg.evaluation.journal import ImageRow, Journal
+from ovseg.evaluation.leaks import find_leaks
 from ovseg.evaluation.manifest import describe_model, environment, names_hash, peak_memory_mib, run_id
 from ovseg.evaluation.processes import Processes
 from ovseg.evaluation.progress import running_score
 from ovseg.evaluation.protocol import Protocol, load_protocol
 from ovseg.evaluation.report import EvaluationReport, summarize
+from ovseg.evaluation.task import RunOptions, Task
 from ovseg.files import atomic_path
 
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How a run is done, and what is changed about it on purpose.
-
-    Attributes:
-        batch_size: images for ``segment_batch`` at once, where there is one and the labels agree.
-        split: instead of the protocol's.
-        fold: which of the protocol's folds (few-shot protocols).
-        shots: visual examples a class (few-shot protocols); 0 asks by words alone.
-        boundary: measure boundary IoU and F-score.
-        synonyms: give the protocol's synonyms to the segmenter.
-        corruption: ``"NAME:SEVERITY"`` of ``corruptions``, applied to every image.
-        paraphrase: name of a rewriting in ``paraphrase``, applied to every prompt.
-        progress: show a bar with the running mIoU.
-        sheet: with ``out``, draw the best, median and worst images (they are segmented once more).
-    """
-
-    batch_size: int = 1
-    split: str | None = None
-    fold: int | None = None
-    shots: int | None = None
-    boundary: bool = True
-    synonyms: bool = True
-    corruption: str | None = None
-    paraphrase: str | None = None
-    progress: bool = False
-    sheet: bool = True
+if TYPE_CHECKING:
+    from ovseg.bank import ImageBank
 
 
 def evaluate(
@@ -62,10 +38,11 @@ def evaluate(
     benchmark: str | Path | Protocol,
     *,
     data: str | Path,
-    out: str | Path | None = None,
     limit: int | None = None,
     labels: str | None = None,
     setting: str = "shared",
+    out: str | Path | None = None,
+    bank: ImageBank | str | Path | None = None,
     options: RunOptions | None = None,
 ) -> EvaluationReport:
     """The scores of ``segmenter`` under the protocol ``benchmark`` on the data set at ``data``.
@@ -76,13 +53,10 @@ def evaluate(
 
     Args:
         segmenter: what is measured.
-        benchmark: name of a protocol, path of its YAML file, or the protocol.
-        data: folder of the data set, or ``hf:owner/name``.
+        benchmark, data, limit, labels, setting: what is evaluated; see ``Task``.
         out: folder for the journal (a killed run goes on from there), the report and the picture sheet.
-        limit: only so many images, evenly spread over the sorted names.
-        labels: ``"all"``, ``"present"``, ``"present+N"`` or a subset; None: as the protocol says.
-        setting: ``"shared"`` or ``"paper"`` or ``"paper:METHOD"``. Under ``"paper"`` a segmenter with a
-            method ``for_benchmark(name)`` is replaced by what that returns.
+        bank: images that the segmenter has used; those that are near-copies of evaluated ones are listed in
+            the manifest under ``leaks`` (see ``find_leaks``).
         options: see ``RunOptions``.
 
     Raises:
@@ -90,16 +64,48 @@ def evaluate(
         ConfigError: the protocol, label mode or setting is unknown, or ``out`` holds another run.
         ShapeError: the segmenter's answer has the wrong size, type or range.
     """
+    task = Task(benchmark, data, limit=limit, labels=labels, setting=setting)
+    return evaluate_task(segmenter, task, out=out, bank=bank, options=options)
+
+
+def evaluate_task(
+    segmenter: Any,
+    task: Task,
+    *,
+    out: str | Path | None = None,
+    bank: ImageBank | str | Path | None = None,
+    options: RunOptions | None = None,
+) -> EvaluationReport:
+    """``evaluate`` of what ``task`` says."""
     options = options or RunOptions()
-    protocol = _narrowed(load_protocol(benchmark), options)
-    labels = labels or protocol.labels
-    dataset = open_dataset(protocol, data, labels=labels)
-    _check_count(dataset, limit=limit)
-    run = Run(segmenter, dataset, labels=labels, setting=setting, options=options)
-    report = run.execute(choose(dataset.names, limit), out=None if out is None else Path(out))
+    dataset, labels = open_task(task, options)
+    _check_count(dataset, limit=task.limit)
+    run = Run(segmenter, dataset, labels=labels, setting=task.setting, options=options)
+    indices = choose(dataset.names, task.limit)
+    if bank is not None:
+        run.leaks = run.processes.from_main(lambda: find_leaks(bank, dataset, indices))
+    report = run.execute(indices, out=None if out is None else Path(out))
     if out is not None and run.processes.is_main:
         run.write(report, Path(out))
     return report
+
+
+def open_task(task: Task, options: RunOptions) -> tuple[Dataset, str]:
+    """The data set that ``task`` names, and its label mode.
+
+    Raises:
+        DatasetError: see ``open_dataset``; or a split is asked for where the data has none.
+        ConfigError: there is no such protocol, or an option that it has no use for.
+    """
+    whole = load_protocol(task.benchmark)
+    protocol = _narrowed(whole, options)
+    labels = task.labels or protocol.labels
+    dataset = open_dataset(protocol, task.data, labels=labels)
+    if protocol.split != whole.split and type(dataset) is FileDataset and not dataset.layout.has_splits:
+        raise DatasetError(
+            f"'{task.data}' is one set without splits, so it has no split '{protocol.split}'; leave out the split"
+        )
+    return dataset, labels
 
 
 class Run:
@@ -119,6 +125,7 @@ class Run:
             rename=_renamer(options.paraphrase),
         )
         self.processes = Processes.join()
+        self.leaks: dict[str, Any] | None = None
 
     def execute(self, indices: Sequence[int], *, out: Path | None = None) -> EvaluationReport:
         """Segment and score the images at ``indices`` that the journal in ``out`` does not hold yet."""
@@ -158,6 +165,7 @@ class Run:
             "options": {key: value for key, value in asdict(self.options).items() if key not in _HARMLESS},
             "model": self.model,
             "processes": self.processes.count,
+            **({} if self.leaks is None else {"leaks": self.leaks}),
             **environment(),
             "peak_memory_mib": peak_memory_mib(),
         }
@@ -269,8 +277,12 @@ def _with_constants(segmenter: Any, benchmark: str, *, setting: str) -> tuple[An
 
 def _narrowed(protocol: Protocol, options: RunOptions) -> Protocol:
     changes: dict[str, Any] = {} if options.split is None else {"split": options.split}
+    episodes = {key: value for key in ("fold", "shots") if (value := getattr(options, key)) is not None}
+    if episodes and protocol.episodes is None:
+        raise ConfigError(
+            f"'{protocol.name}' is no few-shot protocol and has no {' and no '.join(episodes)}; leave it out"
+        )
     if protocol.episodes is not None:
-        episodes = {key: value for key in ("fold", "shots") if (value := getattr(options, key)) is not None}
         changes["episodes"] = protocol.episodes.model_copy(update=episodes)
     return protocol.model_copy(update=changes) if changes else protocol
 

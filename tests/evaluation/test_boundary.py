@@ -104,7 +104,7 @@ def test_an_image_takes_a_tenth_of_a_second() -> None:
     truth = np.kron(generator.integers(0, 20, (24, 32)), np.ones((20, 20), int)).astype(np.int32)
     times = []
     for _ in range(3):
-        started = time.perf_counter()
+        started = time.thread_time()  # of this thread alone: other processes on the machine do not count
         boundary_counts(np.roll(truth, 5, axis=0), truth)
-        times.append(time.perf_counter() - started)
+        times.append(time.thread_time() - started)
     assert min(times) < 0.1

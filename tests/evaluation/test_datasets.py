@@ -179,12 +179,20 @@ def test_damaged_files_are_refused(folder: Path) -> None:
         ("classes.txt", "sky\nsky\n", "must name each class once; twice: sky"),
         ("classes.txt", "", "must name each class once"),
         ("categories.json", '{"ignore": 255, "categories": [{"id"', "is cut off or not a list of categories"),
+        ("categories.json", '{"categories": []}', "must name each class once; it names none"),
+        ("categories.json", '{"categories": [{"id": 70000, "name": "sky"}]}', "must give ids in [0, 65536)"),
+        ("categories.json", '{"ignore": -3, "categories": [{"id": 0, "name": "sky"}]}', "got -3"),
     ],
 )
 def test_bad_class_lists_are_refused(folder: Path, name: str, content: str, message: str) -> None:
     (folder / "classes.txt").unlink()
     (folder / name).write_text(content)
     refused(folder, message)
+
+
+def test_a_class_list_that_is_no_text_is_refused(folder: Path) -> None:
+    (folder / "classes.txt").write_bytes(b"\xff\xfes\x00")
+    refused(folder, "must be a text file in UTF-8")
 
 
 def test_a_missing_class_list_shows_how_to_write_one(folder: Path) -> None:

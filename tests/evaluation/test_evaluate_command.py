@@ -36,6 +36,34 @@ def test_two_reports_are_compared(run: Callable[..., Any], folder: Path, tmp_pat
     assert json.loads(done.stdout)["mean_iou"]["difference"] > 0
 
 
+def test_a_bank_is_searched_for_the_evaluated_images(
+    run: Callable[..., Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"bank": "b", "bank_images": 9, "count": 1, "images": ["000"]}
+    found["pairs"] = [{"image": "000", "bank_image": "copy.jpg", "cosine": 1.0, "exact": False}]
+    given: list[Any] = []
+    monkeypatch.setattr("ovseg.evaluation.runner.find_leaks", lambda *what: given.append(what) or found)
+    done = run("folder", "--data", folder, "--bank", "photos.bank", "--limit", 2)
+    assert given[0][0] == Path("photos.bank") and given[0][2] == [0, 5]
+    assert "**1 are near-copies of 1 evaluated images**: `copy.jpg` = `000`" in done.stdout
+
+
+def test_a_missing_baseline_is_told_before_the_run(run: Callable[..., Any], folder: Path, tmp_path: Path) -> None:
+    done = run("folder", "--data", folder, "--baseline", tmp_path / "none.json", "--out", tmp_path / "out")
+    assert isinstance(done.exception, ConfigError) and "no report" in str(done.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_fall_below_the_baseline_is_the_exit_status(
+    run: Callable[..., Any], folder: Path, tmp_path: Path
+) -> None:
+    run("folder", "--data", folder, "--model", "best", "--out", tmp_path / "best")
+    held = ("folder", "--data", folder, "--baseline", tmp_path / "best" / "report.json")
+    assert run(*held, "--margin", 99).exit_code == 0
+    done = run(*held)
+    assert done.exit_code == 1 and "mIoU fell from 100.0" in done.stderr
+
+
 def test_checking_the_data_says_what_is_wrong(run: Callable[..., Any], folder: Path) -> None:
     assert "is complete for 'folder'" in run("folder", "--data", folder, "--check-data").stdout
     (folder / "masks" / "002.png").write_bytes(b"cut")

@@ -11,7 +11,7 @@ import pytest
 from ovseg.errors import ConfigError, DatasetError
 from ovseg.evaluation import (
     EvaluationReport,
-    RunOptions,
+    Task,
     compare_reports,
     evaluate,
     load_protocol,
@@ -61,6 +61,21 @@ def test_broken_reports_are_refused(tmp_path: Path, content: str, message: str) 
 def test_a_missing_report_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no report '.*none.json'"):
         EvaluationReport.load(tmp_path / "none.json")
+
+
+def test_a_folder_is_no_report(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read the report .* Is a directory"):
+        EvaluationReport.load(tmp_path)
+
+
+def test_a_report_without_images_keeps_its_scores_but_cannot_be_compared(
+    report: EvaluationReport, tmp_path: Path
+) -> None:
+    report.without_images().save(tmp_path / "small.json")
+    small = EvaluationReport.load(tmp_path / "small.json")
+    assert small.mean_iou == report.mean_iou and "6 images" in small.to_markdown()
+    with pytest.raises(ConfigError, match="B holds no rows of single images"):
+        compare_reports(report, small)
 
 
 def test_no_rows_give_no_report() -> None:
@@ -121,9 +136,8 @@ def test_robustness_is_relative_to_clean(folder: Path, tmp_path: Path, oracle: C
         def segment(self, image: Any, labels: list[str], *, background: Any = None) -> Any:
             return super().segment(image, [label.lower()[:3].replace("roa", "road") for label in labels])
 
-    table = measure_robustness(
-        Literal(), "folder", data=folder, out=tmp_path, corruptions=["noise:5"], options=RunOptions()
-    )
+    task = Task("folder", folder)
+    table = measure_robustness(Literal(), task, out=tmp_path, corruptions=["noise:5"])
     by_name = {condition.name: condition for condition in table.conditions}
     assert table.clean == 1
     assert by_name["noise:5"].relative < 0.5
@@ -131,3 +145,10 @@ def test_robustness_is_relative_to_clean(folder: Path, tmp_path: Path, oracle: C
     assert by_name["photo"].mean_iou == 0 and table.word_spread == 1
     assert "present+10" in by_name and "| noise:5 |" in table.to_markdown()
     assert (tmp_path / "robustness.json").exists()
+
+
+def test_robustness_is_measured_under_the_setting_of_the_task(folder: Path, oracle: Callable[..., Any]) -> None:
+    segmenter = oracle(3)
+    segmenter.for_benchmark = lambda name: oracle()
+    table = measure_robustness(segmenter, Task("folder", folder, setting="paper"), corruptions=[])
+    assert table.clean == 1 and table.manifest["setting"] == "paper"

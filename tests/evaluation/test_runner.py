@@ -153,6 +153,49 @@ def test_wrong_answers_are_refused(folder: Path, index_map: Any, message: str) -
         evaluate(segmenter, "folder", data=folder)
 
 
+@pytest.mark.parametrize("convert", ["array", "uint8", "tensor", "list"])
+def test_any_kind_of_index_map_goes_also_without_keywords(folder: Path, convert: str) -> None:
+    import torch
+
+    kinds: dict[str, Callable[[Any], Any]] = {
+        "array": lambda index: index,
+        "uint8": lambda index: index.astype(np.uint8),
+        "tensor": torch.from_numpy,
+        "list": lambda index: index.tolist(),
+    }
+    zeros = np.zeros((12, 16), np.int64)
+    segmenter = SimpleNamespace(segment=lambda image, labels: SimpleNamespace(index_map=kinds[convert](zeros)))
+    report = evaluate(segmenter, "folder", data=folder)
+    assert report.iou["sky"] > 0 and report.iou["road"] == 0
+    assert 0 <= report.interval[0] <= report.mean_iou <= report.interval[1] <= 1
+
+
+def test_scores_that_need_a_gradient_are_read(folder: Path) -> None:
+    import torch
+
+    scores = torch.full((12, 16), 0.5, requires_grad=True)
+    answer = SimpleNamespace(index_map=torch.zeros((12, 16), dtype=torch.int32), score_map=scores)
+    report = evaluate(SimpleNamespace(segment=lambda image, labels: answer), "folder", data=folder)
+    assert not math.isnan(report.scores["expected_calibration_error"])
+
+
+def test_a_batch_function_gets_only_the_keywords_it_takes(folder: Path, oracle: Callable[..., Any]) -> None:
+    class Batched(oracle):  # type: ignore[misc, valid-type]
+        def segment_batch(self, images: list[Any], labels: list[Any]) -> Any:
+            return [self.segment(image, labels) for image in images]
+
+    assert evaluate(Batched(), "folder", data=folder, options=RunOptions(batch_size=3)).mean_iou == 1
+
+
+def test_options_without_a_use_are_refused(folder: Path, oracle: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigError, match="no few-shot protocol and has no shots"):
+        evaluate(oracle(), "folder", data=folder, options=RunOptions(shots=2))
+    with pytest.raises(DatasetError, match="one set without splits, so it has no split 'test'"):
+        evaluate(oracle(), "folder", data=folder, options=RunOptions(split="test"))
+    with pytest.raises(ConfigError, match="batch_size must be at least 1 image, got 0"):
+        RunOptions(batch_size=0)
+
+
 def test_what_cannot_segment_is_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"needs a method segment\(image, labels\), got int"):
         evaluate(3, "folder", data=folder)
@@ -193,6 +236,15 @@ def test_a_line_that_was_cut_off_is_done_again(folder: Path, tmp_path: Path, ora
     assert len(again.asked) == 1
     assert replace(report, manifest={}).to_dict()["scores"] == replace(whole, manifest={}).to_dict()["scores"]
     assert len(journal.read_text().splitlines()) == 7
+
+
+def test_a_damaged_line_of_the_journal_is_named(folder: Path, tmp_path: Path, oracle: Callable[..., Any]) -> None:
+    evaluate(oracle(4), "folder", data=folder, out=tmp_path / "out")
+    journal = tmp_path / "out" / "rows-00000.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join([*lines[:3], '{"name": 3}\n', *lines[4:]]))
+    with pytest.raises(ConfigError, match=r"line 4 of '.*rows-00000.jsonl' is damaged"):
+        evaluate(oracle(4), "folder", data=folder, out=tmp_path / "out")
 
 
 def test_a_killed_run_goes_on_with_the_same_result(
