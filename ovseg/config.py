@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +20,38 @@ class Config(BaseModel):
 
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
+EntryT = TypeVar("EntryT")
+
+
+def choose(kind: str, name: str, table: Mapping[str, EntryT]) -> EntryT:
+    """The entry ``name`` of a table of things of one kind, such as recipes.
+
+    Raises:
+        ConfigError: there is none; the nearest is offered.
+    """
+    if name not in table:
+        raise ConfigError(f"unknown {kind} '{name}'{did_you_mean(name, table)} There are: {', '.join(table)}")
+    return table[name]
+
+
+def check_options(title: str, function: Callable[..., Any], options: Iterable[str], *, given: int) -> None:
+    """Refuse options that are no parameters of ``function``.
+
+    Args:
+        title: what the options belong to, for the error.
+        function: takes them as keywords.
+        options: their names.
+        given: how many parameters the program fills in itself; they come first.
+
+    Raises:
+        ConfigError: names the option and the nearest known one.
+    """
+    known = list(inspect.signature(function).parameters)[given:]
+    for name in options:
+        if name not in known:
+            raise ConfigError(
+                f"{title} has no option '{name}'{did_you_mean(name, known)} It takes: {', '.join(known) or 'none'}"
+            )
 
 
 def read_yaml(path: str | Path) -> Any:

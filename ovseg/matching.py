@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ovseg.encoders.spec import DenseFeatures
 from ovseg.errors import ShapeError
+from ovseg.heads.base import FusionHead, Head
 from ovseg.refine import affinity, pool_cells
 from ovseg.text import TextBank, check_space
 
@@ -42,6 +43,33 @@ def match(features: DenseFeatures, bank: TextBank, *, smoothing: float | None = 
     if weights is not None:
         logits = logits @ weights.T
     return logits.view(bank.classes, *features.grid)
+
+
+def score(
+    head: Head, features: DenseFeatures, bank: TextBank, *, smoothing: float | None = None
+) -> tuple[Tensor, int]:
+    """Logits of every class, and the pixels per cell: ``match``, or the score maps of a head that fuses.
+
+    Args:
+        head: of the model that made features and bank.
+        features, bank, smoothing: as of ``match``; a fused map that is finer than the structure is not smoothed.
+
+    Returns:
+        (K, h, w) float32, and its stride.
+
+    Raises:
+        SpaceError: features and bank are in different spaces.
+    """
+    if not isinstance(head, FusionHead):
+        return match(features, bank, smoothing=smoothing), features.stride
+    check_space(features.space, bank.space)
+    fused = head.fuse(features, bank.embeddings.to(features.values.device))
+    logits = best_phrase(fused.values[0].flatten(1).float(), bank.label_of_query, classes=bank.classes)
+    logits = logits.view(bank.classes, *fused.grid)
+    if smoothing is not None and fused.structure is not None:
+        weights = affinity(fused.structure[0], temperature=smoothing, pool=_POOL).float()
+        logits = (pool_cells(logits, _POOL).flatten(1) @ weights.T).view_as(logits)
+    return logits, fused.stride
 
 
 def best_phrase(logits: Tensor, label_of_query: Tensor, *, classes: int) -> Tensor:

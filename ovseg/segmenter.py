@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from ovseg._version import __version__
+from ovseg.encoded import EncodedImage
 from ovseg.encoders.registry import Model, build_model, for_benchmark, read_model_config
 from ovseg.encoders.spec import DenseFeatures, choose_device, choose_dtype
 from ovseg.errors import ConfigError
-from ovseg.images import ImageGeometry, ImageSource, load_image, prepare, restore
-from ovseg.matching import match
-from ovseg.paint import Winners, find_winners
-from ovseg.refine import refine_maps
+from ovseg.images import ImageSource, load_image, prepare, restore, working_size
+from ovseg.matching import score
 from ovseg.result import SegmentationResult
+from ovseg.scorer import Scorer, likely_labels, whole_image
 from ovseg.text import Templates, TextBank, TextCache, encode_phrases, queries
 from ovseg.vocabulary import Background, Concept, Vocabulary
 from ovseg.windows import encode_windows, plan_input
@@ -30,21 +30,6 @@ if TYPE_CHECKING:
     from ovseg.bank.use import ConceptSegmenter
 
 Labels: TypeAlias = Sequence[str | Concept] | Vocabulary
-
-
-@dataclass(frozen=True)
-class EncodedImage:
-    """An image encoded once, to be asked for many vocabularies.
-
-    Attributes:
-        image: (H, W, 3) uint8, upright.
-        features: (1, D, h, w) in the model's joint space.
-        geometry: sizes on the way.
-    """
-
-    image: npt.NDArray[np.uint8]
-    features: DenseFeatures
-    geometry: ImageGeometry
 
 
 class Segmenter:
@@ -57,6 +42,7 @@ class Segmenter:
         self.config = model.config
         self.benchmark = benchmark  # whose constants the configuration has, if any
         self.device = device
+        self._scorer = Scorer(model.config)
         self.templates = Templates.named(model.config.templates)
         self._cache = TextCache(cache)
         self._recent: dict[Hashable, TextBank] = {}
@@ -106,7 +92,8 @@ class Segmenter:
         spec = self.model.image.spec
         size, window = plan_input((height, width), self.config.input, multiple=spec.granularity)
         tensor, geometry = prepare(pixels, spec, size=size)
-        return EncodedImage(pixels, self._features(tensor, window), geometry)
+        vector = None if self.config.prune is None else self._whole(pixels)
+        return EncodedImage(pixels, self._features(tensor, window), geometry, vector)
 
     @torch.inference_mode()
     def _features(self, pixels: Tensor, window: int | None) -> DenseFeatures:
@@ -122,6 +109,14 @@ class Segmenter:
             multiple=self.model.image.spec.granularity,
             splice=sizes.splice,
         )
+
+    @torch.inference_mode()
+    def _whole(self, image: npt.NDArray[np.uint8]) -> Tensor:
+        """The image as a whole, at the size of one window, to its unit vector (C,)."""
+        spec, sizes = self.model.image.spec, self.config.input
+        side = sizes.window or sizes.short_side
+        size = working_size(image.shape[:2], short_side=side, max_long_side=2 * side, stride=spec.granularity)
+        return whole_image(self.model.image, prepare(image, spec, size=size)[0].to(self.device))
 
     def _joint(self, pixels: Tensor) -> DenseFeatures:
         return self.model.head.pixels(self.model.image.dense(pixels.to(self.device)))
@@ -189,24 +184,29 @@ class Segmenter:
         """
         bank = self.text_bank(labels, background=background)
         encoded = image if isinstance(image, EncodedImage) else self.encode(image, max_pixels=max_pixels)
-        logits = match(encoded.features, bank, smoothing=self.config.smoothing)
-        probabilities = logits.softmax(0)
+        logits, stride = score(self.model.head, encoded.features, bank, smoothing=self.config.smoothing)
+        if self.config.prune is not None and encoded.vector is not None:
+            likely = likely_labels(encoded.vector, bank, self.config.prune, space=self.model.image.spec.space)
+            logits[: len(bank.vocabulary)][~likely] = -torch.inf
         refine = self.config.refine.default if refine is None else refine
-        count = len(bank.vocabulary)
-        presence = self._presence(probabilities[:count])
-        if background is not None:
-            probabilities = self._drop_absent(probabilities, presence, count)
-        winners = self._winners(encoded, probabilities, refine=refine)
-        index = winners.index if background is None else self._reject(winners, count)
+        decision = self._scorer.decide(
+            logits,
+            encoded,
+            stride=stride,
+            labels=len(bank.vocabulary),
+            background=background is not None,
+            refine=refine,
+        )
         scores = None
         if keep_scores:
-            stride = encoded.features.stride
-            scores = restore(probabilities[None, :count], encoded.geometry, stride=stride)[0].half().cpu().numpy()
+            whole = restore(decision.probabilities[None], encoded.geometry, stride=stride)
+            scores = whole[0].half().cpu().numpy()
+        names = bank.vocabulary.labels
         return SegmentationResult(
-            index_map=index.cpu().numpy(),
-            labels=bank.vocabulary.labels,
-            score_map=winners.best.clamp(0, 1).cpu().numpy(),
-            presence=dict(zip(bank.vocabulary.labels, presence.tolist(), strict=True)),
+            index_map=decision.index.cpu().numpy(),
+            labels=names,
+            score_map=decision.best.clamp(0, 1).cpu().numpy(),
+            presence=dict(zip(names, decision.presence.tolist(), strict=True)),
             scores=scores,
             image=encoded.image,
             provenance=self._provenance(background, refine),
@@ -230,24 +230,6 @@ class Segmenter:
                 ahead += [pool.submit(load_image, source, max_pixels=limit) for source in _take(sources, 1)]
                 yield self.segment(pixels, labels, **options)
 
-    def _winners(self, encoded: EncodedImage, maps: Tensor, *, refine: bool) -> Winners:
-        stride = encoded.features.stride
-        if not refine:
-            return find_winners(maps, encoded.geometry, stride=stride)
-        settings = self.config.refine
-        refined = refine_maps(
-            encoded.image,
-            maps,
-            encoded.geometry,
-            stride=stride,
-            iterations=settings.iterations,
-            dilations=settings.dilations,
-            long_side=settings.long_side,
-        )
-        winners = find_winners(refined.maps, refined.geometry, stride=1)
-        index = refined.classes[winners.index.long()].to(torch.int32)
-        return Winners(index, winners.best, winners.second)
-
     def with_concepts(self, concepts: ConceptSet) -> ConceptSegmenter:
         """A segmenter that knows learned concepts besides plain labels.
 
@@ -257,29 +239,6 @@ class Segmenter:
         from ovseg.bank.use import ConceptSegmenter
 
         return ConceptSegmenter(self, concepts)
-
-    def _presence(self, probabilities: Tensor) -> Tensor:
-        """(L, h, w) probabilities to (L,) calibrated presence in [0, 1]: the best cell, through a logistic."""
-        settings = self.config.background
-        evidence = probabilities.flatten(1).amax(1).clamp(1e-6, 1 - 1e-6).logit()
-        return torch.sigmoid(settings.presence_slope * evidence + settings.presence_offset)
-
-    def _drop_absent(self, probabilities: Tensor, presence: Tensor, count: int) -> Tensor:
-        absent = presence < self.config.background.presence
-        probabilities = probabilities.clone()
-        probabilities[:count][absent] = 0
-        return probabilities
-
-    def _reject(self, winners: Winners, count: int) -> Tensor:
-        """Index map with −1 where a background phrase wins, or the best probability or the margin is too low.
-
-        Source of the margin: ActiveSAM, 2026: none where s1·sqrt(s1−s2) is under a threshold. Of the plain
-        threshold on s1: the papers whose model files set it, as SCLIP, ECCV 2024.
-        """
-        settings = self.config.background
-        margin = winners.best * (winners.best - winners.second).clamp_min(0).sqrt()
-        none = (winners.index >= count) | (margin < settings.margin) | (winners.best < settings.threshold)
-        return torch.where(none, -1, winners.index)
 
     def _provenance(self, background: Background, refine: bool) -> dict[str, Any]:
         shown = background if background is None or isinstance(background, str) else list(background)

@@ -13,7 +13,8 @@ PACKAGE = Path(ovseg.__file__).parent
 LAYERS = [
     {"errors", "files", "tensors", "_version", "_torchvision"},
     {"images", "tiles", "assets", "config", "vocabulary"},
-    {"encoders", "text", "attention", "heads", "regions", "refine", "paint", "matching", "windows"},
+    {"encoders", "text", "attention", "heads", "regions", "refine", "paint", "matching", "windows"}
+    | {"encoded", "scorer"},
     {"result", "segmenter"},
     {"bank"},
     {"evaluation"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -11,8 +10,7 @@ from pydantic import Field
 from ovseg.attention.block import Attended, LastBlock
 from ovseg.attention.self_attention import clearclip, maskclip, naclip, plain, sclip
 from ovseg.attention.structured import corrclip, proxyclip
-from ovseg.config import Config
-from ovseg.errors import ConfigError, did_you_mean
+from ovseg.config import Config, check_options, choose
 
 
 class RecipeConfig(Config):
@@ -51,20 +49,6 @@ class Recipe:
         """The attended values of ``block``."""
         return self.attend(block, **options)
 
-    def check(self, options: Mapping[str, float]) -> None:
-        """Refuse an option that the function does not take.
-
-        Raises:
-            ConfigError: names it and the nearest known one.
-        """
-        known = list(inspect.signature(self.attend).parameters)[1:]
-        for name in options:
-            if name not in known:
-                raise ConfigError(
-                    f"recipe '{self.attend.__name__}' has no option '{name}'{did_you_mean(name, known)} "
-                    f"It takes: {', '.join(known) or 'none'}"
-                )
-
 
 RECIPES: dict[str, Recipe] = {
     "plain": Recipe(plain, residual=True, feed_forward=True),
@@ -83,10 +67,6 @@ def find_recipe(config: RecipeConfig) -> Recipe:
     Raises:
         ConfigError: the name or an option is unknown; the nearest is offered.
     """
-    if config.name not in RECIPES:
-        raise ConfigError(
-            f"unknown recipe '{config.name}'{did_you_mean(config.name, RECIPES)} There are: {', '.join(RECIPES)}"
-        )
-    recipe = RECIPES[config.name]
-    recipe.check(config.options)
+    recipe = choose("recipe", config.name, RECIPES)
+    check_options(f"recipe '{config.name}'", recipe.attend, config.options, given=1)
     return recipe

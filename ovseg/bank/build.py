@@ -28,7 +28,8 @@ from ovseg.images import load_image
 from ovseg.regions.clusters import kmeans
 
 if TYPE_CHECKING:
-    from ovseg.segmenter import EncodedImage, Segmenter
+    from ovseg.encoded import EncodedImage
+from ovseg.segmenter import Segmenter
 
 Progress = Callable[[int], None]
 _AHEAD = 4

@@ -17,7 +17,8 @@ from ovseg.errors import ShapeError, VocabularyError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ovseg.segmenter import EncodedImage, Segmenter
+    from ovseg.encoded import EncodedImage
+from ovseg.segmenter import Segmenter
 
 NEGATIVE_WEIGHT = 0.5
 """How much of a negative query's unit vector is subtracted from that of the query."""
@@ -98,7 +99,7 @@ def _mixture(query: Any, segmenter: Segmenter) -> NDArray[np.float32]:
 
 
 def _single(query: Any, segmenter: Segmenter) -> NDArray[np.float32]:
-    from ovseg.segmenter import EncodedImage
+    from ovseg.encoded import EncodedImage
 
     if isinstance(query, str):
         return text_vector(query, segmenter)

@@ -12,9 +12,10 @@ from torch.nn import functional
 from ovseg.bank.bank import ImageBank
 from ovseg.bank.index import VectorIndex, Vectors
 from ovseg.bank.store import check_encoder
+from ovseg.encoded import EncodedImage
 from ovseg.images import ImageSource
 from ovseg.regions.clusters import kmeans
-from ovseg.segmenter import EncodedImage, Segmenter
+from ovseg.segmenter import Segmenter
 
 
 class SupportedSegmenter(Segmenter):

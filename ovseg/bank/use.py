@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ovseg.bank.concepts import ConceptSet, feature_maps
+from ovseg.encoded import EncodedImage
 from ovseg.encoders.spec import DenseFeatures
 from ovseg.images import ImageSource
 from ovseg.result import SegmentationResult
-from ovseg.segmenter import EncodedImage, Labels, Segmenter
+from ovseg.segmenter import Labels, Segmenter
 from ovseg.text import TextBank
 from ovseg.vocabulary import Background, Vocabulary
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any
 
 import typer
 
 _COLUMNS = ("name", "task", "parameters", "megabytes", "license", "commercial", "gated", "local")
+_HEADINGS = ("name", "task", "params", "MB", "licence", "commercial", "gated", "here")
+_WIDTH = 120  # a narrower terminal breaks lines, but nothing is cut off
 
 
 def register(app: typer.Typer) -> None:
@@ -57,15 +60,12 @@ def _print_table(listed: list[Any]) -> None:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold")
-    table.add_column("name", no_wrap=True, min_width=max((len(info.name) for info in listed), default=4))
-    table.add_column("task")
-    for heading in ("parameters", "megabytes"):
-        table.add_column(heading, justify="right")
-    for heading in ("license", "commercial", "gated", "local"):
-        table.add_column(heading)
+    for name, heading in zip(_COLUMNS, _HEADINGS, strict=True):
+        number = name in {"parameters", "megabytes"}
+        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
     for info in listed:
         table.add_row(*(_cell(name, getattr(info, name)) for name in _COLUMNS))
-    Console().print(table)
+    Console(width=max(Console().width, _WIDTH)).print(table)
 
 
 def _cell(column: str, value: Any) -> str:
@@ -73,6 +73,8 @@ def _cell(column: str, value: Any) -> str:
         return "yes" if value else "no"
     if value is None:
         return "-"
+    if column == "license":
+        return re.sub(r" *\([^)]*\)", "", value).replace(", ", " + ")  # whose is whose: in --json
     if column == "parameters":
         return f"{value:.0f} M"
     return f"{value:.0f}" if isinstance(value, float) else str(value)

@@ -29,7 +29,6 @@ def train(
     Example: ovseg train configs/training/mini.yaml --set schedule.steps=400 --set out=runs/long
     """
     from ovseg.assets import asset_names, find_asset
-    from ovseg.config import load_config
 
     if list_recipes or config is None:
         typer.echo("\n".join(asset_names("configs/training")))
@@ -37,11 +36,11 @@ def train(
     from rich.console import Console
     from rich.progress import Progress
 
-    from ovseg.training import TrainingConfig
+    from ovseg.training import load_training
     from ovseg.training import train as run
 
     path = find_asset("configs/training", config)
-    resolved = load_config(TrainingConfig, path, overrides=_overrides(settings or []))
+    resolved = load_training(path, overrides=_overrides(settings or []))
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("reading features", total=resolved.schedule.steps)
         out = run(

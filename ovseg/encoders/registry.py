@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 
 from ovseg.assets import asset_names, find_asset
 from ovseg.attention.registry import RecipeConfig
-from ovseg.config import Config, load_config, parse_config
+from ovseg.config import Config, choose, load_config, parse_config
 from ovseg.encoders.hub import is_local
 from ovseg.encoders.spec import ImageEncoder, TextEncoder
 from ovseg.encoders.structure import StructureConfig
-from ovseg.errors import ConfigError, ModelError, did_you_mean
+from ovseg.errors import ModelError, did_you_mean
 from ovseg.heads.base import Head
 from ovseg.regions.sources import RegionsConfig
 
@@ -74,50 +74,86 @@ class BackgroundConfig(Config):
     Attributes:
         margin: none where s1·sqrt(s1−s2) of the two best probabilities is under this (ActiveSAM, 2026).
         threshold: none where the best probability is under this.
+        area: labels whose share of all labelled pixels is not over this lose their pixels to the next class.
         presence: labels whose presence is under this are not painted.
         presence_slope, presence_offset: logistic calibration of a label's strongest evidence to its presence.
     """
 
     margin: float = 0.0
     threshold: float = 0.0
+    area: float = 0.0
     presence: float = 0.0
     presence_slope: float = 1.0
     presence_offset: float = 0.0
 
 
 class RefineConfig(Config):
-    """Pixel-adaptive refinement (PAMR).
+    """Refinement of the class maps on the image.
 
     Attributes:
         default: whether it runs unless the caller says otherwise.
-        iterations: averaging steps.
-        dilations: distances of the neighbours, in pixels.
+        method: a name of ``ovseg.refine.METHODS``.
         long_side: the refinement runs on the image shrunk to this long side.
+        options: keyword arguments of the method; the rest keep its defaults.
     """
 
     default: bool = False
-    iterations: int = 10
-    dilations: tuple[int, ...] = (1, 2, 4, 8)
+    method: str = "pamr"
     long_side: int = 480
+    options: dict[str, Any] = Field(default={})
+
+
+class PruneConfig(Config):
+    """Labels that the image as a whole does not suggest are left out (ActiveSAM, 2026).
+
+    Attributes:
+        percentile: labels above this percentile of the image's cosines stay.
+        most: at most so many.
+        least: at least so many; no vocabulary up to this size is cut.
+    """
+
+    percentile: float = Field(default=80.0, ge=0, le=100)
+    most: int = Field(default=40, gt=0)
+    least: int = Field(default=10, gt=0)
+
+
+class HeadConfig(Config):
+    """A trained head on top of the encoders' own one.
+
+    Attributes:
+        kind: name in ``ovseg.heads.registry``, such as ``fusioner``.
+        weights: safetensors file; in a model file, relative to that file's folder. Empty: untrained.
+        sha256: its checksum.
+        settings: of that kind of head.
+    """
+
+    kind: str
+    weights: str = ""
+    sha256: str = ""
+    settings: dict[str, Any] = Field(default={})
 
 
 class ModelConfig(Config):
     """One model: encoders, prompts, sizes, smoothing, background, licence.
 
-    ``parameters`` are millions. ``datasets`` holds, by benchmark, the constants that a paper changes for it,
-    with dotted keys; ``for_benchmark`` applies them.
+    ``parameters`` are millions. ``correction`` names regions that are painted in their most frequent label.
+    ``datasets`` holds, by benchmark, the constants that a paper changes for it, with dotted keys;
+    ``for_benchmark`` applies them.
     """
 
     name: str
     summary: str
     task: Literal["segmentation"] = "segmentation"
     encoder: EncoderConfig
+    head: HeadConfig | None = None
     templates: str = "one"
     input: InputConfig = InputConfig()
     logit_scale: float = 1.0
     smoothing: float | None = None
     background: BackgroundConfig = BackgroundConfig()
     refine: RefineConfig = RefineConfig()
+    prune: PruneConfig | None = None
+    correction: RegionsConfig | None = None
     parameters: float
     megabytes: float
     license: str
@@ -189,20 +225,30 @@ def builders() -> dict[str, Builder]:
     }
 
 
+MODEL_FILE = "model.yaml"  # of a run folder
+
+
 def read_model_config(name: str) -> ModelConfig:
-    """The model file ``name``, or the YAML file at that path.
+    """The model file ``name``, or the YAML file at that path, or that of the run folder at that path.
 
     Raises:
         ModelError: there is no such model; the nearest name is offered.
         ConfigError: the file has a wrong key or value.
     """
     known = asset_names("configs/models")
+    if name not in known and (Path(name) / MODEL_FILE).is_file():
+        name = str(Path(name) / MODEL_FILE)
     if name not in known and not Path(name).is_file():
         raise ModelError(
-            f"no model '{name}'{did_you_mean(name, known)} "
-            f"ovseg.list_models() shows all {len(known)}; or give the path of a model's .yaml file"
+            f"no model '{name}'{did_you_mean(name, known)} ovseg.list_models() shows all {len(known)}; "
+            "or give the path of a model's .yaml file, or the folder of a finished training run"
         )
-    return load_config(ModelConfig, find_asset("configs/models", name))
+    path = find_asset("configs/models", name)
+    config = load_config(ModelConfig, path)
+    if config.head is None or not config.head.weights:
+        return config
+    head = config.head.model_copy(update={"weights": str(path.parent / config.head.weights)})
+    return config.model_copy(update={"head": head})
 
 
 def for_benchmark(config: ModelConfig, benchmark: str) -> ModelConfig:
@@ -233,13 +279,13 @@ def build_model(
     Raises:
         ModelError: weights are missing, damaged or of another architecture.
     """
-    known = builders()
-    if config.encoder.kind not in known:
-        raise ConfigError(
-            f"model '{config.name}': unknown encoder kind '{config.encoder.kind}'"
-            f"{did_you_mean(config.encoder.kind, known)} There are: {', '.join(known)}"
-        )
-    return known[config.encoder.kind](config, device or torch.device("cpu"), dtype, weights)
+    build = choose(f"kind of encoder in model '{config.name}':", config.encoder.kind, builders())
+    model = build(config, device or torch.device("cpu"), dtype, weights)
+    if config.head is None:
+        return model
+    from ovseg.heads.registry import with_head
+
+    return with_head(model, config.head, device=device or torch.device("cpu"))
 
 
 def list_models() -> list[ModelInfo]:

@@ -97,6 +97,14 @@ class ImageEncoder(Protocol):
 
 
 @runtime_checkable
+class WholeImageEncoder(Protocol):
+    """An image encoder that also has one vector for an image as a whole."""
+
+    def image_vector(self, pixels: Tensor) -> Tensor:
+        """Unit vectors (B, C) of ``pixels`` (B, 3, H, W)."""
+
+
+@runtime_checkable
 class TextEncoder(Protocol):
     """Turns phrases into unit vectors; frozen."""
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from functools import partial
 
 from pydantic import Field
 from torch import Tensor
 
-from ovseg.config import Config
-from ovseg.errors import ConfigError, did_you_mean
+from ovseg.config import Config, check_options, choose
 from ovseg.regions.clusters import kmeans, linked
 from ovseg.regions.sam import sam
 from ovseg.regions.superpixels import felzenszwalb, slic
@@ -45,17 +43,6 @@ def build_regions(config: RegionsConfig) -> RegionSource:
     Raises:
         ConfigError: the name or an option is unknown; the nearest is offered.
     """
-    if config.source not in SOURCES:
-        raise ConfigError(
-            f"unknown region source '{config.source}'{did_you_mean(config.source, SOURCES)} "
-            f"There are: {', '.join(SOURCES)}"
-        )
-    source = SOURCES[config.source]
-    known = list(inspect.signature(source).parameters)[2:]
-    for name in config.options:
-        if name not in known:
-            raise ConfigError(
-                f"region source '{config.source}' has no option '{name}'{did_you_mean(name, known)} "
-                f"It takes: {', '.join(known)}"
-            )
+    source = choose("region source", config.source, SOURCES)
+    check_options(f"region source '{config.source}'", source, config.options, given=2)
     return partial(source, **config.options)

@@ -1,0 +1,87 @@
+"""Coarse class maps refined on the image, by one of the methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ovseg.images import ImageGeometry, prepare, restore, working_size
+from ovseg.refine.crf import dense_crf
+from ovseg.refine.guided import guided_filter
+from ovseg.refine.pamr import pamr
+
+METHODS: dict[str, Callable[..., Tensor]] = {"pamr": pamr, "guided": guided_filter, "crf": dense_crf}
+"""From (1, 3, H, W) image in [0, 1], (1, K, H, W) maps and options to refined maps."""
+
+_MOST = 16  # classes that are refined at most
+
+
+@dataclass(frozen=True)
+class Refined:
+    """Class maps after refinement, for the classes that are still in the running.
+
+    Attributes:
+        maps: (k, H', W').
+        classes: (k,) int64, which class each map is.
+        geometry: H' and W' as the resized size of the image; one cell is one pixel of it.
+    """
+
+    maps: Tensor
+    classes: Tensor
+    geometry: ImageGeometry
+
+
+class _Plain:
+    """Preprocessing of the picture for refinement: [0, 1], no normalisation."""
+
+    mean, std, interpolation, stride = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bilinear", 1
+
+
+def refine_maps(
+    image: npt.NDArray[np.uint8],
+    maps: Tensor,
+    geometry: ImageGeometry,
+    *,
+    stride: int,
+    long_side: int,
+    method: str = "pamr",
+    options: Mapping[str, Any] | None = None,
+) -> Refined:
+    """Coarse class maps refined on the image shrunk to ``long_side``.
+
+    Only classes that are among the two best of some cell take part, and of those the 16 that are best in most
+    cells: the cost does not grow with the vocabulary.
+
+    Args:
+        image: (H, W, 3) uint8.
+        maps: (K, h, w) at ``stride``.
+        geometry: of the encoder's input.
+        stride: pixels of that input per cell.
+        long_side: longest side to work at, in pixels; smaller images keep their size.
+        method: a name of ``METHODS``.
+        options: keyword arguments of its function.
+    """
+    classes = _contenders(maps)
+    long_side = min(long_side, max(geometry.original))
+    size = working_size(geometry.original, short_side=long_side, max_long_side=long_side, stride=1)
+    pixels, at_size = prepare(image, _Plain(), size=size)
+    shrunk = ImageGeometry(size, geometry.resized, geometry.padded)
+    coarse = restore(maps[classes][None].float(), shrunk, stride=stride)
+    fine = METHODS[method](pixels.to(maps.device), coarse, **(options or {}))
+    return Refined(fine[0], classes, at_size)
+
+
+def _contenders(maps: Tensor) -> Tensor:
+    """(K, h, w) to the classes (k,), ascending, that are worth refining."""
+    ranks = maps.flatten(1).topk(min(2, len(maps)), dim=0).indices
+    cells = ranks.shape[1]
+    votes = torch.stack([torch.bincount(rank, minlength=len(maps)) for rank in ranks])
+    support = votes[0] * (cells + 1) + votes[1:].sum(0)  # wins first, then second places
+    best = support.topk(min(_MOST, len(maps)))
+    return best.indices[best.values > 0].sort().values
