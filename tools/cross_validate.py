@@ -23,8 +23,8 @@ from ovseg.evaluation.datasets import FileDataset, open_dataset
 from ovseg.evaluation.protocol import load_protocol
 from ovseg.heads.alignment import AlignmentHead
 from ovseg.segmenter import Segmenter
-from ovseg.training import TrainingConfig
 from ovseg.training.alignment import build_alignment
+from ovseg.training.config import AlignmentConfig
 from ovseg.training.features import FeatureCache
 from ovseg.training.loop import train_steps
 from ovseg.training.runs import trainable_model
@@ -32,7 +32,7 @@ from ovseg.training.runs import trainable_model
 QUARTERS = 4
 
 
-def train_head(config: TrainingConfig, out: Path, **held: object) -> Path:
+def train_head(config: AlignmentConfig, out: Path, **held: object) -> Path:
     """The head of one fold; kept from an earlier call."""
     masks = config.masks[0].model_copy(update=held)
     fold = config.model_copy(update={"masks": (masks,), "out": out, "export": None})
@@ -46,7 +46,7 @@ def train_head(config: TrainingConfig, out: Path, **held: object) -> Path:
     return path
 
 
-def segmenter_with(config: TrainingConfig, head: Path, base: object) -> Segmenter:
+def segmenter_with(config: AlignmentConfig, head: Path, base: object) -> Segmenter:
     """A segmenter that uses the head at that path."""
     model = replace(base, head=AlignmentHead.load(head), weights_hash=str(head))  # type: ignore[type-var]
     return Segmenter(model, device=torch.device("cpu"))
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--novel-only", action="store_true", help="only the names without masks")
     parser.add_argument("--every", type=int, default=1, help="score every n-th image only")
     options = parser.parse_args()
-    config = load_config(TrainingConfig, options.config)
+    config = load_config(AlignmentConfig, options.config)
     root = Path("runs/folds")
     base = trainable_model(config.model)
     data = config.masks[0].path
@@ -109,7 +109,7 @@ def main() -> None:
     report_novel(config, root, base, sets["133 names"], options.every)
 
 
-def report_novel(config: TrainingConfig, root: Path, base: object, dataset: FileDataset, every: int) -> None:
+def report_novel(config: AlignmentConfig, root: Path, base: object, dataset: FileDataset, every: int) -> None:
     """Mean IoU of the classes whose masks were held out, among all 133 names."""
     names = [entry.name for entry in dataset.protocol.classes]
     found: list[float] = []

@@ -25,7 +25,7 @@ from ovseg.files import sha256_of
 from ovseg.heads.alignment import AlignmentHead
 from ovseg.images import load_image
 from ovseg.text import Templates, encode_phrases
-from ovseg.training.config import MaskData, NamedData, TrainingConfig
+from ovseg.training.config import AlignmentConfig, MaskData, NamedData
 from ovseg.training.features import Cells, FeatureCache, cell_classes, cell_features, principal_axes
 
 _SYNONYM = 0.6  # centred cosine between names above which one is not a wrong answer for the other
@@ -52,9 +52,9 @@ class AlignmentTask(nn.Module):
     classes: Tensor
     cumulative: Tensor
 
-    def __init__(self, head: AlignmentHead, config: TrainingConfig, cells: Cells, text: Tensor) -> None:
+    def __init__(self, head: AlignmentHead, config: AlignmentConfig, cells: Cells, text: Tensor) -> None:
         super().__init__()
-        self.head = head
+        self.head = head.requires_grad_(False)
         self.config = config
         known = [(features, classes) for features, classes in cells.images()]
         sample = torch.cat([head.trained_part(features)[::4] for features, _ in known])
@@ -75,7 +75,7 @@ class AlignmentTask(nn.Module):
         chance = counts[classes] ** -config.balance
         self.register_buffer("cumulative", (chance / chance.sum()).cumsum(0))
         self.visual = nn.Linear(axes.shape[1], head.visual.out_features)
-        self.textual = head.textual
+        self.textual = head.textual.requires_grad_(True)
         self.log_scale = nn.Parameter(torch.tensor(config.scale).log())
         self.log_evidence = nn.Parameter(torch.tensor(config.evidence).log())
         self.named: list[tuple[Tensor, Tensor, Tensor, Tensor, float]] = []
@@ -135,7 +135,7 @@ class AlignmentTask(nn.Module):
         return reduced[known], evidence[known].half(), classes[known]
 
 
-def build_alignment(config: TrainingConfig, model: Model, cache: FeatureCache) -> AlignmentTask:
+def build_alignment(config: AlignmentConfig, model: Model, cache: FeatureCache) -> AlignmentTask:
     """The task with its data in memory.
 
     Raises:

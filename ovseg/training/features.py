@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from ovseg.encoders.registry import Model
+from ovseg.encoders.spec import DenseFeatures
+from ovseg.errors import ConfigError
 from ovseg.files import atomic_path, write_json
 from ovseg.images import prepare, working_size
+from ovseg.windows import encode_windows, plan_input
+
+KEY = "key.json"
+FINER = 4  # labels are kept on a grid so many times finer than the features
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,31 @@ def cell_features(
     return dense.values[0].flatten(1).T.float(), dense.grid
 
 
+@torch.inference_mode()
+def encode_image(model: Model, image: NDArray[np.uint8]) -> DenseFeatures:
+    """Frozen features of (H, W, 3) uint8 as the segmenter computes them, windows included, before any head."""
+    spec, sizes = model.image.spec, model.config.input
+    height, width = image.shape[:2]
+    size, window = plan_input((height, width), sizes, multiple=spec.granularity)
+    pixels, _ = prepare(image, spec, size=size)
+    if window is None:
+        return model.image.dense(pixels)
+    return encode_windows(
+        model.image.dense,
+        pixels,
+        window=window,
+        overlap=sizes.overlap,
+        multiple=spec.granularity,
+        splice=sizes.splice,
+    )
+
+
+def encoder_key(model: Model) -> dict[str, object]:
+    """What decides the frozen features of an image: the encoder's weights and the preprocessing."""
+    vision = model.weights_hash.partition("+")[0]
+    return {"encoder": f"{model.image.spec.space}@{vision}", "input": model.config.input.model_dump()}
+
+
 class FeatureCache:
     """Cells on disk, under a folder named by the hash of encoder, preprocessing and data."""
 
@@ -95,10 +126,10 @@ class FeatureCache:
 
     def fetch(self, key: dict[str, object], examples: Iterator[tuple[Tensor, Tensor]]) -> Cells:
         """The cells stored under ``key``; computed from ``examples`` (features, classes) when there are none."""
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-        folder = self.folder / digest
-        if not (folder / "key.json").is_file():
+        folder = self.folder / _digest(key)
+        if not (folder / KEY).is_file():
             self._write(folder, key, examples)
+        check_key(folder, key)
         return Cells(
             np.load(folder / "features.npy", mmap_mode="r"),
             np.load(folder / "classes.npy"),
@@ -119,7 +150,72 @@ class FeatureCache:
         for name, array in arrays.items():
             with atomic_path(folder / f"{name}.npy") as path:
                 np.save(path, array)
-        write_json(folder / "key.json", key)
+        write_json(folder / KEY, key)
+
+
+@dataclass(frozen=True)
+class View:
+    """An image as the encoder sees it, and what is known of its pixels.
+
+    Attributes:
+        features: (h, w, C) float16.
+        truth: (f·h, f·w) int16 class indices, f = FINER; −1 ignored, −2 none of the classes.
+        confidence: (f·h, f·w) uint8, 255 is certain; None where every pixel is.
+    """
+
+    features: NDArray[np.float16]
+    truth: NDArray[np.int16]
+    confidence: NDArray[np.uint8] | None = None
+
+
+class ViewCache:
+    """Views on disk, one file each and memory-mapped, under a folder named by the hash of what decides them.
+
+    Args:
+        folder: where the caches of all keys are; None keeps nothing, so that every view is computed again.
+        key: encoder, preprocessing, data and augmentation.
+    """
+
+    def __init__(self, folder: Path | None, key: dict[str, object]) -> None:
+        self.folder = None if folder is None else folder / _digest(key)
+        if self.folder is not None:
+            if not (self.folder / KEY).is_file():
+                write_json(self.folder / KEY, key)
+            check_key(self.folder, key)
+
+    def fetch(self, name: str, make: Callable[[], View]) -> View:
+        """The view called ``name``; computed by ``make`` when it is not there."""
+        if self.folder is None:
+            return make()
+        paths = {part: self.folder / f"{name}.{part}.npy" for part in ("features", "truth", "confidence")}
+        if not paths["features"].is_file():  # written last
+            view = make()
+            for part in ("confidence", "truth", "features"):
+                array = getattr(view, part)
+                if array is not None:
+                    with atomic_path(paths[part]) as path:
+                        np.save(path, array)
+        confidence = np.load(paths["confidence"], mmap_mode="r") if paths["confidence"].is_file() else None
+        return View(np.load(paths["features"], mmap_mode="r"), np.load(paths["truth"], mmap_mode="r"), confidence)
+
+
+def check_key(folder: Path, key: dict[str, object]) -> None:
+    """Refuse features that were cached by another encoder or from other data.
+
+    Raises:
+        ConfigError: names the first thing that differs.
+    """
+    stored = json.loads((folder / KEY).read_text(encoding="utf-8"))
+    for part, value in json.loads(json.dumps(key)).items():
+        if stored.get(part) != value:
+            raise ConfigError(
+                f"the features in '{folder}' were cached with {part} {stored.get(part)!r}, this run has {value!r}; "
+                "remove the folder or set 'features' to another one"
+            )
+
+
+def _digest(key: dict[str, object]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def principal_axes(features: Tensor, *, count: int) -> tuple[Tensor, Tensor]:

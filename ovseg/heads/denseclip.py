@@ -1,0 +1,175 @@
+"""DenseCLIP: phrases that look at the image before they are compared, and score maps that a decoder refines.
+
+Source: Rao et al., "DenseCLIP: Language-Guided Dense Prediction with Context-Aware Prompting", CVPR 2022, sections
+3.2 and 3.3; written from the paper's description. Deviation: its decoder has one output channel per training class
+and so a closed vocabulary; here the same small pyramid decodes the score map of each phrase by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ovseg.encoders.spec import DenseFeatures, TextEncoder
+from ovseg.heads.base import SCORES, Head
+from ovseg.heads.blocks import CrossBlock
+from ovseg.heads.prompts import encode_with_contexts, token_ids
+from ovseg.heads.stacked import StackedHead, StackedSettings
+
+_CHUNK = 64  # phrases decoded at once, so that memory does not grow with the vocabulary
+
+
+class DenseClipSettings(StackedSettings):
+    """A ``DenseClip``; the defaults are the paper's.
+
+    Attributes:
+        prompting: "post" moves the text vectors after the text encoder, "pre" the contexts before it.
+        contexts: learned vectors inside the text encoder; 0 leaves it alone (only "post").
+        context_width: channels of the text encoder's tokens; filled in when training starts.
+        width, layers, attention_heads, dropout: of the decoder in which the text looks at the image.
+        gamma: starting weight of what it adds to the text.
+        temperature: divides the cosine; None takes the dot product and scale of the head below as they are.
+        auxiliary: weight of the loss on the score maps.
+        pyramid: channels of the decoder; 0 answers with the score maps.
+        finest: grid of the answer, in cells per cell of the features.
+    """
+
+    prompting: Literal["post", "pre"] = "post"
+    contexts: int = 8
+    context_width: int = 0
+    width: int = 256
+    layers: int = 3
+    attention_heads: int = 4
+    dropout: float = 0.1
+    gamma: float = 1e-4
+    temperature: float | None = 0.07
+    auxiliary: float = 0.4
+    pyramid: int = 64
+    finest: Literal[1, 2] = 2
+
+
+class DenseClip(StackedHead):
+    """Score maps s = cosine(pixel, t), t = text + γ·Δ(text, image), and a pyramid that refines them."""
+
+    def __init__(self, base: Head, settings: DenseClipSettings, text: Callable[[], TextEncoder]) -> None:
+        super().__init__(base, settings, kind="denseclip")
+        self.settings = settings
+        self.reads_tokens = settings.contexts > 0
+        self._text = text
+        width = settings.width
+        self.before = settings.prompting == "pre" and self.reads_tokens
+        if self.reads_tokens:
+            self.contexts = nn.Parameter(torch.randn(settings.contexts, settings.context_width) * 0.02)
+        query, target = (settings.context_width,) * 2 if self.before else (self.phrase_width, self.widths.joint)
+        self.memory_in = nn.Sequential(
+            nn.LayerNorm(self.pixel_width), nn.Linear(self.pixel_width, width), nn.LayerNorm(width)
+        )
+        self.query_in = nn.Sequential(nn.LayerNorm(query), nn.Linear(query, width))
+        self.decoder = nn.ModuleList(
+            CrossBlock(width, heads=settings.attention_heads, inner=4 * width, dropout=settings.dropout)
+            for _ in range(settings.layers)
+        )
+        self.delta_out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, target))
+        self.gamma = nn.Parameter(torch.full((target,), settings.gamma))
+        self.pyramid = None
+        if settings.pyramid:
+            self.pyramid = PhrasePyramid(self.pixel_width, settings.pyramid, finest=settings.finest)
+            if settings.residual:
+                nn.init.zeros_(self.pyramid.out.weight)
+
+    def phrases(self, vectors: Tensor) -> Tensor:
+        """(Q, C) vectors, or (Q, 1 + T) token rows where there are contexts, to what ``fuse`` takes."""
+        if not self.reads_tokens:
+            return super().phrases(vectors)
+        if self.before:
+            return vectors / vectors[:, :1]
+        return super().phrases(self._encode(token_ids(vectors), self.contexts))
+
+    def fuse(self, pixels: DenseFeatures, phrases: Tensor) -> DenseFeatures:
+        """(B, D, h, w) and (Q, D) to (B, Q, finest·h, finest·w) logits."""
+        logits = self.graded(pixels, phrases)[0][1]
+        finer = logits.shape[-1] // pixels.values.shape[-1]
+        structure = pixels.structure if finer == 1 else None
+        return DenseFeatures(logits, SCORES, pixels.stride // finer, normalized=False, structure=structure)
+
+    def graded(self, pixels: DenseFeatures, phrases: Tensor) -> list[tuple[float, Tensor]]:
+        """The decoded logits, and the score maps with the auxiliary weight."""
+        visual = self.input_part(pixels.values)
+        scores = self.scores(self.joint_part(pixels.values), self.prompted(visual, phrases))
+        if self.pyramid is None:
+            return [(1.0, scores)]
+        logits = self.pyramid(visual, scores * (self.settings.temperature or 0.07))
+        if self.residual:
+            logits = logits + functional.interpolate(scores, size=logits.shape[-2:], mode="bilinear")
+        return [(1.0, logits), (self.settings.auxiliary, scores)]
+
+    def scores(self, joint: Tensor, text: Tensor) -> Tensor:
+        """(B, D, h, w) pixels and (B, Q, D) text to (B, Q, h, w) logits."""
+        if self.settings.temperature is None:
+            return self.base_scale * torch.einsum("bdhw,bqd->bqhw", joint, text)
+        pixels, words = functional.normalize(joint, dim=1), functional.normalize(text, dim=-1)
+        return torch.einsum("bdhw,bqd->bqhw", pixels, words) / self.settings.temperature
+
+    def prompted(self, visual: Tensor, phrases: Tensor) -> Tensor:
+        """Text vectors that have seen the image: (B, C, h, w) inputs and (Q, …) phrases to (B, Q, D)."""
+        if self.before:
+            moved = self.contexts + self.gamma * self.delta(visual, self.contexts)  # (B, m, W)
+            ids = token_ids(phrases)
+            return torch.stack([self.base.phrases(self._encode(ids, contexts)) for contexts in moved])
+        return self.joint_part(phrases) + self.gamma * self.delta(visual, self.input_part(phrases))
+
+    def delta(self, visual: Tensor, queries: Tensor) -> Tensor:
+        """What the queries (n, C') read from [global; dense] features (B, C, h, w): (B, n, C'')."""
+        cells = visual.flatten(2).transpose(1, 2)
+        memory = self.memory_in(torch.cat([cells.mean(1, keepdim=True), cells], 1))
+        tokens = self.query_in(queries).expand(len(visual), -1, -1)
+        for block in self.decoder:
+            tokens = block(tokens, memory)
+        read: Tensor = self.delta_out(tokens)
+        return read
+
+    def _encode(self, ids: Tensor, contexts: Tensor) -> Tensor:
+        return encode_with_contexts(self._text(), ids, contexts).to(contexts)
+
+
+class PhrasePyramid(nn.Module):
+    """A feature pyramid over [features; score map of one phrase], the same weights for every phrase.
+
+    Source: Lin et al., feature pyramid networks, CVPR 2017, section 3. The levels are the features resampled, as
+    frozen encoders give one grid.
+    """
+
+    def __init__(self, inputs: int, width: int, *, finest: int) -> None:
+        super().__init__()
+        self.factors = (finest, finest / 2, finest / 4)
+        self.reduce = nn.Conv2d(inputs, width, 1)
+        self.score = nn.Parameter(torch.randn(width) * 0.1)
+        self.lateral = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in self.factors)
+        self.smooth = nn.Conv2d(width, width, 3, padding=1)
+        self.out = nn.Conv2d(width, 1, 1, bias=False)
+
+    def forward(self, visual: Tensor, scores: Tensor) -> Tensor:
+        """(B, C, h, w) and (B, Q, h, w) to (B, Q, finest·h, finest·w)."""
+        reduced = self.reduce(visual)
+        return torch.cat([self._decode(reduced, part) for part in torch.split(scores, _CHUNK, 1)], 1)
+
+    def _decode(self, reduced: Tensor, scores: Tensor) -> Tensor:
+        # a 1×1 convolution of the concatenation is the sum of its two parts
+        joined = functional.relu(reduced[:, None] + scores[:, :, None] * self.score[:, None, None]).flatten(0, 1)
+        grids = [[max(1, round(side * factor)) for side in scores.shape[-2:]] for factor in self.factors]
+        levels = [lateral(_resize(joined, grid)) for lateral, grid in zip(self.lateral, grids, strict=True)]
+        merged = levels[-1]
+        for level in reversed(levels[:-1]):
+            merged = level + _resize(merged, list(level.shape[-2:]))
+        decoded: Tensor = self.out(functional.relu(self.smooth(functional.relu(merged))))
+        return decoded.view(*scores.shape[:2], *decoded.shape[-2:])
+
+
+def _resize(maps: Tensor, grid: list[int]) -> Tensor:
+    if list(maps.shape[-2:]) == grid:
+        return maps
+    return functional.interpolate(maps, size=grid, mode="bilinear", antialias=grid[0] < maps.shape[-2])

@@ -1,0 +1,129 @@
+"""Fusioner: pixels and phrases pass together through a transformer before they are compared.
+
+Source: Ma et al., "Open-vocabulary Semantic Segmentation with Frozen Vision-Language Models" (Fusioner), BMVC 2022,
+sections 3.2 and 3.3; written from the paper's description.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ovseg.encoders.spec import DenseFeatures
+from ovseg.heads.base import SCORES, Head
+from ovseg.heads.blocks import Block
+from ovseg.heads.stacked import StackedHead, StackedSettings
+
+
+class FusionerSettings(StackedSettings):
+    """A ``Fusioner``; the defaults are the paper's.
+
+    Attributes:
+        width, layers, attention_heads, inner: of the transformer.
+        fusion: "early" mixes pixels and phrases; "late" lets each look only at its own kind.
+        upsamplings: steps of the decoder, each doubles the grid.
+        dropout: in the transformer.
+        text_dropout: of the channels of the phrases going in, so that names are not learned by heart.
+        centred: take each phrase's mean over the cells off its cosine: the head then says where a name is, and
+            leaves it to the head below which names are there. Names without a mask gain from it.
+        temperature: divides the cosine.
+    """
+
+    inputs: Literal["joint", "encoder"] = "encoder"
+    width: int = 512
+    layers: int = 12
+    attention_heads: int = 8
+    inner: int = 2048
+    fusion: Literal["early", "late"] = "early"
+    upsamplings: int = 3
+    dropout: float = 0.0
+    text_dropout: float = 0.0
+    centred: bool = False
+    temperature: float = 0.07
+
+
+class Fusioner(StackedHead):
+    """Cosine of fused pixels and fused phrases over the temperature; any two encoders will do.
+
+    Deviation: with ``residual``, gain · cosine / temperature is added to the logits of the head below, with a
+    gain that starts at 0, and one offset for all phrases (which only the binary loss can see).
+    """
+
+    def __init__(self, base: Head, settings: FusionerSettings) -> None:
+        super().__init__(base, settings, kind="fusioner")
+        width = settings.width
+        self.temperature, self.late = settings.temperature, settings.fusion == "late"
+        self.visual_in = nn.Sequential(
+            nn.LayerNorm(self.pixel_width), nn.Linear(self.pixel_width, width), nn.LayerNorm(width)
+        )
+        self.text_in = nn.Sequential(
+            nn.LayerNorm(self.phrase_width),
+            nn.Dropout(settings.text_dropout),
+            nn.Linear(self.phrase_width, width),
+        )
+        self.centred = settings.centred
+        self.text_mark = nn.Parameter(torch.randn(width) * 0.02)
+        self.blocks = nn.ModuleList(
+            Block(width, heads=settings.attention_heads, inner=settings.inner, dropout=settings.dropout)
+            for _ in range(settings.layers)
+        )
+        self.visual_out, self.text_out = nn.Linear(width, width), nn.Linear(width, width)
+        self.decoder = _decoder(width, settings.upsamplings)
+        self.shrink = 2**settings.upsamplings
+        self.gain = nn.Parameter(torch.tensor(0.0 if settings.residual else 1.0))
+        self.offset = nn.Parameter(torch.tensor(0.0))
+
+    def fuse(self, pixels: DenseFeatures, phrases: Tensor) -> DenseFeatures:
+        """(B, D, h, w) and (Q, D) to (B, Q, h·2^u, w·2^u) logits, u the number of upsamplings."""
+        logits = self.graded(pixels, phrases)[0][1]
+        structure = pixels.structure if self.shrink == 1 else None
+        return DenseFeatures(logits, SCORES, pixels.stride // self.shrink, normalized=False, structure=structure)
+
+    def graded(self, pixels: DenseFeatures, phrases: Tensor) -> list[tuple[float, Tensor]]:
+        """One loss, on the logits."""
+        cosine = self.cosine(self.input_part(pixels.values), self.input_part(phrases))
+        if self.centred:
+            cosine = cosine - cosine.mean((2, 3), keepdim=True)
+        logits = self.gain * cosine / self.temperature + self.offset
+        if self.residual:
+            base = self.base_scores(pixels.values, phrases)
+            logits = logits + functional.interpolate(base, size=logits.shape[-2:], mode="bilinear")
+        return [(1.0, logits)]
+
+    def cosine(self, pixels: Tensor, phrases: Tensor) -> Tensor:
+        """(B, C, h, w) inputs and (Q, C') inputs to (B, Q, h·2^u, w·2^u) in [−1, 1]."""
+        grid = pixels.shape[-2:]
+        visual = self.visual_in(pixels.flatten(2).transpose(1, 2))  # (B, n, W)
+        text = (self.text_in(phrases) + self.text_mark).expand(len(pixels), -1, -1)  # (B, Q, W)
+        count = visual.shape[1]
+        tokens = torch.cat([visual, text], 1)
+        allowed = self._own_kind(count, text.shape[1], tokens.device) if self.late else None
+        for block in self.blocks:
+            tokens = block(tokens, allowed)
+        maps = self.visual_out(tokens[:, :count]).transpose(1, 2).unflatten(2, grid)
+        fine = functional.normalize(self.decoder(maps), dim=1)
+        words = functional.normalize(self.text_out(tokens[:, count:]), dim=-1)
+        return torch.einsum("bdhw,bqd->bqhw", fine, words)
+
+    @staticmethod
+    def _own_kind(pixels: int, phrases: int, device: torch.device) -> Tensor:
+        is_text = torch.arange(pixels + phrases, device=device) >= pixels
+        return is_text[:, None] == is_text[None]
+
+
+def _decoder(width: int, upsamplings: int) -> nn.Sequential:
+    """Steps of 3×3 convolution, instance norm, ReLU and doubling; then two more convolutions."""
+    layers: list[nn.Module] = []
+    for _ in range(upsamplings):
+        layers += [
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.InstanceNorm2d(width),
+            nn.ReLU(),
+            nn.Upsample(scale_factor=2, mode="bilinear"),
+        ]
+    return nn.Sequential(
+        *layers, nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)
+    )

@@ -1,0 +1,132 @@
+"""Learned contexts: vectors placed between the start of a phrase and its words, inside a frozen text encoder.
+
+Source: Zhou et al., CoOp, IJCV 2022, section 3.2; used by DenseCLIP (Rao et al., CVPR 2022, section 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ovseg.encoders.embedded.sentence import SentenceEncoder
+from ovseg.encoders.openclip_text import OpenClipText, refuse_long
+from ovseg.encoders.spec import TextEncoder
+from ovseg.errors import ConfigError
+
+LONGEST = 32  # tokens of a phrase, with those that mark start and end
+
+
+class PhraseTokens:
+    """A text encoder whose "vectors" are token ids, for heads that run the text encoder themselves.
+
+    A row is (1, id + 1, …) with zeros after the last token. The leading 1 undoes the unit length that text banks
+    give to every row; float32 then still tells ids up to 2^20 apart.
+    """
+
+    def __init__(self, text: TextEncoder) -> None:
+        self.text = text
+
+    @property
+    def space(self) -> str:
+        """Space of the rows."""
+        return f"{self.text.space}|tokens"
+
+    def encode(self, phrases: Sequence[str]) -> Tensor:
+        """(n, 1 + LONGEST) float32.
+
+        Raises:
+            VocabularyError: a phrase has more tokens.
+        """
+        ids = [_ids_of(self.text, phrase) for phrase in phrases]
+        refuse_long([phrase for phrase, row in zip(phrases, ids, strict=True) if len(row) > LONGEST], LONGEST)
+        rows = torch.zeros(len(phrases), 1 + LONGEST)
+        rows[:, 0] = 1
+        for row, numbers in zip(rows, ids, strict=True):
+            row[1 : 1 + len(numbers)] = torch.tensor(numbers) + 1
+        return rows
+
+
+def token_ids(rows: Tensor) -> Tensor:
+    """(n, T) int64 ids, −1 after the last token, of rows that ``PhraseTokens`` wrote, scaled or not."""
+    return (rows[:, 1:].double() / rows[:, :1].double()).round().long() - 1
+
+
+def context_width(text: TextEncoder) -> int:
+    """Channels of a token of the text encoder.
+
+    Raises:
+        ConfigError: the text encoder cannot take contexts.
+    """
+    return int(_opened(text)[0].weight.shape[1])
+
+
+def encode_with_contexts(text: TextEncoder, ids: Tensor, contexts: Tensor) -> Tensor:
+    """Unit vectors of phrases whose first token is followed by contexts; gradients reach the contexts only.
+
+    Args:
+        text: the frozen text encoder.
+        ids: (n, T) int64, −1 after the last token.
+        contexts: (m, W), the same for all phrases.
+
+    Returns:
+        (n, C) float32, unit length.
+
+    Raises:
+        ConfigError: the text encoder cannot take contexts.
+    """
+    embedding, run = _opened(text)
+    ids = ids[:, : int((ids >= 0).sum(1).max())].to(embedding.weight.device)
+    gap = ids.new_zeros(len(ids), len(contexts))
+    places = slice(1, 1 + len(contexts))
+
+    def place(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        filled = output.clone()
+        filled[:, places] = contexts.to(output)
+        return filled
+
+    handle = embedding.register_forward_hook(place)
+    try:
+        vectors = run(torch.cat([ids[:, :1], gap, ids[:, 1:]], 1))
+    finally:
+        handle.remove()
+    return functional.normalize(vectors.float(), dim=-1)
+
+
+def _ids_of(text: TextEncoder, phrase: str) -> list[int]:
+    if isinstance(text, SentenceEncoder):
+        text.tokenizer.no_padding()
+        try:
+            return list(text.tokenizer.encode(phrase).ids)
+        finally:
+            text.tokenizer.enable_padding(pad_id=0)
+    if isinstance(text, OpenClipText):
+        ids: list[int] = text.tokenizer([phrase], context_length=text.context_length)[0].tolist()
+        while ids[-1] == 0:
+            ids.pop()
+        return ids
+    raise _closed(text)
+
+
+def _opened(text: TextEncoder) -> tuple[nn.Embedding, Callable[[Tensor], Tensor]]:
+    """The word embedding of a text encoder, and the function from ids (−1: padding) to vectors."""
+    if isinstance(text, SentenceEncoder):
+        model = text.model
+        return model.words, lambda ids: model(ids.clamp_min(0), ids >= 0)
+    if isinstance(text, OpenClipText) and hasattr(text.model, "token_embedding"):
+        clip, length = text.model, text.context_length
+        # the pooled token is the one with the largest id, so contexts and padding are zeros
+        return clip.token_embedding, lambda ids: clip.encode_text(
+            functional.pad(ids.clamp_min(0), (0, length - ids.shape[1]))
+        )
+    raise _closed(text)
+
+
+def _closed(text: TextEncoder) -> ConfigError:
+    return ConfigError(
+        f"learned contexts need the sentence encoder of 'mini' or an open_clip text tower, got "
+        f"{type(text).__name__}; set head.settings.contexts to 0"
+    )

@@ -1,0 +1,264 @@
+"""Fusioner and DenseCLIP against slow loops in double precision, written from the papers' formulas."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ovseg.encoders.spec import DenseFeatures
+from ovseg.heads.base import SCORES, FusionHead, IdentityHead, TrainableHead
+from ovseg.heads.denseclip import DenseClip, DenseClipSettings, PhrasePyramid
+from ovseg.heads.fusioner import Fusioner, FusionerSettings
+
+WIDTH, GRID, QUERIES, JOINT = 8, (3, 5), 4, 6
+WIDTHS = {"features": JOINT, "text": JOINT, "joint": JOINT}
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def shaken(head: Any, seed: int = 3) -> Any:
+    """The head in double precision with every weight random, so that no part is idle."""
+    head = head.double().eval().requires_grad_(False)
+    for number, parameter in enumerate(head.parameters()):
+        parameter.copy_(draw(*parameter.shape, seed=seed + number) * 0.4)
+    return head
+
+
+def fusioner(**settings: Any) -> Fusioner:
+    values = {"width": WIDTH, "layers": 2, "attention_heads": 2, "inner": 12, "inputs": "joint", "residual": False}
+    return shaken(
+        Fusioner(IdentityHead("toy"), FusionerSettings.model_validate({"widths": WIDTHS, **values, **settings}))
+    )
+
+
+def denseclip(**settings: Any) -> DenseClip:
+    values = {"contexts": 0, "width": WIDTH, "layers": 2, "attention_heads": 2, "pyramid": 0, "residual": False}
+    made = DenseClipSettings.model_validate({"widths": WIDTHS, **values, **settings})
+    return shaken(DenseClip(IdentityHead("toy"), made, lambda: pytest.fail("the text encoder was asked for")))
+
+
+def features(batch: int = 2) -> DenseFeatures:
+    return DenseFeatures(draw(batch, JOINT, *GRID, seed=1), "toy", 16, normalized=False)
+
+
+# the slow versions: one cell, one phrase and one attention head at a time
+
+
+def slow_norm(row: Tensor, layer: Any) -> Tensor:
+    mean = row.sum() / len(row)
+    variance = ((row - mean) ** 2).sum() / len(row)
+    return (row - mean) / (variance + 1e-5).sqrt() * layer.weight + layer.bias
+
+
+def slow_linear(row: Tensor, layer: Any) -> Tensor:
+    return torch.stack([(row * weights).sum() for weights in layer.weight]) + layer.bias
+
+
+def slow_attention(tokens: Tensor, memory: Tensor, layer: Any, allowed: Any) -> Tensor:
+    size = tokens.shape[1] // layer.heads
+    queries = [slow_linear(row, layer.query) for row in tokens]
+    pairs = [slow_linear(row, layer.key_value) for row in memory]
+    mixed = []
+    for place, query in enumerate(queries):
+        parts = []
+        for head in range(layer.heads):
+            own = slice(head * size, (head + 1) * size)
+            keys = [pair[: tokens.shape[1]][own] for pair in pairs]
+            values = [pair[tokens.shape[1] :][own] for pair in pairs]
+            scores = [float((query[own] * key).sum()) / math.sqrt(size) for key in keys]
+            powers = [math.exp(s) if allowed(place, other) else 0.0 for other, s in enumerate(scores)]
+            parts.append(sum(p / sum(powers) * v for p, v in zip(powers, values, strict=True)))
+        mixed.append(slow_linear(torch.cat(parts), layer.out))
+    return torch.stack(mixed)
+
+
+def slow_forward(row: Tensor, layers: Any) -> Tensor:
+    inner = slow_linear(row, layers[0])
+    bent = torch.tensor([0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in inner.tolist()], dtype=row.dtype)
+    return slow_linear(bent, layers[3])
+
+
+def slow_block(tokens: Tensor, block: Any, allowed: Any, cross: Any = None, memory: Any = None) -> Tensor:
+    normed = torch.stack([slow_norm(row, block.norm) for row in tokens])
+    tokens = tokens + slow_attention(normed, normed, block.attention, allowed)
+    if cross is not None:
+        looking = torch.stack([slow_norm(row, cross.norm) for row in tokens])
+        seen = torch.stack([slow_norm(row, cross.memory_norm) for row in memory])
+        tokens = tokens + slow_attention(looking, seen, cross.cross, lambda *_: True)
+    return tokens + torch.stack([slow_forward(slow_norm(row, block.inner_norm), block.inner) for row in tokens])
+
+
+def slow_convolution(maps: Tensor, layer: Any) -> Tensor:
+    """3×3 with zeros around, by nine shifts."""
+    rows, columns = maps.shape[1:]
+    around = torch.zeros(maps.shape[0], rows + 2, columns + 2, dtype=maps.dtype)
+    around[:, 1:-1, 1:-1] = maps
+    out = torch.zeros(layer.weight.shape[0], rows, columns, dtype=maps.dtype)
+    for y in range(rows):
+        for x in range(columns):
+            out[:, y, x] = (layer.weight * around[None, :, y : y + 3, x : x + 3]).sum((1, 2, 3)) + layer.bias
+    return out
+
+
+def slow_resize(maps: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Bilinear, pixel centres aligned, edges repeated; only for growing."""
+    out = torch.zeros(maps.shape[0], *grid, dtype=maps.dtype)
+    places = []
+    for new, old in zip(grid, maps.shape[1:], strict=True):
+        centres = [min(max((i + 0.5) * old / new - 0.5, 0), old - 1) for i in range(new)]
+        places.append([(int(c), min(int(c) + 1, old - 1), c - int(c)) for c in centres])
+    for y, (top, bottom, down) in enumerate(places[0]):
+        for x, (left, right, along) in enumerate(places[1]):
+            upper = maps[:, top, left] * (1 - along) + maps[:, top, right] * along
+            lower = maps[:, bottom, left] * (1 - along) + maps[:, bottom, right] * along
+            out[:, y, x] = upper * (1 - down) + lower * down
+    return out
+
+
+def slow_fusioner(head: Fusioner, pixels: Tensor, phrases: Tensor, late: bool, steps: int) -> Tensor:
+    """Cosines of one image (C, h, w): norm, linear, norm | norm, linear, mark | blocks | decoder | cosine."""
+    cells = [pixels[:, y, x] for y in range(GRID[0]) for x in range(GRID[1])]
+    norm, linear, after = head.visual_in
+    visual = [slow_norm(slow_linear(slow_norm(cell, norm), linear), after) for cell in cells]
+    norm, _, linear = head.text_in
+    text = [slow_linear(slow_norm(phrase, norm), linear) + head.text_mark for phrase in phrases]
+    tokens = torch.stack([*visual, *text])
+    count = len(cells)
+    for block in head.blocks:
+        tokens = slow_block(tokens, block, lambda a, b: not late or (a < count) == (b < count))
+    maps = torch.stack([slow_linear(row, head.visual_out) for row in tokens[:count]]).T.view(WIDTH, *GRID)
+    layers = list(head.decoder)
+    for _ in range(steps):
+        maps = slow_convolution(maps, layers.pop(0))
+        layers.pop(0)
+        mean, variance = maps.mean((1, 2), keepdim=True), maps.var((1, 2), unbiased=False, keepdim=True)
+        maps = ((maps - mean) / (variance + 1e-5).sqrt()).clamp_min(0)
+        layers.pop(0), layers.pop(0)
+        maps = slow_resize(maps, (2 * maps.shape[1], 2 * maps.shape[2]))
+    maps = slow_convolution(slow_convolution(maps, layers[0]).clamp_min(0), layers[2])
+    words = [slow_linear(row, head.text_out) for row in tokens[count:]]
+    out = torch.zeros(len(words), *maps.shape[1:], dtype=maps.dtype)
+    for q, word in enumerate(words):
+        for y in range(maps.shape[1]):
+            for x in range(maps.shape[2]):
+                pixel = maps[:, y, x]
+                out[q, y, x] = (pixel * word).sum() / pixel.norm() / word.norm()
+    return out
+
+
+@pytest.mark.parametrize(("fusion", "steps"), [("early", 0), ("early", 1), ("late", 1)])
+def test_fusioner_equals_loops_over_cells_phrases_and_heads(fusion: str, steps: int) -> None:
+    head = fusioner(fusion=fusion, upsamplings=steps)
+    phrases = draw(QUERIES, JOINT, seed=2)
+    found = head.cosine(features().values, phrases)
+    for image in range(2):
+        slow = slow_fusioner(head, features().values[image], phrases, fusion == "late", steps)
+        torch.testing.assert_close(found[image], slow, atol=1e-9, rtol=1e-9)
+
+
+def slow_delta(head: DenseClip, pixels: Tensor, queries: Tensor) -> Tensor:
+    """Queries look at [mean of the cells; cells] in a decoder."""
+    cells = [pixels[:, y, x] for y in range(GRID[0]) for x in range(GRID[1])]
+    norm, linear, after = head.memory_in
+    memory = torch.stack(
+        [slow_norm(slow_linear(slow_norm(c, norm), linear), after) for c in [sum(cells) / len(cells), *cells]]
+    )
+    norm, linear = head.query_in
+    tokens = torch.stack([slow_linear(slow_norm(query, norm), linear) for query in queries])
+    for block in head.decoder:
+        tokens = slow_block(tokens, block.itself, lambda *_: True, cross=block, memory=memory)
+    norm, linear = head.delta_out
+    return torch.stack([slow_linear(slow_norm(row, norm), linear) for row in tokens])
+
+
+def test_post_model_prompting_equals_loops() -> None:
+    head = denseclip()
+    phrases = draw(QUERIES, JOINT, seed=2)
+    found = head.fuse(head.pixels(features()), head.phrases(phrases))
+    assert found.space == SCORES and found.stride == 16 and found.values.shape == (2, QUERIES, *GRID)
+    for image in range(2):
+        pixels = features().values[image]
+        text = phrases + head.gamma * slow_delta(head, pixels, phrases)
+        for q, word in enumerate(text):
+            for y in range(GRID[0]):
+                for x in range(GRID[1]):
+                    pixel = pixels[:, y, x]
+                    cosine = float((pixel * word).sum() / pixel.norm() / word.norm())
+                    assert float(found.values[image, q, y, x]) == pytest.approx(cosine / 0.07, abs=1e-8)
+
+
+def test_the_pyramid_equals_convolving_features_and_score_map_put_together() -> None:
+    """One level with resampling left out: relu([features; score] · w), 3×3, relu, 3×3, relu, 1×1."""
+    pyramid = shaken(PhrasePyramid(JOINT, WIDTH, finest=2))
+    pyramid.factors, pyramid.lateral = (2.0,), pyramid.lateral[:1]
+    maps, scores = draw(1, JOINT, *GRID, seed=1), draw(1, 2, *GRID, seed=4)
+    found = pyramid(maps, scores)
+    for q in range(2):
+        both = torch.cat([maps[0], scores[0, q][None]])
+        weight = torch.cat([pyramid.reduce.weight[:, :, 0, 0], pyramid.score[:, None]], 1)
+        joined = (torch.einsum("oc,chw->ohw", weight, both) + pyramid.reduce.bias[:, None, None]).clamp_min(0)
+        level = slow_convolution(slow_resize(joined, (6, 10)), pyramid.lateral[0]).clamp_min(0)
+        smooth = slow_convolution(level, pyramid.smooth).clamp_min(0)
+        slow = (pyramid.out.weight[0] * smooth).sum(0)
+        torch.testing.assert_close(found[0, q], slow, atol=1e-9, rtol=1e-9)
+
+
+def test_the_pyramid_decodes_each_phrase_by_itself() -> None:
+    head = denseclip(pyramid=4, residual=True, temperature=None)
+    pixels, scores = features(1).values, draw(1, 130, *GRID, seed=4)
+    assert head.pyramid is not None
+    whole = head.pyramid(pixels, scores)  # in chunks
+    alone = head.pyramid(pixels, scores[:, 70:71])
+    torch.testing.assert_close(whole[:, 70:71], alone)
+    assert whole.shape == (1, 130, 6, 10)
+
+
+@pytest.mark.parametrize("kind", ["fusioner", "denseclip"])
+def test_a_residual_head_starts_at_the_scores_of_the_head_below(kind: str) -> None:
+    settings = {"widths": WIDTHS, "residual": True, "base_scale": 3.0}
+    head: Any
+    if kind == "fusioner":
+        values = {"width": WIDTH, "layers": 1, "attention_heads": 2, "upsamplings": 0, "inputs": "encoder"}
+        head = Fusioner(IdentityHead("toy"), FusionerSettings.model_validate({**settings, **values}))
+    else:
+        values = {"width": WIDTH, "contexts": 0, "temperature": None, "gamma": 0.0, "pyramid": 4, "finest": 1}
+        head = DenseClip(
+            IdentityHead("toy"), DenseClipSettings.model_validate({**settings, **values}), lambda: pytest.fail("")
+        )
+    head = head.eval()
+    assert isinstance(head, FusionHead) and isinstance(head, TrainableHead)
+    dense = DenseFeatures(features().values.float(), "toy", 16, normalized=False)
+    phrases = draw(QUERIES, JOINT, seed=2).float()
+    found = head.fuse(head.pixels(dense), head.phrases(phrases))
+    torch.testing.assert_close(found.values, 3 * torch.einsum("bchw,qc->bqhw", dense.values, phrases))
+
+
+def test_the_auxiliary_loss_of_denseclip_weighs_0_4() -> None:
+    head = denseclip(pyramid=4)
+    graded = head.graded(head.pixels(features()), head.phrases(draw(QUERIES, JOINT, seed=2)))
+    assert [weight for weight, _ in graded] == [1.0, 0.4]
+    assert graded[0][1].shape == (2, QUERIES, 6, 10) and graded[1][1].shape == (2, QUERIES, *GRID)
+
+
+def test_the_order_of_phrases_does_not_matter() -> None:
+    phrases = draw(QUERIES, JOINT, seed=2)
+    turned = torch.tensor([2, 0, 3, 1])
+    for head in (fusioner(upsamplings=1), denseclip(pyramid=4)):
+        one = head.fuse(head.pixels(features()), head.phrases(phrases)).values
+        other = head.fuse(head.pixels(features()), head.phrases(phrases[turned])).values
+        torch.testing.assert_close(one[:, turned], other)
+
+
+def test_two_images_at_once_are_the_two_alone() -> None:
+    phrases = draw(QUERIES, JOINT, seed=2)
+    for head in (fusioner(upsamplings=1), denseclip(pyramid=4)):
+        both = head.fuse(head.pixels(features()), head.phrases(phrases)).values
+        for image in range(2):
+            alone = DenseFeatures(features().values[image : image + 1], "toy", 16, normalized=False)
+            torch.testing.assert_close(both[image : image + 1], head.fuse(head.pixels(alone), phrases).values)
