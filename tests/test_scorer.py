@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ovseg.encoded import EncodedImage
-from ovseg.encoders.registry import ModelConfig, PruneConfig, read_model_config
-from ovseg.encoders.spec import DenseFeatures
+from ovseg.encoders.registry import Model, ModelConfig, PruneConfig, read_model_config
+from ovseg.encoders.spec import DenseFeatures, EncoderSpec
 from ovseg.errors import ConfigError, SpaceError
+from ovseg.heads.base import IdentityHead
 from ovseg.images import ImageGeometry
 from ovseg.scorer import Scorer, likely_labels, whole_image
 from ovseg.segmenter import Segmenter
@@ -122,3 +125,47 @@ def test_pruning_needs_a_vector_of_the_whole_image(small: Segmenter) -> None:
     segmenter = Segmenter(replace(small.model, config=pruned), device=torch.device("cpu"))
     with pytest.raises(ConfigError, match="'prune:' needs a tower"):
         segmenter.segment(np.zeros((40, 40, 3), np.uint8), ["cat"])
+
+
+class Tower:
+    """An encoder of two colours: a cell points to the first axis where it is black, to the second where white."""
+
+    spec = EncoderSpec("tower", "toy", 8, 2, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+    def dense(self, pixels: Tensor) -> DenseFeatures:
+        """Means over squares of eight pixels."""
+        white = torch.nn.functional.avg_pool2d(pixels.mean(1, keepdim=True), 8)
+        return DenseFeatures(torch.cat([1 - white, white], 1), "toy", 8)
+
+    def image_vector(self, pixels: Tensor) -> Tensor:
+        """The first axis, whatever the image shows."""
+        return torch.tensor([[1.0, 0.0]]).expand(len(pixels), 2)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Tower:
+        """Itself."""
+        return self
+
+
+class Phrases:
+    """The phrases "black N" and "white N" at angles that grow with N from the first and the second axis."""
+
+    space = "toy"
+
+    def encode(self, phrases: Sequence[str]) -> Tensor:
+        """(n, 2) unit vectors."""
+        numbers = [int(phrase.strip(".").split()[-1]) for phrase in phrases]
+        sides = [0.0 if "black" in phrase else 1.5 for phrase in phrases]
+        angles = [side + 0.001 * number for side, number in zip(sides, numbers, strict=True)]
+        return torch.tensor([[math.cos(angle), math.sin(angle)] for angle in angles])
+
+
+def test_a_label_that_the_whole_image_does_not_suggest_is_nowhere() -> None:
+    rules = config(prune={"percentile": 50, "least": 1}, templates="one", logit_scale=50.0)
+    labels = [f"black {n}" for n in range(10)] + [f"white {n}" for n in range(10)]
+    image = encoded(64).image
+    found = {}
+    for name, rule in (("all", rules.model_copy(update={"prune": None})), ("pruned", rules)):
+        model = Model(rule, Tower(), Phrases, IdentityHead("toy"), "none")
+        result = Segmenter(model, device=torch.device("cpu")).segment(image, labels, background=None)
+        found[name] = {labels[number].split()[0] for number in np.unique(result.index_map)}
+    assert found == {"all": {"black", "white"}, "pruned": {"black"}}

@@ -1,0 +1,146 @@
+"""What the attention recipes cost beside the bare towers: ratios measured in one run, on random weights.
+
+    .venv/bin/python evaluation/peers/tower_speed.py [--side 224] [--rounds 5] [--json FILE]
+
+Weights do not change the time of a forward pass, so none are needed. Reported: each recipe's dense features
+against the tower's own forward (ProxyCLIP and CorrCLIP against both towers); bfloat16 against float32, with the
+share of pixels whose label agrees; 847 labels against 20; peak memory of a 10,000×10,000 image. Nothing is
+asserted; machines differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from speed import medians
+from torch import Tensor
+
+from ovseg.encoders.registry import Model, build_model, read_model_config
+from ovseg.images import prepare
+from ovseg.segmenter import Segmenter
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "temple.jpg"
+RECIPES = ("maskclip", "sclip", "clearclip", "naclip", "proxyclip", "corrclip")
+LARGE = """
+import resource
+import numpy as np
+from tower_speed import random_bank_segmenter
+segmenter, labels = random_bank_segmenter("clip-b16-naclip-shared", 20)
+image = np.tile(np.arange(10_000, dtype=np.uint8)[:, None, None], (1, 10_000, 3))
+segmenter.segment(image, labels, background=None)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def random_model(name: str, dtype: torch.dtype = torch.float32) -> Model:
+    """The networks of a model file with random weights."""
+    torch.manual_seed(0)
+    config = read_model_config(name)
+    encoder = config.encoder.model_copy(update={"random_weights": True})
+    return build_model(config.model_copy(update={"encoder": encoder}), dtype=dtype)
+
+
+class RandomText:
+    """Unit vectors drawn once for every phrase."""
+
+    def __init__(self, space: str, channels: int) -> None:
+        self.space = space
+        self.channels = channels
+
+    def encode(self, phrases: list[str]) -> Tensor:
+        """(n, C) unit vectors."""
+        draw = torch.Generator().manual_seed(len(phrases))
+        return torch.nn.functional.normalize(torch.randn(len(phrases), self.channels, generator=draw), dim=-1)
+
+
+def random_bank_segmenter(name: str, count: int, dtype: torch.dtype = torch.float32) -> tuple[Segmenter, list[str]]:
+    """A segmenter on random weights and random text vectors, and ``count`` labels."""
+    model = random_model(name, dtype)
+    spec = model.image.spec
+    model = replace(model, text=lambda: RandomText(spec.space, spec.channels))
+    return Segmenter(model, device=torch.device("cpu")), [f"thing {number}" for number in range(count)]
+
+
+def recipe_ratios(pixels: Tensor, *, rounds: int) -> dict[str, float]:
+    """Dense features of every recipe over the forward passes of the networks it is made of."""
+    figures: dict[str, float] = {}
+    for recipe in RECIPES:
+        model = random_model(f"clip-b16-{recipe}-shared")
+        encoder = model.image
+        jobs: dict[str, Callable[[], object]] = {
+            "tower": lambda encoder=encoder: encoder.tower.visual(pixels),
+            "dense": lambda encoder=encoder: encoder.dense(pixels),
+        }
+        if encoder.structure is not None:
+            jobs["structure"] = lambda encoder=encoder: encoder.structure.network.trunk(pixels)
+        times = medians(jobs, rounds=rounds)
+        figures[f"{recipe} / forward"] = times.pop("dense") / sum(times.values())
+    return figures
+
+
+def precision(image: np.ndarray, *, rounds: int) -> dict[str, float]:
+    """bfloat16 over float32, and how many pixels keep their label."""
+    full, labels = random_bank_segmenter("clip-b16-naclip-shared", 20)
+    half, _ = random_bank_segmenter("clip-b16-naclip-shared", 20, torch.bfloat16)
+    times = medians(
+        {
+            "float32": lambda: full.segment(image, labels, background=None),
+            "bfloat16": lambda: half.segment(image, labels, background=None),
+        },
+        rounds=rounds,
+    )
+    maps = [segmenter.segment(image, labels, background=None).index_map for segmenter in (full, half)]
+    return {
+        "bfloat16 / float32": times["bfloat16"] / times["float32"],
+        "labels that agree": float((maps[0] == maps[1]).mean()),
+    }
+
+
+def vocabularies(image: np.ndarray, *, rounds: int) -> float:
+    """847 labels over 20, both cached."""
+    segmenter, labels = random_bank_segmenter("clip-b16-naclip-shared", 847)
+    times = medians(
+        {
+            "few": lambda: segmenter.segment(image, labels[:20], background=None),
+            "many": lambda: segmenter.segment(image, labels, background=None),
+        },
+        rounds=rounds,
+    )
+    return times["many"] / times["few"]
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    image = np.asarray(Image.open(EXAMPLE).convert("RGB").resize((640, 480)))
+    spec = random_model("clip-b16-naclip-shared").image.spec
+    pixels, _ = prepare(image, spec, size=(options.side, options.side))
+    figures = recipe_ratios(pixels, rounds=options.rounds)
+    figures |= precision(image, rounds=options.rounds)
+    figures["847 labels / 20 labels"] = vocabularies(image, rounds=options.rounds)
+    large = subprocess.run(
+        [sys.executable, "-c", LARGE], cwd=Path(__file__).parent, check=True, capture_output=True, text=True
+    )
+    figures["10,000 x 10,000 image, peak (MB)"] = float(large.stdout)
+    for name, value in figures.items():
+        print(f"{name:36s} {value:8.2f}")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()
