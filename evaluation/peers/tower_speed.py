@@ -41,12 +41,18 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
 
+@torch.no_grad()
 def random_model(name: str, dtype: torch.dtype = torch.float32) -> Model:
     """The networks of a model file with random weights."""
     torch.manual_seed(0)
     config = read_model_config(name)
     encoder = config.encoder.model_copy(update={"random_weights": True})
-    return build_model(config.model_copy(update={"encoder": encoder}), dtype=dtype)
+    model = build_model(config.model_copy(update={"encoder": encoder}), dtype=dtype)
+    draw = torch.Generator().manual_seed(0)
+    for weight in model.image.parameters():  # larger than at the start of training, so that places differ
+        if weight.ndim > 1:
+            weight.copy_(1.5 * torch.randn(weight.shape, generator=draw) * weight[0].numel() ** -0.5)
+    return model
 
 
 class RandomText:
@@ -102,6 +108,7 @@ def precision(image: np.ndarray, *, rounds: int) -> dict[str, float]:
     return {
         "bfloat16 / float32": times["bfloat16"] / times["float32"],
         "labels that agree": float((maps[0] == maps[1]).mean()),
+        "labels in use": float(len(np.unique(maps[0]))),
     }
 
 
