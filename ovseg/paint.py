@@ -108,12 +108,6 @@ def find_winners(maps: Tensor, geometry: ImageGeometry, *, stride: int) -> Winne
     return Winners(index, best, second)
 
 
-def interpolate(maps: Tensor, geometry: ImageGeometry, *, stride: int) -> Tensor:
-    """(K, h, w) coarse maps to (K, H, W) at the original size: all of them, for the few that are kept."""
-    down, across = axis_matrices(geometry, (maps.shape[1], maps.shape[2]), stride=stride, device=maps.device)
-    return torch.matmul(down, maps.float() @ across.T)
-
-
 @dataclass(frozen=True)
 class _Piece:
     """Pixels (rows, columns), the cells they draw on, and the classes (k,) that can be among their two best."""

@@ -53,6 +53,14 @@ def start_up(arguments: list[str], *, rounds: int = 5) -> float:
     return statistics.median(times)
 
 
+def show(figures: dict[str, float], path: Path | None) -> None:
+    """Print the figures, and write them to a JSON file if there is to be one."""
+    for name, value in figures.items():
+        print(f"{name:36s} {value:10.2f}")
+    if path is not None:
+        path.write_text(json.dumps(figures, indent=2))
+
+
 @torch.inference_mode()
 def main() -> None:
     """Measure and print."""
@@ -95,10 +103,7 @@ def main() -> None:
     figures["import ovseg (s)"] = start_up(["-c", "import ovseg"]) - start_up(["-c", "pass"])
     figures["ovseg --help (s)"] = start_up(["-m", "ovseg.cli", "--help"])
     figures["peak memory (MB)"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    for name, value in figures.items():
-        print(f"{name:32s} {value:10.2f}")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2))
+    show(figures, options.json)
 
 
 if __name__ == "__main__":

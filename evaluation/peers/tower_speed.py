@@ -11,7 +11,6 @@ asserted; machines differ.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from speed import medians
+from speed import medians, show
 from torch import Tensor
 
 from ovseg.encoders.registry import Model, build_model, read_model_config
@@ -143,10 +142,7 @@ def main() -> None:
         [sys.executable, "-c", LARGE], cwd=Path(__file__).parent, check=True, capture_output=True, text=True
     )
     figures["10,000 x 10,000 image, peak (MB)"] = float(large.stdout)
-    for name, value in figures.items():
-        print(f"{name:36s} {value:8.2f}")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2))
+    show(figures, options.json)
 
 
 if __name__ == "__main__":
