@@ -98,11 +98,24 @@ def parse_config(kind: type[ConfigT], values: dict[str, Any], *, source: str) ->
 
 def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
     *sections, key = dotted.split(".")
+    place: Any = values
     for section in sections:
-        values = values.setdefault(section, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"cannot set '{dotted}': '{section}' is not a section")
-    values[key] = value
+        place = _inside(place, section, dotted)
+    if isinstance(place, list):
+        _inside(place, key, dotted)
+        place[int(key)] = value
+    else:
+        place[key] = value
+
+
+def _inside(values: Any, section: str, dotted: str) -> Any:
+    """The section of a mapping, made if it is not there, or the entry of a list by its number."""
+    found = values.setdefault(section, {}) if isinstance(values, dict) else None
+    if isinstance(values, list) and section.isdigit() and int(section) < len(values):
+        found = values[int(section)]
+    if isinstance(found, dict | list) or (isinstance(values, list) and found is not None):
+        return found
+    raise ConfigError(f"cannot set '{dotted}': '{section}' is not a section")
 
 
 def _explain(problem: Any, kind: type[BaseModel]) -> str:

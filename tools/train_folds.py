@@ -45,8 +45,24 @@ from ovseg.training.views import nearest
 FOLDS, HALVES, PROTOCOL = 4, 2, "coco-panoptic-133"
 HEADS: dict[str, dict[str, Any]] = {
     "adapter": {"width": 128, "hidden": 256},
-    "fusioner": {"width": 128, "layers": 2, "attention_heads": 4, "inner": 256, "upsamplings": 0, "dropout": 0.1},
-    "denseclip": {"contexts": 0, "width": 128, "layers": 2, "temperature": None, "pyramid": 16, "finest": 1},
+    "fusioner": {
+        "width": 128,
+        "layers": 2,
+        "attention_heads": 4,
+        "inner": 256,
+        "upsamplings": 0,
+        "dropout": 0.1,
+        "centred": True,
+    },
+    "denseclip": {
+        "contexts": 0,
+        "width": 128,
+        "layers": 2,
+        "temperature": None,
+        "pyramid": 16,
+        "finest": 1,
+        "trust": 0.5,
+    },
 }
 
 

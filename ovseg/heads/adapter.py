@@ -58,7 +58,9 @@ class Adapter(StackedHead):
     def pixels(self, features: DenseFeatures) -> DenseFeatures:
         """(B, C, h, w) encoder features to (B, D, h, w): the scaled joint space below, then the map."""
         below = super().pixels(features)
-        mapped = self.visual(self.dropout(functional.gelu(self.around(self.reduce(self.input_part(below.values))))))
+        mapped = self.visual(
+            self.dropout(functional.gelu(self.around(self.reduce(self.pixel_inputs(below.values)))))
+        )
         mapped = functional.normalize(mapped, dim=1) * (self.gain / self.temperature)
         values = [self.joint_part(below.values) * self.base_scale, mapped] if self.residual else [mapped]
         return DenseFeatures(
@@ -68,7 +70,7 @@ class Adapter(StackedHead):
     def phrases(self, vectors: Tensor) -> Tensor:
         """(Q, C) text vectors to (Q, D): the joint space below, then the map, unit length."""
         below = super().phrases(vectors)
-        mapped = functional.normalize(self.textual(self.input_part(below)), dim=-1)
+        mapped = functional.normalize(self.textual(self.phrase_inputs(below)), dim=-1) * below[:, -1:]
         return torch.cat([self.joint_part(below), mapped], 1) if self.residual else mapped
 
     def graded(self, pixels: DenseFeatures, phrases: Tensor) -> list[tuple[float, Tensor]]:

@@ -98,8 +98,11 @@ class DenseClip(StackedHead):
 
     def graded(self, pixels: DenseFeatures, phrases: Tensor) -> list[tuple[float, Tensor]]:
         """The decoded logits, and the score maps with the auxiliary weight."""
-        visual = self.input_part(pixels.values)
+        visual = self.pixel_inputs(pixels.values)
         scores = self.scores(self.joint_part(pixels.values), self.prompted(visual, phrases))
+        if self.residual and not self.before:
+            base = self.scores(self.joint_part(pixels.values), self.joint_part(phrases)[None])
+            scores = base + self.trusted(phrases) * (scores - base)
         if self.pyramid is None:
             return [(1.0, scores)]
         logits = self.pyramid(visual, scores * (self.settings.temperature or 0.07))
@@ -110,9 +113,9 @@ class DenseClip(StackedHead):
     def scores(self, joint: Tensor, text: Tensor) -> Tensor:
         """(B, D, h, w) pixels and (B, Q, D) text to (B, Q, h, w) logits."""
         if self.settings.temperature is None:
-            return self.base_scale * torch.einsum("bdhw,bqd->bqhw", joint, text)
+            return self.base_scale * torch.einsum("bdhw,bqd->bqhw", joint, text.expand(len(joint), -1, -1))
         pixels, words = functional.normalize(joint, dim=1), functional.normalize(text, dim=-1)
-        return torch.einsum("bdhw,bqd->bqhw", pixels, words) / self.settings.temperature
+        return torch.einsum("bdhw,bqd->bqhw", pixels, words.expand(len(pixels), -1, -1)) / self.settings.temperature
 
     def prompted(self, visual: Tensor, phrases: Tensor) -> Tensor:
         """Text vectors that have seen the image: (B, C, h, w) inputs and (Q, …) phrases to (B, Q, D)."""
@@ -120,7 +123,7 @@ class DenseClip(StackedHead):
             moved = self.contexts + self.gamma * self.delta(visual, self.contexts)  # (B, m, W)
             ids = token_ids(phrases)
             return torch.stack([self.base.phrases(self._encode(ids, contexts)) for contexts in moved])
-        return self.joint_part(phrases) + self.gamma * self.delta(visual, self.input_part(phrases))
+        return self.joint_part(phrases) + self.gamma * self.delta(visual, self.phrase_inputs(phrases))
 
     def delta(self, visual: Tensor, queries: Tensor) -> Tensor:
         """What the queries (n, C') read from [global; dense] features (B, C, h, w): (B, n, C'')."""

@@ -84,13 +84,15 @@ class Fusioner(StackedHead):
 
     def graded(self, pixels: DenseFeatures, phrases: Tensor) -> list[tuple[float, Tensor]]:
         """One loss, on the logits."""
-        cosine = self.cosine(self.input_part(pixels.values), self.input_part(phrases))
+        cosine = self.cosine(self.pixel_inputs(pixels.values), self.phrase_inputs(phrases))
         if self.centred:
             cosine = cosine - cosine.mean((2, 3), keepdim=True)
         logits = self.gain * cosine / self.temperature + self.offset
         if self.residual:
             base = self.base_scores(pixels.values, phrases)
-            logits = logits + functional.interpolate(base, size=logits.shape[-2:], mode="bilinear")
+            logits = logits * self.trusted(phrases) + functional.interpolate(
+                base, size=logits.shape[-2:], mode="bilinear"
+            )
         return [(1.0, logits)]
 
     def cosine(self, pixels: Tensor, phrases: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ovseg.config import Config
 from ovseg.encoders.spec import DenseFeatures
@@ -28,12 +29,17 @@ class StackedSettings(Config):
         inputs: the joint space of the head below, or the encoders' own features and vectors.
         residual: add the logits of the head below, so that training starts from the untrained score.
         base_scale: factor from the dot products of the head below to its logits.
+        trust: with ``residual``, a phrase gets the more of the head the more it is like a name that was trained on:
+            none of it at this cosine of text vectors or under, all of it at 1. None: all phrases get all of it.
+        names: how many names are trained on; filled in when training starts.
     """
 
     widths: Widths
     inputs: Literal["joint", "encoder"] = "joint"
     residual: bool = True
     base_scale: float = 1.0
+    trust: float | None = None
+    names: int = 0
 
 
 class StackedHead(nn.Module):
@@ -43,7 +49,12 @@ class StackedHead(nn.Module):
         base: the model's own head; frozen, and no part of this head's weights.
         settings: widths, inputs, residual.
         kind: ends the name of the space.
+
+    Source of ``trust``: seen and unseen names weighed apart (FC-CLIP, Yu et al., NeurIPS 2023, equation 7), here
+    by degrees.
     """
+
+    known: Tensor
 
     def __init__(self, base: Head, settings: StackedSettings, *, kind: str) -> None:
         super().__init__()
@@ -56,6 +67,8 @@ class StackedHead(nn.Module):
         joint = settings.widths.joint
         self.pixel_width = settings.widths.features if self.apart else joint
         self.phrase_width = settings.widths.text if self.apart else joint
+        self.trust = settings.trust if settings.residual else None
+        self.register_buffer("known", torch.zeros(settings.names, settings.widths.text))
 
     @property
     def base(self) -> Head:
@@ -64,24 +77,43 @@ class StackedHead(nn.Module):
 
     def pixels(self, features: DenseFeatures) -> DenseFeatures:
         """(B, C, h, w) to the joint space of the head below; the encoder's features follow where they are read."""
-        with torch.no_grad():
-            joint = self.base.pixels(features)
+        joint = self.base.pixels(features)
         values = torch.cat([joint.values, features.values], 1) if self.apart else joint.values
         return DenseFeatures(values, self.space, joint.stride, normalized=False, structure=joint.structure)
 
     def phrases(self, vectors: Tensor) -> Tensor:
-        """(Q, C) to the joint space of the head below; the vectors follow where they are read."""
-        with torch.no_grad():
-            joint = self.base.phrases(vectors)
-        return torch.cat([joint, vectors.to(joint)], 1) if self.apart else joint
+        """(Q, C) to the joint space of the head below, the vectors where they are read, and the trust in each."""
+        joint = self.base.phrases(vectors)
+        parts = [joint, vectors.to(joint)] if self.apart else [joint]
+        return torch.cat([*parts, self._trust_in(vectors)[:, None].to(joint)], 1)
+
+    def remember(self, vectors: Tensor) -> None:
+        """Keep the text vectors of the names trained on, (names, C)."""
+        self.known.copy_(vectors)
 
     def joint_part(self, values: Tensor) -> Tensor:
         """What the head below compares, of (B, D, h, w) pixels or (Q, D) phrases."""
         return values[:, : self.widths.joint]
 
-    def input_part(self, values: Tensor) -> Tensor:
-        """What this head reads, of (B, D, h, w) pixels or (Q, D) phrases."""
-        return values[:, self.widths.joint :] if self.apart else values
+    def pixel_inputs(self, pixels: Tensor) -> Tensor:
+        """(B, C, h, w) that this head reads of pixels."""
+        return pixels[:, self.widths.joint :] if self.apart else pixels
+
+    def phrase_inputs(self, phrases: Tensor) -> Tensor:
+        """(Q, C) that this head reads of phrases."""
+        return phrases[:, self.widths.joint : -1] if self.apart else self.joint_part(phrases)
+
+    def trusted(self, phrases: Tensor) -> Tensor:
+        """(Q, 1, 1) in [0, 1]: how much of this head's correction the phrases get."""
+        return phrases[:, -1, None, None]
+
+    def _trust_in(self, vectors: Tensor) -> Tensor:
+        """(Q,): nearness to the names trained on, from 0 at ``trust`` to 1."""
+        if self.trust is None or not len(self.known):
+            return vectors.new_ones(len(vectors))
+        unit, known = functional.normalize(vectors, dim=-1), functional.normalize(self.known, dim=-1)
+        nearest = (unit @ known.T.to(unit)).amax(-1)
+        return ((nearest - self.trust) / (1 - self.trust)).clamp(0, 1)
 
     def base_scores(self, pixels: Tensor, phrases: Tensor) -> Tensor:
         """(B, Q, h, w) logits of the head below."""

@@ -24,6 +24,7 @@ from ovseg.evaluation.manifest import names_hash
 from ovseg.heads.base import TrainableHead
 from ovseg.heads.prompts import PhraseTokens, context_width
 from ovseg.heads.registry import build_head, spaces_of
+from ovseg.heads.stacked import StackedHead
 from ovseg.text import Templates, encode_phrases
 from ovseg.training.config import MasksConfig
 from ovseg.training.data import IGNORED, NONE, Source, open_source
@@ -153,17 +154,17 @@ def build_masks(config: MasksConfig, model: Model, folder: Path, accelerator: Ac
     """
     if isinstance(model.head, nn.Module):
         freeze(model.head)
-    settings = fill_in(config.head, model)
+    sources = [open_source(data) for data in config.data]
+    settings = fill_in(config.head, model, names=sum(len(source.phrases) for source in sources))
     torch.manual_seed(config.seed)
     head: Any = build_head(settings, model.head, model.text)
-    if not isinstance(head, TrainableHead):
+    if not isinstance(head, StackedHead) or not isinstance(head, TrainableHead):
         raise ConfigError(f"recipe 'masks' cannot train a head of kind '{settings.kind}'; its recipe is another")
     tokens = getattr(head, "reads_tokens", False)
     text: Any = PhraseTokens(model.text()) if tokens else model.text()
-    templates = Templates.named("one" if tokens else model.config.templates)
+    templates = Templates.named("word" if tokens else model.config.templates)
     vocabularies = []
-    for data in config.data:
-        source = open_source(data)
+    for source in sources:
         vectors = encode_phrases(source.phrases, templates, text.encode)
         cache = ViewCache(folder if config.cache else None, cache_key(config, model, source))
         chosen = Vocabulary(source, cache, vectors, torch.ones(len(vectors)))
@@ -173,17 +174,22 @@ def build_masks(config: MasksConfig, model: Model, folder: Path, accelerator: Ac
         accelerator.wait_for_everyone()
         chosen.weights = class_weights(model, chosen, config)
         vocabularies.append(chosen)
+    if settings.settings.get("names"):
+        # a name that no mask shows is a row of zeros, which is like nothing
+        head.remember(torch.cat([one.vectors * (one.weights > 0)[:, None] for one in vocabularies]))
     return MasksTask(head, config, model, vocabularies, settings)
 
 
 @torch.no_grad()
-def fill_in(head: HeadConfig, model: Model) -> HeadConfig:
-    """``head`` with the settings that follow from the model: widths, scale, width of the contexts."""
+def fill_in(head: HeadConfig, model: Model, *, names: int = 0) -> HeadConfig:
+    """``head`` with the settings that follow from model and data: widths, scale, contexts, number of names."""
     text = model.text()
     vector = text.encode(["a"]).to(next(iter(_tensors(model.head)), torch.zeros(1)).device)
     joint = model.head.phrases(vector).shape[1]
     widths = {"features": model.image.spec.channels, "text": vector.shape[1], "joint": joint}
     known: dict[str, Any] = {"widths": widths, "base_scale": model.config.logit_scale}
+    if head.kind != "textmap" and not head.settings.get("contexts", 8 * (head.kind == "denseclip")):
+        known["names"] = names
     if head.kind == "denseclip" and head.settings.get("contexts", 8):
         known["context_width"] = context_width(text)
     return head.model_copy(update={"settings": {**known, **head.settings}})

@@ -100,7 +100,7 @@ def trained_config(model: Model, settings: HeadConfig, *, weights: str = "", sha
         "summary": f"{settings.kind} trained on {model.config.name}",
         "head": head,
         "logit_scale": 1.0,
-        "templates": "one" if tokens else model.config.templates,
+        "templates": "word" if tokens else model.config.templates,
     }
     return model.config.model_copy(update=changed)
 

@@ -262,3 +262,26 @@ def test_two_images_at_once_are_the_two_alone() -> None:
         for image in range(2):
             alone = DenseFeatures(features().values[image : image + 1], "toy", 16, normalized=False)
             torch.testing.assert_close(both[image : image + 1], head.fuse(head.pixels(alone), phrases).values)
+
+
+def test_a_centred_head_changes_no_phrase_on_the_mean() -> None:
+    phrases = draw(QUERIES, JOINT, seed=2)
+    plain, centred = (fusioner(upsamplings=0, centred=value) for value in (False, True))
+    one = plain.fuse(plain.pixels(features()), plain.phrases(phrases)).values - plain.offset
+    other = centred.fuse(centred.pixels(features()), centred.phrases(phrases)).values - centred.offset
+    torch.testing.assert_close(other, one - one.mean((2, 3), keepdim=True))
+
+
+def test_names_unlike_all_trained_ones_keep_the_scores_of_the_head_below() -> None:
+    """Trust is (cosine to the nearest trained name − 0.5) / 0.5 within [0, 1]."""
+    head = fusioner(upsamplings=0, residual=True, trust=0.5, names=2)
+    known = torch.eye(JOINT, dtype=torch.float64)[:2]
+    head.remember(known)
+    between = torch.zeros(JOINT, dtype=torch.float64)
+    between[0], between[3] = 0.8, 0.6  # cosine 0.8 to the first
+    phrases = torch.stack([known[0], torch.eye(JOINT, dtype=torch.float64)[4], between])
+    assert head.trusted(head.phrases(phrases)).flatten().tolist() == pytest.approx([1.0, 0.0, 0.6])
+    found = head.fuse(head.pixels(features()), head.phrases(phrases)).values
+    below = torch.einsum("bchw,qc->bqhw", features().values, phrases)
+    torch.testing.assert_close(found[:, 1], below[:, 1])
+    assert not torch.allclose(found[:, 0], below[:, 0])

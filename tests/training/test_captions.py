@@ -19,6 +19,8 @@ from ovseg.training.features import FeatureCache
 from ovseg.training.loop import METRICS, train_steps
 from ovseg.training.runs import finish
 
+ensure_torchvision()  # before timm
+
 
 @pytest.fixture
 def table(folder: Path) -> Path:
@@ -58,7 +60,6 @@ def test_info_nce_equals_loops() -> None:
 def test_attention_heads_weigh_the_patches_of_a_tower_with_a_class_token() -> None:
     from timm.models.vision_transformer import VisionTransformer
 
-    ensure_torchvision()
     from ovseg.attention import RecipeConfig
     from ovseg.encoders.recipe_encoder import RecipeEncoder
     from ovseg.encoders.spec import EncoderSpec

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ovseg.training.config import Augmentation, MaskData, Schedule
+from ovseg.assets import asset_names, find_asset
+from ovseg.errors import ConfigError
+from ovseg.training.config import Augmentation, MaskData, MasksConfig, Schedule, load_training
 from ovseg.training.data import Labelled, open_source
 from ovseg.training.schedule import rate_factor
 from ovseg.training.views import change, make_view, mix, mosaic, nearest
@@ -83,3 +85,18 @@ def test_the_rate_warms_up_and_falls() -> None:
     assert rates[60] == pytest.approx(0.5) and rates[110] == pytest.approx(0)
     poly = Schedule(steps=100, kind="poly", power=0.9)
     assert rate_factor(50, poly) == pytest.approx(0.5**0.9)
+
+
+def test_settings_reach_into_lists(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("recipe: masks\nhead: {kind: adapter}\ndata:\n  - {protocol: folder, path: a}\n")
+    config = load_training(path, overrides={"data.0.path": "b", "head.settings.hidden": 3})
+    assert isinstance(config, MasksConfig) and str(config.data[0].path) == "b"  # type: ignore[union-attr]
+    assert config.head.settings == {"hidden": 3}
+    with pytest.raises(ConfigError, match=r"cannot set 'data\.3\.path': '3' is not a section"):
+        load_training(path, overrides={"data.3.path": "b"})
+
+
+def test_every_example_configuration_is_read() -> None:
+    for name in asset_names("configs/training"):
+        load_training(find_asset("configs/training", name))
