@@ -165,7 +165,12 @@ class _Spellings(Config):
 
 class _Background(Config):
     phrases: tuple[str, ...]
+    groups: dict[str, tuple[str, ...]]
     related: dict[str, tuple[str, ...]]
+
+    def rivals(self, phrase: str) -> list[str]:
+        """The labels that drop ``phrase``; groups are spelled out."""
+        return [word for entry in self.related.get(phrase, ()) for word in self.groups.get(entry, (entry,))]
 
 
 @functools.cache
@@ -206,9 +211,7 @@ def _unrelated_background(phrases: Iterable[str]) -> tuple[str, ...]:
     wanted = _meanings(phrases)
     table = _background()
     return tuple(
-        phrase
-        for phrase in table.phrases
-        if not wanted & (_meanings([phrase]) | _meanings(table.related.get(phrase, ())))
+        phrase for phrase in table.phrases if not wanted & (_meanings([phrase]) | _meanings(table.rivals(phrase)))
     )
 
 

@@ -23,7 +23,7 @@ from ovseg.evaluation.datasets import open_dataset
 from ovseg.evaluation.protocol import load_protocol
 from ovseg.matching import match
 from ovseg.segmenter import Segmenter
-from ovseg.training import TrainingConfig
+from ovseg.training.config import AlignmentConfig
 from ovseg.training.features import cell_classes
 from ovseg.training.runs import trainable_model
 
@@ -61,7 +61,8 @@ def fit_presence(evidence: list[float], truth: list[bool]) -> tuple[float, float
         return value
 
     optimizer.step(loss)
-    return float(parameters[0]), float(parameters[1])
+    slope, offset = parameters.tolist()
+    return slope, offset
 
 
 def main() -> None:
@@ -71,13 +72,13 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=4)
     parser.add_argument("--every", type=int, default=1, help="ask about every n-th image only")
     options = parser.parse_args()
-    config = load_config(TrainingConfig, options.config)
+    config = load_config(AlignmentConfig, options.config)
     base = trainable_model(config.model)
     dataset = open_dataset(load_protocol(config.masks[0].protocol), config.masks[0].path)
     names = [entry.name for entry in dataset.protocol.classes]
     chance = random.Random(0)
-    absent_share = {margin: [] for margin in MARGINS}
-    present_iou = {margin: [] for margin in MARGINS}
+    absent_share: dict[float, list[float]] = {margin: [] for margin in MARGINS}
+    present_iou: dict[float, list[float]] = {margin: [] for margin in MARGINS}
     evidence: list[float] = []
     truth: list[bool] = []
     for fold in range(options.folds):

@@ -3,8 +3,9 @@
     .venv/bin/python tools/cross_validate.py configs/training/mini.yaml --folds 4
 
 Trains once per fold without the images of that fold and segments them; then once per quarter of the classes
-without their masks (on every second image) and scores those classes on the other images. Prints mean IoU in
-percent, each from one confusion matrix over all folds, and keeps the heads under ``runs/folds``.
+without their masks (on every second image) and scores those classes on the other images. Of further sets with
+masks, of which only every n-th image is trained on, it scores images between those. Prints mean IoU in percent,
+each from one confusion matrix over all folds, and keeps the heads under ``runs/folds``.
 """
 
 from __future__ import annotations
@@ -33,9 +34,13 @@ QUARTERS = 4
 
 
 def train_head(config: AlignmentConfig, out: Path, **held: object) -> Path:
-    """The head of one fold; kept from an earlier call."""
-    masks = config.masks[0].model_copy(update=held)
-    fold = config.model_copy(update={"masks": (masks,), "out": out, "export": None})
+    """The head of one fold of the first set with masks; kept from an earlier call."""
+    masks = [config.masks[0].model_copy(update=held)]
+    for data in config.masks[1:]:
+        names = {entry.name for entry in load_protocol(data.protocol).classes}
+        unseen = tuple(name for name in masks[0].held_out_classes if name in names)
+        masks.append(data.model_copy(update={"held_out_classes": unseen}))
+    fold = config.model_copy(update={"masks": tuple(masks), "out": out, "export": None})
     path = out / HEAD_FILE
     if not path.is_file():
         out.mkdir(parents=True, exist_ok=True)
@@ -62,14 +67,18 @@ def score(
 ) -> None:
     """Add the images to ``matrix``, asking every class or only those present, without a background."""
     names = [entry.name for entry in dataset.protocol.classes]
+    nothing = dataset.protocol.background.class_name
     for index in indices:
         example = dataset.load(index)
-        there = np.unique(example.truth[example.truth >= 0]).tolist()
+        truth = example.truth
+        if nothing is not None:
+            truth = np.where(truth == names.index(nothing), -1, truth)
+        there = np.unique(truth[truth >= 0]).tolist()
         if not there:
             continue
-        asked = there if present else list(range(len(names)))
+        asked = there if present else [number for number, name in enumerate(names) if name != nothing]
         result = segmenter.segment(example.image, [names[number] for number in asked], background=None)
-        matrix.update(np.asarray(asked)[result.index_map], example.truth)
+        matrix.update(np.asarray(asked)[result.index_map], truth)
 
 
 def main() -> None:
@@ -106,7 +115,20 @@ def main() -> None:
             )
     for title, matrix in totals.items() if not options.novel_only else ():
         print(f"{title}: {100 * matrix.mean_iou():.1f}", flush=True)
+    if not options.novel_only:
+        report_others(config, segmenter, options.every)
     report_novel(config, root, base, sets["133 names"], options.every)
+
+
+def report_others(config: AlignmentConfig, segmenter: Segmenter, every: int) -> None:
+    """Mean IoU on images of further sets that lie between those trained on: at most 50 of each."""
+    for data in config.masks[1:]:
+        dataset = open_dataset(load_protocol(data.protocol), data.path)
+        unseen = list(range(len(dataset.names)))[data.every // 2 :: data.every][:: 2 * every][:50]
+        for title, present in (("all names", False), ("only those present", True)):
+            matrix = ConfusionMatrix.empty(len(dataset.protocol.classes))
+            score(segmenter, dataset, unseen, matrix, present=present)
+            print(f"{data.protocol}, {title}, {len(unseen)} images: {100 * matrix.mean_iou():.1f}", flush=True)
 
 
 def report_novel(config: AlignmentConfig, root: Path, base: object, dataset: FileDataset, every: int) -> None:

@@ -25,11 +25,46 @@ from ovseg.files import sha256_of
 from ovseg.heads.alignment import AlignmentHead
 from ovseg.images import load_image
 from ovseg.text import Templates, encode_phrases
-from ovseg.training.config import AlignmentConfig, MaskData, NamedData
+from ovseg.training.config import AlignmentConfig, CellData, NamedData
 from ovseg.training.features import Cells, FeatureCache, cell_classes, cell_features, principal_axes
 
 _SYNONYM = 0.6  # centred cosine between names above which one is not a wrong answer for the other
 _SQUARE = 256  # named photos are small: one size for all
+
+
+class CellSet(nn.Module):
+    """Cells with classes of one vocabulary, reduced to what the loss reads.
+
+    Args:
+        rows: per image principal features (n, P), evidence (n, N, 6) in half precision, and classes (n,) in [0, N).
+        text: (N, 384) unit vectors of the names that have a mask.
+        balance: cells are drawn with probability (size of their class)^−balance.
+        weight: factor on the loss.
+    """
+
+    text: Tensor
+    reduced: Tensor
+    evidence: Tensor
+    classes: Tensor
+    cumulative: Tensor
+
+    def __init__(
+        self, rows: list[tuple[Tensor, Tensor, Tensor]], text: Tensor, *, balance: float, weight: float
+    ) -> None:
+        super().__init__()
+        self.weight = weight
+        reduced, evidence, classes = (torch.cat(part) for part in zip(*rows, strict=True))
+        chance = torch.bincount(classes).float()[classes] ** -balance
+        self.register_buffer("text", text)
+        self.register_buffer("reduced", reduced)
+        self.register_buffer("evidence", evidence)
+        self.register_buffer("classes", classes)
+        self.register_buffer("cumulative", (chance / chance.sum()).cumsum(0))
+
+    def draw(self, generator: torch.Generator, count: int) -> Tensor:
+        """(count,) numbers of cells, class-balanced."""
+        drawn = torch.rand(count, generator=generator).to(self.cumulative.device)
+        return torch.searchsorted(self.cumulative, drawn).clamp(max=len(self.classes) - 1)
 
 
 class AlignmentTask(nn.Module):
@@ -38,42 +73,25 @@ class AlignmentTask(nn.Module):
     Args:
         head: the head to start from; its frozen tables are used, its maps are replaced.
         config: the run.
-        cells: cells with classes.
-        names: class names.
-        text: (L, 384) unit vectors of the names.
+        cells: per entry of ``config.masks`` its cells with classes, and (L, 384) unit vectors of the names.
     """
 
     mean: Tensor
     axes: Tensor
-    text: Tensor
-    prototypes: Tensor
-    reduced: Tensor
-    evidence: Tensor
-    classes: Tensor
-    cumulative: Tensor
 
-    def __init__(self, head: AlignmentHead, config: AlignmentConfig, cells: Cells, text: Tensor) -> None:
+    def __init__(self, head: AlignmentHead, config: AlignmentConfig, cells: list[tuple[Cells, Tensor]]) -> None:
         super().__init__()
         self.head = head.requires_grad_(False)
         self.config = config
-        known = [(features, classes) for features, classes in cells.images()]
-        sample = torch.cat([head.trained_part(features)[::4] for features, _ in known])
+        sample = torch.cat([head.trained_part(features)[::4] for features, _ in cells[0][0].images()])
         mean, axes = principal_axes(sample, count=config.principal)
         self.register_buffer("mean", mean)
         self.register_buffer("axes", axes)
-        seen = torch.cat([classes for _, classes in known])
-        present = torch.unique(seen[seen >= 0])  # a name without a mask is no wrong answer
-        self.register_buffer("text", text[present])
-        self.register_buffer("prototypes", head.prototypes(text[present]))
-        rows = [self._rows(features, classes) for features, classes in known]
-        reduced, evidence, classes = (torch.cat(part) for part in zip(*rows, strict=True))
-        classes = torch.searchsorted(present, classes)
-        self.register_buffer("reduced", reduced)
-        self.register_buffer("evidence", evidence)
-        self.register_buffer("classes", classes)
-        counts = torch.bincount(classes).float()
-        chance = counts[classes] ** -config.balance
-        self.register_buffer("cumulative", (chance / chance.sum()).cumsum(0))
+        sets = [
+            self._cell_set(known, text, weight=data.weight)
+            for data, (known, text) in zip(config.masks, cells, strict=True)
+        ]
+        self.sets = nn.ModuleList(sets)
         self.visual = nn.Linear(axes.shape[1], head.visual.out_features)
         self.textual = head.textual.requires_grad_(True)
         self.log_scale = nn.Parameter(torch.tensor(config.scale).log())
@@ -88,14 +106,16 @@ class AlignmentTask(nn.Module):
         self.named.append((reduced, names, text, near, weight))
 
     def forward(self, generator: torch.Generator, count: int) -> Tensor:
-        """The loss of ``count`` cells drawn by ``generator``, class-balanced, plus that of named photos."""
-        drawn = torch.rand(count, generator=generator).to(self.cumulative.device)
-        rows = torch.searchsorted(self.cumulative, drawn).clamp(max=len(self.classes) - 1)
-        keep = torch.rand(self.axes.shape[1], generator=generator) >= self.config.dropout
-        inputs = self.reduced[rows] * keep.to(self.reduced) / (1 - self.config.dropout)
-        logits = self.log_scale.exp() * self._cosines(inputs, self.text)
-        logits = logits + self.evidence[rows].float() @ self.log_evidence.exp()
-        loss = functional.cross_entropy(logits, self.classes[rows])
+        """The loss of ``count`` cells of each set drawn by ``generator``, plus that of named photos."""
+        loss = torch.zeros((), device=self.mean.device)
+        for cells in self.sets:
+            assert isinstance(cells, CellSet)
+            rows = cells.draw(generator, count)
+            keep = torch.rand(self.axes.shape[1], generator=generator) >= self.config.dropout
+            inputs = cells.reduced[rows] * keep.to(cells.reduced) / (1 - self.config.dropout)
+            logits = self.log_scale.exp() * self._cosines(inputs, cells.text)
+            logits = logits + cells.evidence[rows].float() @ self.log_evidence.exp()
+            loss = loss + cells.weight * functional.cross_entropy(logits, cells.classes[rows])
         for reduced, names, text, near, weight in self.named:
             chosen = torch.randint(len(names), (count // 2,), generator=generator)
             logits = self.log_scale.exp() * self._cosines(reduced[chosen], text)
@@ -127,12 +147,17 @@ class AlignmentTask(nn.Module):
         pixels = functional.normalize(self.visual(inputs), dim=-1)
         return pixels @ functional.normalize(self.textual(text), dim=-1).T
 
-    def _rows(self, features: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Principal features, evidence (cells, L, 6) in half precision and classes of one image's known cells."""
-        known = classes >= 0
-        evidence = self.head.evidence_parts(features, self.prototypes)
-        reduced = (self.head.trained_part(features) - self.mean) @ self.axes
-        return reduced[known], evidence[known].half(), classes[known]
+    def _cell_set(self, cells: Cells, text: Tensor, *, weight: float) -> CellSet:
+        """The known cells; a name without a mask is no wrong answer, so only those with one compete."""
+        present = torch.unique(torch.from_numpy(cells.classes[cells.classes >= 0]))
+        prototypes = self.head.prototypes(text[present])
+        rows = []
+        for features, classes in cells.images():
+            known = classes >= 0
+            evidence = self.head.evidence_parts(features, prototypes)[known].half()
+            reduced = (self.head.trained_part(features[known]) - self.mean) @ self.axes
+            rows.append((reduced, evidence, torch.searchsorted(present, classes[known])))
+        return CellSet(rows, text[present], balance=self.config.balance, weight=weight)
 
 
 def build_alignment(config: AlignmentConfig, model: Model, cache: FeatureCache) -> AlignmentTask:
@@ -145,13 +170,14 @@ def build_alignment(config: AlignmentConfig, model: Model, cache: FeatureCache) 
     if not isinstance(model.head, AlignmentHead):
         raise ConfigError(f"recipe 'alignment' trains models like 'mini', not '{config.model}'")
     templates = Templates.named(model.config.templates)
-    (masks,) = config.masks if len(config.masks) == 1 else _refuse_many(config.masks)
-    cells, names = mask_cells(masks, model, cache, coverage=config.coverage)
-    text = encode_phrases(names, templates, model.text().encode)
+    cells = []
+    for data in config.masks:
+        known, names = mask_cells(data, model, cache, coverage=config.coverage)
+        cells.append((known, encode_phrases(names, templates, model.text().encode)))
     torch.manual_seed(config.seed)
     head = model.head.fresh()
     with torch.no_grad():
-        task = AlignmentTask(head, config, cells, text)
+        task = AlignmentTask(head, config, cells)
     for named in config.named:
         features, numbers, labels = named_features(named, model, cache)
         vectors = encode_phrases(labels, templates, model.text().encode)
@@ -159,29 +185,31 @@ def build_alignment(config: AlignmentConfig, model: Model, cache: FeatureCache) 
     return task
 
 
-def mask_cells(data: MaskData, model: Model, cache: FeatureCache, *, coverage: float) -> tuple[Cells, list[str]]:
-    """Cells of images with masks, and the class names."""
+def mask_cells(data: CellData, model: Model, cache: FeatureCache, *, coverage: float) -> tuple[Cells, list[str]]:
+    """Cells of images with masks, and the class names; a class that is the background counts for nothing."""
     dataset = open_dataset(load_protocol(data.protocol), data.path)
     names = [entry.name for entry in dataset.protocol.classes]
 
     def examples() -> Iterator[tuple[Tensor, Tensor]]:
-        for index in range(len(dataset.names)):
+        for index in range(0, len(dataset.names), data.every):
             example = dataset.load(index)
             features, grid = cell_features(model, example.image)
             truth = torch.from_numpy(example.truth.astype(np.int64))
             yield features, cell_classes(truth, grid, classes=len(names), coverage=coverage)
 
-    key = _key(model, data.protocol, list(dataset.names), coverage)
-    return _kept(cache.fetch(key, examples()), data, names), names
+    key = _key(model, data.protocol, list(dataset.names[:: data.every]), coverage)
+    background = dataset.protocol.background.class_name
+    ignored = {*data.held_out_classes, *([] if background is None else [background])}
+    return _kept(cache.fetch(key, examples()), data, names, ignored), names
 
 
-def _kept(cells: Cells, data: MaskData, names: list[str]) -> Cells:
-    """The cells without those of held-out images, and with those of held-out classes ignored."""
-    unknown = set(data.held_out_classes) - set(names)
+def _kept(cells: Cells, data: CellData, names: list[str], ignored: set[str]) -> Cells:
+    """The cells without those of held-out images, and with those of ignored classes counting for nothing."""
+    unknown = ignored - set(names)
     if unknown:
         raise ConfigError(f"held_out_classes: no class {sorted(unknown)} in '{data.protocol}'")
     classes = cells.classes.copy()
-    classes[np.isin(classes, [names.index(name) for name in data.held_out_classes])] = -1
+    classes[np.isin(classes, [names.index(name) for name in ignored])] = -1
     for image, (start, stop) in enumerate(zip(cells.first, cells.first[1:], strict=False)):
         if data.held_out is not None and image % data.folds == data.held_out:
             classes[start:stop] = -1
@@ -221,7 +249,3 @@ def _key(model: Model, *parts: object) -> dict[str, object]:
     settings = model.config.input.model_dump()
     vision = model.weights_hash.partition("+")[0]
     return {"encoder": vision, "input": settings, "data": [str(part) for part in parts]}
-
-
-def _refuse_many(masks: tuple[MaskData, ...]) -> tuple[MaskData, ...]:
-    raise ConfigError(f"recipe 'alignment' takes one data set with masks, got {len(masks)}")

@@ -37,6 +37,18 @@ class MaskData(Config):
     fold: int | None = None
 
 
+class CellData(MaskData):
+    """Images with masks for the alignment; the names of each entry compete only with one another.
+
+    Attributes:
+        weight: factor on their loss.
+        every: only every n-th image is read.
+    """
+
+    weight: float = 1.0
+    every: Positive = 1
+
+
 class PseudoLabels(Config):
     """Images with label maps that another model wrote (``ovseg pseudo-label``).
 
@@ -159,7 +171,7 @@ class AlignmentConfig(TrainingConfig):
     """The recipe that makes ``mini``.
 
     Attributes:
-        masks: images with masks; their cells are the training examples.
+        masks: images with masks; their cells are the training examples, those of the first give the principal axes.
         named: images with names, or none.
         principal: width that features are reduced to while training; the result is folded back.
         dropout: share of principal channels dropped per step.
@@ -171,7 +183,7 @@ class AlignmentConfig(TrainingConfig):
     """
 
     recipe: Literal["alignment"] = "alignment"
-    masks: tuple[MaskData, ...] = Field(min_length=1)
+    masks: tuple[CellData, ...] = Field(min_length=1)
     named: tuple[NamedData, ...] = ()
     principal: Positive = 512
     dropout: Share = 0.2

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ovseg.encoders.registry import Model
 from ovseg.errors import ConfigError
@@ -161,14 +162,43 @@ def test_features_are_computed_once(
     first = build_alignment(config, small.model, cache)
     monkeypatch.setattr("ovseg.training.alignment.cell_features", lambda *_: pytest.fail("computed again"))
     second = build_alignment(config, small.model, cache)
-    assert torch.equal(first.evidence, second.evidence) and torch.equal(first.classes, second.classes)
+    (before,), (after,) = first.sets, second.sets
+    assert torch.equal(before.evidence, after.evidence) and torch.equal(before.classes, after.classes)
 
 
 def test_held_out_classes_are_not_trained_on(small: Segmenter, folder: Path, tmp_path: Path) -> None:
     masks = {"protocol": "folder", "path": folder, "held_out_classes": ("cat",)}
     config = settings(folder, principal=8).model_copy(update={"masks": (AlignmentConfig(masks=(masks,)).masks[0],)})
     task = build_alignment(config, small.model, FeatureCache(tmp_path / "features"))
-    assert len(task.text) == 2 and int(task.classes.max()) == 1
+    (cells,) = task.sets
+    assert len(cells.text) == 2 and int(cells.classes.max()) == 1
+
+
+def test_the_names_of_two_sets_compete_only_with_their_own(small: Segmenter, folder: Path, tmp_path: Path) -> None:
+    masks = [
+        {"protocol": "folder", "path": folder},
+        {"protocol": "folder", "path": folder, "held_out_classes": ("cat",), "weight": 0.5, "every": 2},
+    ]
+    config = settings(folder, principal=8).model_copy(update={"masks": AlignmentConfig(masks=masks).masks})
+    task = build_alignment(config, small.model, FeatureCache(tmp_path / "features"))
+    first, second = task.sets
+    assert [len(first.text), len(second.text)] == [3, 2]
+    assert len(second.classes) < len(first.classes)
+    alone = [_loss_of(task, cells) for cells in (first, second)]
+    both = float(task(torch.Generator().manual_seed(0), 2000))
+    assert both == pytest.approx(alone[0] + 0.5 * alone[1], rel=0.2)
+
+
+def _loss_of(task: Any, cells: Any) -> float:
+    """The cross-entropy of one set by itself, over many draws, one vector after the other."""
+    generator = torch.Generator().manual_seed(1)
+    losses = []
+    for row in cells.draw(generator, 300).tolist():
+        pixel = functional.normalize(task.visual(cells.reduced[row]), dim=0)
+        names = functional.normalize(task.textual(cells.text), dim=1)
+        logits = task.log_scale.exp() * names @ pixel + cells.evidence[row].float() @ task.log_evidence.exp()
+        losses.append(float((logits.logsumexp(0) - logits[cells.classes[row]]).detach()))
+    return float(np.mean(losses))
 
 
 def test_an_unknown_held_out_class_is_named(small: Segmenter, folder: Path, tmp_path: Path) -> None:
