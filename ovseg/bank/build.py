@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ class BankOptions:
 
     kind: Kind = "auto"
     recall: float = 0.95
-    regions: int = 0
+    regions: int = 8
     shard_size: int = 64
 
 
@@ -75,11 +76,8 @@ def append_images(
     done = known_paths(root)
     fresh = (item for item in iterate(source) if item.key not in done)
     rows: list[store.Row] = []
-    for decoded in _decoded_ahead(fresh):
-        if decoded.row.path in done:
-            continue
-        done.add(decoded.row.path)
-        rows.append(_encode(decoded, segmenter, regions=options.regions))
+    for row in _rows(fresh, segmenter, done, regions=options.regions):
+        rows.append(row)
         if progress is not None:
             progress(1)
         if len(rows) == options.shard_size:
@@ -87,6 +85,27 @@ def append_images(
             rows = []
     if rows:
         store.write_shard(store.next_shard(root), rows)
+
+
+def _rows(items: Iterator[Item], segmenter: Segmenter, done: set[str], *, regions: int) -> Iterator[store.Row]:
+    """The rows of all items whose keys are not ``done``, in order; keys are added to ``done``.
+
+    Three things run side by side: the next images are decoded, one is encoded, and the one before it becomes
+    vectors.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        before: Future[store.Row] | None = None
+        for decoded in _decoded_ahead(items):
+            if decoded.row.path in done:
+                continue
+            done.add(decoded.row.path)
+            encoded = _encode(decoded, segmenter)
+            following = pool.submit(_described, decoded.row, encoded, regions=regions)
+            if before is not None:
+                yield before.result()
+            before = following
+        if before is not None:
+            yield before.result()
 
 
 def known_paths(root: Path) -> set[str]:
@@ -192,6 +211,8 @@ def _decode(item: Item) -> Decoded:
     content = b""
     try:
         content = item.read()
+        if not content:
+            raise ImageError("the file is empty (0 bytes); fetch it again")
         pixels = load_image(content)
     except ImageError as error:
         reason = " ".join(str(error).split())
@@ -203,18 +224,26 @@ def _decode(item: Item) -> Decoded:
     return Decoded(row, pixels)
 
 
-def _encode(decoded: Decoded, segmenter: Segmenter, *, regions: int) -> store.Row:
+def _encode(decoded: Decoded, segmenter: Segmenter) -> EncodedImage | OvsegError | None:
+    """The encoded image, why it could not be encoded, or None without pixels."""
     if decoded.pixels is None:
-        return decoded.row
-    row = decoded.row
+        return None
     try:
-        encoded = segmenter.encode(decoded.pixels)
+        return segmenter.encode(decoded.pixels)
     except OvsegError as error:
-        return store.Row(row.path, row.height, row.width, row.bytes, row.sha256, row.dhash, "bad", str(error))
+        return error
+
+
+def _described(row: store.Row, encoded: EncodedImage | OvsegError | None, *, regions: int) -> store.Row:
+    """The row with the vectors of its image, or with the reason why there are none."""
+    if encoded is None:
+        return row
+    if isinstance(encoded, OvsegError):
+        return replace(row, status="bad", reason=" ".join(str(encoded).split()))
     vectors = image_vector(encoded)[None]
     if regions:
         vectors = np.concatenate([vectors, region_vectors(encoded, regions)])
-    return store.Row(row.path, row.height, row.width, row.bytes, row.sha256, row.dhash, vectors=vectors)
+    return replace(row, vectors=vectors)
 
 
 def _collect(root: Path, removed: set[int]) -> tuple[pa.Table, dict[str, int], int]:
@@ -249,6 +278,7 @@ def _write_vectors(
     total, dimensions = shape
     with atomic_path(root / f"{name}.npy") as temporary:
         vectors = np.lib.format.open_memmap(temporary, "w+", np.float32, shape) if total else None
+        _reserve(temporary)
         if vectors is None:
             np.save(temporary, np.zeros(shape, np.float32))
         owners = _fill(root, vectors, kind=kind, removed=removed, dimensions=dimensions)
@@ -258,6 +288,13 @@ def _write_vectors(
         with atomic_path(root / f"{name}-owner.npy") as temporary:
             np.save(temporary, owners)
     return open_vectors(root / f"{name}.npy")
+
+
+def _reserve(path: Path) -> None:
+    """Take the file's space on disk now: a full disk is then an error, not a signal in the middle of a write."""
+    if hasattr(os, "posix_fallocate") and path.stat().st_size:
+        with path.open("r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
 
 
 def open_vectors(path: Path) -> NDArray[np.float32]:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 Features = Literal["structure", "joint"]
 ABSENT = 0.15
 """Confidence under which the bank is taken not to show the concept; its references are then left unused."""
-_FORMAT = "ovseg-concepts-1"
+_SUREST = 6.0  # logits: the tails of the bank's cosines say little about images of another kind
+_FORMAT = "ovseg-concepts-2"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class ConceptReference:
         name: the label.
         embeddings: (R, C) float32 unit; several where the seeds fall into clusters.
         threshold: cosine at which a cell is as likely inside as outside, measured on the bank.
-        spread: cosine difference that counts as one unit of evidence.
+        spread: cosine difference that makes inside e times as likely against outside.
         purity: estimated share of the retrieved images that show the concept.
         separation: how well the threshold parts the bank's cells: true minus false positive rate.
         seeds: one per retrieved image.
@@ -89,8 +90,8 @@ class ConceptReference:
         return torch.einsum("rc,chw->rhw", self.embeddings.to(maps), maps).amax(0)
 
     def evidence(self, maps: Tensor) -> Tensor:
-        """(h, w) in [-1, 1]: the cosine above or below the threshold, in units of the spread."""
-        return ((self.cosine(maps) - self.threshold) / self.spread).clamp(-1, 1)
+        """(h, w) in [-6, 6]: logarithm of how much likelier a cell is inside than outside, by ``calibrate``."""
+        return ((self.cosine(maps) - self.threshold) / self.spread).clamp(-_SUREST, _SUREST)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from ovseg.bank.index import VectorIndex
 
-NEAR_COSINE = 0.98
-NEAR_BITS = 8
+NEAR = ((4, 0.85), (12, 0.97))
+"""Near-copies: difference hashes within so many of 64 bits, and a cosine of at least so much, by either pair."""
 _NEIGHBOURS = 20
 
 
@@ -50,9 +50,17 @@ class Fingerprints:
 def find_pairs(queries: Fingerprints, bank: Fingerprints, index: VectorIndex, *, same: bool) -> list[Pair]:
     """Pairs of a query and a bank image that are copies or near-copies.
 
-    Copies have equal bytes. Near-copies are among each other's nearest vectors, with a cosine of at least
-    0.98 and a difference hash within 8 of 64 bits: the vectors alone also join different pictures of one
-    thing, the hashes alone also join unlike pictures of one layout.
+    Copies have equal bytes. Near-copies are among each other's nearest vectors, and hash and vector agree as
+    ``NEAR`` says: the vectors alone also join different pictures of one thing, the hashes alone also join unlike
+    pictures of one layout. The first rule finds copies that were stored again (shrinking moves the vector, not
+    the hash), the second those that were cropped a little (which moves the hash, not the vector).
+
+    Measured with ``mini`` on photos of 288 pixels. Hashes of 400 and vectors of 40 photos: all that were stored
+    again as JPEG of quality 80 or 50, halved, or made a fifth brighter have a cosine of at least 0.86, and
+    97 % or more are within 4 bits; cropped by 5 %, all have at least 0.97 and 99 % are within 12 bits. Of the 7.6
+    million pairs of 3,900 photos the first rule joins ten: eight of nearly one picture, two of alike things on
+    plain ground; the second joins none among 900. Mirrored copies (median 29 bits) and crops by 10 % (10 bits)
+    are mostly not found.
 
     Args:
         queries: images to look up.
@@ -68,7 +76,8 @@ def find_pairs(queries: Fingerprints, bank: Fingerprints, index: VectorIndex, *,
         block = np.ascontiguousarray(queries.vectors[start : start + 1024])
         cosines, rows = index.search(block, _NEIGHBOURS)
         bits = np.bitwise_count(queries.hashes[start : start + 1024, None] ^ bank.hashes[np.maximum(rows, 0)])
-        near = (rows >= 0) & (cosines >= NEAR_COSINE) & (bits <= NEAR_BITS)
+        alike = [(bits <= most) & (cosines >= least) for most, least in NEAR]
+        near = (rows >= 0) & np.logical_or.reduce(alike)
         for offset, rank in np.argwhere(near):
             pair = (start + int(offset), int(rows[offset, rank]))
             if same:

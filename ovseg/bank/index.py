@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from ovseg.errors import ConfigError, DatasetError, ShapeError
+from ovseg.errors import ConfigError, DatasetError, OutputError, ShapeError
 from ovseg.files import atomic_path
 
 Vectors = NDArray[np.float32]
@@ -24,6 +25,7 @@ IVF_LIMIT = 2_000_000
 _RERANK = 10  # candidates per wanted neighbour that compressed codes bring to the exact re-ranking
 _TRAIN_PER_LIST = 40
 _QUERIES = 200
+_GPU_MOST = 2048  # neighbours that FAISS finds on a GPU
 
 
 @dataclass(frozen=True)
@@ -106,9 +108,17 @@ class VectorIndex:
         return built
 
     def save(self, path: str | Path) -> None:
-        """Write the index file, whole or not at all; the vectors are a file of their own."""
+        """Write the index file, whole or not at all; the vectors are a file of their own.
+
+        Raises:
+            OutputError: the folder cannot be written to, or the disk is full.
+        """
         with atomic_path(path) as temporary:
-            faiss.write_index(self.index, str(temporary))
+            try:
+                faiss.write_index(self.index, str(temporary))
+            except RuntimeError as error:
+                reason = str(error).splitlines()[-1]
+                raise OutputError(f"cannot write '{path}': {reason}; is the disk full?") from error
 
     @classmethod
     def open(cls, path: str | Path, *, vectors: Vectors, report: dict[str, Any]) -> VectorIndex:
@@ -130,7 +140,7 @@ class VectorIndex:
         return cls(index, vectors, IndexReport(**report))
 
     def search(self, queries: Vectors, k: int) -> tuple[Vectors, NDArray[np.int64]]:
-        """The nearest rows of each query by inner product, the best first.
+        """The nearest rows of each query by inner product, the best first; on a GPU where FAISS has one.
 
         Args:
             queries: (n, D) float32.
@@ -147,19 +157,25 @@ class VectorIndex:
             return np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64)
         queries = np.ascontiguousarray(queries, np.float32)
         if self.report.kind != "ivfpq":
-            products: Vectors
-            rows: NDArray[np.int64]
-            products, rows = self.index.search(queries, k)
-            return products, rows
-        _, candidates = self.index.search(queries, min(_RERANK * k, len(self)))
+            return self._nearest(queries, k)
+        _, candidates = self._nearest(queries, min(_RERANK * k, len(self)))
         reranked: tuple[Vectors, NDArray[np.int64]] = _rerank(queries, candidates, self.vectors, k)
         return reranked
 
-    def to_gpu(self) -> VectorIndex:
-        """The same index on all GPUs where FAISS has them and the kind can move; else itself."""
+    @cached_property
+    def _on_gpu(self) -> Any | None:
+        """A copy of the index on all GPUs, made by the first search; None without a GPU that takes it."""
         if getattr(faiss, "get_num_gpus", lambda: 0)() == 0 or self.report.kind == "hnsw":
-            return self
-        return VectorIndex(faiss.index_cpu_to_all_gpus(self.index), self.vectors, self.report)
+            return None
+        try:
+            return faiss.index_cpu_to_all_gpus(self.index)
+        except RuntimeError:  # too large for its memory, or codes of a length that it does not have
+            return None
+
+    def _nearest(self, queries: Vectors, k: int) -> tuple[Vectors, NDArray[np.int64]]:
+        gpu = self._on_gpu if k <= _GPU_MOST else None
+        found: tuple[Vectors, NDArray[np.int64]] = (self.index if gpu is None else gpu).search(queries, k)
+        return found
 
     def measure(self, k: int = 10) -> float:
         """Recall@k against exact search, on a sample of rows moved a little so that none finds itself."""
@@ -178,6 +194,7 @@ class VectorIndex:
         while recall < target and effort < limit and self.report.kind != "flat":
             effort = min(2 * effort, limit)
             _set_effort(self.index, self.report.kind, effort)
+            self.__dict__.pop("_on_gpu", None)  # the copy keeps the effort that it was made with
             recall = self.measure()
         size = len(faiss.serialize_index(self.index)) if len(self) <= FLAT_LIMIT else _estimate(self.report)
         values = self.report.to_dict() | {"effort": effort, "recall": recall, "megabytes": size / 1e6}

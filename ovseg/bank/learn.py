@@ -211,7 +211,7 @@ class _Learner:
         outside = [cosine[seen.text < 0.1].flatten()]
         for maps in self._others(set(exclude)):
             outside.append(torch.einsum("rc,chw->rhw", references, maps).amax(0).flatten())
-        return best_threshold(inside, torch.cat(outside))
+        return calibrate(inside, torch.cat(outside))
 
     def _others(self, exclude: set[int]) -> list[Tensor]:
         """(C, h, w) maps of random bank images that were not retrieved; each is encoded once."""
@@ -267,25 +267,34 @@ def _spherical_kmeans(vectors: Tensor, count: int, *, steps: int = 20) -> tuple[
     return centres, owner
 
 
-def best_threshold(inside: Tensor, outside: Tensor) -> tuple[float, float, float]:
-    """The threshold with the largest true minus false positive rate.
+def calibrate(inside: Tensor, outside: Tensor) -> tuple[float, float, float]:
+    """From a cosine to evidence: logarithm of how much likelier it is inside the concept than outside.
+
+    Both are taken as normal distributions of one variance σ² (the mean of the two) with means μ and ν; the
+    logarithm of their ratio at a cosine c is then (c − (μ + ν)/2) · (μ − ν)/σ².
 
     Args:
-        inside: (n,) cosines of cells of the concept.
-        outside: (m,) cosines of other cells.
+        inside: (n,) cosines of cells of the concept, at least one.
+        outside: (m,) cosines of other cells; without any, they are taken to lie 0.2 lower.
 
     Returns:
-        The threshold; the spread, half the distance between the two medians; and the difference of the rates.
+        The threshold (μ + ν)/2; the spread σ²/(μ − ν), one unit of evidence; and the separation, the largest
+        true minus false positive rate that any threshold has.
     """
-    candidates = torch.quantile(torch.cat([_some(inside), _some(outside)]).float(), torch.linspace(0, 1, 201))
-    ordered_in, ordered_out = inside.float().sort().values, outside.float().sort().values
-    above_in = 1 - torch.searchsorted(ordered_in, candidates) / max(len(inside), 1)
-    above_out = 1 - torch.searchsorted(ordered_out, candidates) / max(len(outside), 1)
-    gap = above_in - above_out
-    best = int(gap.argmax())
-    middle = (inside.median(), outside.median()) if len(outside) else (inside.median(), inside.median() - 0.2)
-    spread = max(float(middle[0] - middle[1]) / 2, 0.02)
-    return float(candidates[best]), spread, float(gap[best])
+    inside = inside.float()
+    outside = outside.float() if len(outside) else inside - 0.2
+    high, low = float(inside.mean()), float(outside.mean())
+    variance = float(inside.var(unbiased=False) + outside.var(unbiased=False)) / 2
+    spread = max(variance / max(high - low, 0.02), 0.005)
+    return (high + low) / 2, spread, separation(inside, outside)
+
+
+def separation(inside: Tensor, outside: Tensor) -> float:
+    """The largest true minus false positive rate of a threshold on (n,) and (m,) cosines."""
+    candidates = torch.quantile(torch.cat([_some(inside), _some(outside)]), torch.linspace(0, 1, 201))
+    above_in = 1 - torch.searchsorted(inside.sort().values, candidates) / len(inside)
+    above_out = 1 - torch.searchsorted(outside.sort().values, candidates) / len(outside)
+    return float((above_in - above_out).max())
 
 
 def _some(values: Tensor, most: int = 100_000) -> Tensor:

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ovseg.bank.concepts import ConceptSet, feature_maps
+from ovseg.bank.concepts import ConceptSet, feature_maps, merge_concepts
 from ovseg.encoded import EncodedImage
 from ovseg.encoders.spec import DenseFeatures
+from ovseg.errors import SpaceError
+from ovseg.heads.base import FusionHead
 from ovseg.images import ImageSource
 from ovseg.result import SegmentationResult
 from ovseg.segmenter import Labels, Segmenter
 from ovseg.text import TextBank
 from ovseg.vocabulary import Background, Vocabulary
 
-STRENGTH = 2.0
-"""Logits that full evidence of a concept learned with confidence 1 adds or takes."""
+STRENGTH = 0.5
+"""Logits per unit of evidence. It would be 1 if evidence and text were independent; they see the same cell."""
 
 
 class ConceptSegmenter(Segmenter):
     """A segmenter that knows learned concepts besides plain labels.
 
-    The features get one more channel per concept, its evidence in [-1, 1]; the phrases of a label that was
-    learned get a weight on its channel. So a label's logit is its text logit plus strength × confidence ×
-    evidence, and smoothing, background, presence and refinement work as without concepts.
+    The features get one more channel per concept, its evidence in [-6, 6]; the phrases of a label that was
+    learned get a weight on its channel. So a label's logit is its text logit plus strength × evidence, and
+    smoothing, background, presence and refinement work as without concepts. A concept that was not found
+    adds nothing.
 
     Args:
         base: the segmenter that the concepts were learned with.
@@ -34,16 +38,23 @@ class ConceptSegmenter(Segmenter):
         strength: see ``STRENGTH``.
 
     Raises:
-        SpaceError: the concepts were learned with another model.
+        SpaceError: the concepts were learned with another model, or its head fuses images and text, so that
+            there are no logits to add to.
 
     Source: the sum of logits stands for ReCo's product of the probabilities of reference and text (Shin et
-    al., ReCo, NeurIPS 2022, section 3.2).
+    al., ReCo, NeurIPS 2022, section 3.2); there the probability of the reference is the sigmoid of its cosine,
+    here that of the evidence, which ``learn.calibrate`` measures on the bank.
     """
 
     def __init__(self, base: Segmenter, concepts: ConceptSet, *, strength: float = STRENGTH) -> None:
         concepts.check_model(base.info)
-        super().__init__(base.model, device=base.device)
-        self.config = base.config
+        if isinstance(base.model.head, FusionHead):
+            raise SpaceError(
+                f"concepts need a model whose logits are dot products, got '{base.config.name}', whose head fuses "
+                "images and text; use another model"
+            )
+        super().__init__(base.model, device=base.device, benchmark=base.benchmark)
+        self.config = base.config.model_copy(update={"prune": None})  # it would judge a concept by its text alone
         self.base = base
         self.concepts = concepts
         self.strength = strength
@@ -57,6 +68,16 @@ class ConceptSegmenter(Segmenter):
     def space(self) -> str:
         """Embedding space of the features with their channels of evidence."""
         return f"{self.concepts.space}+concepts:{self.concepts.digest}"
+
+    def for_benchmark(self, name: str) -> ConceptSegmenter:
+        """As ``Segmenter.for_benchmark``, with the same concepts."""
+        base = self.base.for_benchmark(name)
+        return self if base is self.base else ConceptSegmenter(base, self.concepts, strength=self.strength)
+
+    def with_concepts(self, concepts: ConceptSet) -> ConceptSegmenter:
+        """A segmenter that knows these concepts as well; of two of a name the given one counts."""
+        both = merge_concepts([self.concepts, concepts])
+        return ConceptSegmenter(self.base, both, strength=self.strength)
 
     def encode(self, image: ImageSource, *, max_pixels: int = 200_000_000) -> EncodedImage:
         """As ``Segmenter.encode``, with the concepts' evidence."""
@@ -82,7 +103,7 @@ class ConceptSegmenter(Segmenter):
             if concept.found and concept.name in plain.vocabulary.labels:
                 label = plain.vocabulary.labels.index(concept.name)
                 mine = (plain.label_of_query == label).to(weights.device)
-                weights[mine, number] = self.strength * concept.confidence / plain.logit_scale
+                weights[mine, number] = self.strength / plain.logit_scale
         embeddings: Tensor = torch.cat([plain.embeddings, weights], dim=1)
         return dataclasses.replace(plain, embeddings=embeddings, space=self.space)
 
@@ -93,6 +114,12 @@ class ConceptSegmenter(Segmenter):
         if isinstance(image, EncodedImage):
             image = self.extend(image)
         return super().segment(image, self._labels(labels), **options)
+
+    def segment_batch(
+        self, images: Iterable[ImageSource], labels: Labels | None = None, **options: Any
+    ) -> Iterator[SegmentationResult]:
+        """As ``Segmenter.segment_batch``; without labels, the concepts are what is looked for."""
+        return super().segment_batch(images, self._labels(labels), **options)
 
     def _labels(self, labels: Labels | None) -> Labels:
         if labels is None or (not isinstance(labels, Vocabulary) and len(labels) == 0):

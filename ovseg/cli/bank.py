@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 _Bank = Annotated[Path, typer.Argument(metavar="BANK", help="The bank's folder.")]
 _Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
+_WHY_BAD = "'ovseg bank info BANK' lists those that could not be read, and why"
+
 
 def register(app: typer.Typer) -> None:
     """Add the group of commands to ``app``."""
@@ -92,7 +94,10 @@ def search(
     parts: list[Any] = [*(query or []), *(image or [])]
     if not parts:
         raise VocabularyError("expected words or --image to search for, got neither; name what to find")
-    found = ovseg.ImageBank.open(bank).search(parts, k, negative=negative or None, regions=regions)
+    opened = ovseg.ImageBank.open(bank)
+    found = opened.search(parts, k, negative=negative or None, regions=regions)
+    if len(opened) < k:
+        typer.echo(f"the bank has only {len(opened)} images; {_WHY_BAD}", err=True)
     if sheet is not None:
         _save_picture(found.contact_sheet(), sheet)
     pairs = list(zip(found.paths[0], found.cosine[0].tolist(), strict=True))
@@ -115,7 +120,7 @@ def info(bank: _Bank, as_json: _Json = False) -> None:
         shown["bad_images"] = dict(opened.bad_images())
         typer.echo(json.dumps(shown, indent=2))
         return
-    _print_summary(opened)
+    _print_summary(opened, hint=False)
     for path, reason in opened.bad_images():
         typer.echo(f"bad: {path}: {reason}")
 
@@ -148,7 +153,7 @@ def verify(
         raise typer.Exit(1)
 
 
-def _print_summary(bank: ImageBank) -> None:
+def _print_summary(bank: ImageBank, *, hint: bool = True) -> None:
     manifest = bank.manifest
     typer.echo(
         f"{bank.root}: {manifest['images']} images, {manifest['bad']} bad, model {manifest['encoder']['model']}"
@@ -158,6 +163,8 @@ def _print_summary(bank: ImageBank) -> None:
             f"{kind}: {report['vectors']} vectors of {report['dimensions']}, index {report['kind']}, "
             f"recall@10 {report['recall']:.3f}, {report['megabytes']:.1f} MB"
         )
+    if hint and manifest["bad"]:
+        typer.echo(_WHY_BAD, err=True)
 
 
 def _save_picture(picture: Any, path: Path) -> None:

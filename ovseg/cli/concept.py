@@ -107,6 +107,12 @@ def _print_table(concepts: ConceptSet) -> None:
     table.add_column("")
     for each in concepts.references:
         numbers = (f"{each.confidence:.2f}", f"{each.purity:.2f}", f"{each.separation:.2f}")
-        note = "" if each.found else "this bank does not seem to contain it"
+        note = "" if each.found else "not found in this bank"
         table.add_row(Text(each.name), *numbers, str(len(each.embeddings)), note)
     Console().print(table)
+    if missing := [each.name for each in concepts.references if not each.found]:
+        typer.echo(
+            f"not found: {', '.join(missing)}; the text alone will be used. Add photos that show it, or try other "
+            "words: 'ovseg bank search BANK WORDS --sheet found.png' shows what the bank has",
+            err=True,
+        )

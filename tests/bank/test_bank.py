@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import signal
@@ -7,11 +8,15 @@ import tarfile
 import time
 from pathlib import Path
 
+import faiss
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from ovseg.bank import BankOptions, ImageBank, Region, store
+from ovseg.bank.duplicates import Fingerprints, find_pairs
+from ovseg.bank.index import VectorIndex
 from ovseg.bank.pseudo_labels import write_pseudo_labels
 from ovseg.errors import DatasetError, ImageError, OutputError, ShapeError, SpaceError
 from ovseg.segmenter import Segmenter
@@ -182,6 +187,20 @@ def test_copies_and_leaks_are_found(photos: Path, segmenter: Segmenter, tmp_path
     assert (Path(leak.first).name, Path(leak.second).name, leak.exact) == ("renamed.png", "01-green-blue.png", True)
 
 
+def test_hash_and_vector_together_make_a_near_copy() -> None:
+    def turned(cosine: float) -> list[float]:
+        return [cosine, (1 - cosine**2) ** 0.5]
+
+    changed = [(0.86, 4), (0.84, 0), (0.86, 5), (0.98, 12), (0.98, 13), (0.96, 12)]
+    vectors = np.asarray([turned(cosine) for cosine, _ in changed], np.float32)
+    hashes = np.asarray([(1 << bits) - 1 for _, bits in changed], np.uint64)
+    names = [str(number) for number in range(len(changed))]
+    bank = Fingerprints(names, names, hashes, vectors)
+    query = Fingerprints(["q"], ["q"], np.zeros(1, np.uint64), np.asarray([[1, 0]], np.float32))
+    pairs = find_pairs(query, bank, VectorIndex.build(vectors), same=False)
+    assert [pair.second for pair in pairs] == ["0", "3"]
+
+
 @pytest.mark.parametrize("suffix", ["faiss", "npy", "parquet"])
 def test_a_file_cut_by_one_byte_is_named(suffix: str, bank: ImageBank, tmp_path: Path) -> None:
     shutil.copytree(bank.root, tmp_path / "bank")
@@ -231,7 +250,10 @@ def test_regions_find_what_the_whole_picture_hides(photos: Path, segmenter: Segm
     assert found.cosine[0, 0] > bank.search("white", k=1).cosine[0, 0]
     assert len(set(found.rows[0].tolist())) == 7
     with pytest.raises(DatasetError, match="no regions"):
-        ImageBank.build(photos, out=tmp_path / "c", segmenter=segmenter).search("red", regions=True)
+        without = BankOptions(regions=0)
+        ImageBank.build(photos, out=tmp_path / "c", segmenter=segmenter, options=without).search(
+            "red", regions=True
+        )
 
 
 def test_a_build_killed_at_two_instants_goes_on_to_the_same_bank(
@@ -255,6 +277,47 @@ def check_build(photos: Path, segmenter: Segmenter, folder: Path, *, instants: i
     resumed = ImageBank.build(photos, out=folder / "killed", segmenter=segmenter, options=options)
     assert contents(resumed) == contents(undisturbed)
     assert not list((folder / "killed").rglob(".*.parquet"))
+
+
+@pytest.mark.parametrize("place", ["shard", "vectors", "index"])
+def test_a_full_disk_is_said_and_what_was_written_goes_on(
+    place: str, photos: Path, segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(module: object, name: str, error: Exception, *, after: int) -> None:
+        real, calls = getattr(module, name), []
+
+        def full(*arguments: object, **options: object) -> object:
+            calls.append(1)
+            to_memory = isinstance(arguments[1], faiss.VectorIOWriter)  # how FAISS measures an index
+            if len(calls) > after and not to_memory:
+                raise error
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(module, name, full)
+
+    no_space = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    {
+        "shard": lambda: fill(pq, "write_table", no_space, after=2),
+        "vectors": lambda: fill(os, "posix_fallocate", no_space, after=0),
+        "index": lambda: fill(faiss, "write_index", RuntimeError("in fwrite: No space left"), after=0),
+    }[place]()
+    options = BankOptions(shard_size=3)
+    with pytest.raises(OutputError, match=r"cannot write .*[Nn]o space left.*is the disk full"):
+        ImageBank.build(photos, out=tmp_path / "bank", segmenter=segmenter, options=options)
+    monkeypatch.undo()
+    kept = len(store.shard_paths(tmp_path / "bank"))
+    assert kept == (2 if place == "shard" else 8)
+    with pytest.raises(DatasetError, match="did not finish"):
+        ImageBank.open(tmp_path / "bank")
+    encoded: list[int] = []
+    again = ImageBank.build(
+        photos, out=tmp_path / "bank", segmenter=segmenter, options=options, progress=encoded.append
+    )
+    assert len(encoded) == 24 - 3 * kept
+    assert contents(again) == contents(
+        ImageBank.build(photos, out=tmp_path / "whole", segmenter=segmenter, options=options)
+    )
+    assert not list((tmp_path / "bank").rglob(".*.npy"))
 
 
 @pytest.mark.slow

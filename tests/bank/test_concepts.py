@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,12 @@ from torch.nn import functional
 
 from ovseg.bank import ConceptSet, ImageBank, learn_concepts
 from ovseg.bank.concepts import merge_concepts
-from ovseg.bank.learn import LearnOptions, best_threshold, cluster
+from ovseg.bank.learn import LearnOptions, calibrate, cluster, separation
+from ovseg.bank.use import ConceptSegmenter
+from ovseg.encoders.registry import PruneConfig
+from ovseg.encoders.spec import DenseFeatures
 from ovseg.errors import ModelError, SpaceError, VocabularyError
+from ovseg.heads.base import IdentityHead
 from ovseg.segmenter import Segmenter
 from ovseg.vocabulary import Concept
 
@@ -79,8 +84,9 @@ def test_evidence_adds_to_the_text_logit_of_its_label_only(learned: ConceptSet, 
     encoded = with_concepts.encode(image)
     told = match(encoded.features, with_concepts.text_bank(labels))
     expected = plain.clone()
-    expected[1] += with_concepts.strength * learned["red"].confidence * encoded.features.values[0, 7]
+    expected[1] += with_concepts.strength * encoded.features.values[0, 7]
     torch.testing.assert_close(told, expected)
+    assert with_concepts.text_bank(["zebra"]).embeddings[:, 7:].eq(0).all()  # not found: the text alone
 
 
 def test_learned_and_plain_labels_mix(learned: ConceptSet, segmenter: Segmenter, photos: Path) -> None:
@@ -93,6 +99,50 @@ def test_learned_and_plain_labels_mix(learned: ConceptSet, segmenter: Segmenter,
     again = with_concepts.segment(segmenter.encode(photo), ["red", "green"], background=["grey"])
     assert np.array_equal(again.index_map, result.index_map)
     assert result.provenance["concepts"] == learned.digest
+
+
+def test_constants_of_a_benchmark_reach_the_model_below(
+    learned: ConceptSet, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_concepts = segmenter.with_concepts(learned)
+    assert with_concepts.for_benchmark("nothing of its own") is with_concepts
+    sharper = segmenter.config.model_copy(update={"logit_scale": 40.0})
+    monkeypatch.setattr("ovseg.segmenter.for_benchmark", lambda config, name: sharper)
+    forwarded = with_concepts.for_benchmark("camvid11")
+    assert isinstance(forwarded, ConceptSegmenter)
+    assert (forwarded.config.logit_scale, forwarded.benchmark) == (40.0, "camvid11")
+    assert forwarded.text_bank(["red"]).logit_scale == 40.0
+    assert forwarded.info["constants"] == "camvid11"
+
+
+def test_a_stream_without_labels_looks_for_the_concepts(
+    learned: ConceptSet, segmenter: Segmenter, photos: Path
+) -> None:
+    with_concepts = segmenter.with_concepts(learned)
+    paths = sorted(photos.iterdir())[:3]
+    for path, result in zip(paths, with_concepts.segment_batch(paths), strict=True):
+        assert np.array_equal(result.index_map, with_concepts.segment(path).index_map)
+        assert result.labels == learned.names
+
+
+def test_more_concepts_join_those_there_are(learned: ConceptSet, segmenter: Segmenter, bank: ImageBank) -> None:
+    more = learn_concepts(["green"], bank, k=7)
+    both = segmenter.with_concepts(learned).with_concepts(more)
+    assert both.concepts.names == ("red", "blue", "zebra", "green")
+    assert both.space != segmenter.with_concepts(learned).space
+
+
+def test_a_head_that_fuses_and_a_pruning_by_text_are_dealt_with(learned: ConceptSet, segmenter: Segmenter) -> None:
+    class Fusing(IdentityHead):
+        def fuse(self, pixels: DenseFeatures, phrases: torch.Tensor) -> DenseFeatures:
+            return pixels
+
+    fused = Segmenter(replace(segmenter.model, head=Fusing(segmenter.model.head.space)), device=segmenter.device)
+    with pytest.raises(SpaceError, match="whose head fuses"):
+        fused.with_concepts(learned)
+    config = segmenter.config.model_copy(update={"prune": PruneConfig()})
+    pruning = Segmenter(replace(segmenter.model, config=config), device=segmenter.device)
+    assert pruning.with_concepts(learned).config.prune is None
 
 
 def test_a_context_is_learned_first_and_is_returned_as_itself(bank: ImageBank) -> None:
@@ -124,10 +174,40 @@ def test_two_clusters_become_two_references_and_one_stays_one() -> None:
 
 
 def test_the_threshold_parts_two_heaps() -> None:
-    threshold, spread, separation = best_threshold(torch.tensor([0.7, 0.8, 0.9]), torch.tensor([0.1, 0.2, 0.3]))
-    assert 0.3 < threshold <= 0.7
-    assert spread == pytest.approx(0.3)
-    assert separation == 1
+    inside, outside = torch.tensor([0.7, 0.8, 0.9]), torch.tensor([0.1, 0.2, 0.3])
+    threshold, spread, parted = calibrate(inside, outside)
+    assert threshold == pytest.approx(0.5)
+    assert spread == pytest.approx(0.02 / 3 / 0.6)  # variance over the distance of the means
+    assert parted == 1
+
+
+def test_evidence_is_the_logarithm_of_the_ratio_of_the_densities() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inside = 0.6 + 0.1 * torch.randn(20_000, generator=generator)
+    outside = 0.3 + 0.1 * torch.randn(20_000, generator=generator)
+    threshold, spread, parted = calibrate(inside, outside)
+    for cosine in (0.35, 0.45, 0.6):
+        densities = [torch.distributions.Normal(mean, 0.1).log_prob(torch.tensor(cosine)) for mean in (0.6, 0.3)]
+        assert (cosine - threshold) / spread == pytest.approx(float(densities[0] - densities[1]), abs=0.15)
+    assert parted == pytest.approx(0.866, abs=0.02)  # 2 Φ(1.5) − 1
+
+
+def test_separation_equals_trying_every_threshold() -> None:
+    generator = torch.Generator().manual_seed(1)
+    inside, outside = torch.rand(30, generator=generator) + 0.3, torch.rand(50, generator=generator)
+    tried = [
+        float((inside >= value).float().mean() - (outside >= value).float().mean())
+        for value in torch.cat([inside, outside])
+    ]
+    assert separation(inside, outside) == pytest.approx(max(tried), abs=0.02)
+
+
+def test_a_concept_that_nothing_is_like_has_no_separation_and_finite_evidence() -> None:
+    same = torch.full((10,), 0.4)
+    threshold, spread, parted = calibrate(same, same)
+    assert (threshold, parted) == (pytest.approx(0.4), pytest.approx(0, abs=0.01))
+    assert spread > 0
+    assert calibrate(same, torch.empty(0))[0] == pytest.approx(0.3)
 
 
 def test_an_unusable_bank_or_k_is_refused(bank: ImageBank) -> None:

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 
@@ -66,3 +67,40 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
     index.save(tmp_path / "i.faiss")
     with pytest.raises(DatasetError, match="must hold 8 vectors, got 9"):
         VectorIndex.open(tmp_path / "i.faiss", vectors=unit_vectors(8), report=index.report.to_dict())
+
+
+class FakeGpu:
+    """Counts the searches that it answers in place of a GPU, and holds no more neighbours than one."""
+
+    def __init__(self, index: object) -> None:
+        self.index, self.searches = index, 0
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        assert k <= 2048
+        self.searches += 1
+        return self.index.search(queries, k)  # type: ignore[attr-defined,no-any-return]
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf", "ivfpq"])
+def test_a_gpu_answers_where_there_is_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, queries = unit_vectors(3000), unit_vectors(5, seed=1)
+    index = VectorIndex.build(vectors, kind=kind)  # type: ignore[arg-type]
+    products, rows = index.search(queries, 10)
+    made: list[FakeGpu] = []
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", lambda index: made.append(FakeGpu(index)) or made[-1])
+    moved = VectorIndex(index.index, vectors, index.report)
+    assert not made  # opening a bank copies nothing
+    found = [moved.search(queries, 10) for _ in range(2)]
+    assert [gpu.searches for gpu in made] == [2]
+    assert all((each[1] == rows).all() and (each[0] == products).all() for each in found)
+    assert moved.search(queries, 2500)[1].shape == (5, 2500)  # more than a GPU finds
+
+
+def test_a_gpu_that_refuses_an_index_leaves_it_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(index: object) -> object:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", refuse)
+    assert VectorIndex.build(unit_vectors(9)).search(unit_vectors(2, seed=1), 3)[1].shape == (2, 3)

@@ -44,6 +44,7 @@ def test_it_segments_and_says_so(region_bank: ImageBank, segmenter: Segmenter, p
     assert "support" in result.provenance
 
 
-def test_a_bank_without_regions_is_refused(bank: ImageBank, segmenter: Segmenter) -> None:
+def test_a_bank_without_regions_is_refused(photos: Path, segmenter: Segmenter, tmp_path: Path) -> None:
+    bank = ImageBank.build(photos, out=tmp_path / "b", segmenter=segmenter, options=BankOptions(regions=0))
     with pytest.raises(DatasetError, match="no regions"):
         SupportedSegmenter(segmenter, bank)

@@ -99,6 +99,30 @@ def test_usage_errors_say_what_to_do(run: Run) -> None:
         assert message in str(run(*arguments, code=1).exception)
 
 
+def test_a_small_an_empty_and_a_damaged_folder_are_said_plainly(run: Run) -> None:
+    Path("bad").mkdir()
+    Path("bad/empty.jpg").touch()
+    built = run("bank", "build", "bad", "--out", "b")
+    assert "0 images, 1 bad" in built.stdout
+    assert "'ovseg bank info BANK' lists" in built.stderr
+    assert "the file is empty (0 bytes)" in run("bank", "info", "b").stdout
+    searched = run("bank", "search", "b", "red")
+    assert searched.stdout.strip() == ""
+    assert "the bank has only 0 images" in searched.stderr
+    assert "at least 2 images" in str(run("concept", "learn", "b", "red", code=1).exception)
+    Path("none").mkdir()
+    assert "found none" in str(run("bank", "build", "none", "--out", "c", code=1).exception)
+
+
+def test_a_concept_nobody_photographed_is_said_plainly(run: Run) -> None:
+    run("bank", "build", "photos", "--out", "b")
+    assert "the bank has only 24 images" in run("bank", "search", "b", "red", "-k", "50").stderr
+    learned = run("concept", "learn", "b", "red", "zebra", "--out", "c.safetensors")
+    assert "not found in this bank" in learned.stdout
+    assert "not found: zebra; the text alone will be used" in learned.stderr
+    assert json.loads(run("concept", "show", "c.safetensors", "--json").stdout)[1]["found"] is False
+
+
 @pytest.mark.parametrize("name", asset_names("retrieval/banks"))
 def test_bank_recipes_are_valid(name: str) -> None:
     assert BankRecipe.named(name).options().recall > 0
