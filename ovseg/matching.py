@@ -11,7 +11,7 @@ from ovseg.heads.base import FusionHead, Head
 from ovseg.refine import affinity, pool_cells
 from ovseg.text import TextBank, check_space
 
-_POOL = 2  # cells take from squares of 2×2 cells, so only those are compared with text: a quarter of the cost
+POOL = 2  # cells take from squares of 2×2 cells, so only those are compared with text: a quarter of the cost
 
 
 def match(features: DenseFeatures, bank: TextBank, *, smoothing: float | None = None) -> Tensor:
@@ -36,8 +36,8 @@ def match(features: DenseFeatures, bank: TextBank, *, smoothing: float | None = 
     values = features.values[0]
     weights = None
     if smoothing is not None and features.structure is not None:
-        weights = affinity(features.structure[0], temperature=smoothing, pool=_POOL).float()
-        values = pool_cells(values, _POOL)
+        weights = affinity(features.structure[0], temperature=smoothing, pool=POOL).float()
+        values = pool_cells(values, POOL)
     logits = (bank.embeddings.to(values) @ values.flatten(1)).float() * bank.logit_scale
     logits = best_phrase(logits, bank.label_of_query, classes=bank.classes)
     if weights is not None:
@@ -67,8 +67,8 @@ def score(
     logits = best_phrase(fused.values[0].flatten(1).float(), bank.label_of_query, classes=bank.classes)
     logits = logits.view(bank.classes, *fused.grid)
     if smoothing is not None and fused.structure is not None:
-        weights = affinity(fused.structure[0], temperature=smoothing, pool=_POOL).float()
-        logits = (pool_cells(logits, _POOL).flatten(1) @ weights.T).view_as(logits)
+        weights = affinity(fused.structure[0], temperature=smoothing, pool=POOL).float()
+        logits = (pool_cells(logits, POOL).flatten(1) @ weights.T).view_as(logits)
     return logits, fused.stride
 
 

@@ -185,6 +185,8 @@ class Segmenter:
         bank = self.text_bank(labels, background=background)
         encoded = image if isinstance(image, EncodedImage) else self.encode(image, max_pixels=max_pixels)
         logits, stride = score(self.model.head, encoded.features, bank, smoothing=self.config.smoothing)
+        if any(weight != 1 for weight in bank.vocabulary.weights):
+            logits[: len(bank.vocabulary)] += torch.tensor(bank.vocabulary.weights).log().to(logits)[:, None, None]
         if self.config.prune is not None and encoded.vector is not None:
             likely = likely_labels(encoded.vector, bank, self.config.prune, space=self.model.image.spec.space)
             logits[: len(bank.vocabulary)][~likely] = -torch.inf

@@ -28,7 +28,7 @@ class Concept:
         not_: phrases for what it must not be confused with.
         images: visual examples (paths or arrays), for models that take them.
         masks: one per image, or none.
-        weight: factor on the label's score; finite and above 0.
+        weight: factor on the label's odds against every other class; finite and above 0.
 
     Raises:
         VocabularyError: a phrase is not usable, or ``weight`` or the number of masks is wrong.
@@ -69,7 +69,7 @@ class Vocabulary:
         phrases: per label at least one phrase; the label itself comes first.
         contrasts: per label the phrases that it must not be confused with.
         background: phrases for everything that is none of the labels.
-        weights: per label a factor on its score.
+        weights: per label a factor on its odds.
 
     Raises:
         VocabularyError: empty, of unequal lengths, or with an entry that cannot be used.

@@ -13,6 +13,7 @@ from ovseg.assets import asset_root, find_asset
 from ovseg.encoders.embedded.build import FILES
 from ovseg.errors import ConfigError, ImageError, ModelError, VocabularyError
 from ovseg.segmenter import Segmenter, load
+from ovseg.vocabulary import Concept
 
 LABELS = ["grass", "sky", "dog"]
 
@@ -58,6 +59,13 @@ def test_permuting_labels_permutes_the_map(small: Segmenter) -> None:
     names = np.array([*LABELS, "none"]), np.array([*LABELS[::-1], "none"])
     assert np.array_equal(names[0][first.index_map], names[1][second.index_map])
     np.testing.assert_allclose(first.score_map, second.score_map, atol=1e-5)
+
+
+def test_the_weight_of_a_concept_multiplies_its_odds(small: Segmenter) -> None:
+    flat = changed(small, "background", presence_slope=1.0, presence_offset=0.0)  # presence is the best cell's score
+    plain = flat.segment(picture(), LABELS).presence[LABELS[0]]
+    heavy = flat.segment(picture(), [Concept(LABELS[0], weight=3), *LABELS[1:]]).presence[LABELS[0]]
+    assert heavy / (1 - heavy) == pytest.approx(3 * plain / (1 - plain), rel=1e-3)
 
 
 def test_without_background_every_pixel_has_a_label(small: Segmenter) -> None:

@@ -85,15 +85,15 @@ def main() -> None:
     times = medians(
         {
             "encoder": lambda: segmenter.model.image.dense(pixels),
-            "segment": lambda: segmenter.segment(image, LABELS),
+            "segment": lambda: segmenter.segment(image, LABELS, refine=False),
             "segment, refined": lambda: segmenter.segment(image, LABELS, refine=True),
             "prepare": lambda: prepare(image, spec, size=size),
             "head": lambda: segmenter.model.head.pixels(dense),
             "match": lambda: match(features, bank, smoothing=segmenter.config.smoothing),
             "paint": lambda: find_winners(maps, geometry, stride=spec.stride),
             "encoder at 448": lambda: segmenter.model.image.dense(small),
-            "10 labels, 1000 px": lambda: segmenter.segment(large, ten),
-            "1000 labels, 1000 px": lambda: segmenter.segment(large, thousand),
+            "10 labels, 1000 px": lambda: segmenter.segment(large, ten, refine=False),
+            "1000 labels, 1000 px": lambda: segmenter.segment(large, thousand, refine=False),
         },
         rounds=options.rounds,
     )

@@ -77,16 +77,20 @@ def write_pseudo_labels(
     """
     root = Path(out)
     number, count = worker
-    names = segmenter.text_bank(labels, background=None).vocabulary.labels  # type: ignore[arg-type]
+    vocabulary = segmenter.text_bank(labels, background=None).vocabulary  # type: ignore[arg-type]
+    names = vocabulary.labels
     if len(names) > IGNORE:
         raise VocabularyError(f"pseudo-labels hold at most {IGNORE} labels, got {len(names)}; split them")
-    settings = {
+    settings: dict[str, Any] = {
         "labels": list(names),
         "ignore": IGNORE,
         "background": background if background is None or isinstance(background, str) else list(background),
         "confidence": confidence,
         "segmenter": segmenter.info,
     }
+    synonyms = {group[0]: list(group[1:]) for group in vocabulary.phrases if len(group) > 1}
+    if synonyms:
+        settings["synonyms"] = synonyms  # a student is asked by them as well
     with writing(root / f"worker-{number}"):
         _claim(root, settings)
         journal = _Journal(root / f"manifest-{number:03d}.jsonl")

@@ -56,11 +56,13 @@ class PseudoLabels(Config):
         pseudo_labels: the folder with ``labels/``, ``confidence/``, ``labels.json`` and ``manifest-*.jsonl``.
         images: folder that the paths of the manifests start from.
         weighted: whether the confidence of a pixel is the weight of its loss.
+        keep: share of the pixels of each label, the most certain ones, that are trained on.
     """
 
     pseudo_labels: Path
     images: Path = Path(".")
     weighted: bool = True
+    keep: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 class NamedData(Config):

@@ -41,6 +41,7 @@ class Source(Protocol):
 
     Attributes:
         phrases: what each class is asked by, (L,).
+        synonyms: of some phrases, further ones for the same class; the best one counts.
         names: of the images.
         rows: the number of each image in its data set, whatever is held out.
         identity: what decides images and label maps before anything is held out, for the cache of features.
@@ -48,6 +49,7 @@ class Source(Protocol):
     """
 
     phrases: tuple[str, ...]
+    synonyms: dict[str, tuple[str, ...]]
     names: tuple[str, ...]
     rows: list[int]
     identity: dict[str, Any]
@@ -58,6 +60,11 @@ class Source(Protocol):
 
     def hide(self, truth: NDArray[Any]) -> NDArray[Any]:
         """``truth`` with held-out classes ignored."""
+
+    def select(
+        self, truth: NDArray[Any], confidence: NDArray[np.uint8] | None
+    ) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
+        """``truth`` with pixels that are not certain enough ignored, and the weight of the others."""
 
 
 class MaskSource:
@@ -81,6 +88,7 @@ class MaskSource:
         if unknown:
             raise ConfigError(f"held_out_classes: no class {unknown} in '{data.protocol}'")
         self.phrases = tuple(entry.prompt or entry.name for entry in protocol.classes)
+        self.synonyms: dict[str, tuple[str, ...]] = {}
         self.held = [protocol.names.index(name) for name in held]
         self._none = protocol.background_index
         parts = range(len(self.dataset.names))
@@ -110,6 +118,12 @@ class MaskSource:
         """``truth`` with held-out classes ignored."""
         return np.where(np.isin(truth, self.held), IGNORED, truth).astype(truth.dtype)
 
+    def select(
+        self, truth: NDArray[Any], confidence: NDArray[np.uint8] | None
+    ) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
+        """Both as they are: masks are certain."""
+        return truth, confidence
+
 
 class PseudoLabelSource:
     """A folder that ``ovseg pseudo-label`` wrote; needs no index, only images and label maps.
@@ -123,7 +137,9 @@ class PseudoLabelSource:
         path = self.root / "labels.json"
         if not path.is_file():
             raise DatasetError(f"expected pseudo-labels in '{self.root}', got no labels.json; ovseg pseudo-label")
-        self.phrases = tuple(json.loads(path.read_text(encoding="utf-8"))["labels"])
+        stated = json.loads(path.read_text(encoding="utf-8"))
+        self.phrases = tuple(stated["labels"])
+        self.synonyms = {name: tuple(more) for name, more in stated.get("synonyms", {}).items()}
         manifests = sorted(self.root.glob("manifest-*.jsonl"))
         lines = [line for file in manifests for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
         rows = [json.loads(line) for line in lines]
@@ -133,8 +149,14 @@ class PseudoLabelSource:
         if not self.lines:
             raise DatasetError(f"'{self.root}' labels no pixel of {len(rows)} images; lower --confidence")
         sums = [sha256_of(file) for file in manifests]
-        self.identity = {"path": str(data.pseudo_labels), "images": str(data.images), "manifests": sums}
+        self.identity = {
+            "path": str(data.pseudo_labels),
+            "images": str(data.images),
+            "manifests": sums,
+            "confidence": True,
+        }
         self.settings = data.model_dump(mode="json")
+        self.thresholds = self._thresholds() if data.keep < 1 else None
 
     def load(self, index: int) -> Labelled:
         """The image at ``index`` with its label map and confidence.
@@ -154,12 +176,36 @@ class PseudoLabelSource:
                 "write the pseudo-labels again"
             )
         truth = np.where(ids == _PSEUDO_IGNORE, IGNORED, ids).astype(np.int32)
-        confidence = read_mask(self.root / "confidence" / row["name"]) if self.data.weighted else None
-        return Labelled(image, truth, None if confidence is None else confidence.astype(np.uint8))
+        return Labelled(image, truth, read_mask(self.root / "confidence" / row["name"]).astype(np.uint8))
 
     def hide(self, truth: NDArray[Any]) -> NDArray[Any]:
         """``truth`` itself: nothing is held out."""
         return truth
+
+    def select(
+        self, truth: NDArray[Any], confidence: NDArray[np.uint8] | None
+    ) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
+        """The most certain pixels of each label, and their confidence where it weighs."""
+        if self.thresholds is not None and confidence is not None:
+            low = (truth >= 0) & (confidence < self.thresholds[np.maximum(truth, 0)])
+            truth = np.where(low, IGNORED, truth).astype(truth.dtype)
+        return truth, confidence if self.data.weighted else None
+
+    def _thresholds(self) -> NDArray[np.int64]:
+        """(L,) per label the confidence, 0 to 255, that the share ``keep`` of its pixels reach.
+
+        Source: Zou et al., class-balanced self-training, ECCV 2018, algorithm 2.
+        """
+        counts = np.zeros((len(self.phrases), 256), np.int64)
+        for row in self.lines:
+            ids = read_mask(self.root / "labels" / row["name"])
+            sure = read_mask(self.root / "confidence" / row["name"])
+            known = ids < len(self.phrases)
+            counts += np.bincount(ids[known] * 256 + sure[known], minlength=counts.size).reshape(counts.shape)
+        reached = counts[:, ::-1].cumsum(1)[:, ::-1]  # pixels at this confidence or above
+        enough = reached >= self.data.keep * reached[:, :1]
+        found: NDArray[np.int64] = np.where(enough, np.arange(256), 0).max(1)
+        return found
 
 
 def open_source(data: MaskData | PseudoLabels) -> Source:

@@ -21,10 +21,12 @@ from ovseg.encoders.spec import DenseFeatures
 from ovseg.encoders.weights import freeze, save_weights
 from ovseg.errors import ConfigError, DatasetError
 from ovseg.evaluation.manifest import names_hash
-from ovseg.heads.base import TrainableHead
+from ovseg.heads.base import FusionHead, TrainableHead
 from ovseg.heads.prompts import PhraseTokens, context_width
 from ovseg.heads.registry import build_head, spaces_of
 from ovseg.heads.stacked import StackedHead
+from ovseg.matching import POOL
+from ovseg.refine import affinity, pool_cells
 from ovseg.text import Templates, encode_phrases
 from ovseg.training.config import MasksConfig
 from ovseg.training.data import IGNORED, NONE, Source, open_source
@@ -40,13 +42,15 @@ class Vocabulary:
     Attributes:
         source: the images.
         cache: their views.
-        vectors: (L, C) text vectors.
+        vectors: (Q, C) text vectors of all phrases.
+        owner: (Q,) the class of each.
         weights: (L,) factor of each class in the loss; 0 for one that no mask shows.
     """
 
     source: Source
     cache: ViewCache
     vectors: Tensor
+    owner: Tensor
     weights: Tensor
 
 
@@ -90,12 +94,15 @@ class MasksTask(nn.Module):
         features, truth, confidence = self._crops(chosen, count, generator)
         asked, truth = ask(truth, chosen.weights, self.config.phrases, generator)
         device = next(self.head.parameters()).device
-        dense = DenseFeatures(features.to(device), self.head.feature_space, 1, normalized=False)
-        phrases = self.head.phrases(chosen.vectors[asked].to(device))
+        values, structure = self._parts(features.to(device))
+        dense = DenseFeatures(values, self.head.feature_space, 1, normalized=False)
+        rows, owner = phrases_of(asked, chosen.owner)
+        phrases = self.head.phrases(chosen.vectors[rows].to(device))
         loss = softmax_loss if self.config.loss == "softmax" else binary_loss
         total = torch.zeros((), device=device)
         for weight, logits in self.head.graded(self.head.pixels(dense), phrases):
-            fine = functional.interpolate(logits, size=truth.shape[-2:], mode="bilinear")
+            answers = self._answers(logits, structure, owner.to(device), classes=len(asked))
+            fine = functional.interpolate(answers, size=truth.shape[-2:], mode="bilinear")
             weights = chosen.weights[asked].to(device)
             sure = None if confidence is None else confidence.to(device)
             total = total + weight * loss(fine, truth.to(device), weights=weights, confidence=sure)
@@ -120,6 +127,25 @@ class MasksTask(nn.Module):
     def export(self, path: Path, *, metadata: dict[str, str]) -> str:
         """Write the head's weights and return their SHA-256."""
         return save_weights(self.head.state_dict(), path, metadata={**metadata, **spaces_of(self.head)})
+
+    def _parts(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the encoder gave, and the structure that follows it where the model has one."""
+        channels = self._model[0].image.spec.channels
+        return features[:, :channels], features[:, channels:] if features.shape[1] > channels else None
+
+    def _answers(self, logits: Tensor, structure: Tensor | None, owner: Tensor, *, classes: int) -> Tensor:
+        """(B, Q, h, w) logits of phrases to (B, classes, h, w), smoothed as ``match`` does when the model is used.
+
+        A head that fuses is not smoothed: its maps may be finer than the structure.
+        """
+        temperature = self._model[0].config.smoothing
+        if temperature is None or structure is None or isinstance(self.head, FusionHead):
+            return best_of_classes(logits, owner, classes=classes)
+        smoothed = []
+        for maps, one in zip(logits, structure, strict=True):
+            best = best_of_classes(pool_cells(maps, POOL)[None], owner, classes=classes)[0].flatten(1)
+            smoothed.append(best @ affinity(one, temperature=temperature, pool=POOL).to(best).T)
+        return torch.stack(smoothed).view(len(logits), classes, *logits.shape[-2:])
 
     def _crops(
         self, chosen: Vocabulary, count: int, generator: torch.Generator
@@ -155,7 +181,7 @@ def build_masks(config: MasksConfig, model: Model, folder: Path, accelerator: Ac
     if isinstance(model.head, nn.Module):
         freeze(model.head)
     sources = [open_source(data) for data in config.data]
-    settings = fill_in(config.head, model, names=sum(len(source.phrases) for source in sources))
+    settings = fill_in(config.head, model, names=sum(len(_phrases(source)[0]) for source in sources))
     torch.manual_seed(config.seed)
     head: Any = build_head(settings, model.head, model.text)
     if not isinstance(head, StackedHead) or not isinstance(head, TrainableHead):
@@ -165,9 +191,10 @@ def build_masks(config: MasksConfig, model: Model, folder: Path, accelerator: Ac
     templates = Templates.named("word" if tokens else model.config.templates)
     vocabularies = []
     for source in sources:
-        vectors = encode_phrases(source.phrases, templates, text.encode)
+        phrases, owner = _phrases(source)
+        vectors = encode_phrases(phrases, templates, text.encode)
         cache = ViewCache(folder if config.cache else None, cache_key(config, model, source))
-        chosen = Vocabulary(source, cache, vectors, torch.ones(len(vectors)))
+        chosen = Vocabulary(source, cache, vectors, torch.tensor(owner), torch.ones(len(source.phrases)))
         for index in range(accelerator.process_index, len(source.names), accelerator.num_processes):
             for view in range(config.views if config.cache else 0):
                 fetch_view(model, chosen, index, view, config)
@@ -176,7 +203,7 @@ def build_masks(config: MasksConfig, model: Model, folder: Path, accelerator: Ac
         vocabularies.append(chosen)
     if settings.settings.get("names"):
         # a name that no mask shows is a row of zeros, which is like nothing
-        head.remember(torch.cat([one.vectors * (one.weights > 0)[:, None] for one in vocabularies]))
+        head.remember(torch.cat([one.vectors * (one.weights > 0)[one.owner][:, None] for one in vocabularies]))
     return MasksTask(head, config, model, vocabularies, settings)
 
 
@@ -200,7 +227,7 @@ def cache_key(config: MasksConfig, model: Model, source: Source) -> dict[str, ob
     changes: dict[str, object] = {}
     if config.views > 1:  # a view may hold parts of other images, so those that are held out count
         changes = {"augmentation": config.augmentation.model_dump(), "seed": config.seed, "rows": source.rows}
-    return {**encoder_key(model), **source.identity, "changes": changes}
+    return {**encoder_key(model), **source.identity, "changes": changes, "structure": True}
 
 
 def fetch_view(model: Model, chosen: Vocabulary, index: int, view: int, config: MasksConfig) -> View:
@@ -211,11 +238,12 @@ def fetch_view(model: Model, chosen: Vocabulary, index: int, view: int, config: 
         dense = encode_image(model, seen.image)
         grid = (dense.grid[0] * FINER, dense.grid[1] * FINER)
         confidence = None if seen.confidence is None else nearest(seen.confidence, grid)
-        values = dense.values[0].permute(1, 2, 0).to(torch.float16).cpu().numpy()
+        maps = dense.values if dense.structure is None else torch.cat([dense.values, dense.structure], 1)
+        values = maps[0].permute(1, 2, 0).to(torch.float16).cpu().numpy()
         return View(values, nearest(seen.truth, grid).astype(np.int16), confidence)
 
     found = chosen.cache.fetch(f"{chosen.source.rows[index]:06d}-{view}", make)
-    return View(found.features, chosen.source.hide(found.truth), found.confidence)
+    return View(found.features, *chosen.source.select(chosen.source.hide(found.truth), found.confidence))
 
 
 def class_weights(model: Model, chosen: Vocabulary, config: MasksConfig) -> Tensor:
@@ -224,12 +252,14 @@ def class_weights(model: Model, chosen: Vocabulary, config: MasksConfig) -> Tens
     Raises:
         DatasetError: no pixel is labelled.
     """
-    counts = np.zeros(len(chosen.vectors))
+    counts = np.zeros(len(chosen.source.phrases))
     for index in range(len(chosen.source.names)):
         if config.cache:
             truth = fetch_view(model, chosen, index, 0, config).truth
         else:
-            truth = chosen.source.hide(chosen.source.load(index).truth)[::FINER, ::FINER].astype(np.int16)
+            seen = chosen.source.load(index)
+            kept, _ = chosen.source.select(chosen.source.hide(seen.truth), seen.confidence)
+            truth = kept[::FINER, ::FINER].astype(np.int16)
         counts += np.bincount(truth[truth >= 0].ravel(), minlength=len(counts))
     if not counts.any():
         raise DatasetError(f"no pixel of {len(chosen.source.names)} images is labelled; look at the masks")
@@ -261,6 +291,36 @@ def ask(truth: Tensor, weights: Tensor, count: int, generator: torch.Generator) 
     position[asked] = torch.arange(len(asked))
     position[IGNORED] = IGNORED  # the last, as −1 indexes it; the one before is none of the classes
     return asked, position[truth]
+
+
+def phrases_of(asked: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
+    """The phrases of classes, and which of the classes each belongs to.
+
+    Args:
+        asked: (K,) classes.
+        owner: (Q,) the class of each phrase.
+
+    Returns:
+        (P,) positions of their phrases, class by class, and (P,) positions in ``asked``.
+    """
+    rows = [torch.nonzero(owner == index)[:, 0] for index in asked.tolist()]
+    numbers = [torch.full_like(some, number) for number, some in enumerate(rows)]
+    return torch.cat(rows), torch.cat(numbers)
+
+
+def best_of_classes(logits: Tensor, owner: Tensor, *, classes: int) -> Tensor:
+    """(B, Q, H, W) logits of phrases to (B, classes, H, W), the largest of each class, as ``match`` takes it."""
+    if classes == logits.shape[1]:
+        return logits
+    parts = [logits[:, owner == index].amax(1) for index in range(classes)]
+    return torch.stack(parts, 1)
+
+
+def _phrases(source: Source) -> tuple[list[str], list[int]]:
+    """Every phrase of a source, synonyms included, and the class of each."""
+    groups = [(name, *source.synonyms.get(name, ())) for name in source.phrases]
+    phrases = [phrase for group in groups for phrase in group]
+    return phrases, [index for index, group in enumerate(groups) for _ in group]
 
 
 def _window(view: View, rows: int, columns: int, corner: list[float]) -> View:

@@ -13,15 +13,18 @@ from PIL import Image
 import ovseg
 from ovseg.encoders.registry import HeadConfig
 from ovseg.errors import ConfigError, DatasetError, ModelError, SpaceError
+from ovseg.matching import score
 from ovseg.segmenter import Segmenter
 from ovseg.training.checkpoint import read_log
 from ovseg.training.config import HeadSchedule, MaskData, MasksConfig, PseudoLabels, Validation, load_training
 from ovseg.training.data import open_source
-from ovseg.training.features import KEY
+from ovseg.training.features import FINER, KEY
 from ovseg.training.loop import METRICS, TrainingError, make_accelerator, train_steps
 from ovseg.training.losses import binary_loss, softmax_loss
-from ovseg.training.masks import MasksTask, ask, build_masks
+from ovseg.training.masks import MasksTask, ask, best_of_classes, build_masks, phrases_of
 from ovseg.training.runs import finish, segmenter_of, train, validator
+from ovseg.training.views import nearest
+from ovseg.vocabulary import Concept
 
 SMALL: dict[str, dict[str, Any]] = {
     "adapter": {"width": 8, "hidden": 16, "kernel": 3},
@@ -319,3 +322,56 @@ def test_a_trained_model_is_not_trained_on_again(small: Segmenter, folder: Path)
     again = recipe(folder, model=str(config.out), out=folder.parent / "again")
     with pytest.raises(ConfigError, match="expected a model without a trained head"):
         train(again)
+
+
+def test_only_the_most_certain_pixels_of_each_label_are_kept(folder: Path) -> None:
+    root = pseudo_labels(folder)
+    draw = np.random.default_rng(0)
+    sure = {name: draw.integers(0, 256, (64, 96), dtype=np.uint8) for name in ("0000000", "0000001", "0000002")}
+    for name, values in sure.items():
+        values[:, :48] //= 4  # what is on the left is never certain, and would be gone under one threshold
+        Image.fromarray(values).save(root / "confidence" / f"{name}.png")
+    source = open_source(PseudoLabels(pseudo_labels=root, images=folder.parent, keep=0.3, weighted=False))
+    kept, all_ = np.zeros(3), np.zeros(3)
+    for index in range(3):
+        seen = source.load(index)
+        truth, weight = source.select(source.hide(seen.truth), seen.confidence)
+        assert weight is None
+        kept += np.bincount(truth[truth >= 0], minlength=3)
+        all_ += np.bincount(seen.truth[seen.truth >= 0], minlength=3)
+    shown = all_ > 0
+    assert kept[shown] / all_[shown] == pytest.approx(0.3, abs=0.03)
+
+
+def test_a_student_is_asked_by_synonyms_as_its_teacher_was(small: Segmenter, folder: Path) -> None:
+    root = pseudo_labels(folder)
+    stated = json.loads((root / "labels.json").read_text())
+    (root / "labels.json").write_text(json.dumps({**stated, "synonyms": {"sky": ["clouds"], "cat": ["kitten"]}}))
+    task = run(recipe(folder, data=(PseudoLabels(pseudo_labels=root, images=folder.parent),)), small)
+    assert task.vocabularies[0].owner.tolist() == [0, 0, 1, 2, 2]
+    rows, owner = phrases_of(torch.tensor([2, 0]), task.vocabularies[0].owner)
+    assert (rows.tolist(), owner.tolist()) == ([3, 4, 0, 1], [0, 0, 1, 1])
+    logits = torch.randn(2, 4, 3, 5)
+    best = best_of_classes(logits, owner, classes=2)
+    torch.testing.assert_close(best, torch.stack([logits[:, :2].amax(1), logits[:, 2:].amax(1)], 1))
+
+
+def test_training_grades_what_the_trained_model_answers(small: Segmenter, folder: Path) -> None:
+    root = pseudo_labels(folder)
+    stated = json.loads((root / "labels.json").read_text())
+    (root / "labels.json").write_text(json.dumps({**stated, "synonyms": {"sky": ["clouds"]}}))
+    data = PseudoLabels(pseudo_labels=root, images=folder.parent, weighted=False)
+    config = recipe(folder, data=(data,), crop=(80, 80), phrases=3, balance=0.0, schedule={"batch": 1})
+    smoothed = replace(small.model, config=small.model.config.model_copy(update={"smoothing": 0.08}))
+    task = built(config, Segmenter(smoothed, device=torch.device("cpu"))).eval()
+    loss = float(task(torch.Generator().manual_seed(0), 1).detach())
+    image = task.vocabularies[0].source.names.index(task.drawn.split("'")[1])
+    below = Segmenter(smoothed, device=torch.device("cpu"))
+    bank = below.text_bank([Concept("sky", synonyms=("clouds",)), "road", "cat"])
+    seen = task.vocabularies[0].source.load(image)
+    logits, _ = score(below.model.head, below.encode(seen.image).features, bank, smoothing=0.08)
+    grid = (logits.shape[1] * FINER, logits.shape[2] * FINER)
+    fine = torch.nn.functional.interpolate(logits[None], size=grid, mode="bilinear")
+    truth = torch.from_numpy(nearest(seen.truth, grid)).long()[None]
+    by_hand = torch.nn.functional.cross_entropy(fine, truth, ignore_index=-1)
+    assert loss == pytest.approx(float(by_hand), rel=5e-3)  # features are cached in half precision
