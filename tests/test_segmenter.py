@@ -62,7 +62,7 @@ def test_permuting_labels_permutes_the_map(small: Segmenter) -> None:
 
 
 def test_the_weight_of_a_concept_multiplies_its_odds(small: Segmenter) -> None:
-    flat = changed(small, "background", presence_slope=1.0, presence_offset=0.0)  # presence is the best cell's score
+    flat = changed(small, "background", presence_slope=1.0, presence_offset=0.0)  # the best cell itself
     plain = flat.segment(picture(), LABELS).presence[LABELS[0]]
     heavy = flat.segment(picture(), [Concept(LABELS[0], weight=3), *LABELS[1:]]).presence[LABELS[0]]
     assert heavy / (1 - heavy) == pytest.approx(3 * plain / (1 - plain), rel=1e-3)
