@@ -19,6 +19,7 @@ from ovseg.images import ImageGeometry
 from ovseg.tensors import check_shape
 
 _BLOCK_CELLS = 4  # a power of two; smaller blocks have fewer candidates but cost more calls
+_BLOCK_PIXELS = 8192  # larger blocks where the cells are small
 _MANY = 64  # candidates above which a block is cut
 _BLOCK_VALUES = 24_000_000  # values interpolated at once, 96 MB in float32
 
@@ -122,8 +123,12 @@ class _Piece:
 def _pieces(maps: Tensor, row_at: list[int], column_at: list[int]) -> Iterator[_Piece]:
     """Pieces that together cover every pixel once; a block with many candidates is cut into quarters."""
     everything = torch.arange(maps.shape[0], device=maps.device)
-    corners = product(*(range(0, cells, _BLOCK_CELLS) for cells in maps.shape[1:]))
-    blocks = [(top, left, _BLOCK_CELLS, everything) for top, left in corners]
+    size = _BLOCK_CELLS
+    cells, pixels = maps[0].numel(), row_at[-1] * column_at[-1]
+    while size**2 * pixels < _BLOCK_PIXELS * cells and size**2 < cells:
+        size *= 2
+    corners = product(*(range(0, cells, size) for cells in maps.shape[1:]))
+    blocks = [(top, left, size, everything) for top, left in corners]
     while blocks:
         top, left, size, classes = blocks.pop()
         rows, columns = _pixels(row_at, top, size), _pixels(column_at, left, size)
