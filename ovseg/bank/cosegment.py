@@ -105,10 +105,11 @@ def _total(cells: Tensor, weights: Tensor) -> Tensor:
     """(k, h·w): sums of the best matches in the other images, each pair of images multiplied once."""
     count, _, size = cells.shape
     total = torch.zeros(count, size, device=cells.device)
+    rows = cells.transpose(1, 2).contiguous()  # (k, h·w, C)
     even = bool((weights == 1).all())
     for first in range(count):
         for second in range(first + 1, count):
-            similarity = (cells[first].T @ cells[second]).float()  # rows: first, columns: second
+            similarity = (rows[first] @ cells[second]).float()  # rows: first, columns: second
             if even:
                 total[first] += similarity.amax(1)
                 total[second] += similarity.amax(0)
