@@ -23,7 +23,7 @@ from ovseg.result import SegmentationResult
 from ovseg.scorer import Scorer, likely_labels, whole_image
 from ovseg.text import Templates, TextBank, TextCache, encode_phrases, queries
 from ovseg.vocabulary import Background, Concept, Vocabulary
-from ovseg.windows import encode_windows, plan_input
+from ovseg.windows import encode_image
 
 if TYPE_CHECKING:
     from ovseg.bank import ConceptSet
@@ -88,27 +88,9 @@ class Segmenter:
             ImageError: the image cannot be read or is too large.
         """
         pixels = load_image(image, max_pixels=max_pixels)
-        height, width = pixels.shape[:2]
-        spec = self.model.image.spec
-        size, window = plan_input((height, width), self.config.input, multiple=spec.granularity)
-        tensor, geometry = prepare(pixels, spec, size=size)
+        features, geometry = encode_image(self._joint, pixels, self.model.image.spec, self.config.input)
         vector = None if self.config.prune is None else self._whole(pixels)
-        return EncodedImage(pixels, self._features(tensor, window), geometry, vector)
-
-    @torch.inference_mode()
-    def _features(self, pixels: Tensor, window: int | None) -> DenseFeatures:
-        """(1, 3, H, W) to the joint space, in windows of ``window`` pixels unless that is None."""
-        if window is None:
-            return self._joint(pixels)
-        sizes = self.config.input
-        return encode_windows(
-            self._joint,
-            pixels,
-            window=window,
-            overlap=sizes.overlap,
-            multiple=self.model.image.spec.granularity,
-            splice=sizes.splice,
-        )
+        return EncodedImage(pixels, features, geometry, vector)
 
     @torch.inference_mode()
     def _whole(self, image: npt.NDArray[np.uint8]) -> Tensor:

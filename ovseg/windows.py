@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ovseg.encoders.registry import InputConfig
-from ovseg.encoders.spec import DenseFeatures
+from ovseg.encoders.spec import DenseFeatures, EncoderSpec
 from ovseg.errors import ShapeError
-from ovseg.images import Size, working_size
+from ovseg.images import ImageGeometry, Size, prepare, working_size
 from ovseg.tensors import check_shape
 from ovseg.tiles import Tile, plan_tiles
 
@@ -49,6 +51,34 @@ def plan_input(original: Size, config: InputConfig, *, multiple: int) -> tuple[S
     limit = max(_STRIP_WINDOWS * config.max_long_side, multiple)
     size = working_size(original, short_side=short_side, max_long_side=limit, stride=multiple)
     return size, config.window or config.max_long_side
+
+
+@torch.inference_mode()
+def encode_image(
+    encode: Encode, image: npt.NDArray[np.uint8], spec: EncoderSpec, config: InputConfig
+) -> tuple[DenseFeatures, ImageGeometry]:
+    """Features of an image at the size of a model file, whole or in windows, and how it was resized.
+
+    Args:
+        encode: (b, 3, H, W) normalised pixels to features.
+        image: (H, W, 3) uint8.
+        spec: preprocessing of the encoder.
+        config: sizes and windows of the model file.
+    """
+    height, width = image.shape[:2]
+    size, window = plan_input((height, width), config, multiple=spec.granularity)
+    pixels, geometry = prepare(image, spec, size=size)
+    if window is None:
+        return encode(pixels), geometry
+    features = encode_windows(
+        encode,
+        pixels,
+        window=window,
+        overlap=config.overlap,
+        multiple=spec.granularity,
+        splice=config.splice,
+    )
+    return features, geometry
 
 
 @torch.inference_mode()

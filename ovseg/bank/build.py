@@ -30,7 +30,7 @@ from ovseg.regions.clusters import kmeans
 
 if TYPE_CHECKING:
     from ovseg.encoded import EncodedImage
-from ovseg.segmenter import Segmenter
+    from ovseg.segmenter import Segmenter
 
 Progress = Callable[[int], None]
 _AHEAD = 4

@@ -21,7 +21,7 @@ from ovseg.vocabulary import Concept, Vocabulary
 if TYPE_CHECKING:
     from ovseg.bank.bank import ImageBank
     from ovseg.encoded import EncodedImage
-from ovseg.segmenter import Segmenter
+    from ovseg.segmenter import Segmenter
 
 _LEAST_SEEDS = 3  # of a cluster that becomes a reference of its own
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ovseg.encoded import EncodedImage
-from ovseg.segmenter import Segmenter
+    from ovseg.segmenter import Segmenter
 
 NEGATIVE_WEIGHT = 0.5
 """How much of a negative query's unit vector is subtracted from that of the query."""

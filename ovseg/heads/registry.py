@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ovseg.config import Config, parse_config
+from ovseg.config import Config, choose, parse_config
 from ovseg.encoders.spec import TextEncoder
 from ovseg.encoders.weights import check_sum, freeze, load_module, load_weights
-from ovseg.errors import ConfigError, SpaceError, did_you_mean
+from ovseg.errors import SpaceError
 from ovseg.heads.adapter import Adapter, AdapterSettings
 from ovseg.heads.alignment import AlignmentHead
 from ovseg.heads.base import Head
@@ -60,11 +60,7 @@ def build_head(config: HeadConfig, base: Head, text: Text) -> nn.Module:
     Raises:
         ConfigError: the kind is unknown, or a setting is wrong; the nearest name is offered.
     """
-    if config.kind not in HEADS:
-        raise ConfigError(
-            f"unknown head '{config.kind}'{did_you_mean(config.kind, HEADS)} There are: {', '.join(HEADS)}"
-        )
-    kind = HEADS[config.kind]
+    kind = choose("head", config.kind, HEADS)
     settings = parse_config(kind.settings, config.settings, source=f"settings of the head '{config.kind}'")
     return kind.build(base, settings, text)
 

@@ -22,9 +22,9 @@ from ovseg.errors import ConfigError, DatasetError
 from ovseg.files import sha256_of
 from ovseg.heads.registry import build_head, spaces_of
 from ovseg.heads.textmap import TextMap
-from ovseg.images import load_image, prepare, working_size
+from ovseg.images import load_image
 from ovseg.training.config import CaptionsConfig
-from ovseg.training.features import FeatureCache, encoder_key
+from ovseg.training.features import FeatureCache, encoder_key, whole_pixels
 from ovseg.training.masks import fill_in
 
 
@@ -151,16 +151,7 @@ def read_captions(table: Path) -> tuple[list[Path], list[int], list[str]]:
 @torch.inference_mode()
 def pooled_by_head(model: Model, file: Path) -> Tensor:
     """(heads, C) means of an image's features weighted by each head's attention; one plain mean without heads."""
-    image = load_image(file)
-    spec, sizes = model.image.spec, model.config.input
-    height, width = image.shape[:2]
-    size = working_size(
-        (height, width),
-        short_side=sizes.short_side,
-        max_long_side=sizes.max_long_side,
-        stride=spec.granularity,
-    )
-    pixels, _ = prepare(image, spec, size=size)
+    pixels = whole_pixels(model, load_image(file))
     dense = model.image.dense(pixels).values[0].flatten(1).float()  # (C, n)
     weights = head_weights(model.image, pixels)
     if weights is None or weights.shape[1] != dense.shape[1]:

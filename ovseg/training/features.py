@@ -15,11 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ovseg.encoders.registry import Model
-from ovseg.encoders.spec import DenseFeatures
 from ovseg.errors import ConfigError
 from ovseg.files import atomic_path, write_json
 from ovseg.images import prepare, working_size
-from ovseg.windows import encode_windows, plan_input
 
 KEY = "key.json"
 FINER = 4  # labels are kept on a grid so many times finer than the features
@@ -79,6 +77,14 @@ def cell_features(
         image: (H, W, 3) uint8.
         size: (H, W) to run at; None follows the model file.
     """
+    pixels = whole_pixels(model, image, size=size)
+    with torch.inference_mode():
+        dense = model.image.dense(pixels)
+    return dense.values[0].flatten(1).T.float(), dense.grid
+
+
+def whole_pixels(model: Model, image: NDArray[np.uint8], *, size: tuple[int, int] | None = None) -> Tensor:
+    """(H, W, 3) uint8 to the (1, 3, H', W') pixels of the whole image, at ``size`` or as the model file says."""
     sizes, spec = model.config.input, model.image.spec
     height, width = image.shape[:2]
     size = size or working_size(
@@ -87,29 +93,7 @@ def cell_features(
         max_long_side=sizes.max_long_side,
         stride=spec.granularity,
     )
-    pixels, _ = prepare(image, spec, size=size)
-    with torch.inference_mode():
-        dense = model.image.dense(pixels)
-    return dense.values[0].flatten(1).T.float(), dense.grid
-
-
-@torch.inference_mode()
-def encode_image(model: Model, image: NDArray[np.uint8]) -> DenseFeatures:
-    """Frozen features of (H, W, 3) uint8 as the segmenter computes them, windows included, before any head."""
-    spec, sizes = model.image.spec, model.config.input
-    height, width = image.shape[:2]
-    size, window = plan_input((height, width), sizes, multiple=spec.granularity)
-    pixels, _ = prepare(image, spec, size=size)
-    if window is None:
-        return model.image.dense(pixels)
-    return encode_windows(
-        model.image.dense,
-        pixels,
-        window=window,
-        overlap=sizes.overlap,
-        multiple=spec.granularity,
-        splice=sizes.splice,
-    )
+    return prepare(image, spec, size=size)[0]
 
 
 def encoder_key(model: Model) -> dict[str, object]:

@@ -30,9 +30,10 @@ from ovseg.refine import affinity, pool_cells
 from ovseg.text import Templates, encode_phrases
 from ovseg.training.config import MasksConfig
 from ovseg.training.data import IGNORED, NONE, Source, open_source
-from ovseg.training.features import FINER, View, ViewCache, encode_image, encoder_key
+from ovseg.training.features import FINER, View, ViewCache, encoder_key
 from ovseg.training.losses import binary_loss, softmax_loss
 from ovseg.training.views import make_view, nearest
+from ovseg.windows import encode_image
 
 
 @dataclass
@@ -235,7 +236,7 @@ def fetch_view(model: Model, chosen: Vocabulary, index: int, view: int, config: 
 
     def make() -> View:
         seen = make_view(chosen.source, index, view, augmentation=config.augmentation, seed=config.seed)
-        dense = encode_image(model, seen.image)
+        dense, _ = encode_image(model.image.dense, seen.image, model.image.spec, model.config.input)
         grid = (dense.grid[0] * FINER, dense.grid[1] * FINER)
         confidence = None if seen.confidence is None else nearest(seen.confidence, grid)
         maps = dense.values if dense.structure is None else torch.cat([dense.values, dense.structure], 1)
