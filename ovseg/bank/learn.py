@@ -148,7 +148,7 @@ class _Learner:
         seen = self._see(rows, concept)
         away = [vector for context in contexts for vector in context.embeddings]
         weights = seen.text * context_weights(seen.maps, away)
-        found = cosegment(seen.maps, weights, dtype=quick_dtype())
+        found = cosegment(seen.maps, weights, dtype=quick_dtype(seen.maps.device))
         pictures = torch.arange(len(seen.paths))
         at_seeds = seen.text[pictures, found.seeds[:, 0], found.seeds[:, 1]]
         agrees = at_seeds >= self.options.agreement

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from torch import Tensor
 from torch.nn import functional
 
-from ovseg.bank.cosegment import context_weights, cosegment, reference_of, support, text_weights
+from ovseg.bank.cosegment import context_weights, cosegment, quick_dtype, reference_of, support, text_weights
 from ovseg.errors import ShapeError
 
 
@@ -99,7 +99,23 @@ def test_one_image_or_wrong_weights_are_refused() -> None:
         support(maps, weights[:, :1])
 
 
-def test_quick_products_choose_nearly_the_same_support() -> None:
-    maps, weights = random_maps(5, 6, 6, c=32)
-    quick = support(maps, weights, dtype=torch.bfloat16)
-    torch.testing.assert_close(quick, support(maps, weights), atol=0.02, rtol=0)
+@pytest.mark.parametrize(("dtype", "error"), [(torch.bfloat16, 0.02), (torch.int8, 0.01)])
+def test_quick_products_are_near_and_their_seeds_are_those_of_float32(dtype: torch.dtype, error: float) -> None:
+    maps, weights = random_maps(5, 6, 7, c=33)
+    exact, quick = cosegment(maps, weights), cosegment(maps, weights, dtype=dtype)
+    torch.testing.assert_close(support(maps, weights, dtype=dtype), exact.support, atol=error, rtol=0)
+    assert torch.equal(quick.seeds, exact.seeds)
+    torch.testing.assert_close(quick.seed_support, exact.seed_support)
+
+
+def test_int8_products_do_not_depend_on_the_length_of_the_features() -> None:
+    maps, _ = random_maps(3, 4, 4)
+    small = maps * torch.tensor([1.0, 1e-3, 1.0])[:, None, None, None]
+    rows = support(small, dtype=torch.int8)[0]
+    expected = support(small)[0]
+    torch.testing.assert_close(rows, expected, atol=0.02 * float(expected.abs().max()), rtol=0)
+
+
+def test_the_quick_type_is_one_that_the_device_has() -> None:
+    assert quick_dtype("cuda") == torch.bfloat16
+    assert quick_dtype() in {torch.int8, torch.bfloat16, torch.float32}
