@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ovseg._version import __version__
 from ovseg.encoded import EncodedImage
+from ovseg.encoders.compiled import compile_blocks
 from ovseg.encoders.registry import Model, build_model, for_benchmark, read_model_config
 from ovseg.encoders.spec import DenseFeatures, choose_device, choose_dtype
 from ovseg.errors import ConfigError
@@ -248,6 +249,7 @@ def load(
     dtype: str = "auto",
     weights: str | Path | None = None,
     cache: Path | None = None,
+    compile: bool = False,
 ) -> Segmenter:
     """A segmenter by the name of its model file.
 
@@ -257,9 +259,10 @@ def load(
         dtype: "auto", "float32", "bfloat16", "float16".
         weights: folder with the weights, in place of the package's or the hub's.
         cache: folder for text vectors; None takes ``~/.cache/ovseg/text``.
+        compile: run transformer blocks through ``torch.compile``; the first image waits for the compiler.
 
     Raises:
-        ModelError: unknown model, missing or damaged weights, or no such device.
+        ModelError: unknown model, missing or damaged weights, no such device, or nothing to compile or with.
     """
     config = read_model_config(name)
     chosen = choose_device(device)
@@ -269,6 +272,8 @@ def load(
         dtype=choose_dtype(dtype, chosen),
         weights=Path(weights) if weights is not None else None,
     )
+    if compile:
+        compile_blocks(model.image, device=chosen)
     return Segmenter(model, device=chosen, cache=cache or Path.home() / ".cache" / "ovseg" / "text")
 
 

@@ -1,13 +1,14 @@
 """Every recipe against a slow float64 version written from the formulas, on a grid that is not square."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from ovseg.attention import RECIPES, LastBlock, RecipeConfig, find_recipe
 from ovseg.attention.self_attention import neighbourhood
-from ovseg.attention.structured import merge_regions, resize_patches
+from ovseg.attention.structured import merge_regions, region_summaries, resize_patches
 from ovseg.errors import ConfigError, ModelError, ShapeError
 
 GRID, FINE = (3, 5), (4, 6)
@@ -81,8 +82,8 @@ SLOW = {
 def test_self_attention_recipes_equal_the_loops(name, prefix):
     block = make_block(prefix=prefix)
     attended = RECIPES[name].run(block, {})
-    (weight, values), *rest = attended.branches
-    assert (weight, rest, attended.prefix, attended.grid) == (1.0, [], prefix, GRID)
+    values = attended.values
+    assert (attended.total, attended.prefix, attended.grid) == (1.0, prefix, GRID)
     for image in range(2):
         for head in range(2):
             slow = SLOW[name](block.q[image, head], block.k[image, head], block.v[image, head], prefix)
@@ -134,7 +135,7 @@ def test_proxyclip_equals_the_loops(prefix, fine):
         for head in range(2):
             patches = bilinear(block.v[image, head, prefix:], fine)
             slow = torch.stack([weighted(row, patches) for row in weights])
-            torch.testing.assert_close(attended.branches[0][1][image, head].double(), slow, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(attended.values[image, head].double(), slow, atol=1e-5, rtol=1e-5)
 
 
 def corr_weights(structure, regions, sharpness=4.0):
@@ -164,31 +165,43 @@ def semantic_branch(query, keys, values, regions):
     return torch.stack(out)
 
 
+@pytest.mark.parametrize(("share", "summary"), [(0.0, 0.0), (1.0, 0.0), (0.0, 0.5), (1.0, 0.5), (0.7, 0.3)])
 @pytest.mark.parametrize("prefix", [1, 5])
-def test_corrclip_equals_the_loops(prefix):
+def test_corrclip_equals_the_loops(prefix, share, summary):
     block = make_block(prefix=prefix)
-    attended = RECIPES["corrclip"].run(block, {"merge": 0.02})
+    attended = RECIPES["corrclip"].run(block, {"merge": 0.02, "spatial": share, "semantic": summary})
     merged = merge_regions(block.structure, block.regions, distance=0.02).flatten(1).tolist()
-    assert [weight for weight, _ in attended.branches] == [1.0, 1.0, 0.5]
+    assert attended.total == pytest.approx(1 + share + summary)
     for image in range(2):
         weights = corr_weights(block.structure[image], merged[image])
         for head in range(2):
             k, v, spatial = (
                 bilinear(tensor[image, head, prefix:], FINE) for tensor in (block.k, block.v, block.spatial)
             )
-            slow = (
-                torch.stack([weighted(row, v) for row in weights]),
-                torch.stack([weighted(row, spatial) for row in weights]),
-                semantic_branch(block.q[image, head, 0], k, v, merged[image]),
-            )
-            for (_, fast), expected in zip(attended.branches, slow, strict=True):
-                torch.testing.assert_close(fast[image, head].double(), expected, atol=1e-5, rtol=1e-5)
+            slow = torch.stack([weighted(row, v) for row in weights])
+            slow += share * torch.stack([weighted(row, spatial) for row in weights])
+            slow += summary * semantic_branch(block.q[image, head, 0], k, v, merged[image])
+            torch.testing.assert_close(attended.values[image, head].double(), slow, atol=1e-5, rtol=1e-5)
+
+
+def test_a_region_that_the_class_token_hardly_looks_at_is_summarised_all_the_same():
+    block = make_block(prefix=1)
+    far = block.k.clone()
+    far[:, :, 1 : 1 + GRID[1]] -= 500 * block.q[:, :, :1]  # logits of the first row of patches are ~1000 lower
+    regions = torch.arange(GRID[0])[:, None].expand(2, *GRID)
+    summaries = region_summaries(replace(block, k=far), block.v[:, :, 1:], regions.flatten(1), GRID)
+    for image in range(2):
+        for head in range(2):
+            own = regions[image].flatten().tolist()
+            query, keys, values = block.q[image, head, 0], far[image, head, 1:], block.v[image, head, 1:]
+            slow = semantic_branch(query, keys, values, own)
+            torch.testing.assert_close(summaries[image, head].double(), slow, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_batch_of_two_equals_two_of_one(name):
     block = make_block(prefix=1)
-    both = RECIPES[name].run(block, {}).branches
+    both = RECIPES[name].run(block, {}).values
     for image in range(2):
         part = slice(image, image + 1)
         alone = LastBlock(
@@ -201,8 +214,7 @@ def test_a_batch_of_two_equals_two_of_one(name):
             regions=block.regions[part],
             spatial=block.spatial[part],
         )
-        for (_, values), (_, expected) in zip(RECIPES[name].run(alone, {}).branches, both, strict=True):
-            torch.testing.assert_close(values, expected[part])
+        torch.testing.assert_close(RECIPES[name].run(alone, {}).values, both[part])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -217,8 +229,8 @@ def test_recipes_keep_half_precision(name, dtype):
         regions=block.regions,
         spatial=block.spatial.to(dtype),
     )
-    for _, values in RECIPES[name].run(half, {}).branches:
-        assert values.dtype == dtype and values.isfinite().all()
+    values = RECIPES[name].run(half, {}).values
+    assert values.dtype == dtype and values.isfinite().all()
 
 
 def merged_by_hand(vectors, numbers, distance):
@@ -253,15 +265,16 @@ def test_an_image_without_regions_stays_without_regions():
     empty = torch.full_like(block.regions, -1)
     assert (merge_regions(block.structure, empty, distance=0.2) == -1).all()
     bare = LastBlock(block.q, block.k, block.v, 1, GRID, structure=block.structure, regions=empty)
-    branches = RECIPES["corrclip"].run(bare, {}).branches
-    assert len(branches) == 2 and (branches[1][1] == 0).all()
+    with_summaries, without = (RECIPES["corrclip"].run(bare, {"semantic": share}) for share in (0.5, 0.0))
+    assert torch.equal(with_summaries.values, without.values)
+    assert (with_summaries.total, without.total) == (1.5, 1.0)
 
 
 def test_equal_cells_do_not_empty_a_row_of_proxyclip():
     block = make_block(prefix=0)
     same = torch.nn.functional.normalize(torch.ones(2, 7, *FINE), dim=1)
     alike = LastBlock(block.q, block.k, block.v, 0, GRID, structure=same)
-    values = RECIPES["proxyclip"].run(alike, {}).branches[0][1]
+    values = RECIPES["proxyclip"].run(alike, {}).values
     torch.testing.assert_close(values, resize_patches(alike, block.v, FINE))
 
 

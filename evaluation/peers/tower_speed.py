@@ -3,16 +3,19 @@
     .venv/bin/python evaluation/peers/tower_speed.py [--side 224] [--rounds 5] [--json FILE]
 
 Weights do not change the time of a forward pass, so none are needed. Reported: each recipe's dense features
-against the tower's own forward (ProxyCLIP and CorrCLIP against both towers); bfloat16 against float32, with the
-share of pixels whose label agrees; 847 labels against 20; peak memory of a 10,000×10,000 image. Nothing is
-asserted; machines differ.
+against the tower's own forward (ProxyCLIP and CorrCLIP against both towers), in processor time of one thread, as
+other work on the machine stretches the clock of two threads by chance; bfloat16 against float32, with the share
+of pixels whose label agrees; 847 labels against 20; peak memory of a 10,000×10,000 image. Nothing is asserted;
+machines differ.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +26,13 @@ from PIL import Image
 from speed import medians, show
 from torch import Tensor
 
+from ovseg._torchvision import ensure_torchvision
 from ovseg.encoders.registry import Model, build_model, read_model_config
 from ovseg.images import prepare
 from ovseg.segmenter import Segmenter
+
+ensure_torchvision()
+import open_clip  # noqa: E402  (it imports torchvision)
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "temple.jpg"
 RECIPES = ("maskclip", "sclip", "clearclip", "naclip", "proxyclip", "corrclip")
@@ -75,19 +82,37 @@ def random_bank_segmenter(name: str, count: int, dtype: torch.dtype = torch.floa
     return Segmenter(model, device=torch.device("cpu")), [f"thing {number}" for number in range(count)]
 
 
+def processor_medians(jobs: dict[str, Callable[[], object]], *, rounds: int) -> dict[str, float]:
+    """Processor seconds of every job on one thread, all jobs once per round."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(rounds + 1):
+        for name, job in jobs.items():
+            start = time.process_time()
+            job()
+            times[name].append(time.process_time() - start)
+    torch.set_num_threads(threads)
+    return {name: statistics.median(values[1:]) for name, values in times.items()}
+
+
 def recipe_ratios(pixels: Tensor, *, rounds: int) -> dict[str, float]:
     """Dense features of every recipe over the forward passes of the networks it is made of."""
     figures: dict[str, float] = {}
+    side = pixels.shape[-1]
     for recipe in RECIPES:
         model = random_model(f"clip-b16-{recipe}-shared")
         encoder = model.image
+        bare = open_clip.create_model(model.config.encoder.name, force_image_size=side).visual.eval()
         jobs: dict[str, Callable[[], object]] = {
-            "tower": lambda encoder=encoder: encoder.tower.visual(pixels),
+            "tower": lambda bare=bare: bare(pixels),
             "dense": lambda encoder=encoder: encoder.dense(pixels),
         }
         if encoder.structure is not None:
-            jobs["structure"] = lambda encoder=encoder: encoder.structure.network.trunk(pixels)
-        times = medians(jobs, rounds=rounds)
+            trunk = encoder.structure.network.trunk
+            trunk.set_input_size(img_size=(side, side))
+            jobs["structure"] = lambda trunk=trunk: trunk(pixels)
+        times = processor_medians(jobs, rounds=rounds)
         figures[f"{recipe} / forward"] = times.pop("dense") / sum(times.values())
     return figures
 

@@ -67,7 +67,7 @@ class LastBlock:
 
     def attended(self, values: Tensor) -> Attended:
         """(B, heads, N, d) attended values on the block's own tokens."""
-        return Attended(((1.0, values),), self.prefix, self.grid)
+        return Attended(values, self.prefix, self.grid)
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,14 @@ class Attended:
     """Attended values, before the output projection.
 
     Attributes:
-        branches: (weight, values) with values (B, heads, N, d); each goes through the output projection, and
-            the weighted sum of what comes out is the output of the attention.
+        values: (B, heads, N, d), the weighted sum of all branches.
         prefix: tokens of N that are no patches.
         grid: (h, w) of the patches; it may be finer than that of the block.
+        total: sum of the branches' weights. Each branch would bring the constant of the output projection, so
+            that one projection of the sum must count it as often.
     """
 
-    branches: tuple[tuple[float, Tensor], ...]
+    values: Tensor
     prefix: int
     grid: tuple[int, int]
+    total: float = 1.0

@@ -35,7 +35,7 @@ def proxyclip(block: LastBlock, *, shift: float = 1.2, sharpness: float = 3.0) -
     logits = (cosines - shift * cosines.mean((1, 2), keepdim=True)) * sharpness
     weights = _softmax_within(logits, logits >= 0).to(block.v.dtype)
     grid = _grid_of(structure)
-    return Attended(((1.0, weights[:, None] @ resize_patches(block, block.v, grid)),), 0, grid)
+    return Attended(weights[:, None] @ resize_patches(block, block.v, grid), 0, grid)
 
 
 def corrclip(
@@ -52,6 +52,8 @@ def corrclip(
     whose cosine is over the mean. Inside that scope the weights are softmax(sharpness·S). The spatial branch
     sends the values of intermediate layers through the same weights. The semantic branch gives each region a
     copy of the class token, which attends to the patches of the region only, and paints its answer on it.
+    Values that share weights are added before they are multiplied, as are all branches before the output
+    projection: both are linear (EVA-02, which normalises before it projects, normalises the sum).
 
     Args:
         block: the last block, with structure features, regions and, for the spatial branch, ``spatial``.
@@ -68,12 +70,15 @@ def corrclip(
     cosines = pair_cosines(structure)
     regions = merge_regions(structure, block.needed_regions(), distance=merge).flatten(1)
     weights = _softmax_within(cosines * sharpness, region_scope(cosines, regions)).to(block.v.dtype)[:, None]
-    branches = [(1.0, weights @ resize_patches(block, block.v, grid))]
-    if spatial and block.spatial is not None:
-        branches.append((spatial, weights @ resize_patches(block, block.spatial, grid)))
+    own = resize_patches(block, block.v, grid)
+    if block.spatial is None or not spatial:
+        spatial, mixed = 0.0, own
+    else:
+        mixed = own + spatial * resize_patches(block, block.spatial, grid)
+    values = weights @ mixed
     if semantic:
-        branches.append((semantic, region_summaries(block, regions, grid)))
-    return Attended(tuple(branches), 0, grid)
+        values = values + semantic * region_summaries(block, own, regions, grid)
+    return Attended(values, 0, grid, total=1 + spatial + semantic)
 
 
 def pair_cosines(structure: Tensor) -> Tensor:
@@ -144,11 +149,12 @@ def _linked(near: Tensor) -> Tensor:
         labels = smallest
 
 
-def region_summaries(block: LastBlock, regions: Tensor, grid: tuple[int, int]) -> Tensor:
+def region_summaries(block: LastBlock, values: Tensor, regions: Tensor, grid: tuple[int, int]) -> Tensor:
     """What the class token gathers from each region, painted on the region; zero outside every region.
 
     Args:
         block: the last block; its first token is the class token.
+        values: (B, heads, M, d), the patches' values on ``grid``.
         regions: (B, M) integers on ``grid``, −1 outside every region.
         grid: (h, w) with h·w = M.
 
@@ -163,16 +169,18 @@ def region_summaries(block: LastBlock, regions: Tensor, grid: tuple[int, int]) -
             "recipe 'corrclip' needs a class token for its semantic branch, but this tower has none; "
             "set its option semantic: 0"
         )
-    keys, values = (resize_patches(block, tensor, grid).float() for tensor in (block.k, block.v))
-    query = block.q[:, :, :1].float()
-    logits = (query @ keys.transpose(2, 3))[:, :, 0] / keys.shape[-1] ** 0.5  # (B, heads, M)
-    evidence = (logits - logits.amax(2, keepdim=True)).exp()
-    members = functional.one_hot(regions + 1, int(regions.max()) + 2)[:, None, :, 1:].float()  # (B, 1, M, R)
-    total = (evidence[:, :, None] @ members).squeeze(2)  # (B, heads, R)
-    gathered = members.transpose(2, 3) @ (evidence[..., None] * values)  # (B, heads, R, d)
-    means = gathered / total.clamp_min(torch.finfo(total.dtype).tiny)[..., None]
+    products = block.k.float() @ block.q[:, :, :1].float().transpose(2, 3)  # (B, heads, N, 1)
+    logits = resize_patches(block, products, grid) / block.k.shape[-1] ** 0.5  # resized keys give the same
+    count = int(regions.max()) + 2  # the first is outside every region
+    owner = (regions + 1)[:, None, :, None].expand(logits.shape)
+    lowest = logits.new_full((*logits.shape[:2], count, 1), _NEVER)
+    largest = lowest.scatter_reduce(2, owner, logits, "amax")
+    evidence = (logits - largest.gather(2, owner)).exp()
+    members = functional.one_hot(regions + 1, count)[:, None, :, 1:].float()  # (B, 1, M, R)
+    joint = members.transpose(2, 3) @ torch.cat([evidence * values, evidence], 3)  # (B, heads, R, d + 1)
+    means = joint[..., :-1] / joint[..., -1:].clamp_min(torch.finfo(joint.dtype).tiny)
     painted: Tensor = members @ means
-    return painted.to(block.v.dtype)
+    return painted.to(values.dtype)
 
 
 def resize_patches(block: LastBlock, values: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -59,20 +59,26 @@ def build_openclip(config: ModelConfig, device: torch.device, dtype: torch.dtype
     encoder = config.encoder
     space = f"openclip:{encoder.name}/{encoder.weights or 'random'}"
     path = None if encoder.random_weights else _openclip_weights(config, weights)
-    visual = create_openclip(config, path).visual
+    visual = create_openclip(encoder.name, path).visual
     image = _image_encoder(visual, _openclip_spec(config, visual, space), config, weights)
+    text = openclip_text(encoder.name, path, space=space, device=device)
+    mark = "random" if path is None else identity(path)
+    freeze(image)
+    return Model(config, image.to(device, dtype), text, IdentityHead(space), f"{space}@{mark}")
+
+
+def openclip_text(name: str, path: Path | None, *, space: str, device: torch.device) -> Callable[[], OpenClipText]:
+    """A function that reads the text tower of an open_clip model when it is first called."""
 
     @lru_cache(maxsize=1)
     def text() -> OpenClipText:
         import open_clip
 
-        model = create_openclip(config, path)
+        model = create_openclip(name, path)
         del model.visual
-        return OpenClipText(freeze(model).to(device), open_clip.get_tokenizer(encoder.name), space=space)
+        return OpenClipText(freeze(model).to(device), open_clip.get_tokenizer(name), space=space)
 
-    mark = "random" if path is None else identity(path)
-    freeze(image)
-    return Model(config, image.to(device, dtype), text, IdentityHead(space), f"{space}@{mark}")
+    return text
 
 
 def _openclip_weights(config: ModelConfig, weights: Path | None) -> Path:
@@ -85,8 +91,8 @@ def _openclip_weights(config: ModelConfig, weights: Path | None) -> Path:
     )
 
 
-def create_openclip(config: ModelConfig, path: Path | None) -> Any:
-    """The open_clip model of a model file with the weights of ``path``; None gives reproducible random ones.
+def create_openclip(name: str, path: Path | None) -> Any:
+    """The open_clip model ``name`` with the weights of ``path``; None gives reproducible random ones.
 
     Raises:
         ModelError: open_clip has no such model, or the file is of another one.
@@ -96,7 +102,6 @@ def create_openclip(config: ModelConfig, path: Path | None) -> Any:
     ensure_torchvision()
     import open_clip
 
-    name = config.encoder.name
     if name not in open_clip.list_models():
         raise ModelError(
             f"open_clip has no model '{name}'{did_you_mean(name, open_clip.list_models())} "

@@ -24,6 +24,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
 )
 STRUCTURE_FOLDER = "structure"
+TEXT_FOLDER = "text"
 _FOLDER_FILES = ["*.safetensors", "*.json", "*.txt", "*.model"]
 
 
@@ -157,8 +158,7 @@ def is_local(config: ModelConfig) -> bool:
     """Whether all weights of a hub model are on this machine; asks the disk only."""
     encoder = config.encoder
     repos = [encoder.repo, *_sam_repos(config)]
-    if encoder.structure is not None:
-        repos.append(encoder.structure.repo)
+    repos += [part.repo for part in (encoder.structure, encoder.text) if part is not None]
     return all(_is_cached(repo) for repo in repos)
 
 
@@ -201,6 +201,9 @@ def fetch(config: ModelConfig) -> list[Path]:
                 folder=STRUCTURE_FOLDER,
             )
         )
+    if encoder.text is not None:
+        named = f"the text side of {what}"
+        paths.append(find_weights(encoder.text.repo, None, what=named, facts=facts, folder=TEXT_FOLDER))
     return paths + sam
 
 

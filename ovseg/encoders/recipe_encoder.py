@@ -134,10 +134,10 @@ class RecipeEncoder(nn.Module):
         return colours.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
     def _finish(self, attended: Attended, tokens: TowerTokens) -> Tensor:
-        update = sum(
-            (weight * self.tower.merge(values) for weight, values in attended.branches),
-            start=torch.zeros((), dtype=self.dtype, device=tokens.values.device),
-        )
+        update = self.tower.merge(attended.values)
+        if attended.total != 1:
+            constant = self.tower.merge(torch.zeros_like(attended.values[:1, :, :1]))  # (1, 1, D)
+            update = update + (attended.total - 1) * constant
         recipe = self._recipe
         target = tokens
         if (attended.prefix, attended.grid) != (tokens.prefix, tokens.grid):

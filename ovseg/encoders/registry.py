@@ -24,6 +24,20 @@ from ovseg.heads.base import Head
 from ovseg.regions.sources import RegionsConfig
 
 
+class TextConfig(Config):
+    """A text tower apart from the image network.
+
+    Attributes:
+        name: open_clip's name of the model that it is part of.
+        weights: tag of the weights.
+        repo: repository of the weights on the Hugging Face hub.
+    """
+
+    name: str
+    weights: str = ""
+    repo: str = ""
+
+
 class EncoderConfig(Config):
     """Which networks a model is made of.
 
@@ -37,6 +51,7 @@ class EncoderConfig(Config):
         recipe: what the last attention block of a tower does; None leaves it as it was trained.
         structure: a vision-only encoder, for recipes that need one.
         regions: how the image is cut into parts, for recipes that need them.
+        text: the text tower, for kinds whose image network has none.
     """
 
     kind: str
@@ -48,6 +63,7 @@ class EncoderConfig(Config):
     recipe: RecipeConfig | None = None
     structure: StructureConfig | None = None
     regions: RegionsConfig | None = None
+    text: TextConfig | None = None
 
 
 class InputConfig(Config):
@@ -217,11 +233,13 @@ def builders() -> dict[str, Builder]:
     """Every kind of encoder and the function that builds it."""
     from ovseg.encoders.clip_build import build_huggingface, build_openclip
     from ovseg.encoders.embedded.build import build_embedded
+    from ovseg.encoders.paired import build_paired
 
     return {
         "embedded": build_embedded,
         "openclip": build_openclip,
         "huggingface": build_huggingface,
+        "paired": build_paired,
     }
 
 

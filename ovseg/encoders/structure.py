@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -77,12 +78,17 @@ def build_structure(
     Raises:
         ModelError: the architecture is unknown, its blocks are of another kind, or weights are missing.
     """
+    from ovseg.encoders.hub import find_weights
     from ovseg.encoders.weights import freeze
 
     network = create_timm(config.name)
     if not random_weights:
-        _load(network, config, weights)
-    return StructureEncoder(freeze(open_network(network)), _spec(network, config), feature=config.feature)
+        what = f"structure encoder '{config.name}'"
+        path = find_weights(config.repo, weights, what=what, sha256=config.sha256)
+        load_timm(network, path)
+    opened = open_network(network)
+    spec = replace(timm_spec(network, config.name), stride=int(opened.stride), source=config.repo)
+    return StructureEncoder(freeze(opened), spec, feature=config.feature)
 
 
 def create_timm(name: str) -> Any:
@@ -104,17 +110,18 @@ def create_timm(name: str) -> Any:
     return timm.create_model(name, pretrained=False, num_classes=0)
 
 
-def open_network(network: Any) -> nn.Module:
+def open_network(network: Any) -> ViTTower | SamEncoder:
     """A timm transformer as a tower, or a SAM encoder as it is.
 
     Raises:
         ModelError: it is neither.
     """
     from ovseg.encoders.timm_eva import TimmEva
-    from ovseg.encoders.timm_vit import TimmViT
+    from ovseg.encoders.timm_vit import TimmNaFlex, TimmViT
 
-    kinds: dict[str, Callable[[Any], nn.Module]] = {
+    kinds: dict[str, Callable[[Any], ViTTower | SamEncoder]] = {
         "VisionTransformer": TimmViT,
+        "NaFlexVit": TimmNaFlex,
         "Eva": TimmEva,
         "VisionTransformerSAM": lambda found: SamEncoder(found),
     }
@@ -177,16 +184,16 @@ def _maps(values: Tensor, tokens: TowerTokens) -> Tensor:
     return patches.transpose(1, 2).reshape(len(values), -1, *tokens.grid)
 
 
-def _spec(network: Any, config: StructureConfig) -> EncoderSpec:
+def timm_spec(network: Any, name: str) -> EncoderSpec:
+    """Preprocessing and space of a timm network; the tower sets the stride."""
     facts = network.pretrained_cfg
     return EncoderSpec(
-        name=config.name,
-        space=f"timm:{config.name}",
-        stride=int(network.patch_embed.patch_size[0]),
+        name=name,
+        space=f"timm:{name}",
+        stride=0,
         channels=int(network.embed_dim),
         mean=_triple(facts["mean"]),
         std=_triple(facts["std"]),
-        source=config.repo,
     )
 
 
@@ -195,13 +202,21 @@ def _triple(values: Any) -> Triple:
     return red, green, blue
 
 
-def _load(network: Any, config: StructureConfig, weights: Path | None) -> None:
-    from ovseg.encoders.hub import find_weights, read_state
+def load_timm(network: Any, path: Path) -> None:
+    """Fill a timm network without classifier from a file; RADIO's own layout is turned into timm's.
+
+    Raises:
+        ModelError: the file is damaged, or of another architecture.
+    """
+    from ovseg.encoders.hub import read_state
     from ovseg.encoders.weights import load_module
 
-    path = find_weights(config.repo, weights, what=f"structure encoder '{config.name}'", sha256=config.sha256)
-    known = network.state_dict()
-    state = {name: value for name, value in read_state(path).items() if not name.startswith("head.")}
+    known, found = network.state_dict(), read_state(path)
+    if type(network).__name__ == "NaFlexVit":
+        from timm.models.naflexvit import checkpoint_filter_fn
+
+        found = checkpoint_filter_fn(found, network)
+    state = {name: value for name, value in found.items() if not name.startswith("head.")}
     buffers = {name: value for name, value in known.items() if name.startswith("head.")}
     load_module(network, {**buffers, **state}, source=str(path))
 

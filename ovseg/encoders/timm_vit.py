@@ -1,4 +1,4 @@
-"""timm's VisionTransformer as a tower, alone or as the trunk of an open_clip model."""
+"""timm's VisionTransformer and NaFlexVit as towers, alone or as the trunk of an open_clip model."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class TimmViT(ViTTower):
     """
 
     _block_kind = "Block"
+    _embedding = "patch_embed"
 
     def __init__(self, trunk: Any, head: nn.Module | None = None) -> None:
         super().__init__()
@@ -38,7 +39,7 @@ class TimmViT(ViTTower):
             )
         self.trunk = trunk
         self.head = nn.Identity() if head is None else head
-        self.stride = int(trunk.patch_embed.feat_ratio())
+        self.stride = int(getattr(trunk, self._embedding).feat_ratio())
         self.channels = last_width(trunk.head, self.head, default=int(trunk.embed_dim))
 
     @property
@@ -127,3 +128,22 @@ class TimmViT(ViTTower):
         """Image vectors (B, C) by the trunk's own pooling."""
         output: Tensor = self.head(self.trunk.forward_head(self.normalise(values)))
         return output
+
+
+class TimmNaFlex(TimmViT):
+    """``timm.models.naflexvit.NaFlexVit`` with standard blocks, which resizes its own positions: C-RADIO.
+
+    RADIO's positions are resized to a square of the longer side and cropped; timm's plain RADIO networks fix that
+    at the size they are loaded for.
+
+    Raises:
+        ModelError: the blocks are of another kind.
+    """
+
+    _embedding = "embeds"
+
+    def embed(self, pixels: Tensor) -> tuple[TowerTokens, Sequence[Tensor | None]]:
+        """Patches with prefix tokens and positions, and no rotary embedding."""
+        patches, (rows, columns) = self.trunk.embeds(pixels)
+        values = self.trunk.norm_pre(patches)
+        return TowerTokens(values, self.trunk.num_prefix_tokens, (rows, columns)), [None] * len(self.blocks)

@@ -58,6 +58,28 @@ def _stemmed():
     )
 
 
+def _radio():
+    from timm.models.naflexvit import NaFlexVit, NaFlexVitCfg
+
+    positions = {"pos_embed_interp_mode": "bilinear", "pos_embed_ar_preserving": True, "pos_embed_antialias": False}
+    cfg = NaFlexVitCfg(
+        patch_size=PATCH,
+        embed_dim=32,
+        depth=3,
+        num_heads=4,
+        mlp_ratio=2,
+        init_values=0.1,
+        class_token=True,
+        reg_tokens=7,
+        global_pool="token",
+        final_norm=False,
+        pos_embed_grid_size=(16, 16),
+        pos_embed_align_corners=True,
+        **positions,
+    )
+    return NaFlexVit(cfg, num_classes=0)
+
+
 NETWORKS = {
     "openclip": _openclip,
     "openclip-average": lambda: _openclip(pool_type="avg", ls_init_value=0.1),
@@ -67,6 +89,7 @@ NETWORKS = {
     "timm-dinov2": lambda: _timm(reg_tokens=4, no_embed_class=True, init_values=0.1, num_classes=0),
     "timm-qknorm": lambda: _timm(qk_norm=True, scale_attn_norm=True, global_pool="avg"),
     "timm-stem": _stemmed,
+    "radio": _radio,
     "eva02": lambda: _eva(qkv_fused=False, swiglu_mlp=True, scale_mlp=True, ref_feat_shape=4),
     "eva-fused": lambda: _eva(qkv_fused=True, scale_attn_inner=True, init_values=0.1, global_pool="avg"),
     "pe-core": lambda: _eva(

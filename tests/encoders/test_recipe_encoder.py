@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.nn import functional
 
 from ovseg.attention import RECIPES, RecipeConfig
@@ -9,7 +10,7 @@ from ovseg.encoders.convolutional import ConvolutionalEncoder, convolutional_str
 from ovseg.encoders.openclip_vit import OpenClipViT
 from ovseg.encoders.recipe_encoder import RecipeEncoder
 from ovseg.encoders.spec import EncoderSpec, ImageEncoder
-from ovseg.encoders.structure import StructureEncoder, open_network, renormalise
+from ovseg.encoders.structure import StructureEncoder, load_timm, open_network, renormalise
 from ovseg.encoders.timm_eva import TimmEva
 from ovseg.encoders.timm_vit import TimmViT
 from ovseg.errors import ConfigError, ModelError, ShapeError
@@ -103,8 +104,12 @@ def test_the_branches_of_corrclip_each_pass_the_output_projection(networks, wide
         block.spatial,
         encoder.tower.last_block_qkv(tokens.with_values((tokens.hidden[0] + tokens.hidden[1]) / 2))[2],
     )
-    attended = RECIPES["corrclip"].run(block, {})
-    main, spatial, semantic = (encoder.tower.merge(values) for _, values in attended.branches)
+    main, with_spatial, with_semantic = (
+        RECIPES["corrclip"].run(block, {"spatial": spatial, "semantic": semantic}).values
+        for spatial, semantic in ((0, 0), (1, 0), (0, 1))
+    )
+    branches = (main, with_spatial - main, with_semantic - main)
+    main, spatial, semantic = (encoder.tower.merge(values) for values in branches)
     visual = encoder.tower.visual
     expected = functional.normalize(visual.ln_post(main + spatial + 0.5 * semantic) @ visual.proj, dim=-1)
     values = encoder.dense(wide).values.flatten(2).transpose(1, 2)
@@ -148,7 +153,7 @@ def test_a_recipe_without_its_parts_is_refused(networks):
 
 
 @pytest.mark.parametrize("feature", ["tokens", "key", "query+key"])
-@pytest.mark.parametrize("tower", ["timm-dinov2", "dinov3"])
+@pytest.mark.parametrize("tower", ["timm-dinov2", "dinov3", "radio"])
 def test_structure_is_unit_length_per_cell(feature, tower, networks, wide):
     encoder = StructureEncoder(open_network(networks[tower]()), SPEC, feature=feature)
     maps = encoder(wide)
@@ -161,6 +166,23 @@ def test_structure_tokens_are_those_of_the_library(networks, pixels):
     expected = functional.normalize(network.forward_features(pixels)[:, 5:], dim=-1)
     maps = StructureEncoder(open_network(network), SPEC)(pixels)
     torch.testing.assert_close(maps.flatten(2).transpose(1, 2), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_layout_of_radio_s_authors_is_read(networks, tmp_path, wide):
+    network = networks["radio"]()
+    named = {
+        "patch_generator.embedder.weight": network.embeds.proj.weight.reshape(32, 8, 8, 3).permute(0, 3, 1, 2),
+        "patch_generator.pos_embed": network.embeds.pos_embed.flatten(1, 2),
+        "patch_generator.cls_token.token": torch.cat([network.embeds.cls_token, network.embeds.reg_token], 1)[0],
+        **{key: value for key, value in network.state_dict().items() if key.startswith("blocks.")},
+    }
+    named["patch_generator.embedder.weight"] = named["patch_generator.embedder.weight"].flatten(1)
+    network.embeds.proj.bias.data.zero_()  # RADIO has none
+    state = {f"radio_model.model.{key}": value.contiguous() for key, value in named.items()}
+    save_file({**state, "adaptor.head": torch.zeros(2)}, tmp_path / "model.safetensors")
+    loaded = networks["radio"]()
+    load_timm(loaded, tmp_path / "model.safetensors")
+    torch.testing.assert_close(loaded(wide), network(wide))
 
 
 def test_sam_gives_structure_at_any_size_but_no_keys(wide):

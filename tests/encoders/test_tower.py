@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from ovseg.encoders.clip_build import open_huggingface
 from ovseg.encoders.openclip_vit import OpenClipViT
 from ovseg.encoders.timm_eva import TimmEva
-from ovseg.encoders.timm_vit import TimmViT
+from ovseg.encoders.timm_vit import TimmNaFlex, TimmViT
 from ovseg.encoders.tower import Tower, resize_positions
 from ovseg.errors import ModelError, ShapeError
 
@@ -23,6 +23,7 @@ FAMILIES = [
     "timm-dinov2",
     "timm-qknorm",
     "timm-stem",
+    "radio",
     "eva02",
     "eva-fused",
     "pe-core",
@@ -30,12 +31,12 @@ FAMILIES = [
     "eva-mixed",
 ]
 TIMM = [name for name in FAMILIES if not name.startswith("openclip")]
-PREFIXES = {"timm-siglip": 0, "timm-dinov2": 5, "dinov3": 5}
+PREFIXES = {"timm-siglip": 0, "timm-dinov2": 5, "dinov3": 5, "radio": 8}
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
 def opened(network):
-    kinds = {"VisionTransformer": TimmViT, "Eva": TimmEva}
+    kinds = {"VisionTransformer": TimmViT, "NaFlexVit": TimmNaFlex, "Eva": TimmEva}
     return OpenClipViT(network) if hasattr(network, "transformer") else kinds[type(network).__name__](network)
 
 
@@ -75,7 +76,8 @@ def test_the_unchanged_block_gives_the_tokens_of_the_library(name, networks, pix
 def test_another_size_equals_the_library_set_to_that_size(name, networks, wide):
     network = networks[name]()
     resized = copy.deepcopy(network)
-    resized.set_input_size(img_size=(24, 48))
+    if name != "radio":  # takes any size by itself
+        resized.set_input_size(img_size=(24, 48))
     torch.testing.assert_close(opened(network).image_vector(wide), resized(wide), **CLOSE)
 
 
