@@ -2,9 +2,10 @@
 
     .venv/bin/python tools/train_student.py --data ../shared/data/camvid --every 4
 
-No human label is read for training. Every fifth training image is kept away; ``--choose`` scores on those in place
-of the validation images, so that settings are not chosen on these. Prints the mean IoU in percent of teacher and
-student under the protocol camvid11. CamVid is not for commercial use: nothing that this trains is shipped.
+No human label is read for training; the settings are those of ``student.yaml``. Every fifth training image is
+kept away; ``--choose`` scores on those in place of the validation images, so that settings are not chosen on
+these. Prints the mean IoU in percent of teacher and student under the protocol camvid11. CamVid is not for
+commercial use: nothing that this trains is shipped.
 """
 
 from __future__ import annotations
@@ -19,14 +20,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ovseg.assets import find_asset
 from ovseg.bank.pseudo_labels import write_pseudo_labels
-from ovseg.encoders.registry import HeadConfig
 from ovseg.evaluation import RunOptions, evaluate
 from ovseg.evaluation.protocol import load_protocol
 from ovseg.images import find_images, load_image
 from ovseg.segmenter import load
-from ovseg.training import train
-from ovseg.training.config import HeadSchedule, MasksConfig, PseudoLabels
+from ovseg.training import load_training, train
 from ovseg.vocabulary import Concept
 
 PROTOCOL = "camvid11"
@@ -65,14 +65,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--every", type=int, default=1, help="label every n-th training image only")
-    parser.add_argument("--head", default="adapter")
-    parser.add_argument("--settings", default='{"kernel": 3}', help="JSON, of the head")
-    parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--balance", type=float, default=0.7)
-    parser.add_argument("--keep", type=float, default=1.0, help="share of each class's pixels trained on")
-    parser.add_argument("--weighted", action="store_true", help="certain pixels weigh more")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", default="{}", help="JSON of dotted keys that replace those of student.yaml")
+    parser.add_argument("--name", default="student", help="of the run folder, with the seed")
     parser.add_argument("--out", type=Path, default=Path("runs/student"))
     parser.add_argument("--choose", action="store_true", help="score on the training images kept away, not on val")
     parser.add_argument("--no-teacher", action="store_true", help="do not score the teacher again")
@@ -84,29 +79,23 @@ def main() -> None:
     bank: Any = Folder(images)
     pseudo = options.out / "pseudo"
     print(write_pseudo_labels(bank, pseudo, segmenter=teacher, labels=asked, background=None), flush=True)
-    parts = (options.head, options.steps, options.rate, options.balance, options.keep, options.seed)
-    name = "-".join(str(part) for part in parts) + ("-weighted" if options.weighted else "")
-    data = PseudoLabels(pseudo_labels=pseudo, images=Path("/"), weighted=options.weighted, keep=options.keep)
-    config = MasksConfig(
-        head=HeadConfig(kind=options.head, settings=json.loads(options.settings)),
-        data=(data,),
-        phrases=len(asked),
-        balance=options.balance,
-        crop=(80, 80),
-        schedule=HeadSchedule(steps=options.steps, batch=2, learning_rate=options.rate, ema=0.98),
-        seed=options.seed,
-        features=options.out / "features",
-        out=options.out / name,
-    )
-    train(config)
-    students = {"student": load(str(config.out), device="cpu")}
+    run = f"{options.name}-{options.seed}"
+    changes = {
+        "data.0.pseudo_labels": str(pseudo),
+        "data.0.images": "/",
+        "seed": options.seed,
+        "features": str(options.out / "features"),
+        "out": str(options.out / run),
+        **json.loads(options.set),
+    }
+    out = train(load_training(find_asset("configs/training", "student"), overrides=changes))
+    segmenters = {run: load(str(out), device="cpu"), **({} if options.no_teacher else {"teacher": teacher})}
     root, split = (held, "train") if options.choose else (options.data, "val")
-    for title, segmenter in {**students, **({} if options.no_teacher else {"teacher": teacher})}.items():
-        found = evaluate(
-            segmenter, PROTOCOL, data=root, options=RunOptions(split=split, boundary=False, sheet=False)
-        )
+    for title, segmenter in segmenters.items():
+        scoring = RunOptions(split=split, boundary=False, sheet=False)
+        found = evaluate(segmenter, PROTOCOL, data=root, options=scoring)
         low, high = found.interval
-        print(f"{title} {name}: {100 * found.mean_iou:.1f} ({100 * low:.1f} to {100 * high:.1f})", flush=True)
+        print(f"{title}: {100 * found.mean_iou:.1f} ({100 * low:.1f} to {100 * high:.1f})", flush=True)
         print({name: round(100 * value, 1) for name, value in found.iou.items()}, flush=True)
 
 

@@ -7,7 +7,7 @@ and so a closed vocabulary; here the same small pyramid decodes the score map of
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -99,16 +99,15 @@ class DenseClip(StackedHead):
     def graded(self, pixels: DenseFeatures, phrases: Tensor) -> list[tuple[float, Tensor]]:
         """The decoded logits, and the score maps with the auxiliary weight."""
         visual = self.pixel_inputs(pixels.values)
-        scores = self.scores(self.joint_part(pixels.values), self.prompted(visual, phrases))
+        joint = self.joint_part(pixels.values)
+        answers = [self.scores(joint, self.prompted(visual, phrases))]
+        if self.pyramid is not None:
+            decoded = self.pyramid(visual, answers[0] * (self.settings.temperature or 0.07))
+            answers.insert(0, decoded + _resize(answers[0], decoded.shape[-2:]) if self.residual else decoded)
         if self.residual and not self.before:
-            base = self.scores(self.joint_part(pixels.values), self.joint_part(phrases)[None])
-            scores = base + self.trusted(phrases) * (scores - base)
-        if self.pyramid is None:
-            return [(1.0, scores)]
-        logits = self.pyramid(visual, scores * (self.settings.temperature or 0.07))
-        if self.residual:
-            logits = logits + functional.interpolate(scores, size=logits.shape[-2:], mode="bilinear")
-        return [(1.0, logits), (self.settings.auxiliary, scores)]
+            below = self.scores(joint, self.joint_part(phrases)[None])
+            answers = [self.corrected(_resize(below, maps.shape[-2:]), maps, phrases) for maps in answers]
+        return list(zip((1.0, self.settings.auxiliary), answers, strict=False))
 
     def scores(self, joint: Tensor, text: Tensor) -> Tensor:
         """(B, D, h, w) pixels and (B, Q, D) text to (B, Q, h, w) logits."""
@@ -172,7 +171,7 @@ class PhrasePyramid(nn.Module):
         return decoded.view(*scores.shape[:2], *decoded.shape[-2:])
 
 
-def _resize(maps: Tensor, grid: list[int]) -> Tensor:
-    if list(maps.shape[-2:]) == grid:
+def _resize(maps: Tensor, grid: Sequence[int]) -> Tensor:
+    if tuple(maps.shape[-2:]) == tuple(grid):
         return maps
     return functional.interpolate(maps, size=grid, mode="bilinear", antialias=grid[0] < maps.shape[-2])

@@ -26,9 +26,6 @@ class FusionerSettings(StackedSettings):
         fusion: "early" mixes pixels and phrases; "late" lets each look only at its own kind.
         upsamplings: steps of the decoder, each doubles the grid.
         dropout: in the transformer.
-        text_dropout: of the channels of the phrases going in, so that names are not learned by heart.
-        centred: take each phrase's mean over the cells off its cosine: the head then says where a name is, and
-            leaves it to the head below which names are there. Names without a mask gain from it.
         temperature: divides the cosine.
     """
 
@@ -40,8 +37,6 @@ class FusionerSettings(StackedSettings):
     fusion: Literal["early", "late"] = "early"
     upsamplings: int = 3
     dropout: float = 0.0
-    text_dropout: float = 0.0
-    centred: bool = False
     temperature: float = 0.07
 
 
@@ -61,10 +56,8 @@ class Fusioner(StackedHead):
         )
         self.text_in = nn.Sequential(
             nn.LayerNorm(self.phrase_width),
-            nn.Dropout(settings.text_dropout),
             nn.Linear(self.phrase_width, width),
         )
-        self.centred = settings.centred
         self.text_mark = nn.Parameter(torch.randn(width) * 0.02)
         self.blocks = nn.ModuleList(
             Block(width, heads=settings.attention_heads, inner=settings.inner, dropout=settings.dropout)
@@ -85,14 +78,11 @@ class Fusioner(StackedHead):
     def graded(self, pixels: DenseFeatures, phrases: Tensor) -> list[tuple[float, Tensor]]:
         """One loss, on the logits."""
         cosine = self.cosine(self.pixel_inputs(pixels.values), self.phrase_inputs(phrases))
-        if self.centred:
-            cosine = cosine - cosine.mean((2, 3), keepdim=True)
         logits = self.gain * cosine / self.temperature + self.offset
         if self.residual:
-            base = self.base_scores(pixels.values, phrases)
-            logits = logits * self.trusted(phrases) + functional.interpolate(
-                base, size=logits.shape[-2:], mode="bilinear"
-            )
+            below = self.base_scores(pixels.values, phrases)
+            below = functional.interpolate(below, size=logits.shape[-2:], mode="bilinear")
+            logits = self.corrected(below, below + logits, phrases)
         return [(1.0, logits)]
 
     def cosine(self, pixels: Tensor, phrases: Tensor) -> Tensor:

@@ -89,14 +89,6 @@ class CaptionsTask(nn.Module):
         """Write the head's weights and return their SHA-256."""
         return save_weights(self.head.state_dict(), path, metadata={**metadata, **spaces_of(self.head)})
 
-    @torch.inference_mode()
-    def recall(self) -> tuple[float, float]:
-        """How often a held-out image's first caption finds it first among the held-out ones, and by chance."""
-        images = torch.arange(self.kept, len(self.pooled))
-        rows = torch.stack([(self.owner == image).float().argmax() for image in images])
-        logits = self.head.captions_to_images(self.captions[rows], self.pooled[images])
-        return float((logits.argmax(1) == torch.arange(len(images))).float().mean()), 1 / max(1, len(images))
-
 
 def info_nce(logits: Tensor) -> Tensor:
     """Mean of the cross-entropies of rows and of columns of (n, n) logits, the diagonal being the truth.

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor, nn
+from torch import nn
 
 from ovseg.errors import OvsegError
 from ovseg.files import atomic_path
 from ovseg.training.config import TrainingConfig
-from ovseg.training.schedule import Average
+from ovseg.training.schedule import Average, restore, trained
 
 CHECKPOINT, BEST, METRICS = "last.pt", "best.pt", "metrics.jsonl"
 
@@ -82,19 +82,6 @@ class State:
         if accelerator.is_main_process:
             cut_log(path.with_name(METRICS), state["step"])
         return int(state["step"])
-
-
-def trained(task: nn.Module) -> dict[str, Tensor]:
-    """The weights that are trained, by name."""
-    return {name: value.detach() for name, value in task.named_parameters() if value.requires_grad}
-
-
-def restore(task: nn.Module, values: dict[str, Tensor]) -> None:
-    """Put back what ``trained`` returned."""
-    with torch.no_grad():
-        for name, parameter in task.named_parameters():
-            if parameter.requires_grad:
-                parameter.copy_(values[name])
 
 
 def append_log(path: Path, row: dict[str, Any]) -> None:

@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ovseg.files import atomic_path
-from ovseg.training.checkpoint import BEST, CHECKPOINT, METRICS, State, TrainingError, append_log, trained
+from ovseg.training.checkpoint import BEST, CHECKPOINT, METRICS, State, TrainingError, append_log
 from ovseg.training.config import TrainingConfig
-from ovseg.training.schedule import Average, build_schedule
+from ovseg.training.schedule import Average, build_schedule, restore, trained
 
 __all__ = ["BEST", "CHECKPOINT", "METRICS", "TrainingError", "train_steps"]
 Validate = Callable[[], float]
@@ -33,6 +33,7 @@ def train_steps(
     ``task(generator, count)`` returns the loss of ``count`` examples drawn with ``generator``;
     ``task.parameter_groups()`` says what is trained; ``task.drawn``, if there, names the last examples.
     A checkpoint in ``out`` is resumed: the losses that follow are those of a run that was never interrupted.
+    When all steps are done the task has the running mean of its weights, where the schedule keeps one.
 
     Args:
         task: what is trained.
@@ -83,6 +84,8 @@ def train_steps(
         if last or step % config.save_every == 0:
             state.save(out / CHECKPOINT, step=step, config=config, accelerator=accelerator)
         yield step, mean
+    if average is not None:
+        restore(task, average.values)
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:

@@ -22,11 +22,12 @@ from ovseg.segmenter import Segmenter
 from ovseg.training.alignment import build_alignment
 from ovseg.training.captions import build_captions
 from ovseg.training.card import draw_curves, write_card
-from ovseg.training.checkpoint import BEST, METRICS, read_log, restore
+from ovseg.training.checkpoint import BEST, METRICS, read_log
 from ovseg.training.config import AlignmentConfig, CaptionsConfig, MasksConfig, TrainingConfig
 from ovseg.training.features import FeatureCache
 from ovseg.training.loop import make_accelerator, train_steps
 from ovseg.training.masks import build_masks
+from ovseg.training.schedule import restore
 
 WEIGHTS = "head.safetensors"
 

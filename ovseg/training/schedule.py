@@ -1,4 +1,4 @@
-"""Learning rates over time, and the running mean of the weights."""
+"""Learning rates over time; the trained weights, put back and averaged."""
 
 from __future__ import annotations
 
@@ -35,6 +35,18 @@ def rate_factor(step: int, schedule: Schedule) -> float:
     return 0.5 * (1 + math.cos(math.pi * time))
 
 
+def trained(task: nn.Module) -> dict[str, Tensor]:
+    """The weights that are trained, by name."""
+    return {name: value.detach() for name, value in task.named_parameters() if value.requires_grad}
+
+
+@torch.no_grad()
+def restore(task: nn.Module, values: dict[str, Tensor]) -> None:
+    """Put back what ``trained`` returned."""
+    for name, value in trained(task).items():
+        value.copy_(values[name])
+
+
 class Average:
     """Running mean of the trained weights: mean ← decay · mean + (1 − decay) · weight, after every step.
 
@@ -43,28 +55,24 @@ class Average:
 
     def __init__(self, task: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.values = {name: p.detach().clone() for name, p in task.named_parameters() if p.requires_grad}
+        self.values = _copied(task)
 
     def update(self, task: nn.Module, *, step: int) -> None:
         """Take in the weights after ``step`` (from 1)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, parameter in task.named_parameters():
-            if name in self.values:
-                self.values[name].lerp_(parameter.detach(), 1 - decay)
+        for name, value in trained(task).items():
+            self.values[name].lerp_(value, 1 - decay)
 
     @contextmanager
     def applied(self, task: nn.Module) -> Iterator[None]:
         """Inside the block the task has the averaged weights."""
-        own = {name: p.detach().clone() for name, p in task.named_parameters() if name in self.values}
-        self._put(task, self.values)
+        own = _copied(task)
+        restore(task, self.values)
         try:
             yield
         finally:
-            self._put(task, own)
+            restore(task, own)
 
-    @staticmethod
-    def _put(task: nn.Module, values: dict[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, parameter in task.named_parameters():
-                if name in values:
-                    parameter.copy_(values[name])
+
+def _copied(task: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in trained(task).items()}

@@ -126,7 +126,7 @@ def slow_fusioner(head: Fusioner, pixels: Tensor, phrases: Tensor, late: bool, s
     cells = [pixels[:, y, x] for y in range(GRID[0]) for x in range(GRID[1])]
     norm, linear, after = head.visual_in
     visual = [slow_norm(slow_linear(slow_norm(cell, norm), linear), after) for cell in cells]
-    norm, _, linear = head.text_in
+    norm, linear = head.text_in
     text = [slow_linear(slow_norm(phrase, norm), linear) + head.text_mark for phrase in phrases]
     tokens = torch.stack([*visual, *text])
     count = len(cells)
@@ -264,14 +264,6 @@ def test_two_images_at_once_are_the_two_alone() -> None:
             torch.testing.assert_close(both[image : image + 1], head.fuse(head.pixels(alone), phrases).values)
 
 
-def test_a_centred_head_changes_no_phrase_on_the_mean() -> None:
-    phrases = draw(QUERIES, JOINT, seed=2)
-    plain, centred = (fusioner(upsamplings=0, centred=value) for value in (False, True))
-    one = plain.fuse(plain.pixels(features()), plain.phrases(phrases)).values - plain.offset
-    other = centred.fuse(centred.pixels(features()), centred.phrases(phrases)).values - centred.offset
-    torch.testing.assert_close(other, one - one.mean((2, 3), keepdim=True))
-
-
 def test_names_unlike_all_trained_ones_keep_the_scores_of_the_head_below() -> None:
     """Trust is (cosine to the nearest trained name − 0.5) / 0.5 within [0, 1]."""
     head = fusioner(upsamplings=0, residual=True, trust=0.5, names=2)
@@ -285,3 +277,30 @@ def test_names_unlike_all_trained_ones_keep_the_scores_of_the_head_below() -> No
     below = torch.einsum("bchw,qc->bqhw", features().values, phrases)
     torch.testing.assert_close(found[:, 1], below[:, 1])
     assert not torch.allclose(found[:, 0], below[:, 0])
+
+
+@pytest.mark.parametrize("head", [fusioner, denseclip])
+def test_trained_names_win_no_cell_from_the_others(head: Any) -> None:
+    made = head(residual=True, trust=0.98, names=2, **({"upsamplings": 0} if head is fusioner else {}))
+    unit = torch.eye(JOINT, dtype=torch.float64)
+    made.remember(unit[:2])
+    found = made.fuse(made.pixels(features()), made.phrases(unit)).values
+    below = features().values * made.base_scale
+    if head is denseclip:  # its scores are cosines
+        below = torch.nn.functional.normalize(features().values, dim=1) / made.settings.temperature
+    torch.testing.assert_close(found[:, 2:], below[:, 2:])
+    torch.testing.assert_close(found[:, :2].amax(1), below[:, :2].amax(1))
+    assert not torch.allclose(found[:, :2], below[:, :2])
+    assert torch.equal(found.argmax(1) < 2, below.argmax(1) < 2)
+
+
+def test_contrast_takes_a_share_of_the_mean_over_the_image_off_the_score_below() -> None:
+    head = fusioner(upsamplings=0, residual=True, contrast=0.4)
+    head.gain.zero_(), head.offset.zero_()
+    phrases = draw(QUERIES, JOINT, seed=2)
+    found = head.fuse(head.pixels(features()), head.phrases(phrases)).values
+    below = torch.einsum("bchw,qc->bqhw", features().values, phrases)
+    for image in range(2):
+        for query in range(QUERIES):
+            mean = sum(below[image, query].flatten().tolist()) / (GRID[0] * GRID[1])
+            torch.testing.assert_close(found[image, query], below[image, query] - 0.4 * mean)

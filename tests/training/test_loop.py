@@ -63,6 +63,17 @@ def test_training_lowers_the_loss_and_writes_it_down(tmp_path: Path) -> None:
     assert losses(tmp_path) == pytest.approx([loss for _, loss in done])
 
 
+def test_a_finished_task_has_the_running_mean_of_its_weights(tmp_path: Path) -> None:
+    task, decay, mean = Toy(), 0.9, torch.zeros(4)
+    for step, _ in train_steps(task, settings(tmp_path, schedule={"ema": decay}), tmp_path):
+        share = min(decay, (1 + step) / (10 + step))
+        mean = share * mean + (1 - share) * task.weight.detach()
+        last = task.weight.detach().clone()
+    torch.testing.assert_close(task.weight.detach(), mean)
+    assert not torch.allclose(mean, last)
+    assert torch.equal(task.frozen, torch.ones(4))
+
+
 @pytest.mark.parametrize("stopped_after", [5, 7, 13])
 def test_a_resumed_run_has_the_losses_of_an_undisturbed_one(tmp_path: Path, stopped_after: int) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
