@@ -58,12 +58,14 @@ def read_yaml(path: str | Path) -> Any:
     """The plain content of a YAML file (safe loader: no tags that build objects).
 
     Raises:
-        ConfigError: the file is missing or is not YAML.
+        ConfigError: the file is missing, cannot be read, or is not YAML.
     """
     try:
         return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"no configuration file '{path}'") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read '{path}': {error.strerror}; check its permissions") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"'{path}' is not valid YAML: {error}") from error
 
@@ -123,7 +125,7 @@ def _explain(problem: Any, kind: type[BaseModel]) -> str:
     if problem["type"] != "extra_forbidden":
         return f"'{where}': {problem['msg']}"
     key = str(problem["loc"][-1])
-    return f"unknown key '{where}'{did_you_mean(key, _field_names(kind))}"
+    return f"unknown key '{where}'{did_you_mean(key, _field_names(kind)).removesuffix('.')}"
 
 
 def _field_names(kind: type[BaseModel]) -> set[str]:

@@ -71,6 +71,6 @@ def require(module: str, *, extra: str) -> Any:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` for the nearest known name, or an empty string when none is near."""
+    """The end of a sentence: ``"; did you mean 'x'?"`` for the nearest known name, or ``"."`` when none is near."""
     nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{nearest[0]}'?" if nearest else ""
+    return f"; did you mean '{nearest[0]}'?" if nearest else "."

@@ -134,17 +134,20 @@ def find_images(source: str | Path) -> list[Path]:
     Raises:
         ImageError: nothing matches.
     """
+    _refuse_address(source)
+    if not str(source):
+        raise ImageError("expected an image file, folder or glob pattern, got an empty text; name one")
     path = Path(source)
-    if path.is_file():
+    if os.path.isfile(path):  # unlike Path.is_file, it takes a name that is too long for one that is not there
         return [path]
-    if path.is_dir():
+    if os.path.isdir(path):
         candidates: list[Path] = list(path.rglob("*"))
     else:
         candidates = [Path(name) for name in glob.glob(str(source), recursive=True)]
     images = sorted(p for p in candidates if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     if images:
         return images
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ImageError(
             f"expected images in folder '{source}', found none; known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}"
         )
@@ -278,8 +281,7 @@ def _array_to_rgb(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 
 def _load_file(source: str | os.PathLike[str], *, max_pixels: int) -> npt.NDArray[np.uint8]:
-    if str(source).startswith(("http://", "https://")):
-        raise ImageError(f"expected a file, got the address '{source}'; download it and give the file's path")
+    _refuse_address(source)
     path = Path(source)
     try:
         if path.stat().st_size == 0:
@@ -290,8 +292,13 @@ def _load_file(source: str | os.PathLike[str], *, max_pixels: int) -> npt.NDArra
         raise ImageError(f"no image file '{path}'; check the path") from error
     except IsADirectoryError as error:
         raise ImageError(f"expected an image file, but '{path}' is a folder; give a file in it") from error
-    except PermissionError as error:
-        raise ImageError(f"cannot read '{path}': {error.strerror}; check its permissions") from error
+    except OSError as error:
+        raise ImageError(f"cannot read '{path}': {error.strerror}; check its name and permissions") from error
+
+
+def _refuse_address(source: str | os.PathLike[str]) -> None:
+    if str(source).startswith(("http://", "https://")):
+        raise ImageError(f"expected a file, got the address '{source}'; download it and give the file's path")
 
 
 def _load_bytes(data: bytes, *, name: str, max_pixels: int) -> npt.NDArray[np.uint8]:

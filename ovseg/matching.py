@@ -34,9 +34,8 @@ def match(features: DenseFeatures, bank: TextBank, *, smoothing: float | None = 
     if features.values.shape[0] != 1:
         raise ShapeError(f"features must be of one image, (1, C, h, w), got {tuple(features.values.shape)}")
     values = features.values[0]
-    weights = None
-    if smoothing is not None and features.structure is not None:
-        weights = affinity(features.structure[0], temperature=smoothing, pool=POOL).float()
+    weights = _cell_weights(features, smoothing)
+    if weights is not None:
         values = pool_cells(values, POOL)
     logits = (bank.embeddings.to(values) @ values.flatten(1)).float() * bank.logit_scale
     logits = best_phrase(logits, bank.label_of_query, classes=bank.classes)
@@ -66,10 +65,17 @@ def score(
     fused = head.fuse(features, bank.embeddings.to(features.values.device))
     logits = best_phrase(fused.values[0].flatten(1).float(), bank.label_of_query, classes=bank.classes)
     logits = logits.view(bank.classes, *fused.grid)
-    if smoothing is not None and fused.structure is not None:
-        weights = affinity(fused.structure[0], temperature=smoothing, pool=POOL).float()
+    weights = _cell_weights(fused, smoothing)
+    if weights is not None:
         logits = (pool_cells(logits, POOL).flatten(1) @ weights.T).view_as(logits)
     return logits, fused.stride
+
+
+def _cell_weights(features: DenseFeatures, temperature: float | None) -> Tensor | None:
+    """How much each cell takes from each square of cells; None where the cells are left alone."""
+    if temperature is None or features.structure is None:
+        return None
+    return affinity(features.structure[0], temperature=temperature, pool=POOL).float()
 
 
 def best_phrase(logits: Tensor, label_of_query: Tensor, *, classes: int) -> Tensor:

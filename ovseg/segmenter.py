@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,7 +18,7 @@ from ovseg.encoded import EncodedImage
 from ovseg.encoders.compiled import compile_blocks
 from ovseg.encoders.registry import Model, build_model, for_benchmark, read_model_config
 from ovseg.encoders.spec import DenseFeatures, choose_device, choose_dtype
-from ovseg.errors import ConfigError
+from ovseg.errors import ConfigError, ImageError
 from ovseg.images import ImageSource, load_image, prepare, restore, working_size
 from ovseg.matching import score
 from ovseg.result import SegmentationResult
@@ -203,9 +204,16 @@ class Segmenter:
         """``segment`` for many images, in order, one result in memory at a time.
 
         The next image is decoded while the current one is encoded. Keyword arguments are those of ``segment``.
+
+        Raises:
+            ImageError: one image in place of a list, or an image cannot be read.
         """
         from concurrent.futures import ThreadPoolExecutor
 
+        if isinstance(images, str | bytes | PathLike) or (
+            isinstance(images, np.ndarray) and images.shape[2:] in {(), (3,)}
+        ):
+            raise ImageError(f"images must be a list of images, got one {type(images).__name__}; write [image]")
         limit = options.get("max_pixels", 200_000_000)
         sources = iter(images)
         with ThreadPoolExecutor(1) as pool:
@@ -233,13 +241,11 @@ class Segmenter:
 
 def _key(labels: Labels, background: Background) -> Hashable | None:
     """What a text bank is remembered by, cheaply: plain words; None for anything else."""
-    contrast = (background,) if background is None or isinstance(background, str) else tuple(background)
-    words = tuple(labels) if isinstance(labels, list | tuple) else None
-    if words is None or not all(isinstance(word, str) for word in words):
-        return None
-    if not all(isinstance(word, str | None) for word in contrast):
-        return None
-    return words, contrast, isinstance(background, str)
+    plain = background is None or isinstance(background, str)
+    for words in (labels, () if plain else background):
+        if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
+            return None
+    return tuple(labels), background if plain else tuple(background)  # type: ignore[arg-type]
 
 
 def load(
@@ -248,7 +254,7 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     weights: str | Path | None = None,
-    cache: Path | None = None,
+    cache: str | Path | None = None,
     compile: bool = False,
 ) -> Segmenter:
     """A segmenter by the name of its model file.
@@ -274,7 +280,7 @@ def load(
     )
     if compile:
         compile_blocks(model.image, device=chosen)
-    return Segmenter(model, device=chosen, cache=cache or Path.home() / ".cache" / "ovseg" / "text")
+    return Segmenter(model, device=chosen, cache=Path(cache or Path.home() / ".cache" / "ovseg" / "text"))
 
 
 def _take(source: Iterator[Any], count: int) -> Iterator[Any]:

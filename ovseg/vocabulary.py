@@ -275,6 +275,8 @@ def _checked(phrase: Any, *, where: str) -> str:
         raise VocabularyError(f"{where} must be text, got {phrase!r} of type {type(phrase).__name__}; use a string")
     if not phrase.strip():
         raise VocabularyError(f"{where} must be text, got the blank string {phrase!r}; remove it or name a thing")
+    if any("\ud800" <= letter <= "\udfff" for letter in phrase):  # bytes of a command line that were not UTF-8
+        raise VocabularyError(f"{where} must be text, got {phrase!r}, which is not Unicode; type it again in UTF-8")
     if len(phrase) > MAX_PHRASE_LENGTH:
         raise VocabularyError(
             f"{where} must have at most {MAX_PHRASE_LENGTH} characters, got {len(phrase)}: "

@@ -154,6 +154,8 @@ def test_missing_empty_text_and_folder_are_named(tmp_path: Path) -> None:
         load_image(tmp_path)
     with pytest.raises(ImageError, match=r"got the address 'https://a\.b/c\.jpg'; download it"):
         load_image("https://a.b/c.jpg")
+    with pytest.raises(ImageError, match=r"cannot read 'xxx.*: File name too long; check its name"):
+        load_image("x" * 300)
 
 
 def test_bad_objects_are_refused() -> None:
@@ -248,6 +250,12 @@ def test_finding_nothing_is_an_error(tmp_path: Path) -> None:
         find_images(tmp_path)
     with pytest.raises(ImageError, match=r"matches '.*/\*\.png'; check the spelling"):
         find_images(f"{tmp_path}/*.png")
+    with pytest.raises(ImageError, match=r"matches 'xxx"):
+        find_images("x" * 300)
+    with pytest.raises(ImageError, match=r"got an empty text; name one"):
+        find_images("")
+    with pytest.raises(ImageError, match=r"got the address 'https://a\.b/c\.jpg'; download it"):
+        find_images("https://a.b/c.jpg")
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,29 @@ def test_a_batch_keeps_the_order(small: Segmenter) -> None:
         assert np.array_equal(result.index_map, small.segment(image, LABELS).index_map)
 
 
+@pytest.mark.parametrize("one", ["photo.jpg", Path("photo.jpg"), picture()])
+def test_one_image_in_place_of_a_batch_is_refused(small: Segmenter, one: object) -> None:
+    with pytest.raises(ImageError, match=r"images must be a list of images, got one .*; write \[image\]"):
+        list(small.segment_batch(one, LABELS))  # type: ignore[arg-type]
+
+
+def test_a_background_that_is_no_list_is_refused(small: Segmenter) -> None:
+    small.segment(picture(), LABELS, background=None)
+    for wrong in (5, False, [None]):
+        with pytest.raises(VocabularyError, match=r"must be a list of phrases|must be text, got None"):
+            small.segment(picture(), LABELS, background=wrong)  # type: ignore[arg-type]
+
+
+def test_a_background_may_come_from_a_generator(small: Segmenter) -> None:
+    phrases = small.text_bank(LABELS, background=(word for word in ["wall"])).vocabulary.background  # type: ignore[arg-type]
+    assert phrases == ("wall",)
+
+
+def test_the_folder_for_text_vectors_may_be_text(tmp_path: Path) -> None:
+    load(cache=str(tmp_path / "vectors")).text_bank(["an odd word"])
+    assert any((tmp_path / "vectors").rglob("*"))
+
+
 def test_kept_scores_are_probabilities_of_every_label(small: Segmenter) -> None:
     scores = small.segment(picture(), LABELS, keep_scores=True, background=None).scores
     assert scores is not None and scores.shape == (3, 60, 90)
@@ -189,6 +212,11 @@ def test_a_device_that_is_not_here_is_named() -> None:
 def test_an_unknown_model_offers_the_nearest() -> None:
     with pytest.raises(ModelError, match="no model 'minni'; did you mean 'mini'"):
         load("minni")
+
+
+def test_a_name_that_is_near_none_ends_its_sentence() -> None:
+    with pytest.raises(ModelError, match=r"no model 'zzz'\. ovseg\.list_models\(\) shows all"):
+        load("zzz")
 
 
 def test_weights_from_a_folder_give_the_same_model(small: Segmenter) -> None:

@@ -52,6 +52,7 @@ def test_a_vocabulary_of_a_vocabulary_is_itself_unless_the_background_changes() 
         (["cat", None], r"labels\[1\] must be text, got None"),
         (["cat", "  "], r"labels\[1\] must be text, got the blank string '  '"),
         (["cat", "dog", " CAT"], r"labels must all be different, got 'cat' at 0 and 'CAT' at 2"),
+        (["a\udcff"], r"labels\[0\] must be text, got 'a\\udcff', which is not Unicode"),
         (["x" * 501], r"labels\[0\] must have at most 500 characters, got 501: 'xxx.*shorten it"),
     ],
 )

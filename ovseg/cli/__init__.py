@@ -7,6 +7,7 @@ that help answers at once. Adding a command is adding its module's name to ``COM
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 
 import typer
@@ -36,6 +37,8 @@ def build_app() -> typer.Typer:
 
 def main() -> None:
     """Run the command line and leave the process: 0 all done, 1 some images failed, 2 a user's error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not fit the terminal's encoding
     try:
         build_app()()
     except OvsegError as error:

@@ -36,8 +36,8 @@ def build(
     out: Annotated[Path, typer.Option(help="Folder of the bank.")],
     model: Annotated[str, typer.Option(help="A name from 'ovseg models'.")] = "mini",
     index: Annotated[str, typer.Option(help="auto, flat, ivf, ivfpq or hnsw.")] = "auto",
-    recall: Annotated[float, typer.Option(help="Recall@10 that the index is tuned to.")] = 0.95,
-    regions: Annotated[int, typer.Option(help="Region vectors per image; 0 for none.")] = 8,
+    recall: Annotated[float, typer.Option(min=0, max=1, help="Recall@10 that the index is tuned to.")] = 0.95,
+    regions: Annotated[int, typer.Option(min=0, help="Region vectors per image; 0 for none.")] = 8,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
 ) -> None:
     """Build a bank; run again after an interruption, it goes on where it stopped.
@@ -99,7 +99,10 @@ def search(
     if len(opened) < k:
         typer.echo(f"the bank has only {len(opened)} images; {_WHY_BAD}", err=True)
     if sheet is not None:
-        _save_picture(found.contact_sheet(), sheet)
+        from ovseg.cli.pictures import save_picture
+
+        save_picture(found.contact_sheet(), sheet)
+        typer.echo(f"picture: {sheet}", err=True)
     pairs = list(zip(found.paths[0], found.cosine[0].tolist(), strict=True))
     if as_json:
         typer.echo(json.dumps([{"path": path, "cosine": cosine} for path, cosine in pairs], indent=2))
@@ -165,14 +168,6 @@ def _print_summary(bank: ImageBank, *, hint: bool = True) -> None:
         )
     if hint and manifest["bad"]:
         typer.echo(_WHY_BAD, err=True)
-
-
-def _save_picture(picture: Any, path: Path) -> None:
-    from ovseg.files import atomic_path
-
-    with atomic_path(path) as temporary:
-        picture.save(temporary)
-    typer.echo(f"picture: {path}", err=True)
 
 
 class _Counter:

@@ -31,7 +31,9 @@ def learn(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="What to learn.")] = None,
     out: Annotated[Path, typer.Option(help="The concepts file.")] = Path("concepts.safetensors"),
     recipe: Annotated[str | None, typer.Option(help="A file of retrieval/concepts, or its name.")] = None,
-    k: Annotated[int | None, typer.Option("-k", help="Images retrieved per concept; 50 if not given.")] = None,
+    k: Annotated[
+        int | None, typer.Option("-k", min=1, help="Images retrieved per concept; 50 if not given.")
+    ] = None,
     context: Annotated[list[str] | None, typer.Option(help="Common surroundings, learned first.")] = None,
     negative: Annotated[list[str] | None, typer.Option("--not", help="What it must not be confused with.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Also write the picture of 'concept show'.")] = None,
@@ -68,7 +70,7 @@ def learn(
 def show(
     concepts: Annotated[Path, typer.Argument(metavar="FILE", help="A concepts file.")],
     out: Annotated[Path, typer.Option(help="The picture (PNG).")] = Path("concepts.png"),
-    images: Annotated[int, typer.Option(help="Images per concept, at most.")] = 20,
+    images: Annotated[int, typer.Option(min=1, help="Images per concept, at most.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Only figures, as JSON on stdout.")] = False,
 ) -> None:
     """Draw why: the retrieved images of each concept, their seeds and co-segmented masks.
@@ -89,10 +91,9 @@ def show(
 
 
 def _save_picture(concepts: ConceptSet, segmenter: object, path: Path, *, images: int = 20) -> None:
-    from ovseg.files import atomic_path
+    from ovseg.cli.pictures import save_picture
 
-    with atomic_path(path) as temporary:
-        concepts.show(segmenter, images=images).save(temporary)  # type: ignore[arg-type]
+    save_picture(concepts.show(segmenter, images=images), path)  # type: ignore[arg-type]
     typer.echo(f"picture: {path}")
 
 

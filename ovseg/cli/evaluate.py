@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from ovseg.evaluation import EvaluationReport, RunOptions, Task
 
 
+# 21 options are read more easily in groups; the groups are the headings of --help.
+_TASK = "What is evaluated"
+_MODEL = "The model"
+_MORE = "Further measurements"
+_INSTEAD = "Instead of an evaluation"
+_RESULT = "The result"
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
     app.command()(evaluate)
@@ -19,27 +27,54 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     benchmark: Annotated[str | None, typer.Argument(help="A protocol's name or YAML file.")] = None,
-    data: Annotated[str | None, typer.Option(help="Folder of the data set, or hf:owner/name.")] = None,
-    model: Annotated[str, typer.Option(help="A name from 'ovseg models'.")] = "mini",
-    weights: Annotated[Path | None, typer.Option(help="Folder with the model's weights.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    out: Annotated[Path | None, typer.Option(help="Folder for report and journal; a killed run goes on.")] = None,
-    labels: Annotated[str | None, typer.Option(help="all, present, present+N, or a subset.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only so many images, evenly spread.")] = None,
-    setting: Annotated[str, typer.Option(help="shared, paper or paper:METHOD.")] = "shared",
-    split: Annotated[str | None, typer.Option(help="Instead of the protocol's.")] = None,
-    fold: Annotated[int | None, typer.Option(help="Fold of a few-shot protocol.")] = None,
-    shots: Annotated[int | None, typer.Option(help="Examples a class in a few-shot protocol.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Images at once.")] = 1,
-    synonyms: Annotated[bool, typer.Option(help="Give the protocol's synonyms to the model.")] = True,
-    boundary: Annotated[bool, typer.Option(help="Measure boundaries as well.")] = True,
-    bank: Annotated[Path | None, typer.Option(help="A bank that must not hold the evaluated images.")] = None,
-    check_data: Annotated[bool, typer.Option("--check-data", help="Only verify the data set.")] = False,
-    robustness: Annotated[bool, typer.Option("--robustness", help="Also corruptions and paraphrases.")] = False,
-    compare: Annotated[tuple[Path, Path] | None, typer.Option(help="Two reports, A.json B.json.")] = None,
-    baseline: Annotated[Path | None, typer.Option(help="Fail below this report's mIoU.")] = None,
-    margin: Annotated[float, typer.Option(help="How far below, in points of mIoU.")] = 1.0,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+    data: Annotated[
+        str | None, typer.Option(help="Folder of the data set, or hf:owner/name.", rich_help_panel=_TASK)
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="all, present, present+N, or a subset.", rich_help_panel=_TASK)
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Only so many images, evenly spread.", rich_help_panel=_TASK)
+    ] = None,
+    setting: Annotated[str, typer.Option(help="shared, paper or paper:METHOD.", rich_help_panel=_TASK)] = "shared",
+    split: Annotated[str | None, typer.Option(help="Instead of the protocol's.", rich_help_panel=_TASK)] = None,
+    fold: Annotated[int | None, typer.Option(help="Fold of a few-shot protocol.", rich_help_panel=_TASK)] = None,
+    shots: Annotated[
+        int | None, typer.Option(help="Examples a class in a few-shot protocol.", rich_help_panel=_TASK)
+    ] = None,
+    model: Annotated[str, typer.Option(help="A name from 'ovseg models'.", rich_help_panel=_MODEL)] = "mini",
+    weights: Annotated[
+        Path | None, typer.Option(help="Folder with the model's weights.", rich_help_panel=_MODEL)
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=_MODEL)] = "auto",
+    batch_size: Annotated[int, typer.Option(help="Images at once.", rich_help_panel=_MODEL)] = 1,
+    synonyms: Annotated[
+        bool, typer.Option(help="Give the protocol's synonyms to the model.", rich_help_panel=_MODEL)
+    ] = True,
+    boundary: Annotated[bool, typer.Option(help="Measure boundaries as well.", rich_help_panel=_MORE)] = True,
+    bank: Annotated[
+        Path | None, typer.Option(help="A bank that must not hold the evaluated images.", rich_help_panel=_MORE)
+    ] = None,
+    robustness: Annotated[
+        bool, typer.Option("--robustness", help="Also corruptions and paraphrases.", rich_help_panel=_MORE)
+    ] = False,
+    baseline: Annotated[
+        Path | None, typer.Option(help="Fail below this report's mIoU.", rich_help_panel=_MORE)
+    ] = None,
+    margin: Annotated[
+        float, typer.Option(min=0, help="How far below, in points of mIoU.", rich_help_panel=_MORE)
+    ] = 1.0,
+    check_data: Annotated[
+        bool, typer.Option("--check-data", help="Only verify the data set.", rich_help_panel=_INSTEAD)
+    ] = False,
+    compare: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="Two reports, A.json B.json.", rich_help_panel=_INSTEAD)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for report and journal; a killed run goes on.", rich_help_panel=_RESULT),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.", rich_help_panel=_RESULT)] = False,
 ) -> None:
     """Evaluate a model on BENCHMARK, or compare two reports, or list the protocols.
 
@@ -117,8 +152,10 @@ def _compare(first: Path, second: Path, *, as_json: bool) -> None:
 
 
 def _check(benchmark: str, data: str, *, split: str | None, as_json: bool) -> None:
-    from ovseg.evaluation import check_data, load_protocol
+    from ovseg.evaluation import RunOptions, Task, check_data, load_protocol
+    from ovseg.evaluation.runner import open_task
 
+    open_task(Task(benchmark, data), RunOptions(split=split))  # refuses what an evaluation would refuse
     protocol = load_protocol(benchmark)
     if split is not None:
         protocol = protocol.model_copy(update={"split": split})

@@ -1,4 +1,4 @@
-"""Which images a command has to do, where their results go, and which are already done."""
+"""Which images a command has to do, against what background, where results go, and which are already done."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ovseg.errors import ImageError
+from ovseg.errors import ImageError, OutputError, VocabularyError
 from ovseg.images import find_images
+from ovseg.vocabulary import Background
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,18 @@ def plan_jobs(sources: Sequence[str], out: Path) -> list[Job]:
 
     Raises:
         ImageError: nothing matches.
+        OutputError: all images are inside ``out``.
     """
-    roots = [_fixed_root(source) for source in sources]
-    root = Path(os.path.commonpath([path.absolute() for path in roots]))
-    ours = out.resolve()
     found = dict.fromkeys(image for source in sources for image in find_images(source))
+    root = Path(os.path.commonpath([_plain(_fixed_root(source)) for source in sources]))
+    ours = out.resolve()
     images = [image for image in found if ours not in image.resolve().parents]
-    folders = [out / image.parent.absolute().relative_to(root) for image in images]
+    if not images:
+        raise OutputError(
+            f"expected images outside of --out '{out}', got only such as '{next(iter(found))}', which count as its "
+            "results; choose another folder for --out"
+        )
+    folders = [out / _plain(image.parent).relative_to(root) for image in images]
     names = _names(images)
     return [Job(*job) for job in zip(images, folders, names, strict=True)]
 
@@ -76,6 +82,23 @@ def is_done(job: Job, settings: dict[str, Any]) -> bool:
         return False
 
 
+def parse_background(text: str) -> Background:
+    """What ``--background`` says: auto, none, or phrases with commas between.
+
+    Raises:
+        VocabularyError: there is neither word nor phrase.
+    """
+    word = text.strip().lower()
+    if word == "auto":
+        return "auto"
+    if word == "none":
+        return None
+    phrases = [phrase.strip() for phrase in text.split(",") if phrase.strip()]
+    if not phrases:
+        raise VocabularyError(f"--background expects auto, none or phrases with commas between, got '{text}'")
+    return phrases
+
+
 def _fixed_root(source: str) -> Path:
     """The folder that results' sub-folders are relative to: the part of a pattern without wildcards."""
     path = Path(source)
@@ -91,13 +114,18 @@ def _fixed_root(source: str) -> Path:
     return Path(*fixed)
 
 
+def _plain(path: Path) -> Path:
+    """The absolute path without ``..``, which would lead out of the folder of the results."""
+    return Path(os.path.abspath(path))
+
+
 def _names(images: Sequence[Path]) -> list[str]:
     """The stem of each image, or its whole name where another image's files would have the same names."""
 
-    def claims(stem: str) -> list[str]:
-        return [stem.casefold(), f"{stem}_overlay".casefold()]
+    def claims(*names: str) -> set[str]:
+        return {claim.casefold() for name in names for claim in (name, f"{name}_overlay")}
 
-    taken = Counter((image.parent, claim) for image in images for claim in claims(image.stem))
+    taken = Counter((image.parent, claim) for image in images for claim in claims(image.stem, image.name))
     return [
         image.name if any(taken[image.parent, claim] > 1 for claim in claims(image.stem)) else image.stem
         for image in images

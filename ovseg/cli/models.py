@@ -10,7 +10,6 @@ import typer
 
 _COLUMNS = ("name", "task", "parameters", "megabytes", "license", "commercial", "gated", "local")
 _HEADINGS = ("name", "task", "params", "MB", "licence", "commercial", "gated", "here")
-_WIDTH = 120  # a narrower terminal breaks lines, but nothing is cut off
 
 
 def register(app: typer.Typer) -> None:
@@ -57,6 +56,7 @@ def fetch(name: Annotated[str, typer.Argument(help="A name that ovseg models lis
 
 def _print_table(listed: list[Any]) -> None:
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
 
     table = Table(box=None, header_style="bold")
@@ -65,7 +65,9 @@ def _print_table(listed: list[Any]) -> None:
         table.add_column(heading, justify="right" if number else "left", no_wrap=True)
     for info in listed:
         table.add_row(*(_cell(name, getattr(info, name)) for name in _COLUMNS))
-    Console(width=max(Console().width, _WIDTH)).print(table)
+    wide = Console(width=1000)
+    needed = Measurement.get(wide, wide.options, table).maximum
+    Console(width=max(Console().width, needed)).print(table)  # a narrower terminal breaks lines; nothing is cut off
 
 
 def _cell(column: str, value: Any) -> str:

@@ -18,8 +18,10 @@ def pseudo_label(
     out: Annotated[Path, typer.Option(help="Folder for the label maps.")],
     concepts: Annotated[Path | None, typer.Option(help="Learned concepts (.safetensors).")] = None,
     labels: Annotated[list[str] | None, typer.Option("--label", help="A label; all concepts if none.")] = None,
-    confidence: Annotated[float, typer.Option(help="Ignore pixels whose score is under this.")] = 0.0,
-    background: Annotated[str, typer.Option(help="auto, or none: every pixel gets a label.")] = "auto",
+    confidence: Annotated[float, typer.Option(min=0, max=1, help="Ignore pixels whose score is under this.")] = 0.0,
+    background: Annotated[
+        str, typer.Option(help="auto, none (every pixel gets a label), or phrases with commas between.")
+    ] = "auto",
     worker: Annotated[str, typer.Option(help="This worker's number and the count of all, as 0/1.")] = "0/1",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
 ) -> None:
@@ -29,11 +31,13 @@ def pseudo_label(
     """
     import ovseg
     from ovseg.bank.pseudo_labels import write_pseudo_labels
+    from ovseg.cli.jobs import parse_background
     from ovseg.errors import VocabularyError
 
     if concepts is None and not labels:
         raise VocabularyError("expected --concepts or --label, got neither; say what to label")
     number, total = _parse_worker(worker)
+    contrast = parse_background(background)
     opened = ovseg.ImageBank.open(bank)
     segmenter = ovseg.load(opened.manifest["encoder"]["model"], device=device)
     if concepts is not None:
@@ -48,7 +52,7 @@ def pseudo_label(
             out,
             segmenter=segmenter,
             labels=labels or None,
-            background=None if background == "none" else "auto",
+            background=contrast,
             confidence=confidence,
             worker=(number, total),
             progress=lambda done: progress.advance(bar, done),

@@ -48,10 +48,12 @@ def segment(
 
     Example: ovseg segment street.jpg road car person
     """
+    from ovseg.cli.jobs import parse_background
+
     more, words = _split(labels or [])
     run = Run(
         labels=[*words, *_read_labels(labels_file)],
-        background=_parse_background(background),
+        background=parse_background(background),
         refine=refine,
         model=model,
         device=device,
@@ -201,14 +203,6 @@ def _read_labels(path: Path | None) -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
-def _parse_background(text: str) -> Background:
-    if text == "auto":
-        return "auto"
-    if text == "none":
-        return None
-    return [phrase.strip() for phrase in text.split(",") if phrase.strip()]
-
-
 def _with_progress(jobs: list[Job], console: Console) -> Iterator[Job]:
     from rich.progress import track
 
@@ -243,4 +237,4 @@ def _print_table(result: SegmentationResult) -> None:
 
 
 def _note(console: Console, message: str) -> None:
-    console.print(message, markup=False, highlight=False, soft_wrap=True)
+    console.print(message, markup=False, emoji=False, highlight=False, soft_wrap=True)

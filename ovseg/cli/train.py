@@ -58,5 +58,8 @@ def _overrides(settings: list[str]) -> dict[str, Any]:
         key, equals, value = setting.partition("=")
         if not equals or not key:
             raise ConfigError(f"--set expects key=value, got '{setting}'; for example schedule.steps=400")
-        values[key] = yaml.safe_load(value)
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set expects a value in YAML, got '{setting}': {error}") from error
     return values

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ovseg.errors import ConfigError, did_you_mean
+from ovseg.config import choose
 from ovseg.evaluation.asking import taken
 from ovseg.evaluation.manifest import describe_model
-from ovseg.evaluation.runner import choose, open_task
+from ovseg.evaluation.runner import open_task, spread
 from ovseg.evaluation.task import RunOptions, Task
 
 
@@ -40,7 +40,7 @@ class Majority:
         dataset, _ = open_task(task, options)
         protocol = dataset.protocol
         total: NDArray[np.int64] = np.zeros(len(protocol.names) + 1, np.int64)
-        for index in choose(dataset.names, task.limit):
+        for index in spread(dataset.names, task.limit):
             truth = dataset.load(index).truth
             total += np.bincount(truth.ravel() + 1, minlength=len(total))  # place 0 holds the ignored pixels
         asked = [entry.prompt or entry.name for entry in protocol.classes]
@@ -111,7 +111,5 @@ def make_baseline(name: str, segmenter: Any, task: Task, options: RunOptions) ->
     Raises:
         ConfigError: there is none of that name.
     """
-    if name not in BASELINES:
-        known = ", ".join(BASELINES)
-        raise ConfigError(f"no baseline '{name}'{did_you_mean(name, BASELINES) or '.'} There are: {known}")
-    return BASELINES[name](segmenter, task, options)
+    make = choose("baseline", name, BASELINES)
+    return make(segmenter, task, options)

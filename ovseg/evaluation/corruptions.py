@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import convolve1d, gaussian_filter
 
-from ovseg.errors import ConfigError, ShapeError, did_you_mean
+from ovseg.config import choose
+from ovseg.errors import ConfigError, ShapeError
 
 Picture = NDArray[np.floating[Any]]  # (H, W, 3) in [0, 1]
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -112,13 +113,9 @@ def corrupt(image: NDArray[np.uint8], corruption: str, *, seed: int = 0) -> NDAr
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ShapeError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
     name, _, severity = corruption.partition(":")
-    if name not in CORRUPTIONS:
-        raise ConfigError(
-            f"no corruption '{name}'{did_you_mean(name, CORRUPTIONS) or '.'} There are: {', '.join(CORRUPTIONS)}"
-        )
+    change, strengths = choose("corruption", name, CORRUPTIONS)
     if severity not in {str(level) for level in SEVERITIES}:
         raise ConfigError(f"severity must be 1 to 5, got '{severity}'; write '{name}:3'")
-    change, strengths = CORRUPTIONS[name]
     generator = np.random.default_rng(seed)
     worse = change(image.astype(np.float32) / 255, strengths[int(severity) - 1], generator)
     return np.asarray(_to_bytes(worse))

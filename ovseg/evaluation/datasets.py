@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,7 +159,7 @@ def find_pairs(protocol: Protocol, data: Path) -> tuple[Layout, tuple[FilePair, 
     """The first of the protocol's layouts whose folders are there, and its pairs in order of name.
 
     Raises:
-        DatasetError: no layout fits, a listed file is missing, or there is no image.
+        DatasetError: no layout fits, a listed file is missing, there is no image, or two have one name.
     """
     for layout in protocol.layouts:
         if not all(_folder_of(data, pattern, protocol).is_dir() for pattern in (layout.images, layout.masks)):
@@ -173,6 +174,7 @@ def find_pairs(protocol: Protocol, data: Path) -> tuple[Layout, tuple[FilePair, 
             )
         if not layout.names and layout.found_by == "images":
             _refuse_lone_masks(layout, protocol, data, known=set(names))
+        _refuse_unusable(names, listed=listed)
         return layout, tuple(_pair(name, layout, protocol, data) for name in names)
     raise DatasetError(f"'{data}' is not laid out as '{protocol.name}' needs; {layout_help(protocol)}")
 
@@ -264,6 +266,17 @@ def _split_pattern(pattern: str, split: str) -> tuple[str, str, str]:
     before, _, after = pattern.replace("{split}", split).partition("{name}")
     base, _, prefix = before.rpartition("/")
     return base, prefix, after
+
+
+def _refuse_unusable(names: list[str], *, listed: bool) -> None:
+    twice = [] if listed else [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DatasetError(
+            f"'{twice[0]}' must be the name of one image, got {names.count(twice[0])}; rename or remove one"
+        )
+    strange = [name for name in names if name != name.encode("utf-8", "ignore").decode()]
+    if strange:
+        raise DatasetError(f"file names must be in UTF-8, got {strange[0]!r}; rename image and mask")
 
 
 def _refuse_lone_masks(layout: Layout, protocol: Protocol, data: Path, *, known: set[str]) -> None:

@@ -81,11 +81,14 @@ class Journal:
         """Rows by name, from the files of all processes; a line cut off by a kill is left out.
 
         Raises:
-            ConfigError: a file belongs to another run, or a line inside it is damaged.
+            ConfigError: a file belongs to another run, cannot be read, or has a damaged line.
         """
         rows: dict[str, ImageRow] = {}
         for path in sorted(self.folder.glob("rows-*.jsonl")):
-            header, *lines = path.read_text(encoding="utf-8").split("\n")
+            try:
+                header, *lines = path.read_text(encoding="utf-8").split("\n")
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(f"cannot read '{path}' ({error}); delete it to start anew") from error
             if not lines:
                 continue  # killed before the header was whole
             self._check_header(header, path)

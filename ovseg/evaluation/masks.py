@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from ovseg.errors import DatasetError
+from ovseg.errors import DatasetError, ImageError
 from ovseg.evaluation.protocol import UNKNOWN, Protocol
+from ovseg.images import load_image
 
 INDEX_MODES = {"L", "P", "1", "I", "I;16", "I;16B", "I;16L"}
 
@@ -21,12 +22,13 @@ def read_image(path: Path, *, size: tuple[int, int] | None = None) -> NDArray[np
         DatasetError: the file is missing, cut off or no image.
     """
     try:
+        image = load_image(path)
+        if size is None or image.shape[:2] == size or image.shape[1::-1] != size:
+            return image
         with Image.open(path) as stored:
-            upright = ImageOps.exif_transpose(stored)
-            keep_stored = size is not None and upright.size[::-1] != size and stored.size[::-1] == size
-            return np.asarray((stored if keep_stored else upright).convert("RGB"))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DatasetError(f"cannot read the image '{path}': {error}; fetch the file again") from error
+            return np.asarray(stored.convert("RGB")) if stored.size[::-1] == size else image
+    except ImageError as error:
+        raise DatasetError(f"cannot read the image: {error}") from error
 
 
 def read_mask(path: Path, *, decode: str = "index") -> NDArray[np.int32]:
@@ -46,7 +48,7 @@ def read_mask(path: Path, *, decode: str = "index") -> NDArray[np.int32]:
     try:
         with Image.open(path) as opened:
             mode, values = opened.mode, np.asarray(opened)
-    except (OSError, UnidentifiedImageError) as error:
+    except Exception as error:  # Pillow's parsers raise almost anything on damaged files
         raise DatasetError(f"cannot read the mask '{path}': {error}; fetch the file again") from error
     if decode == "binary":
         channel = values if values.ndim == 2 else values[..., 0]

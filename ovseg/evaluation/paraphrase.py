@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ovseg.errors import ConfigError, did_you_mean
+from ovseg.config import choose
 
 # fmt: off
 UNCOUNTABLE = {
@@ -49,11 +49,7 @@ def rewriting(name: str) -> Callable[[str], str]:
     Raises:
         ConfigError: there is none of that name.
     """
-    if name not in REWRITINGS:
-        raise ConfigError(
-            f"no paraphrase '{name}'{did_you_mean(name, REWRITINGS) or '.'} There are: {', '.join(REWRITINGS)}"
-        )
-    return REWRITINGS[name]
+    return choose("paraphrase", name, REWRITINGS)
 
 
 def _uncountable(phrase: str) -> bool:

@@ -191,7 +191,7 @@ class Protocol(Config):
             return tuple(index for index in every if self.names[index] in chosen)
         known = ["all", "present", "present+N", *self.subsets]
         raise ConfigError(
-            f"protocol '{self.name}' has no label mode '{labels}'{did_you_mean(labels, known) or '.'} "
+            f"protocol '{self.name}' has no label mode '{labels}'{did_you_mean(labels, known)} "
             f"There are: {', '.join(known)}"
         )
 
@@ -226,7 +226,7 @@ class Protocol(Config):
             known = ", ".join(sorted(papers)) or "none"
             raise ConfigError(
                 f"protocol '{self.name}' has no paper setting for '{chosen or 'this model'}'"
-                f"{did_you_mean(chosen, papers) or '.'} There are: {known}; or use setting='shared'"
+                f"{did_you_mean(chosen, papers)} There are: {known}; or use setting='shared'"
             )
         return dict(papers[chosen])
 

@@ -81,7 +81,7 @@ def evaluate_task(
     dataset, labels = open_task(task, options)
     _check_count(dataset, limit=task.limit)
     run = Run(segmenter, dataset, labels=labels, setting=task.setting, options=options)
-    indices = choose(dataset.names, task.limit)
+    indices = spread(dataset.names, task.limit)
     if bank is not None:
         run.leaks = run.processes.from_main(lambda: find_leaks(bank, dataset, indices))
     report = run.execute(indices, out=None if out is None else Path(out))
@@ -258,7 +258,7 @@ _HARMLESS = {
 }  # in the protocol's hash, or without effect
 
 
-def choose(names: Sequence[str], limit: int | None) -> list[int]:
+def spread(names: Sequence[str], limit: int | None) -> list[int]:
     """Indices of ``limit`` names evenly spread over all; all of them without a limit."""
     if limit is None or limit >= len(names):
         return list(range(len(names)))

@@ -206,7 +206,7 @@ class SegmentationResult:
     def _index_of(self, label: str) -> int:
         if label not in self.labels:
             raise VocabularyError(
-                f"no label '{label}' in this result{did_you_mean(label, self.labels)} "
+                f"no label '{label}' in this result{did_you_mean(str(label), self.labels)} "
                 f"It has: {', '.join(self.labels) or 'none'}"
             )
         return self.labels.index(label)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ovseg.errors import ShapeError, VocabularyError, did_you_mean
 
 OTHERS = "others"
+MAX_CELLS = 100_000  # of a run: far more than a row of any image, and less than memory
 
 _RUN = re.compile(r"\s*((?:\\.|[^*|\\])+?)\s*\*\s*(\d+)\s*(?:\||$)")
 
@@ -103,8 +104,10 @@ def _runs(line: str) -> Iterator[tuple[str | None, int]]:
         match = _RUN.match(line, position)
         if match is None:
             raise ShapeError(f"a row of the text must read 'label *count| label *count', got {line[:80]!r}")
-        name, position = match[1], match.end()
-        yield (None if name == OTHERS else _unescape(name)), int(match[2])
+        name, count, position = match[1], match[2], match.end()
+        if len(count) > len(str(MAX_CELLS)) or int(count) > MAX_CELLS:
+            raise ShapeError(f"a run of the text must have at most {MAX_CELLS} cells, got {count[:80]}")
+        yield (None if name == OTHERS else _unescape(name)), int(count)
 
 
 def _expand(row: list[tuple[str | None, int]]) -> list[str | None]:

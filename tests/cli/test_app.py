@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import ovseg
 from ovseg.cli import COMMANDS, build_app
+from ovseg.cli.pictures import save_picture
+from ovseg.errors import OutputError
 
 
 @dataclass
@@ -74,3 +77,17 @@ def test_fetch_prints_where_the_weights_are(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(hub, "fetch", lambda config: [tmp_path / config.name])
     shown = CliRunner().invoke(build_app(), ["models", "fetch", "clip-b16-naclip-shared"])
     assert shown.stdout.strip() == str(tmp_path / "clip-b16-naclip-shared")
+
+
+def test_the_table_of_models_is_not_cut_off_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = Info("m" * 60, True, license="Apache-2.0 + " * 8)
+    monkeypatch.setattr(ovseg, "list_models", lambda: [long])
+    shown = CliRunner().invoke(build_app(), ["models"]).stdout
+    assert "…" not in shown and "m" * 60 in shown and "commercial" in shown
+
+
+def test_a_picture_needs_the_suffix_of_a_picture(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"such as 'sheet\.png', got '.*sheet\.foo'"):
+        save_picture(Image.new("RGB", (2, 2)), tmp_path / "sheet.foo")
+    save_picture(Image.new("RGB", (2, 2)), tmp_path / "sheet.PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["sheet.PNG"]

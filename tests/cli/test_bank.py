@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 import ovseg
 from ovseg.assets import asset_names, asset_root
+from ovseg.bank.pseudo_labels import PseudoLabelReport
 from ovseg.bank.recipes import BankRecipe, ConceptRecipe
 from ovseg.cli import build_app
 
@@ -131,3 +132,25 @@ def test_bank_recipes_are_valid(name: str) -> None:
 @pytest.mark.parametrize("name", asset_names("retrieval/concepts"))
 def test_concept_recipes_are_valid(name: str) -> None:
     assert ConceptRecipe.named(name).entries()
+
+
+def test_numbers_out_of_range_are_errors_of_usage(run: Run) -> None:
+    run("bank", "build", "photos", "--out", "b", "--recall", "5", code=2)
+    run("bank", "build", "photos", "--out", "b", "--regions", "-1", code=2)
+    run("concept", "learn", "b", "red", "-k", "0", code=2)
+    run("concept", "show", "c.safetensors", "--images", "0", code=2)
+    run("pseudo-label", "b", "--out", "p", "--label", "red", "--confidence", "7", code=2)
+
+
+def test_a_background_of_phrases_reaches_the_pseudo_labels(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[object] = []
+
+    def write(*_: object, background: object, **__: object) -> PseudoLabelReport:
+        given.append(background)
+        return PseudoLabelReport(0, 0, 0.0, {})
+
+    monkeypatch.setattr("ovseg.bank.pseudo_labels.write_pseudo_labels", write)
+    run("bank", "build", "photos", "--out", "b")
+    for background in ("None", "auto", "sky, sea"):
+        run("pseudo-label", "b", "--out", "p", "--label", "red", "--background", background)
+    assert given == [None, "auto", ["sky", "sea"]]

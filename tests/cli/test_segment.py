@@ -1,4 +1,6 @@
+import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,8 @@ from typer.testing import CliRunner, Result
 
 import ovseg
 from ovseg.cli import build_app, main
-from ovseg.errors import ModelError, VocabularyError
+from ovseg.cli.jobs import parse_background
+from ovseg.errors import ModelError, OutputError, VocabularyError
 from ovseg.result import SegmentationResult
 
 Invoke = Callable[..., Result]
@@ -288,3 +291,66 @@ def test_interrupting_says_so_with_code_130(
     monkeypatch.setattr(ovseg, "load", interrupt, raising=False)
     assert run_main(monkeypatch, "segment", "a.png", "cat") == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(("source", "out"), [("photos", "photos"), ("photos", "."), ("photos/a.png", "photos")])
+def test_images_that_are_all_inside_the_folder_of_results_are_refused(
+    invoke: Invoke, tmp_path: Path, source: str, out: str
+) -> None:
+    make_image(tmp_path / "photos/a.png")
+    done = invoke(source, "cat", "--out", out)
+    assert isinstance(done.exception, OutputError) and "choose another folder for --out" in str(done.exception)
+
+
+def test_a_stem_that_is_the_name_of_another_image_does_not_collide(invoke: Invoke, tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png", "a.jpg.jpg"):
+        make_image(tmp_path / "photos" / name)
+    assert invoke("photos", "cat").exit_code == 0
+    assert {path.stem for path in Path("out").glob("*.json")} == {"a.jpg", "a.png", "a.jpg.jpg"}
+
+
+def test_images_of_a_folder_above_have_their_results_inside_out(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_image(tmp_path / "a.png")
+    make_image(tmp_path / "here/b.png")
+    monkeypatch.chdir(tmp_path / "here")
+    assert invoke("../a.png", "b.png", "cat").exit_code == 0
+    assert sorted(str(path) for path in Path().rglob("*.json")) == ["out/a.json", "out/here/b.json"]
+
+
+def test_a_name_in_a_message_is_not_read_as_an_emoji(invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "a:x:b.png").touch()
+    assert "a:x:b.png" in invoke("a:x:b.png", "cat").stderr
+
+
+def test_a_file_name_that_is_not_utf8_is_done_and_skipped(
+    segmenter: FakeSegmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = os.fsdecode(b"a\xff.png")
+    try:
+        make_image(tmp_path / name)
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    monkeypatch.chdir(tmp_path)
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    monkeypatch.setattr(sys, "argv", ["ovseg", "segment", name, "cat", "--json"])
+    for _ in range(2):
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert left.value.code == 0
+    stdout.seek(0)
+    assert [json.loads(line)["image"] for line in stdout] == [name, name]
+    assert len(segmenter.calls) == 1
+
+
+@pytest.mark.parametrize(("given", "meant"), [("None", None), ("AUTO", "auto"), ("sky,, sea ", ["sky", "sea"])])
+def test_the_words_for_a_background_may_be_in_capitals(given: str, meant: object) -> None:
+    assert parse_background(given) == meant
+
+
+@pytest.mark.parametrize("given", ["", " , "])
+def test_a_background_without_a_phrase_is_refused(given: str) -> None:
+    with pytest.raises(VocabularyError, match="--background expects auto, none or phrases"):
+        parse_background(given)

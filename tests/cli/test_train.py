@@ -49,6 +49,11 @@ def test_a_setting_without_key_and_value_is_refused(recipe: Path, setting: str) 
         CliRunner().invoke(build_app(), ["train", str(recipe), "--set", setting], catch_exceptions=False)
 
 
+def test_a_setting_whose_value_is_no_yaml_is_refused(recipe: Path) -> None:
+    error = invoke(recipe, "--set", "views=[1").exception
+    assert isinstance(error, ConfigError) and "--set expects a value in YAML, got 'views=[1'" in str(error)
+
+
 def test_an_ill_typed_value_is_named(recipe: Path) -> None:
     assert "'schedule.steps'" in str(invoke(recipe, "--set", "schedule.steps=many").exception)
 

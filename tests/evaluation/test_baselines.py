@@ -78,7 +78,7 @@ def test_what_a_model_does_not_take_is_not_passed(folder: Path) -> None:
 
 
 def test_an_unknown_baseline_is_refused_with_the_nearest(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="no baseline 'majorty'; did you mean 'majority'"):
+    with pytest.raises(ConfigError, match="unknown baseline 'majorty'; did you mean 'majority'"):
         make_baseline("majorty", None, Task("folder", folder), OPTIONS)
 
 

@@ -29,7 +29,7 @@ def test_brightness_of_a_case_computed_by_hand() -> None:
 
 
 def test_unknown_corruptions_are_refused(picture: np.ndarray) -> None:
-    with pytest.raises(ConfigError, match=r"no corruption 'fogg'; did you mean 'fog'\?"):
+    with pytest.raises(ConfigError, match=r"unknown corruption 'fogg'; did you mean 'fog'\?"):
         corrupt(picture, "fogg:1")
     with pytest.raises(ConfigError, match="severity must be 1 to 5, got '6'"):
         corrupt(picture, "fog:6")
@@ -63,5 +63,5 @@ def test_every_rewriting_keeps_phrases_apart() -> None:
 
 
 def test_unknown_rewritings_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"no paraphrase 'plurals'; did you mean 'plural'\?"):
+    with pytest.raises(ConfigError, match=r"unknown paraphrase 'plurals'; did you mean 'plural'\?"):
         rewriting("plurals")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from ovseg.errors import DatasetError
 from ovseg.evaluation.datasets import check_data, open_dataset, resize_pair
 from ovseg.evaluation.masks import read_image, read_mask
 from ovseg.evaluation.protocol import Protocol, Resize, load_protocol
+from ovseg.images import load_image
 
 FOLDER = load_protocol("folder")
 
@@ -170,6 +172,32 @@ def test_damaged_files_are_refused(folder: Path) -> None:
     refused(folder, "cannot read the mask")
     (folder / "images" / "001.png").write_bytes(b"")
     refused(folder, "cannot read the image")
+
+
+def test_a_mask_of_a_huge_declared_size_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 12 * 16 // 2 - 1)
+    refused(folder, "cannot read the mask")
+
+
+def test_two_images_of_one_name_are_refused(folder: Path) -> None:
+    save(folder / "images" / "002.jpg", np.zeros((12, 16, 3)))
+    refused(folder, "'002' must be the name of one image, got 2")
+
+
+def test_a_file_name_that_is_not_utf8_is_refused(folder: Path) -> None:
+    try:
+        (folder / "images" / "002.png").rename(folder / "images" / os.fsdecode(b"\xff.png"))
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    (folder / "masks" / "002.png").rename(folder / "masks" / os.fsdecode(b"\xff.png"))
+    refused(folder, r"file names must be in UTF-8, got '\udcff'; rename image and mask")
+
+
+def test_images_are_decoded_as_a_segmenter_decodes_them(folder: Path) -> None:
+    wide = np.linspace(0, 65535, 12 * 16).reshape(12, 16).astype(np.uint16)
+    Image.fromarray(wide).save(folder / "images" / "002.png")
+    assert np.array_equal(open_dataset(FOLDER, folder).load(2).image, load_image(folder / "images" / "002.png"))
+    assert np.median(open_dataset(FOLDER, folder).load(2).image) == pytest.approx(127, abs=1)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from ovseg.cli import evaluate as command
-from ovseg.errors import ConfigError
+from ovseg.errors import ConfigError, DatasetError
 
 
 @pytest.fixture
@@ -69,6 +69,14 @@ def test_checking_the_data_says_what_is_wrong(run: Callable[..., Any], folder: P
     (folder / "masks" / "002.png").write_bytes(b"cut")
     done = run("folder", "--data", folder, "--check-data")
     assert done.exit_code == 1 and "cannot read the mask" in done.stdout
+
+
+def test_checking_the_data_refuses_a_split_that_an_evaluation_refuses(
+    run: Callable[..., Any], folder: Path
+) -> None:
+    for also in ([], ["--check-data"]):
+        done = run("folder", "--data", folder, "--split", "test", *also)
+        assert isinstance(done.exception, DatasetError) and "has no split 'test'" in str(done.exception)
 
 
 def test_without_data_the_protocols_are_listed(run: Callable[..., Any]) -> None:

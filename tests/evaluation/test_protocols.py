@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -145,6 +146,11 @@ def test_the_fingerprint_follows_the_score_and_not_the_prose() -> None:
 def test_protocols_that_do_not_hold_together_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         parse_config(Protocol, minimal(**changes), source="test")
+
+
+def test_a_folder_in_place_of_a_configuration_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read '.*': Is a directory"):
+        read_yaml(tmp_path)
 
 
 def test_unknown_names_and_modes_offer_the_nearest() -> None:

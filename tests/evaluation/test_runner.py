@@ -245,6 +245,9 @@ def test_a_damaged_line_of_the_journal_is_named(folder: Path, tmp_path: Path, or
     journal.write_text("".join([*lines[:3], '{"name": 3}\n', *lines[4:]]))
     with pytest.raises(ConfigError, match=r"line 4 of '.*rows-00000.jsonl' is damaged"):
         evaluate(oracle(4), "folder", data=folder, out=tmp_path / "out")
+    journal.write_bytes(b"\xff\n")
+    with pytest.raises(ConfigError, match=r"cannot read '.*rows-00000.jsonl' .* delete it to start anew"):
+        evaluate(oracle(4), "folder", data=folder, out=tmp_path / "out")
 
 
 def test_a_killed_run_goes_on_with_the_same_result(

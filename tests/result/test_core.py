@@ -42,6 +42,8 @@ def test_an_unknown_label_is_refused_with_the_nearest() -> None:
     for ask in (result.mask, result.area, result.pixels, result.to_rle):
         with pytest.raises(VocabularyError, match=r"no label 'cats'.*did you mean 'cat'\? It has: cat, dog"):
             ask("cats")
+        with pytest.raises(VocabularyError, match=r"no label '0' in this result\. It has: cat, dog"):
+            ask(0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,8 @@ def test_blanks_around_runs_do_not_matter() -> None:
         ("cat", r"must read 'label \*count\| label \*count', got 'cat'"),
         ("cat *2\ncat *3", r"all rows of the text must have the same number of cells, got \[2, 3\]"),
         ("cat *two", r"must read 'label"),
+        ("cat *99999999999", r"must have at most 100000 cells, got 99999999999"),
+        (f"cat *{'9' * 5000}", r"must have at most 100000 cells, got 9999"),
     ],
 )
 def test_text_of_another_form_is_refused(text: str, message: str) -> None:
