@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from ovseg.segmenter import Segmenter
 
 Features = Literal["structure", "joint"]
-ABSENT = 0.15
+ENOUGH = 20
+"""Images in which seed and text agree that make a concept sure."""
+ABSENT = 0.2
 """Confidence under which the bank is taken not to show the concept; its references are then left unused."""
 _SUREST = 6.0  # logits: the tails of the bank's cosines say little about images of another kind
 _FORMAT = "ovseg-concepts-2"
@@ -77,8 +79,13 @@ class ConceptReference:
 
     @property
     def confidence(self) -> float:
-        """In [0, 1]: that the bank shows this concept and the references find it."""
-        return max(0.0, self.purity) * max(0.0, self.separation)
+        """In [0, 1]: that the bank shows this concept and the references find it.
+
+        The separation, times the purity or, where that is more, the images that show the concept over ``ENOUGH``:
+        a few good ones are worth having, however many others were retrieved with them.
+        """
+        shown = min(1.0, sum(seed.agrees for seed in self.seeds) / ENOUGH)
+        return max(self.purity, shown) * max(0.0, self.separation)
 
     @property
     def found(self) -> bool:

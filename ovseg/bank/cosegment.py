@@ -31,7 +31,7 @@ class Cosegmentation:
     @property
     def seed_support(self) -> Tensor:
         """(k,) support at each seed."""
-        return self.support.flatten(1).amax(1)
+        return at_cells(self.support, self.seeds)
 
 
 def cosegment(
@@ -54,9 +54,7 @@ def cosegment(
     scores = support(features, weights, compat=compat, dtype=dtype)
     if dtype not in (None, torch.float32) and not compat:
         _settle_best(scores, features, weights)
-    best = scores.flatten(1).argmax(1)
-    columns = features.shape[3]
-    seeds = torch.stack([best // columns, best % columns], dim=1)
+    seeds = best_cells(scores)
     return Cosegmentation(scores, seeds, reference_of(seed_features(features, seeds)))
 
 
@@ -183,6 +181,17 @@ def _settle_best(scores: Tensor, features: Tensor, weights: Tensor | None, *, ce
         matches[number] = 0
         total += matches
     flat.scatter_(1, best, total / (len(images) - 1))
+
+
+def best_cells(scores: Tensor) -> Tensor:
+    """(k, 2) int64: row and column of the largest score of each of (k, h, w)."""
+    best = scores.flatten(1).argmax(1)
+    return torch.stack([best // scores.shape[2], best % scores.shape[2]], dim=1)
+
+
+def at_cells(scores: Tensor, cells: Tensor) -> Tensor:
+    """(k,): the scores of (k, h, w) at (k, 2) rows and columns."""
+    return scores[torch.arange(len(scores), device=scores.device), cells[:, 0], cells[:, 1]]
 
 
 def seed_features(features: Tensor, seeds: Tensor) -> Tensor:

@@ -12,10 +12,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from ovseg.bank.concepts import ConceptReference, ConceptSet, Features, Seed, feature_maps
-from ovseg.bank.cosegment import context_weights, cosegment, quick_dtype, reference_of, seed_features
+from ovseg.bank.cosegment import (
+    at_cells,
+    best_cells,
+    context_weights,
+    quick_dtype,
+    reference_of,
+    seed_features,
+    support,
+)
 from ovseg.bank.store import check_encoder
 from ovseg.errors import DatasetError, ImageError, VocabularyError
 from ovseg.matching import match
+from ovseg.regions.clusters import kmeans
 from ovseg.vocabulary import Concept, Vocabulary
 
 if TYPE_CHECKING:
@@ -34,7 +43,9 @@ class LearnOptions:
         k: images retrieved per concept.
         grid: side, in cells, of the square grid that every image's features are brought to.
         features: "structure", "joint", or "auto": structure where the model has it.
-        agreement: probability of the concept at a seed under which the seed is left out.
+        parts: regions per image, at most, over which the text's probability is averaged: a region of similar cells
+            shows the concept as a whole or not at all.
+        agreement: probability of the concept in a seed's region under which the seed is left out.
         max_references: clusters of seeds, at most.
         cluster_gain: mean cosine to the nearest reference that one more cluster must add.
         negatives: random bank images that stand for everything else in the calibration.
@@ -44,6 +55,7 @@ class LearnOptions:
     k: int = 50
     grid: int = 24
     features: str = "auto"
+    parts: int = 12
     agreement: float = 0.3
     max_references: int = 3
     cluster_gain: float = 0.06
@@ -53,7 +65,7 @@ class LearnOptions:
 
 @dataclass(frozen=True)
 class _Seen:
-    """Images of the bank on one grid: (k, C, h, w) unit maps, (k, h, w) text probability, and their keys."""
+    """Images of the bank on one grid: (k, C, h, w) unit maps, (k, h, w) probability by text and region, keys."""
 
     maps: Tensor
     text: Tensor
@@ -72,9 +84,9 @@ def learn_concepts(
 ) -> ConceptSet:
     """Concepts by name from a bank of unlabeled images.
 
-    Per concept: the k nearest images are retrieved and encoded densely; ReCo's co-segmentation, with the
-    text's probability as column weights, gives one seed per image; seeds that the text disagrees with are
-    left out; the rest becomes one or more references; their threshold is measured on the bank.
+    Per concept: the k nearest images are retrieved and encoded densely; the cell with the most support in the
+    other images, times its own probability by text and region, is the seed of its image; seeds that the text
+    disagrees with are left out; the rest becomes one or more references; their threshold is measured on the bank.
 
     Args:
         names: what to learn; a ``Concept`` adds synonyms, and ``not_`` as negative examples.
@@ -90,8 +102,10 @@ def learn_concepts(
         SpaceError: ``segmenter`` is not the bank's model.
         VocabularyError: no names, or one that cannot be used.
 
-    Source: Shin et al., ReCo, NeurIPS 2022, section 3. Text weights are the probability against contrast
-    phrases instead of a sigmoid of the cosine, whose range differs between models.
+    Source: Shin et al., ReCo, NeurIPS 2022, section 3. Deviations: text weights are the probability against
+    contrast phrases, averaged over regions, instead of a sigmoid of the cosine, whose range differs between models;
+    and they weigh the seed itself too, or the surroundings that all images share would win (``cosegment`` is ReCo's
+    own).
     """
     learner = _Learner(bank, segmenter or bank.segmenter, options or LearnOptions(), k=k)
     wanted = Vocabulary.of(names).concepts()
@@ -148,28 +162,27 @@ class _Learner:
         seen = self._see(rows, concept)
         away = [vector for context in contexts for vector in context.embeddings]
         weights = seen.text * context_weights(seen.maps, away)
-        found = cosegment(seen.maps, weights, dtype=quick_dtype(seen.maps.device))
-        pictures = torch.arange(len(seen.paths))
-        at_seeds = seen.text[pictures, found.seeds[:, 0], found.seeds[:, 1]]
-        agrees = at_seeds >= self.options.agreement
-        vectors = seed_features(seen.maps, found.seeds)
+        found = support(seen.maps, weights, dtype=quick_dtype(seen.maps.device))
+        seeds = best_cells(found * weights)
+        agrees = at_cells(seen.text, seeds) >= self.options.agreement
+        vectors = seed_features(seen.maps, seeds)
         kept = vectors[agrees] if int(agrees.sum()) >= 2 else vectors
         references, members = cluster(
             kept, most=self.options.max_references, gain=self.options.cluster_gain, least=_LEAST_SEEDS
         )
         owner = torch.full((len(vectors),), -1)
         owner[agrees if len(kept) < len(vectors) else slice(None)] = members
-        threshold, spread, separation = self._calibrate(references, seen, exclude=rows)
+        threshold, spread, parted = self._calibrate(references, seen, exclude=rows)
         side = self.options.grid
-        places = ((found.seeds + 0.5) / side).tolist()
-        seeds = tuple(
-            Seed(path, row, column, float(support), bool(agree), int(reference))
-            for path, (row, column), support, agree, reference in zip(
-                seen.paths, places, found.seed_support, agrees, owner, strict=True
+        places = ((seeds + 0.5) / side).tolist()
+        described = tuple(
+            Seed(path, row, column, float(score), bool(agree), int(reference))
+            for path, (row, column), score, agree, reference in zip(
+                seen.paths, places, at_cells(found, seeds), agrees, owner, strict=True
             )
         )
         purity = float(agrees.float().mean())
-        return ConceptReference(concept.label, references.cpu(), threshold, spread, purity, separation, seeds)
+        return ConceptReference(concept.label, references.cpu(), threshold, spread, purity, parted, described)
 
     def _retrieve(self, concept: Concept) -> list[int]:
         query = [concept.label, *concept.synonyms]
@@ -189,7 +202,8 @@ class _Learner:
                 continue
             logits = match(encoded.features, text_bank, smoothing=self.segmenter.config.smoothing)
             maps.append(self._on_grid(encoded))
-            text.append(_resized(_unpadded(logits.softmax(0)[:1], encoded), self.options.grid)[0].cpu())
+            probability = _resized(_unpadded(logits.softmax(0)[:1], encoded), self.options.grid)[0].cpu()
+            text.append(over_regions(probability, maps[-1], parts=self.options.parts))
             paths.append(self.bank.paths[row])
         if len(maps) < 2:
             raise DatasetError(
@@ -224,6 +238,23 @@ class _Learner:
                 except ImageError:
                     continue
         return [self._rest[row] for row in chosen if row in self._rest]
+
+
+def over_regions(probability: Tensor, maps: Tensor, *, parts: int) -> Tensor:
+    """Each cell's mean over the region that it lies in.
+
+    Args:
+        probability: (h, w).
+        maps: (C, h, w) unit; cells that are alike make a region.
+        parts: regions, at most.
+
+    Returns:
+        (h, w).
+    """
+    rows, columns = probability.shape
+    owner = kmeans(torch.empty(rows, columns, 3), maps, count=parts).flatten().long()
+    sums = torch.zeros(parts).index_add(0, owner, probability.flatten().float())
+    return (sums / torch.bincount(owner, minlength=parts).clamp_min(1))[owner].view(rows, columns)
 
 
 def cluster(vectors: Tensor, *, most: int, gain: float, least: int) -> tuple[Tensor, Tensor]:

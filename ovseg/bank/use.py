@@ -20,17 +20,18 @@ from ovseg.segmenter import Labels, Segmenter
 from ovseg.text import TextBank
 from ovseg.vocabulary import Background, Vocabulary
 
-STRENGTH = 0.5
-"""Logits per unit of evidence. It would be 1 if evidence and text were independent; they see the same cell."""
+STRENGTH = 0.6
+"""Logits per unit of evidence at confidence 1. It would be 1 if evidence and text were independent; they see the
+same cell."""
 
 
 class ConceptSegmenter(Segmenter):
     """A segmenter that knows learned concepts besides plain labels.
 
     The features get one more channel per concept, its evidence in [-6, 6]; the phrases of a label that was
-    learned get a weight on its channel. So a label's logit is its text logit plus strength × evidence, and
-    smoothing, background, presence and refinement work as without concepts. A concept that was not found
-    adds nothing.
+    learned get a weight on its channel. So a label's logit is its text logit plus strength × confidence ×
+    evidence, and smoothing, background, presence and refinement work as without concepts. A concept that was not
+    found adds nothing.
 
     Args:
         base: the segmenter that the concepts were learned with.
@@ -103,7 +104,7 @@ class ConceptSegmenter(Segmenter):
             if concept.found and concept.name in plain.vocabulary.labels:
                 label = plain.vocabulary.labels.index(concept.name)
                 mine = (plain.label_of_query == label).to(weights.device)
-                weights[mine, number] = self.strength / plain.logit_scale
+                weights[mine, number] = self.strength * concept.confidence / plain.logit_scale
         embeddings: Tensor = torch.cat([plain.embeddings, weights], dim=1)
         return dataclasses.replace(plain, embeddings=embeddings, space=self.space)
 

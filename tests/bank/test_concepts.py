@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from ovseg.bank import ConceptSet, ImageBank, learn_concepts
 from ovseg.bank.concepts import merge_concepts
-from ovseg.bank.learn import LearnOptions, calibrate, cluster, separation
+from ovseg.bank.learn import LearnOptions, calibrate, cluster, over_regions, separation
 from ovseg.bank.use import ConceptSegmenter
 from ovseg.encoders.registry import PruneConfig
 from ovseg.encoders.spec import DenseFeatures
@@ -84,7 +84,7 @@ def test_evidence_adds_to_the_text_logit_of_its_label_only(learned: ConceptSet, 
     encoded = with_concepts.encode(image)
     told = match(encoded.features, with_concepts.text_bank(labels))
     expected = plain.clone()
-    expected[1] += with_concepts.strength * encoded.features.values[0, 7]
+    expected[1] += with_concepts.strength * learned["red"].confidence * encoded.features.values[0, 7]
     torch.testing.assert_close(told, expected)
     assert with_concepts.text_bank(["zebra"]).embeddings[:, 7:].eq(0).all()  # not found: the text alone
 
@@ -160,6 +160,16 @@ def test_the_picture_shows_every_concept(learned: ConceptSet, segmenter: Segment
     picture = learned.show(segmenter, images=4, side=60)
     assert picture.width >= 4 * 60
     assert picture.height >= 3 * 60
+
+
+def test_cells_of_a_region_share_its_mean_probability() -> None:
+    maps = torch.zeros(3, 2, 3)
+    maps[0, :, :2] = 1  # four cells of one kind
+    maps[1, 0, 2] = maps[2, 1, 2] = 1  # and two of their own
+    probability = torch.tensor([[1.0, 0.0, 0.3], [0.6, 0.8, 0.9]])
+    expected = torch.tensor([[0.6, 0.6, 0.3], [0.6, 0.6, 0.9]])
+    torch.testing.assert_close(over_regions(probability, maps, parts=3), expected)
+    torch.testing.assert_close(over_regions(probability, maps, parts=1), torch.full((2, 3), 0.6))
 
 
 def test_two_clusters_become_two_references_and_one_stays_one() -> None:
