@@ -178,7 +178,7 @@ def main() -> None:
     for part in options.parts:
         found = jobs[part]()
         for name, value in found.items():
-            print(f"{name:60s} {value:12.3f}", flush=True)
+            print(f"{name:60s} {value:12.4g}", flush=True)
         figures |= found
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2))
