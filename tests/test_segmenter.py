@@ -225,10 +225,21 @@ def test_weights_from_a_folder_give_the_same_model(small: Segmenter) -> None:
 
 
 def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="nowhere"):
+    with pytest.raises(
+        ModelError, match=r"vision\.safetensors.* in the folder '.*nowhere', got no such folder; give"
+    ):
         load("mini", device="cpu", weights=tmp_path / "nowhere")
-    with pytest.raises(ModelError, match=r"weights file '.*' is missing"):
+    for name in FILES[1:]:
+        (tmp_path / name).touch()
+    with pytest.raises(ModelError, match=r"got no vision\.safetensors; give --weights a folder with all of them"):
         load("mini", device="cpu", weights=tmp_path)
+
+
+def test_a_missing_file_of_the_package_asks_for_its_installation(tmp_path: Path) -> None:
+    model = copied_model(tmp_path)
+    (tmp_path / "weights" / FILES[0]).unlink()
+    with pytest.raises(ModelError, match=rf"got no {FILES[0]}; install the package again"):
+        load(str(model), device="cpu")
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from ovseg.bank.duplicates import Fingerprints, Pair, find_pairs
 from ovseg.bank.index import VectorIndex
 from ovseg.bank.search import Retrieved, query_vector
 from ovseg.bank.sources import read_key
-from ovseg.errors import DatasetError, ShapeError
+from ovseg.errors import ConfigError, DatasetError, ShapeError
 from ovseg.files import atomic_path, write_json
 from ovseg.images import load_image
 
@@ -66,21 +67,19 @@ class ImageBank:
             out: the bank's folder.
             model: name of the model that encodes.
             segmenter: a loaded model, in place of ``model``.
-            options: index, regions, shard size; None takes those of an existing bank, or the defaults.
+            options: index, regions, shard size; None takes those that the bank was begun with, or the defaults.
             progress: called with the number of images that a step has done.
 
         Raises:
             ImageError: ``source`` has no images. Single bad images are recorded and skipped.
             SpaceError: ``out`` is a bank of another model.
+            ConfigError: ``out`` is a bank, or the beginning of one, with other ``options``.
             OutputError: another process writes to ``out``, or the disk is full.
         """
         root = Path(out)
         segmenter = segmenter or _load(model)
         with store.writing(root):
-            options = options or _options_of(root)
-            if (root / store.MANIFEST).is_file():
-                store.check_encoder(store.read_manifest(root), segmenter.info, root=root)
-            _claim(root, segmenter.info)
+            options = _claim(root, segmenter.info, options)
             build.append_images(root, source, segmenter, options=options, progress=progress)
             build.finish(root, encoder=segmenter.info, space=segmenter.model.head.space, options=options)
         return cls.open(root, segmenter=segmenter)
@@ -123,7 +122,8 @@ class ImageBank:
             store.check_encoder(first, bank.manifest["encoder"], root=opened[0].root)
         with store.writing(root):
             removed = _copy_shards(opened, root)
-            options = _options_of(opened[0].root)
+            most = max(bank.manifest["regions"] for bank in opened)
+            options = replace(build.read_options(first), regions=most)
             build.finish(root, encoder=first["encoder"], space=first["space"], options=options, removed=removed)
         return cls.open(root)
 
@@ -155,7 +155,7 @@ class ImageBank:
                 self.root,
                 encoder=manifest["encoder"],
                 space=manifest["space"],
-                options=_options_of(self.root),
+                options=build.read_options(manifest),
                 removed=removed | set(gone),
             )
         return type(self).open(self.root, segmenter=self._segmenter)
@@ -289,19 +289,40 @@ def _load(model: str) -> Segmenter:
     return load(model)
 
 
-def _claim(root: Path, info: dict[str, str]) -> None:
-    """Note the encoder before the first shard, so that another cannot go on with a build that was killed."""
-    note = root / "encoder.json"
-    if note.is_file() and store.shard_paths(root):
-        store.check_encoder({"encoder": store.read_json(note)}, info, root=root)
-    write_json(note, info)
+def _claim(root: Path, info: dict[str, str], options: BankOptions | None) -> BankOptions:
+    """Note encoder and options before the first shard; a bank goes on with those that it was begun with.
+
+    Raises:
+        SpaceError: it was begun with another encoder.
+        ConfigError: it was begun with other options.
+    """
+    note = root / "build.json"
+    begun: dict[str, Any] | None = None
+    if (root / store.MANIFEST).is_file():
+        begun = store.read_manifest(root)
+    elif note.is_file() and store.shard_paths(root):
+        begun = store.read_json(note)
+    if begun is not None:
+        store.check_encoder(begun, info, root=root)
+        before = build.read_options(begun)
+        options = options or before
+        _check_options(before, options, root=root)
+    options = options or BankOptions()
+    write_json(note, {"encoder": info, **build.stored_options(options)})
+    return options
 
 
-def _options_of(root: Path) -> BankOptions:
-    if not (root / store.MANIFEST).is_file():
-        return BankOptions()
-    manifest = store.read_manifest(root)
-    return BankOptions(regions=manifest["regions"], **manifest["options"])
+def _check_options(before: BankOptions, options: BankOptions, *, root: Path) -> None:
+    """Refuse options that would make another bank; the shards may be of any size."""
+    names = {"kind": "index", "recall": "recall", "regions": "regions"}  # as the command line calls them
+    wanted = [(name, getattr(before, key), getattr(options, key)) for key, name in names.items()]
+    if differing := [(name, old, new) for name, old, new in wanted if old != new]:
+        was = ", ".join(f"{name} {old}" for name, old, _ in differing)
+        got = ", ".join(f"{name} {new}" for name, _, new in differing)
+        raise ConfigError(
+            f"the bank '{root}' was built with {was}, got {got}; give the same, choose another folder, or delete "
+            "this one"
+        )
 
 
 def _shard_keys(path: Path) -> list[str]:

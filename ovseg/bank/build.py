@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 from torch.nn import functional
 
 from ovseg.bank import store
@@ -30,6 +31,7 @@ from ovseg.regions.clusters import kmeans
 
 if TYPE_CHECKING:
     from ovseg.encoded import EncodedImage
+    from ovseg.encoders.spec import DenseFeatures
     from ovseg.segmenter import Segmenter
 
 Progress = Callable[[int], None]
@@ -157,14 +159,24 @@ def finish(
         "dimensions": dimensions,
         "images": counts["images"],
         "bad": table.num_rows - counts["images"],
-        "regions": options.regions,
+        **stored_options(options),
         "removed": sorted(removed),
         "index": reports,
-        "options": {"kind": options.kind, "recall": options.recall, "shard_size": options.shard_size},
         "files": {str(path.relative_to(root)): store.describe_file(path) for path in keep},
     }
     write_json(root / store.MANIFEST, manifest)
     _drop_older(root, generation)
+
+
+def stored_options(options: BankOptions) -> dict[str, Any]:
+    """The options as a manifest, and the note of a build that is under way, hold them."""
+    rest = {"kind": options.kind, "recall": options.recall, "shard_size": options.shard_size}
+    return {"regions": options.regions, "options": rest}
+
+
+def read_options(stored: dict[str, Any]) -> BankOptions:
+    """The options of a manifest or a note."""
+    return BankOptions(regions=stored["regions"], **stored["options"])
 
 
 def image_vector(encoded: EncodedImage) -> NDArray[np.float32]:
@@ -179,15 +191,18 @@ def region_vectors(encoded: EncodedImage, count: int) -> NDArray[np.float32]:
 
     Clusters are of the structure features, or of the joint features where there are none.
     """
-    features = encoded.features
-    maps = features.values if features.structure is None else features.structure
-    rows, columns = features.grid
-    like = torch.empty(rows, columns, 3)
-    numbers = kmeans(like, functional.normalize(maps[0].float(), dim=0).cpu(), count=count).flatten().long()
-    members = functional.one_hot(numbers).float()  # (h·w, R)
-    means = members.T @ features.values[0].float().flatten(1).T.cpu()
-    vectors: NDArray[np.float32] = functional.normalize(means, dim=1).numpy()
+    vectors: NDArray[np.float32] = describe_regions(encoded.features, count)[1].numpy()
     return vectors
+
+
+def describe_regions(features: DenseFeatures, count: int) -> tuple[Tensor, Tensor]:
+    """(h·w,) int64 the region of each cell, and (R, D) float32 ``region_vectors``, both on the CPU."""
+    maps = features.values if features.structure is None else features.structure
+    like = torch.empty(*features.grid, 3)
+    owner = kmeans(like, functional.normalize(maps[0].float(), dim=0).cpu(), count=count).flatten().long()
+    members = functional.one_hot(owner).float()  # (h·w, R)
+    means = members.T @ features.values[0].float().flatten(1).T.cpu()
+    return owner, functional.normalize(means, dim=1)
 
 
 def difference_hash(pixels: NDArray[np.uint8]) -> int:
@@ -209,18 +224,21 @@ def _decoded_ahead(items: Iterator[Item]) -> Iterator[Decoded]:
 
 def _decode(item: Item) -> Decoded:
     content = b""
+    key = item.key.encode("utf-8", "backslashreplace").decode()  # a table holds Unicode only
     try:
+        if key != item.key:
+            raise ImageError("the file name is not UTF-8; rename the file")
         content = item.read()
         if not content:
             raise ImageError("the file is empty (0 bytes); fetch it again")
         pixels = load_image(content)
     except ImageError as error:
         reason = " ".join(str(error).split())
-        row = store.Row(item.key, bytes=len(content), status="bad", reason=reason)
+        row = store.Row(key, bytes=len(content), status="bad", reason=reason)
         return Decoded(row, None)
     digest = hashlib.sha256(content).hexdigest()
     height, width = pixels.shape[:2]
-    row = store.Row(item.key, height, width, len(content), digest, difference_hash(pixels))
+    row = store.Row(key, height, width, len(content), digest, difference_hash(pixels))
     return Decoded(row, pixels)
 
 

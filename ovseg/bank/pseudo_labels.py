@@ -91,7 +91,7 @@ def write_pseudo_labels(
     synonyms = {group[0]: list(group[1:]) for group in vocabulary.phrases if len(group) > 1}
     if synonyms:
         settings["synonyms"] = synonyms  # a student is asked by them as well
-    with writing(root / f"worker-{number}"):
+    with writing(root / f"worker-{number}", what="pseudo-labels"):
         _claim(root, settings)
         journal = _Journal(root / f"manifest-{number:03d}.jsonl")
         with journal:

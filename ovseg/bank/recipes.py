@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from ovseg.assets import find_asset
 from ovseg.bank.build import BankOptions
 from ovseg.bank.index import Kind
@@ -25,8 +27,8 @@ class BankRecipe(Config):
     source: str
     model: str = "mini"
     index: Kind = "auto"
-    recall: float = 0.95
-    regions: int = 8
+    recall: float = Field(default=0.95, ge=0, le=1)
+    regions: int = Field(default=8, ge=0)
 
     @classmethod
     def named(cls, name: str) -> BankRecipe:

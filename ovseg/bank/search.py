@@ -72,7 +72,7 @@ def query_vector(query: Any, segmenter: Segmenter, *, negative: Any = None) -> N
         negative: another query, which is taken away: "cone" without "ice cream".
 
     Raises:
-        VocabularyError: an empty mixture.
+        VocabularyError: an empty mixture, or a text that cannot be used.
         ShapeError: query and negative are the same, or a box is outside its image.
     """
     vector = _mixture(query, segmenter)
@@ -110,8 +110,15 @@ def _single(query: Any, segmenter: Segmenter) -> NDArray[np.float32]:
 
 
 def text_vector(text: str, segmenter: Segmenter) -> NDArray[np.float32]:
-    """(D,) float32 unit vector of a phrase in the joint space."""
-    embedding = segmenter.text_bank([text], background=None).embeddings[0].float()
+    """(D,) float32 unit vector of a phrase in the joint space.
+
+    Raises:
+        VocabularyError: the phrase cannot be used.
+    """
+    try:
+        embedding = segmenter.text_bank([text], background=None).embeddings[0].float()
+    except VocabularyError as error:
+        raise VocabularyError(str(error).replace("labels[0]", "the query", 1)) from error
     vector: NDArray[np.float32] = functional.normalize(embedding, dim=0).cpu().numpy()
     return vector
 

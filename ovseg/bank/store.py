@@ -129,7 +129,7 @@ def read_manifest(root: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a bank.
+    """A JSON object of a bank, or of a folder of pseudo-labels.
 
     Raises:
         DatasetError: the file is missing or damaged.
@@ -137,7 +137,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DatasetError(f"'{path}' is missing or damaged ({error}); run the build again") from error
+        raise DatasetError(f"'{path}' is missing or damaged ({error}); make it again") from error
     return values
 
 
@@ -181,8 +181,12 @@ def check_encoder(manifest: dict[str, Any], info: dict[str, str], *, root: Path)
 
 
 @contextmanager
-def writing(root: Path) -> Iterator[None]:
-    """Hold the bank's lock; it is released by the operating system even after ``kill -9``.
+def writing(root: Path, *, what: str = "bank") -> Iterator[None]:
+    """Hold the lock of a folder; it is released by the operating system even after ``kill -9``.
+
+    Args:
+        root: the folder, which is made.
+        what: is written there, for the error.
 
     Raises:
         OutputError: another process writes, or the folder cannot be made.
@@ -191,15 +195,15 @@ def writing(root: Path) -> Iterator[None]:
         root.mkdir(parents=True, exist_ok=True)
         handle = os.open(root / ".lock", os.O_RDWR | os.O_CREAT)
     except OSError as error:
-        raise OutputError(f"cannot write the bank '{root}': {error.strerror}; choose another folder") from error
+        raise OutputError(f"cannot write the {what} '{root}': {error.strerror}; choose another folder") from error
     try:
-        _lock(handle, root)
+        _lock(handle, root, what)
         yield
     finally:
         os.close(handle)
 
 
-def _lock(handle: int, root: Path) -> None:
+def _lock(handle: int, root: Path, what: str) -> None:
     try:
         if os.name == "nt":
             import msvcrt
@@ -210,7 +214,7 @@ def _lock(handle: int, root: Path) -> None:
 
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        raise OutputError(f"another process is writing the bank '{root}'; wait until it has finished") from error
+        raise OutputError(f"another process is writing the {what} '{root}'; wait until it has finished") from error
 
 
 def _root(path: Path) -> Path:

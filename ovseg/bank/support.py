@@ -7,14 +7,13 @@ import dataclasses
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ovseg.bank.bank import ImageBank
+from ovseg.bank.build import describe_regions
 from ovseg.bank.index import VectorIndex, Vectors
 from ovseg.bank.store import check_encoder
 from ovseg.encoded import EncodedImage
 from ovseg.images import ImageSource
-from ovseg.regions.clusters import kmeans
 from ovseg.segmenter import Segmenter
 
 
@@ -42,9 +41,10 @@ class SupportedSegmenter(Segmenter):
         self, base: Segmenter, bank: ImageBank, *, neighbours: int = 20, share: float = 0.5, regions: int = 12
     ) -> None:
         check_encoder(bank.manifest, base.info, root=bank.root)
-        super().__init__(base.model, device=base.device)
+        super().__init__(base.model, device=base.device, benchmark=base.benchmark)
         self.config = base.config
         self.base = base
+        self.bank = bank
         self.index, _ = bank.regions
         self.neighbours = neighbours
         self.share = share
@@ -54,6 +54,15 @@ class SupportedSegmenter(Segmenter):
     def info(self) -> dict[str, str]:
         """What identifies this segmenter: the base model's info, and the support."""
         return {**super().info, "support": f"{len(self.index)}:{self.neighbours}:{self.share:g}"}
+
+    def for_benchmark(self, name: str) -> SupportedSegmenter:
+        """As ``Segmenter.for_benchmark``, with the same support."""
+        base = self.base.for_benchmark(name)
+        if base is self.base:
+            return self
+        return SupportedSegmenter(
+            base, self.bank, neighbours=self.neighbours, share=self.share, regions=self.regions
+        )
 
     @torch.inference_mode()
     def encode(self, image: ImageSource, *, max_pixels: int = 200_000_000) -> EncodedImage:
@@ -66,12 +75,7 @@ class SupportedSegmenter(Segmenter):
 
     def _support(self, encoded: EncodedImage, values: Tensor) -> Tensor:
         """(D, h, w): per cell the unit mean of the bank regions that are nearest to its region."""
-        structure = encoded.features.structure
-        maps = values if structure is None else structure[0].float()
-        like = torch.empty(*values.shape[1:], 3)
-        owner = kmeans(like, functional.normalize(maps, dim=0).cpu(), count=self.regions).flatten().long()
-        members = functional.one_hot(owner).float()  # (h·w, R)
-        means = functional.normalize(members.T @ values.flatten(1).T.cpu(), dim=1)
+        owner, means = describe_regions(encoded.features, self.regions)
         support = torch.from_numpy(support_vectors(means.numpy(), self.index, neighbours=self.neighbours))
         return support[owner].T.reshape(values.shape).to(values)
 

@@ -34,31 +34,40 @@ Example: ovseg bank build photos/ --out photos.bank
 def build(
     source: Annotated[str, typer.Argument(help="Folder, glob, .txt list, .tar shards, hf://name:split or .yaml.")],
     out: Annotated[Path, typer.Option(help="Folder of the bank.")],
-    model: Annotated[str, typer.Option(help="A name from 'ovseg models'.")] = "mini",
-    index: Annotated[str, typer.Option(help="auto, flat, ivf, ivfpq or hnsw.")] = "auto",
-    recall: Annotated[float, typer.Option(min=0, max=1, help="Recall@10 that the index is tuned to.")] = 0.95,
-    regions: Annotated[int, typer.Option(min=0, help="Region vectors per image; 0 for none.")] = 8,
+    model: Annotated[str | None, typer.Option(help="A name from 'ovseg models'; mini if not given.")] = None,
+    index: Annotated[str | None, typer.Option(help="auto (if not given), flat, ivf, ivfpq or hnsw.")] = None,
+    recall: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Recall@10 that the index is tuned to; 0.95 if not given.")
+    ] = None,
+    regions: Annotated[
+        int | None, typer.Option(min=0, help="Region vectors per image, 0 for none; 8 if not given.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
 ) -> None:
     """Build a bank; run again after an interruption, it goes on where it stopped.
 
+    Options replace those of a .yaml recipe.
+
     Example: ovseg bank build photos/ --out photos.bank
     """
     import ovseg
-    from ovseg.bank import BankOptions
     from ovseg.bank.index import KINDS
     from ovseg.bank.recipes import BankRecipe
     from ovseg.errors import ConfigError
 
-    if index not in KINDS:
+    if index is not None and index not in KINDS:
         raise ConfigError(f"expected an --index of {', '.join(KINDS)}, got '{index}'")
-    options = BankOptions(kind=index, recall=recall, regions=regions)  # type: ignore[arg-type]
-    if source.endswith((".yaml", ".yml")):
-        recipe = BankRecipe.named(source)
-        source, model, options = recipe.source, recipe.model, recipe.options()
-    segmenter = ovseg.load(model, device=device)
+    is_recipe = source.endswith((".yaml", ".yml"))
+    recipe = BankRecipe.named(source) if is_recipe else BankRecipe(summary="", source=source)
+    given = {"model": model, "index": index, "recall": recall, "regions": regions}
+    recipe = recipe.model_copy(update={name: value for name, value in given.items() if value is not None})
+    segmenter = ovseg.load(recipe.model, device=device)
     with _Counter("encoding") as count:
-        bank = ovseg.ImageBank.build(source, out=out, segmenter=segmenter, options=options, progress=count)
+        bank = ovseg.ImageBank.build(
+            recipe.source, out=out, segmenter=segmenter, options=recipe.options(), progress=count
+        )
+    if not count.done:
+        typer.echo(f"already complete: all images of '{recipe.source}' were in the bank", err=True)
     _print_summary(bank)
 
 
@@ -175,6 +184,7 @@ class _Counter:
 
     def __init__(self, description: str) -> None:
         self._description = description
+        self.done = 0
 
     def __enter__(self) -> _Counter:
         from rich.console import Console
@@ -187,6 +197,7 @@ class _Counter:
         return self
 
     def __call__(self, done: int) -> None:
+        self.done += done
         self._progress.advance(self._task, done)
 
     def __exit__(self, *_: object) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ovseg.result import SegmentationResult
     from ovseg.vocabulary import Background
 
+_MANY = 500  # labels above which their encoding is announced: on one core a thousand take some ten seconds
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
@@ -172,6 +174,9 @@ class Run:
             if self.concepts is not None:
                 segmenter = segmenter.with_concepts(ovseg.ConceptSet.load(self.concepts))
             self._segmenter = segmenter
+            if len(self.labels) > _MANY:
+                count = len(self.labels)
+                typer.echo(f"encoding {count} labels may take minutes; they are kept for the next time", err=True)
         return self._segmenter
 
 

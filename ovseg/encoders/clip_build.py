@@ -24,7 +24,7 @@ from ovseg.encoders.openclip_text import OpenClipText
 from ovseg.encoders.openclip_vit import OpenClipViT
 from ovseg.encoders.recipe_encoder import RecipeEncoder
 from ovseg.encoders.spec import EncoderSpec, Triple
-from ovseg.encoders.structure import build_structure
+from ovseg.encoders.structure import as_triple, build_structure
 from ovseg.encoders.timm_eva import TimmEva
 from ovseg.encoders.timm_vit import TimmViT
 from ovseg.encoders.tower import ViTTower
@@ -202,8 +202,8 @@ def build_huggingface(config: ModelConfig, device: torch.device, dtype: torch.dt
         space=space,
         stride=tower.stride,
         channels=tower.channels,
-        mean=tuple(facts.get("image_mean", CLIP_MEAN)),  # type: ignore[arg-type]
-        std=tuple(facts.get("image_std", CLIP_STD)),  # type: ignore[arg-type]
+        mean=as_triple(facts.get("image_mean", CLIP_MEAN)),
+        std=as_triple(facts.get("image_std", CLIP_STD)),
         license=config.license,
         source=config.source,
         paper=config.paper,
@@ -239,6 +239,11 @@ def load_huggingface(folder: Path) -> Any:
     ensure_torchvision()
     from transformers import AutoModel
 
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            "expected a transformers model (config.json, model.safetensors and the files of its tokenizer) in the "
+            f"folder '{folder}', got no config.json; check --weights"
+        )
     try:
         return AutoModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:

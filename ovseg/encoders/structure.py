@@ -192,12 +192,13 @@ def timm_spec(network: Any, name: str) -> EncoderSpec:
         space=f"timm:{name}",
         stride=0,
         channels=int(network.embed_dim),
-        mean=_triple(facts["mean"]),
-        std=_triple(facts["std"]),
+        mean=as_triple(facts["mean"]),
+        std=as_triple(facts["std"]),
     )
 
 
-def _triple(values: Any) -> Triple:
+def as_triple(values: Any) -> Triple:
+    """Three floats, from any sequence of three numbers."""
     red, green, blue = (float(value) for value in values)
     return red, green, blue
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -40,36 +39,15 @@ class TowerTokens:
         return replace(self, values=values)
 
 
-@runtime_checkable
-class Tower(Protocol):
-    """An image tower split at its last block. ``merge`` and ``finish`` are the rest of that block.
+class ViTTower(nn.Module, ABC):
+    """An image tower split at its last block; a family says how it embeds, projects and pools.
+
+    ``merge`` and ``finish`` are the rest of the last block after ``last_block_qkv``.
 
     Attributes:
         stride: pixels per patch.
         channels: length C of a projected vector.
     """
-
-    stride: int
-    channels: int
-
-    def prefix(self, pixels: Tensor, *, keep: int = 0) -> TowerTokens:
-        """The tokens of ``pixels`` (B, 3, H, W) before the last block, of any size in whole patches."""
-
-    def last_block_qkv(self, tokens: TowerTokens) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of the last block, each (B, heads, N, d), ready for a dot product."""
-
-    def merge(self, attended: Tensor) -> Tensor:
-        """(B, heads, N, d) attended values through the output projection: (B, N, D)."""
-
-    def finish(self, update: Tensor, tokens: TowerTokens, *, residual: bool, feed_forward: bool) -> Tensor:
-        """The rest of the tower for the patches: (B, C, h, w), not normalised."""
-
-    def image_vector(self, pixels: Tensor) -> Tensor:
-        """The tower's own image vectors (B, C), not normalised."""
-
-
-class ViTTower(nn.Module, ABC):
-    """What the towers have in common; a family says how it embeds, projects and pools."""
 
     stride: int
     channels: int
@@ -85,7 +63,7 @@ class ViTTower(nn.Module, ABC):
 
     @abstractmethod
     def last_block_qkv(self, tokens: TowerTokens) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of the last block, each (B, heads, N, d)."""
+        """Queries, keys and values of the last block, each (B, heads, N, d), ready for a dot product."""
 
     @abstractmethod
     def merge(self, attended: Tensor) -> Tensor:

@@ -58,16 +58,23 @@ def check_sum(path: str | Path, expected: str | None) -> str:
     Raises:
         ModelError: the file is missing or differs.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ModelError(f"weights file '{path}' is missing; install the package again or give --weights")
+    path = _existing(path)
     digest = sha256_of(path)
     if expected is not None and digest != expected:
         raise ModelError(
             f"weights file '{path.name}' is damaged or not the published one: expected SHA-256 {expected[:12]}…, "
-            f"got {digest[:12]}…; install the package again"
+            f"got {digest[:12]}…; copy it again, or install the package again if it is one of its files"
         )
     return digest
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(
+            f"no weights file '{path}'; check the path, or install the package again if it is one of its files"
+        )
+    return path
 
 
 def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -79,9 +86,7 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         ModelError: the file is missing or damaged.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ModelError(f"weights file '{path}' is missing; install the package again or give --weights")
+    path = _existing(path)
     try:
         with safe_open(path, framework="pt") as file:
             raw = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

@@ -98,11 +98,7 @@ def encode_with_contexts(text: TextEncoder, ids: Tensor, contexts: Tensor) -> Te
 
 def _ids_of(text: TextEncoder, phrase: str) -> list[int]:
     if isinstance(text, SentenceEncoder):
-        text.tokenizer.no_padding()
-        try:
-            return list(text.tokenizer.encode(phrase).ids)
-        finally:
-            text.tokenizer.enable_padding(pad_id=0)
+        return list(text.tokenizer.encode(phrase).ids)
     if isinstance(text, OpenClipText):
         ids: list[int] = text.tokenizer([phrase], context_length=text.context_length)[0].tolist()
         while ids[-1] == 0:

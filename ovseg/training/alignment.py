@@ -7,7 +7,6 @@ learning in logits; text to vision maps as in Talk2DINO (Barsellotti et al., ICC
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from torch.nn import functional
 
 from ovseg.encoders.registry import Model
 from ovseg.encoders.weights import save_weights
-from ovseg.errors import ConfigError, DatasetError
+from ovseg.errors import ConfigError
 from ovseg.evaluation.datasets import open_dataset
 from ovseg.evaluation.protocol import load_protocol
 from ovseg.files import sha256_of
@@ -26,6 +25,7 @@ from ovseg.heads.alignment import AlignmentHead
 from ovseg.images import load_image
 from ovseg.text import Templates, encode_phrases
 from ovseg.training.config import AlignmentConfig, CellData, NamedData
+from ovseg.training.data import read_table
 from ovseg.training.features import Cells, FeatureCache, cell_classes, cell_features, principal_axes
 
 _SYNONYM = 0.6  # centred cosine between names above which one is not a wrong answer for the other
@@ -221,11 +221,11 @@ def named_features(data: NamedData, model: Model, cache: FeatureCache) -> tuple[
 
     Returns:
         (n, C) features, (n,) name numbers, and the names.
+
+    Raises:
+        DatasetError: the table is missing or has other columns.
     """
-    if not data.table.is_file():
-        raise DatasetError(f"expected a CSV with the columns file and name at '{data.table}'; there is none")
-    with open(data.table, encoding="utf-8", newline="") as stream:
-        rows = [(row["file"], row["name"]) for row in csv.DictReader(stream)]
+    rows = [(row["file"], row["name"]) for row in read_table(data.table, column="name")]
     names = sorted({name for _, name in rows})
     assert isinstance(model.head, AlignmentHead)
     head = model.head

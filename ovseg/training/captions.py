@@ -6,7 +6,6 @@ weighted by the attention of the class token; the head most like the caption sta
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from ovseg.heads.registry import build_head, spaces_of
 from ovseg.heads.textmap import TextMap
 from ovseg.images import load_image
 from ovseg.training.config import CaptionsConfig
+from ovseg.training.data import read_table
 from ovseg.training.features import FeatureCache, encoder_key, whole_pixels
 from ovseg.training.masks import fill_in
 
@@ -127,13 +127,7 @@ def build_captions(config: CaptionsConfig, model: Model, cache: FeatureCache) ->
 
 def read_captions(table: Path) -> tuple[list[Path], list[int], list[str]]:
     """Image files, the image of each caption, and the captions of a CSV with the columns file and caption."""
-    if not table.is_file():
-        raise DatasetError(f"expected a CSV with the columns file and caption at '{table}'; there is none")
-    with open(table, encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    if not rows or not {"file", "caption"} <= set(rows[0]):
-        found = ", ".join(rows[0]) if rows else "no line"
-        raise DatasetError(f"'{table}' must have the columns file and caption, got {found}")
+    rows = read_table(table, column="caption")
     names = list(dict.fromkeys(row["file"] for row in rows))
     folder = table.parent / "images" if (table.parent / "images").is_dir() else table.parent
     number = {name: place for place, name in enumerate(names)}

@@ -7,9 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ovseg.config import Config, load_config, read_yaml
+from ovseg.config import Config, choose, load_config, read_yaml
 from ovseg.encoders.registry import HeadConfig
-from ovseg.errors import ConfigError, did_you_mean
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -277,8 +276,4 @@ def load_training(path: str | Path, *, overrides: dict[str, Any] | None = None) 
     values = read_yaml(path)
     stated = values.get("recipe", "alignment") if isinstance(values, dict) else "alignment"
     recipe = str((overrides or {}).get("recipe", stated))
-    if recipe not in CONFIGS:
-        raise ConfigError(
-            f"{path}: no recipe '{recipe}'{did_you_mean(recipe, CONFIGS)} There are: {', '.join(CONFIGS)}"
-        )
-    return load_config(CONFIGS[recipe], path, overrides=overrides)
+    return load_config(choose(f"recipe in '{path}':", recipe, CONFIGS), path, overrides=overrides)

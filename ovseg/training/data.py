@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -211,6 +213,22 @@ class PseudoLabelSource:
 def open_source(data: MaskData | PseudoLabels) -> Source:
     """The labelled images that the section ``data`` of a training file names."""
     return MaskSource(data) if isinstance(data, MaskData) else PseudoLabelSource(data)
+
+
+def read_table(path: Path, *, column: str) -> list[dict[str, str]]:
+    """The lines of a CSV that has a column ``file`` and one called ``column``.
+
+    Raises:
+        DatasetError: there is no such file, it has other columns, or no line.
+    """
+    if not path.is_file():
+        raise DatasetError(f"expected a CSV with the columns file and {column} at '{path}'; there is none")
+    with open(path, encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    if not rows or not {"file", column} <= set(rows[0]):
+        found = ", ".join(rows[0]) if rows else "no line"
+        raise DatasetError(f"'{path}' must have the columns file and {column}, got {found}")
+    return rows
 
 
 def _fold_classes(data: MaskData) -> tuple[str, ...]:

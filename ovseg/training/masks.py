@@ -22,6 +22,7 @@ from ovseg.encoders.weights import freeze, save_weights
 from ovseg.errors import ConfigError, DatasetError
 from ovseg.evaluation.manifest import names_hash
 from ovseg.heads.base import FusionHead, TrainableHead
+from ovseg.heads.denseclip import DenseClipSettings
 from ovseg.heads.prompts import PhraseTokens, context_width
 from ovseg.heads.registry import build_head, spaces_of
 from ovseg.heads.stacked import StackedHead
@@ -216,11 +217,19 @@ def fill_in(head: HeadConfig, model: Model, *, names: int = 0) -> HeadConfig:
     joint = model.head.phrases(vector).shape[1]
     widths = {"features": model.image.spec.channels, "text": vector.shape[1], "joint": joint}
     known: dict[str, Any] = {"widths": widths, "base_scale": model.config.logit_scale}
-    if head.kind != "textmap" and not head.settings.get("contexts", 8 * (head.kind == "denseclip")):
+    contexts = learned_contexts(head)
+    if head.kind != "textmap" and not contexts:
         known["names"] = names
-    if head.kind == "denseclip" and head.settings.get("contexts", 8):
+    if contexts:
         known["context_width"] = context_width(text)
     return head.model_copy(update={"settings": {**known, **head.settings}})
+
+
+def learned_contexts(head: HeadConfig) -> int:
+    """How many vectors inside the text encoder a head of this kind and these settings learns."""
+    if head.kind != "denseclip":
+        return 0
+    return int(head.settings.get("contexts", DenseClipSettings.model_fields["contexts"].default))
 
 
 def cache_key(config: MasksConfig, model: Model, source: Source) -> dict[str, object]:

@@ -26,7 +26,7 @@ from ovseg.training.checkpoint import BEST, METRICS, read_log
 from ovseg.training.config import AlignmentConfig, CaptionsConfig, MasksConfig, TrainingConfig
 from ovseg.training.features import FeatureCache
 from ovseg.training.loop import make_accelerator, train_steps
-from ovseg.training.masks import build_masks
+from ovseg.training.masks import build_masks, learned_contexts
 from ovseg.training.schedule import restore
 
 WEIGHTS = "head.safetensors"
@@ -95,13 +95,12 @@ def trainable_model(name: str) -> Model:
 def trained_config(model: Model, settings: HeadConfig, *, weights: str = "", sha256: str = "") -> ModelConfig:
     """The model file of ``model`` with a trained head, which has the scale of the logits inside."""
     head = settings.model_copy(update={"weights": weights, "sha256": sha256})
-    tokens = settings.kind == "denseclip" and bool(settings.settings.get("contexts", 8))
     changed = {
         "name": f"{model.config.name}-{settings.kind}",
         "summary": f"{settings.kind} trained on {model.config.name}",
         "head": head,
         "logit_scale": 1.0,
-        "templates": "word" if tokens else model.config.templates,
+        "templates": "word" if learned_contexts(settings) else model.config.templates,
     }
     return model.config.model_copy(update=changed)
 

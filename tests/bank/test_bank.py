@@ -18,7 +18,15 @@ from ovseg.bank import BankOptions, ImageBank, Region, store
 from ovseg.bank.duplicates import Fingerprints, find_pairs
 from ovseg.bank.index import VectorIndex
 from ovseg.bank.pseudo_labels import write_pseudo_labels
-from ovseg.errors import DatasetError, ImageError, OutputError, ShapeError, SpaceError
+from ovseg.errors import (
+    ConfigError,
+    DatasetError,
+    ImageError,
+    OutputError,
+    ShapeError,
+    SpaceError,
+    VocabularyError,
+)
 from ovseg.segmenter import Segmenter
 
 CONFTEST = Path(__file__).with_name("conftest.py")
@@ -123,6 +131,68 @@ def test_bad_images_are_recorded_and_skipped(photos: Path, segmenter: Segmenter,
     assert "0 bytes" in reasons["empty.jpg"]
 
 
+def test_a_file_name_that_is_not_utf8_is_a_bad_image(photos: Path, segmenter: Segmenter, tmp_path: Path) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    shutil.copy(photos / "00-red-green.png", folder / "a.png")
+    try:
+        shutil.copy(photos / "00-red-green.png", folder / os.fsdecode(b"b\xff.png"))
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    bank = ImageBank.build(folder, out=tmp_path / "bank", segmenter=segmenter).add(folder)
+    assert len(bank) == 1
+    ((path, reason),) = bank.bad_images()
+    assert path.endswith(r"b\udcff.png")
+    assert reason == "the file name is not UTF-8; rename the file"
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"regions": 2}, "built with regions 8, got regions 2"),
+        ({"recall": 0.9}, "built with recall 0.95, got recall 0.9"),
+        ({"kind": "flat", "regions": 0}, "built with index auto, regions 8, got index flat, regions 0"),
+    ],
+)
+def test_other_options_than_those_of_the_bank_are_refused(
+    other: dict[str, object], said: str, photos: Path, bank: ImageBank, segmenter: Segmenter
+) -> None:
+    before = contents(ImageBank.open(bank.root)), bank.manifest
+    with pytest.raises(ConfigError, match=f"{said}; give the same, choose another folder, or delete this one"):
+        ImageBank.build(photos, out=bank.root, segmenter=segmenter, options=BankOptions(**other))
+    again = ImageBank.open(bank.root)
+    assert (contents(again), again.manifest) == before
+
+
+def test_an_interrupted_build_goes_on_with_its_own_options_only(
+    photos: Path, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    def stop(_: int) -> None:
+        if len(store.shard_paths(tmp_path / "b")) == 3:
+            raise KeyboardInterrupt
+
+    options = BankOptions(regions=2, shard_size=1)
+    with pytest.raises(KeyboardInterrupt):
+        ImageBank.build(photos, out=tmp_path / "b", segmenter=segmenter, options=options, progress=stop)
+    with pytest.raises(ConfigError, match="built with regions 2, got regions 8"):
+        ImageBank.build(photos, out=tmp_path / "b", segmenter=segmenter, options=BankOptions())
+    bank = ImageBank.build(photos, out=tmp_path / "b", segmenter=segmenter)
+    assert (bank.manifest["regions"], len(bank)) == (2, 24)
+
+
+def test_a_query_that_is_no_text_is_called_a_query(bank: ImageBank) -> None:
+    with pytest.raises(VocabularyError, match="the query must be text, got the blank string"):
+        bank.search(["red", " "])
+
+
+def test_pseudo_labels_that_cannot_be_written_are_called_so(
+    bank: ImageBank, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"cannot write the pseudo-labels '.*file.*choose another folder"):
+        write_pseudo_labels(bank, tmp_path / "file", segmenter=segmenter, labels=["red"])
+
+
 def test_an_empty_bank_answers_with_nothing(segmenter: Segmenter, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "bad.png").write_bytes(b"no picture")
@@ -161,6 +231,14 @@ def test_merging_equals_building_at_once(photos: Path, segmenter: Segmenter, tmp
     merged = ImageBank.merge([tmp_path / "a", tmp_path / "b"], out=tmp_path / "ab")
     whole = ImageBank.build(photos, out=tmp_path / "whole", segmenter=segmenter)
     assert contents(merged) == contents(whole)
+
+
+def test_merging_keeps_the_largest_number_of_regions(photos: Path, segmenter: Segmenter, tmp_path: Path) -> None:
+    for regions, name in ((1, "00-red-green.png"), (3, "01-green-blue.png")):
+        options = BankOptions(regions=regions)
+        ImageBank.build(photos / name, out=tmp_path / str(regions), segmenter=segmenter, options=options)
+    merged = ImageBank.merge([tmp_path / "1", tmp_path / "3"], out=tmp_path / "both")
+    assert merged.manifest["regions"] == 3
 
 
 def test_tar_shards_give_the_same_vectors(

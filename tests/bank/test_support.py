@@ -44,6 +44,18 @@ def test_it_segments_and_says_so(region_bank: ImageBank, segmenter: Segmenter, p
     assert "support" in result.provenance
 
 
+def test_the_constants_of_a_benchmark_keep_the_support(
+    region_bank: ImageBank, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supported = SupportedSegmenter(segmenter, region_bank, share=0.25)
+    assert supported.for_benchmark("nothing of its own") is supported
+    sharper = segmenter.config.model_copy(update={"logit_scale": 40.0})
+    monkeypatch.setattr("ovseg.segmenter.for_benchmark", lambda config, name: sharper)
+    changed = supported.for_benchmark("camvid11")
+    assert changed.info == {**supported.info, "constants": "camvid11"}
+    assert (changed.config.logit_scale, changed.share) == (40.0, 0.25)
+
+
 def test_a_bank_without_regions_is_refused(photos: Path, segmenter: Segmenter, tmp_path: Path) -> None:
     bank = ImageBank.build(photos, out=tmp_path / "b", segmenter=segmenter, options=BankOptions(regions=0))
     with pytest.raises(DatasetError, match="no regions"):

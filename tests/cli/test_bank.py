@@ -64,6 +64,8 @@ def test_the_walkthrough_runs_as_it_is_written(run: Run) -> None:
 def test_search_info_and_verify(run: Run) -> None:
     built = run("bank", "build", "photos", "--out", "b")
     assert "24 images, 0 bad" in built.stdout
+    assert "already complete" not in built.stderr
+    assert "already complete: all images of 'photos'" in run("bank", "build", "photos", "--out", "b").stderr
     found = json.loads(run("bank", "search", "b", "blue", "-k", "3", "--json", "--sheet", "s.png").stdout)
     assert all("blue" in Path(row["path"]).name for row in found)
     assert Image.open("s.png").height > 100
@@ -96,6 +98,7 @@ def test_usage_errors_say_what_to_do(run: Run) -> None:
         (("pseudo-label", "b", "--out", "p"), "--concepts or --label"),
         (("pseudo-label", "b", "--out", "p", "--label", "red", "--worker", "4/4"), "for example 0/4"),
         (("bank", "build", "photos", "--out", "c", "--index", "tree"), "got 'tree'"),
+        (("bank", "build", "photos", "--out", "b", "--regions", "2"), "regions 8, got regions 2; give the same"),
     ):
         assert message in str(run(*arguments, code=1).exception)
 
@@ -122,6 +125,15 @@ def test_a_concept_nobody_photographed_is_said_plainly(run: Run) -> None:
     assert "not found in this bank" in learned.stdout
     assert "not found: zebra; the text alone will be used" in learned.stderr
     assert json.loads(run("concept", "show", "c.safetensors", "--json").stdout)[1]["found"] is False
+
+
+def test_options_replace_those_of_a_recipe(run: Run) -> None:
+    Path("r.yaml").write_text("summary: test\nsource: photos\nregions: 3\nrecall: 0.9\n")
+    run("bank", "build", "r.yaml", "--out", "b", "--regions", "2")
+    built = json.loads(run("bank", "info", "b", "--json").stdout)
+    assert (built["regions"], built["options"]["recall"]) == (2, 0.9)
+    Path("r.yaml").write_text("summary: test\nsource: photos\nrecall: 5\n")
+    assert "'recall'" in str(run("bank", "build", "r.yaml", "--out", "c", code=1).exception)
 
 
 @pytest.mark.parametrize("name", asset_names("retrieval/banks"))

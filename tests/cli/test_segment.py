@@ -354,3 +354,12 @@ def test_the_words_for_a_background_may_be_in_capitals(given: str, meant: object
 def test_a_background_without_a_phrase_is_refused(given: str) -> None:
     with pytest.raises(VocabularyError, match="--background expects auto, none or phrases"):
         parse_background(given)
+
+
+def test_many_labels_are_announced_before_they_are_encoded(invoke: Invoke, tmp_path: Path) -> None:
+    make_image(tmp_path / "a.png")
+    Path("few.txt").write_text("\n".join(f"thing {number}" for number in range(500)))
+    Path("many.txt").write_text("\n".join(f"thing {number}" for number in range(501)))
+    assert "encoding" not in invoke("a.png", "--labels-file", "few.txt").stderr
+    assert "encoding 501 labels may take minutes" in invoke("a.png", "--labels-file", "many.txt").stderr
+    assert "encoding" not in invoke("a.png", "--labels-file", "many.txt").stderr  # the image is done

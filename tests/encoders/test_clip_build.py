@@ -220,8 +220,12 @@ def test_a_siglip_folder_becomes_a_model(tmp_path, siglip_model, wide):
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
+    config = config_of("tiny", kind="huggingface", random_weights=False)
+    with pytest.raises(ModelError, match=r"\(config\.json, model\.safetensors and .* got no config\.json"):
+        build(config, weights=tmp_path / "nowhere")
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="expected a transformers model with safetensors"):
-        build(config_of("tiny", kind="huggingface", random_weights=False), weights=tmp_path)
+        build(config, weights=tmp_path)
 
 
 FILES = asset_names("configs/models")

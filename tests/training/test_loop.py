@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ovseg.encoders.registry import Model
-from ovseg.errors import ConfigError
+from ovseg.errors import ConfigError, DatasetError
 from ovseg.heads.alignment import AlignmentHead
 from ovseg.heads.base import IdentityHead
 from ovseg.segmenter import Segmenter
-from ovseg.training.alignment import build_alignment
-from ovseg.training.config import AlignmentConfig
+from ovseg.training.alignment import build_alignment, named_features
+from ovseg.training.config import AlignmentConfig, NamedData
 from ovseg.training.features import FeatureCache, cell_classes
 from ovseg.training.loop import CHECKPOINT, METRICS, TrainingError, train_steps
 
@@ -216,6 +216,13 @@ def test_an_unknown_held_out_class_is_named(small: Segmenter, folder: Path, tmp_
     masks = {"protocol": "folder", "path": folder, "held_out_classes": ("lynx",)}
     with pytest.raises(ConfigError, match="no class \\['lynx'\\] in 'folder'"):
         build_alignment(AlignmentConfig(masks=(masks,)), small.model, FeatureCache(tmp_path))
+
+
+def test_a_table_of_names_with_other_columns_is_refused(small: Segmenter, tmp_path: Path) -> None:
+    table = tmp_path / "names.csv"
+    table.write_text("file,caption\na.png,cat\n")
+    with pytest.raises(DatasetError, match="must have the columns file and name, got file, caption"):
+        named_features(NamedData(table=table), small.model, FeatureCache(tmp_path))
 
 
 def test_a_model_without_an_alignment_is_refused(small: Segmenter, tmp_path: Path) -> None:

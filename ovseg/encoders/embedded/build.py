@@ -36,8 +36,7 @@ def build_embedded(config: ModelConfig, device: torch.device, dtype: torch.dtype
     from ovseg.encoders.registry import Model
 
     folder = weights or asset_root("models") / config.encoder.name
-    if not folder.is_dir():
-        raise ModelError(f"no folder '{folder}' with the weights of '{config.name}'; install the package again")
+    _check_folder(folder, name=config.name, given=weights is not None)
     expected = config.encoder.sha256 if weights is None else {}
     sums = [check_sum(folder / name, expected.get(name)) for name in FILES]
     vision = MiniVision.load(folder / VISION_FILE).to(device, dtype)
@@ -48,3 +47,15 @@ def build_embedded(config: ModelConfig, device: torch.device, dtype: torch.dtype
         return SentenceEncoder.load(folder / TEXT_FILE, folder / TOKENIZER_FILE)
 
     return Model(config, vision, text, head, "+".join(digest[:16] for digest in sums))
+
+
+def _check_folder(folder: Path, *, name: str, given: bool) -> None:
+    """Refuse a folder without all files; ``given`` says whether it is the caller's or the package's."""
+    missing = [file for file in FILES if not (folder / file).is_file()]
+    if not missing:
+        return
+    got = f"no {', '.join(missing)}" if folder.is_dir() else "no such folder"
+    advice = "give --weights a folder with all of them" if given else "install the package again"
+    raise ModelError(
+        f"expected the weights of model '{name}' ({', '.join(FILES)}) in the folder '{folder}', got {got}; {advice}"
+    )

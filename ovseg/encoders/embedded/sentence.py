@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ class SentenceEncoder:
     def __init__(self, model: MiniLM, tokenizer: Tokenizer) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self.tokenizer.enable_padding(pad_id=0)
+        self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(_MAX_TOKENS)
 
     @classmethod
@@ -47,13 +48,15 @@ class SentenceEncoder:
 
     @torch.inference_mode()
     def encode(self, phrases: Sequence[str]) -> Tensor:
-        """(n, 384) float32 unit vectors; phrases of similar length share a batch."""
+        """(n, 384) float32 unit vectors; phrases of as many tokens share a batch, so that none is padded."""
         vectors = torch.empty(len(phrases), 384)
-        order = sorted(range(len(phrases)), key=lambda row: len(phrases[row]))
-        for start in range(0, len(order), _BATCH):
-            rows = order[start : start + _BATCH]
-            batch = self.tokenizer.encode_batch([phrases[row] for row in rows])
-            ids = torch.tensor([item.ids for item in batch])
-            mask = torch.tensor([item.attention_mask for item in batch], dtype=torch.bool)
-            vectors[rows] = self.model(ids, mask)
+        encoded = self.tokenizer.encode_batch(list(phrases))
+        rows_of_length: dict[int, list[int]] = defaultdict(list)
+        for row, item in enumerate(encoded):
+            rows_of_length[len(item.ids)].append(row)
+        for same in rows_of_length.values():
+            for start in range(0, len(same), _BATCH):
+                rows = same[start : start + _BATCH]
+                ids = torch.tensor([encoded[row].ids for row in rows])
+                vectors[rows] = self.model(ids, torch.ones_like(ids, dtype=torch.bool))
         return vectors
