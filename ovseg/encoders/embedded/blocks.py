@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -21,7 +20,7 @@ class ConvAct(nn.Module):
         stride: step in cells.
         dilation: spacing of the kernel's taps.
         depthwise: one filter per channel (``inputs == outputs``).
-        activation: applied to the result; None for none.
+        activation: applied to the result, in place where it can; None for none.
     """
 
     def __init__(
@@ -33,7 +32,7 @@ class ConvAct(nn.Module):
         stride: int = 1,
         dilation: int = 1,
         depthwise: bool = False,
-        activation: Activation | None = functional.relu,
+        activation: Activation | None = torch.relu_,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(

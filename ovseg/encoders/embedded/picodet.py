@@ -5,6 +5,7 @@ Source: Yu et al., PP-PicoDet, arXiv 2111.00902 (PaddleDetection, Apache-2.0). B
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from ovseg.encoders.embedded.blocks import ChannelGate, ConvAct
 
 _NECK = 96
 _CLASSES = 80
-_swish = functional.hardswish
+_swish = partial(functional.hardswish, inplace=True)
 
 
 class PicoDetMaps(NamedTuple):
