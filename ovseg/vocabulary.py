@@ -42,7 +42,7 @@ class Concept:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "label", _checked(self.label, where="the label of a concept"))
+        object.__setattr__(self, "label", check_phrase(self.label, where="the label of a concept"))
         where = f"concept '{self.label}'"
         for name in ("synonyms", "not_"):
             phrases = _checked_list(getattr(self, name), where=f"{name} of {where}")
@@ -189,7 +189,7 @@ def _concepts(labels: Iterable[str | Concept]) -> list[Concept]:
     if isinstance(labels, Mapping | set | frozenset) or not isinstance(labels, Iterable):
         raise VocabularyError(f"labels must be a list, got {type(labels).__name__}; the order of labels matters")
     return [
-        entry if isinstance(entry, Concept) else Concept(_checked(entry, where=f"labels[{index}]"))
+        entry if isinstance(entry, Concept) else Concept(check_phrase(entry, where=f"labels[{index}]"))
         for index, entry in enumerate(labels)
     ]
 
@@ -266,11 +266,15 @@ def _refuse_duplicates(labels: Sequence[str]) -> None:
 def _checked_list(phrases: Any, *, where: str) -> list[str]:
     if isinstance(phrases, str | bytes) or not isinstance(phrases, Iterable):
         raise VocabularyError(f"{where} must be a list of phrases, got {phrases!r}; write [{phrases!r}]")
-    return [_checked(phrase, where=f"{where} [{index}]") for index, phrase in enumerate(phrases)]
+    return [check_phrase(phrase, where=f"{where} [{index}]") for index, phrase in enumerate(phrases)]
 
 
-def _checked(phrase: Any, *, where: str) -> str:
-    """The phrase without surrounding blanks, or an error that names where it stands."""
+def check_phrase(phrase: Any, *, where: str) -> str:
+    """The phrase without surrounding blanks.
+
+    Raises:
+        VocabularyError: it cannot be used; ``where`` it stands begins the message.
+    """
     if not isinstance(phrase, str):
         raise VocabularyError(f"{where} must be text, got {phrase!r} of type {type(phrase).__name__}; use a string")
     if not phrase.strip():

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -27,7 +26,7 @@ from ovseg.bank.sources import Item, iterate
 from ovseg.errors import ImageError, OvsegError
 from ovseg.files import atomic_path, write_json
 from ovseg.images import load_image
-from ovseg.regions.clusters import kmeans
+from ovseg.regions.clusters import cluster_cells
 
 if TYPE_CHECKING:
     from ovseg.encoded import EncodedImage
@@ -198,8 +197,7 @@ def region_vectors(encoded: EncodedImage, count: int) -> NDArray[np.float32]:
 def describe_regions(features: DenseFeatures, count: int) -> tuple[Tensor, Tensor]:
     """(h·w,) int64 the region of each cell, and (R, D) float32 ``region_vectors``, both on the CPU."""
     maps = features.values if features.structure is None else features.structure
-    like = torch.empty(*features.grid, 3)
-    owner = kmeans(like, functional.normalize(maps[0].float(), dim=0).cpu(), count=count).flatten().long()
+    owner = cluster_cells(functional.normalize(maps[0].float(), dim=0).cpu(), count=count).flatten()
     members = functional.one_hot(owner).float()  # (h·w, R)
     means = members.T @ features.values[0].float().flatten(1).T.cpu()
     return owner, functional.normalize(means, dim=1)

@@ -86,9 +86,8 @@ def support(
     count, _, rows, columns = features.shape
     if count < 2:
         raise ShapeError(f"co-segmentation needs at least 2 images, got {count}; retrieve more")
-    if weights is None:
-        weights = features.new_ones(count, rows, columns)
-    check_shape("weights", weights, "k h w", k=count, h=rows, w=columns)
+    if weights is not None:
+        check_shape("weights", weights, "k h w", k=count, h=rows, w=columns)
     operands = [_Operand.of(cells, flat, dtype or torch.float32) for cells, flat in _cells(features, weights)]
     total = _compat_total(operands) if compat else _total(operands)
     return (total / (count if compat else count - 1)).view(count, rows, columns)
@@ -140,8 +139,10 @@ class _Operand:
         return (self.rows @ other.columns).float()
 
 
-def _cells(features: Tensor, weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Per image (h·w, C) float32 features and (h·w,) float32 weights."""
+def _cells(features: Tensor, weights: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Per image (h·w, C) float32 features and (h·w,) float32 weights, ones if there are none."""
+    if weights is None:
+        weights = features.new_ones(len(features), *features.shape[2:])
     return zip(features.flatten(2).transpose(1, 2).float(), weights.flatten(1).float(), strict=True)
 
 
@@ -169,8 +170,6 @@ def _compat_total(operands: Sequence[_Operand]) -> Tensor:
 
 def _settle_best(scores: Tensor, features: Tensor, weights: Tensor | None, *, cells: int = 16) -> None:
     """Compute the best ``cells`` of each image of (k, h, w) scores again in float32, in place."""
-    if weights is None:
-        weights = features.new_ones(scores.shape)
     flat = scores.flatten(1)
     best = flat.topk(min(cells, flat.shape[1]), dim=1).indices
     images = list(_cells(features, weights))

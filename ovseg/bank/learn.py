@@ -24,7 +24,7 @@ from ovseg.bank.cosegment import (
 from ovseg.bank.store import check_encoder
 from ovseg.errors import DatasetError, ImageError, VocabularyError
 from ovseg.matching import match
-from ovseg.regions.clusters import kmeans
+from ovseg.regions.clusters import cluster_cells
 from ovseg.vocabulary import Concept, Vocabulary
 
 if TYPE_CHECKING:
@@ -251,10 +251,9 @@ def over_regions(probability: Tensor, maps: Tensor, *, parts: int) -> Tensor:
     Returns:
         (h, w).
     """
-    rows, columns = probability.shape
-    owner = kmeans(torch.empty(rows, columns, 3), maps, count=parts).flatten().long()
-    sums = torch.zeros(parts).index_add(0, owner, probability.flatten().float())
-    return (sums / torch.bincount(owner, minlength=parts).clamp_min(1))[owner].view(rows, columns)
+    owner = cluster_cells(maps, count=parts)
+    sums = torch.bincount(owner.flatten(), weights=probability.flatten().float())
+    return (sums / torch.bincount(owner.flatten()))[owner]
 
 
 def cluster(vectors: Tensor, *, most: int, gain: float, least: int) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ovseg.bank.build import image_vector
 from ovseg.errors import ShapeError, VocabularyError
+from ovseg.vocabulary import check_phrase
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -115,10 +116,8 @@ def text_vector(text: str, segmenter: Segmenter) -> NDArray[np.float32]:
     Raises:
         VocabularyError: the phrase cannot be used.
     """
-    try:
-        embedding = segmenter.text_bank([text], background=None).embeddings[0].float()
-    except VocabularyError as error:
-        raise VocabularyError(str(error).replace("labels[0]", "the query", 1)) from error
+    phrase = check_phrase(text, where="the query")
+    embedding = segmenter.text_bank([phrase], background=None).embeddings[0].float()
     vector: NDArray[np.float32] = functional.normalize(embedding, dim=0).cpu().numpy()
     return vector
 

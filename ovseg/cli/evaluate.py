@@ -152,13 +152,11 @@ def _compare(first: Path, second: Path, *, as_json: bool) -> None:
 
 
 def _check(benchmark: str, data: str, *, split: str | None, as_json: bool) -> None:
-    from ovseg.evaluation import RunOptions, Task, check_data, load_protocol
+    from ovseg.evaluation import RunOptions, Task, check_data
     from ovseg.evaluation.runner import open_task
 
-    open_task(Task(benchmark, data), RunOptions(split=split))  # refuses what an evaluation would refuse
-    protocol = load_protocol(benchmark)
-    if split is not None:
-        protocol = protocol.model_copy(update={"split": split})
+    dataset, _ = open_task(Task(benchmark, data), RunOptions(split=split))  # refuses what an evaluation would
+    protocol = dataset.protocol
     problems = list(check_data(protocol, data))
     if as_json:
         typer.echo(json.dumps({"protocol": protocol.name, "problems": problems}))

@@ -10,18 +10,30 @@ from ovseg.tensors import check_shape
 
 
 def kmeans(image: Tensor, structure: Tensor, *, count: int = 12, steps: int = 20) -> Tensor:
+    """``cluster_cells`` as regions of the image.
+
+    Args:
+        image: (H, W, 3), for its size.
+        structure, count, steps: as of ``cluster_cells``.
+
+    Returns:
+        (H, W) int32 numbers from 0.
+    """
+    return _to_pixels(cluster_cells(structure, count=count, steps=steps), image)
+
+
+def cluster_cells(structure: Tensor, *, count: int = 12, steps: int = 20) -> Tensor:
     """Clusters of structure cells by cosine; the same features always give the same clusters.
 
     The first centre is the cell nearest to the mean; each further one is the cell furthest from those chosen.
 
     Args:
-        image: (H, W, 3), for its size.
         structure: (S, h, w) unit over S.
         count: how many clusters, at most.
         steps: how often the centres move, at most.
 
     Returns:
-        (H, W) int32 numbers from 0.
+        (h, w) int64 numbers from 0.
     """
     check_shape("structure", structure, "S h w")
     vectors = structure.flatten(1).T.float()  # (M, S)
@@ -33,8 +45,8 @@ def kmeans(image: Tensor, structure: Tensor, *, count: int = 12, steps: int = 20
         if torch.equal(moved, owner):
             break
         owner = moved
-    compact = torch.unique(owner, return_inverse=True)[1].view(structure.shape[1:])
-    return _to_pixels(compact, image)
+    compact: Tensor = torch.unique(owner, return_inverse=True)[1].view(structure.shape[1:])
+    return compact
 
 
 def linked(image: Tensor, structure: Tensor, *, nearness: float = 0.6) -> Tensor:
