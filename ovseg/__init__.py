@@ -16,27 +16,27 @@ from ovseg._version import __version__
 if TYPE_CHECKING:
     from ovseg.api import evaluate as evaluate
     from ovseg.api import segment as segment
-    from ovseg.bank import ConceptSet as ConceptSet
     from ovseg.bank import ImageBank as ImageBank
-    from ovseg.bank import learn_concepts as learn_concepts
-    from ovseg.encoders.registry import list_models as list_models
+    from ovseg.concepts import ConceptSet as ConceptSet
+    from ovseg.concepts import learn_concepts as learn_concepts
     from ovseg.errors import OvsegError as OvsegError
+    from ovseg.models.catalogue import list_models as list_models
+    from ovseg.pipeline.segmenter import Segmenter as Segmenter
+    from ovseg.pipeline.segmenter import load as load
     from ovseg.result import SegmentationResult as SegmentationResult
-    from ovseg.segmenter import Segmenter as Segmenter
-    from ovseg.segmenter import load as load
-    from ovseg.vocabulary import Concept as Concept
+    from ovseg.vocabulary.labels import Concept as Concept
 
 _HOMES = {
     "segment": "ovseg.api",
     "evaluate": "ovseg.api",
-    "load": "ovseg.segmenter",
-    "Segmenter": "ovseg.segmenter",
+    "load": "ovseg.pipeline.segmenter",
+    "Segmenter": "ovseg.pipeline.segmenter",
     "SegmentationResult": "ovseg.result",
-    "Concept": "ovseg.vocabulary",
-    "ConceptSet": "ovseg.bank",
+    "Concept": "ovseg.vocabulary.labels",
+    "ConceptSet": "ovseg.concepts",
     "ImageBank": "ovseg.bank",
-    "learn_concepts": "ovseg.bank",
-    "list_models": "ovseg.encoders.registry",
+    "learn_concepts": "ovseg.concepts",
+    "list_models": "ovseg.models.catalogue",
     "OvsegError": "ovseg.errors",
 }
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from ovseg.images import ImageSource
+from ovseg.images.load import ImageSource
+from ovseg.pipeline.segmenter import Labels, Segmenter, load
 from ovseg.result import SegmentationResult
-from ovseg.segmenter import Labels, Segmenter, load
-from ovseg.vocabulary import Background
+from ovseg.vocabulary.labels import Background
 
 if TYPE_CHECKING:
     from ovseg.evaluation import EvaluationReport

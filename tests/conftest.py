@@ -1,4 +1,4 @@
-"""The default model, loaded once for all tests."""
+"""The default model, loaded once for all tests, and the fixtures of ``tests/helpers``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,27 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.datasets import categories, folder, maps, oracle, real_data
+from helpers.towers import clip_model, networks, pixels, siglip_model, wide
+from helpers.toy import bank, photos, segmenter
 
-from ovseg.segmenter import Segmenter, load
+from ovseg.pipeline.segmenter import Segmenter, load
+
+__all__ = [  # fixtures of the helpers
+    "bank",
+    "categories",
+    "clip_model",
+    "folder",
+    "maps",
+    "networks",
+    "oracle",
+    "photos",
+    "pixels",
+    "real_data",
+    "segmenter",
+    "siglip_model",
+    "wide",
+]
 
 
 @pytest.fixture(scope="session")

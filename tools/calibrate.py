@@ -19,10 +19,10 @@ from cross_validate import segmenter_with, train_head
 from torch import Tensor
 
 from ovseg.config import load_config
-from ovseg.evaluation.datasets import open_dataset
-from ovseg.evaluation.protocol import load_protocol
-from ovseg.matching import match
-from ovseg.segmenter import Segmenter
+from ovseg.evaluation.data.datasets import open_dataset
+from ovseg.evaluation.data.protocol import load_protocol
+from ovseg.pipeline.logits import match
+from ovseg.pipeline.segmenter import Segmenter
 from ovseg.training.config import AlignmentConfig
 from ovseg.training.features import cell_classes
 from ovseg.training.runs import trainable_model

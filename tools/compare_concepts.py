@@ -29,13 +29,14 @@ import numpy as np
 import torch
 
 import ovseg
-from ovseg.bank.concepts import ConceptSet
-from ovseg.bank.use import ConceptSegmenter
-from ovseg.evaluation.confusion import ConfusionMatrix
-from ovseg.evaluation.datasets import FileDataset, open_dataset
-from ovseg.evaluation.protocol import load_protocol
+from ovseg.concepts.concept_set import ConceptSet
+from ovseg.concepts.evidence import ConceptSegmenter
+from ovseg.evaluation.data.datasets import FileDataset, open_dataset
+from ovseg.evaluation.data.protocol import load_protocol
+from ovseg.evaluation.metrics.confusion import ConfusionMatrix
+from ovseg.files import sha256_of
 from ovseg.heads.alignment import AlignmentHead
-from ovseg.segmenter import Segmenter
+from ovseg.pipeline.segmenter import Segmenter
 
 FOLDS, HALVES = 4, 2
 
@@ -58,7 +59,9 @@ def segmenter_with(base: Segmenter, head: Path | None) -> Segmenter:
     """The model, or the model with the alignment of a fold."""
     if head is None:
         return base
-    model = replace(base.model, head=AlignmentHead.load(head), weights_hash=str(head))
+    model = replace(
+        base.model, head=AlignmentHead.load(head), weights={**base.model.weights, "head": sha256_of(head)}
+    )
     return Segmenter(model, device=base.device)
 
 

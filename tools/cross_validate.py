@@ -18,16 +18,17 @@ import numpy as np
 import torch
 
 from ovseg.config import load_config
-from ovseg.encoders.embedded.build import HEAD_FILE
-from ovseg.evaluation.confusion import ConfusionMatrix
-from ovseg.evaluation.datasets import FileDataset, open_dataset
-from ovseg.evaluation.protocol import load_protocol
+from ovseg.evaluation.data.datasets import FileDataset, open_dataset
+from ovseg.evaluation.data.protocol import load_protocol
+from ovseg.evaluation.metrics.confusion import ConfusionMatrix
+from ovseg.files import sha256_of
 from ovseg.heads.alignment import AlignmentHead
-from ovseg.segmenter import Segmenter
-from ovseg.training.alignment import build_alignment
+from ovseg.models.embedded import HEAD_FILE
+from ovseg.pipeline.segmenter import Segmenter
 from ovseg.training.config import AlignmentConfig
 from ovseg.training.features import FeatureCache
 from ovseg.training.loop import train_steps
+from ovseg.training.recipes.alignment import build_alignment
 from ovseg.training.runs import trainable_model
 
 QUARTERS = 4
@@ -53,7 +54,7 @@ def train_head(config: AlignmentConfig, out: Path, **held: object) -> Path:
 
 def segmenter_with(config: AlignmentConfig, head: Path, base: object) -> Segmenter:
     """A segmenter that uses the head at that path."""
-    model = replace(base, head=AlignmentHead.load(head), weights_hash=str(head))  # type: ignore[type-var]
+    model = replace(base, head=AlignmentHead.load(head), weights={**base.weights, "head": sha256_of(head)})  # type: ignore[type-var]
     return Segmenter(model, device=torch.device("cpu"))
 
 

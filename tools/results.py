@@ -23,10 +23,10 @@ from typing import Literal
 
 from ovseg.errors import OvsegError
 from ovseg.evaluation import EvaluationReport, RunOptions, Task, load_protocol
-from ovseg.evaluation.baselines import make_baseline
-from ovseg.evaluation.corruptions import CORRUPTIONS
-from ovseg.evaluation.robustness import measure_robustness
-from ovseg.evaluation.runner import evaluate_task
+from ovseg.evaluation.run.baselines import make_baseline
+from ovseg.evaluation.run.corruptions import CORRUPTIONS
+from ovseg.evaluation.run.robustness import measure_robustness
+from ovseg.evaluation.run.runner import evaluate_task
 from ovseg.files import atomic_path
 
 BASELINES = ("majority", "no-refinement", "no-background")

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from ovseg.assets import find_asset
 from ovseg.evaluation import RunOptions, evaluate
-from ovseg.evaluation.datasets import open_dataset
-from ovseg.evaluation.protocol import load_protocol
-from ovseg.segmenter import Segmenter, load
+from ovseg.evaluation.data.datasets import open_dataset
+from ovseg.evaluation.data.protocol import load_protocol
+from ovseg.pipeline.segmenter import Segmenter, load
 from ovseg.training import load_training, train
-from ovseg.training.captions import build_captions, read_captions
 from ovseg.training.config import CaptionsConfig
 from ovseg.training.features import FeatureCache
+from ovseg.training.recipes.captions import build_captions, read_captions
 from ovseg.training.runs import segmenter_of, trainable_model
 
 PROTOCOL, COUNTS = "coco-panoptic-133", (1, 5, 10)

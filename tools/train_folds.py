@@ -30,22 +30,23 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from ovseg.assets import find_asset
-from ovseg.encoders.embedded.build import HEAD_FILE
-from ovseg.encoders.registry import HeadConfig, Model
 from ovseg.encoders.spec import DenseFeatures
-from ovseg.evaluation.confusion import ConfusionMatrix
-from ovseg.evaluation.protocol import load_protocol
+from ovseg.evaluation.data.protocol import load_protocol
+from ovseg.evaluation.metrics.confusion import ConfusionMatrix
 from ovseg.files import write_json
 from ovseg.heads.alignment import AlignmentHead
 from ovseg.heads.base import Head
-from ovseg.matching import score as scores_of
-from ovseg.segmenter import Segmenter
-from ovseg.training.alignment import build_alignment
+from ovseg.heads.registry import HeadConfig
+from ovseg.models.embedded import HEAD_FILE
+from ovseg.models.model import Model
+from ovseg.pipeline.logits import score as scores_of
+from ovseg.pipeline.segmenter import Segmenter
 from ovseg.training.config import AlignmentConfig, MaskData, MasksConfig, TrainingConfig, load_training
 from ovseg.training.data import open_source
 from ovseg.training.features import FeatureCache, View, ViewCache
 from ovseg.training.loop import make_accelerator, train_steps
-from ovseg.training.masks import Vocabulary, build_masks, cache_key, fetch_view
+from ovseg.training.recipes.alignment import build_alignment
+from ovseg.training.recipes.masks import Vocabulary, build_masks, cache_key, fetch_view
 from ovseg.training.runs import segmenter_of, trainable_model
 
 FOLDS, HALVES, PROTOCOL = 4, 2, "coco-panoptic-133"
@@ -156,7 +157,7 @@ def winners(segmenter: Segmenter, view: View, names: list[str]) -> NDArray[np.in
     spec, head = segmenter.model.image.spec, segmenter.model.head
     maps = torch.from_numpy(view.features.astype(np.float32)).permute(2, 0, 1)[None]
     values, structure = maps[:, : spec.channels], maps[:, spec.channels :]
-    features = DenseFeatures(values, spec.space, spec.stride, normalized=False, structure=structure)
+    features = DenseFeatures(values, spec.space, spec.stride, structure=structure)
     bank = segmenter.text_bank(names)
     logits, _ = scores_of(head, head.pixels(features), bank, smoothing=segmenter.config.smoothing)
     fine = functional.interpolate(logits[None], size=view.truth.shape, mode="bilinear")

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from ovseg.encoders.registry import HeadConfig
+from ovseg.heads.registry import HeadConfig
 from ovseg.training.config import HeadSchedule, MaskData, MasksConfig
 from ovseg.training.loop import make_accelerator, train_steps
-from ovseg.training.masks import build_masks
+from ovseg.training.recipes.masks import build_masks
 from ovseg.training.runs import trainable_model
 
 

@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 from ovseg.assets import find_asset
 from ovseg.bank.pseudo_labels import write_pseudo_labels
 from ovseg.evaluation import RunOptions, evaluate
-from ovseg.evaluation.protocol import load_protocol
-from ovseg.images import find_images, load_image
-from ovseg.segmenter import load
+from ovseg.evaluation.data.protocol import load_protocol
+from ovseg.images.find import find_images
+from ovseg.images.load import load_image
+from ovseg.pipeline.segmenter import load
 from ovseg.training import load_training, train
-from ovseg.vocabulary import Concept
+from ovseg.vocabulary.labels import Concept
 
 PROTOCOL = "camvid11"
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import ovseg
 from ovseg.errors import OvsegError
-from ovseg.evaluation.baselines import BASELINES
-from ovseg.evaluation.clipseg import ClipSeg
-from ovseg.evaluation.peer import model_parser, run_all, side_by_side, task_of, with_baselines
+from ovseg.evaluation.run.baselines import BASELINES
+from ovseg.evaluation.run.clipseg import ClipSeg
+from ovseg.evaluation.run.peer import model_parser, run_all, side_by_side, task_of, with_baselines
 
 
 def main() -> None:

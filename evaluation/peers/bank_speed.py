@@ -29,11 +29,13 @@ from numpy.typing import NDArray
 
 import ovseg
 from ovseg.bank import BankOptions, ImageBank
-from ovseg.bank.cosegment import cosegment
 from ovseg.bank.index import VectorIndex, exact_search
-from ovseg.images import find_images, load_image, prepare
-from ovseg.segmenter import Segmenter
-from ovseg.windows import plan_input
+from ovseg.concepts.cosegment import cosegment
+from ovseg.images.find import find_images
+from ovseg.images.load import load_image
+from ovseg.images.resize import prepare
+from ovseg.pipeline.encode import plan_input
+from ovseg.pipeline.segmenter import Segmenter
 
 CENTRES, DIMENSIONS = 20_000, 384
 PARTS = ["building", "searching", "cosegmenting", "indexing"]

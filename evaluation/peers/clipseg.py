@@ -9,8 +9,8 @@ and the report's model name says so.
 
 from __future__ import annotations
 
-from ovseg.evaluation.clipseg import ClipSeg
-from ovseg.evaluation.peer import peer_parser, run_peer
+from ovseg.evaluation.run.clipseg import ClipSeg
+from ovseg.evaluation.run.peer import peer_parser, run_peer
 
 if __name__ == "__main__":
     parser = peer_parser(str(__doc__))

@@ -23,9 +23,9 @@ from PIL import Image
 
 import ovseg
 from ovseg.evaluation import RunOptions, Task
-from ovseg.evaluation.boundary import boundary_counts
-from ovseg.evaluation.confusion import ConfusionMatrix
-from ovseg.evaluation.runner import evaluate_task
+from ovseg.evaluation.metrics.boundary import boundary_counts
+from ovseg.evaluation.metrics.confusion import ConfusionMatrix
+from ovseg.evaluation.run.runner import evaluate_task
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cat.jpg"
 NAMES = [f"thing {number}" for number in range(20)]

@@ -5,8 +5,8 @@ python evaluation/peers/majority.py camvid11 --data camvid/val --out results/maj
 
 from __future__ import annotations
 
-from ovseg.evaluation.baselines import Majority
-from ovseg.evaluation.peer import peer_parser, run_peer
+from ovseg.evaluation.run.baselines import Majority
+from ovseg.evaluation.run.peer import peer_parser, run_peer
 
 if __name__ == "__main__":
     print(run_peer(peer_parser(str(__doc__)), lambda given, task, options: Majority.of(task, options)))

@@ -13,8 +13,8 @@ from typing import Any
 
 import ovseg
 from ovseg.evaluation import RunOptions, Task
-from ovseg.evaluation.baselines import make_baseline
-from ovseg.evaluation.peer import model_parser, run_peer
+from ovseg.evaluation.run.baselines import make_baseline
+from ovseg.evaluation.run.peer import model_parser, run_peer
 
 
 def make(given: argparse.Namespace, task: Task, options: RunOptions) -> Any:

@@ -24,9 +24,9 @@ import torch
 from PIL import Image
 
 import ovseg
-from ovseg.images import prepare, working_size
-from ovseg.matching import match
-from ovseg.paint import find_winners
+from ovseg.images.resize import prepare, working_size
+from ovseg.pipeline.logits import match
+from ovseg.pipeline.upsample import find_winners
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cat.jpg"
 LABELS = ["person", "dog", "car", "tree", "road"]

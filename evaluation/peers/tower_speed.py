@@ -27,9 +27,11 @@ from speed import medians, show
 from torch import Tensor
 
 from ovseg._torchvision import ensure_torchvision
-from ovseg.encoders.registry import Model, build_model, read_model_config
-from ovseg.images import prepare
-from ovseg.segmenter import Segmenter
+from ovseg.images.resize import prepare
+from ovseg.models.build import build_model
+from ovseg.models.config import read_model_config
+from ovseg.models.model import Model
+from ovseg.pipeline.segmenter import Segmenter
 
 ensure_torchvision()
 import open_clip  # noqa: E402  (it imports torchvision)

@@ -1,17 +1,7 @@
-"""Image banks and concepts learned from unlabeled images: retrieve, co-segment, look, save one small file."""
+"""Image banks: vectors of unlabeled images that are searched by words and pictures."""
 
 from ovseg.bank.bank import ImageBank
 from ovseg.bank.build import BankOptions
-from ovseg.bank.concepts import ConceptReference, ConceptSet
-from ovseg.bank.learn import learn_concepts
 from ovseg.bank.search import Region, Retrieved
 
-__all__ = [
-    "BankOptions",
-    "ConceptReference",
-    "ConceptSet",
-    "ImageBank",
-    "Region",
-    "Retrieved",
-    "learn_concepts",
-]
+__all__ = ["BankOptions", "ImageBank", "Region", "Retrieved"]

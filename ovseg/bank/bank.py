@@ -18,13 +18,14 @@ from ovseg.bank.build import BankOptions, Progress
 from ovseg.bank.duplicates import Fingerprints, Pair, find_pairs
 from ovseg.bank.index import VectorIndex
 from ovseg.bank.search import Retrieved, query_vector
-from ovseg.bank.sources import read_key
 from ovseg.errors import ConfigError, DatasetError, ShapeError
 from ovseg.files import atomic_path, write_json
-from ovseg.images import load_image
+from ovseg.identity import check_encoder
+from ovseg.images.load import load_image
+from ovseg.images.sources import read_key
 
 if TYPE_CHECKING:
-    from ovseg.segmenter import Segmenter
+    from ovseg.pipeline.segmenter import Segmenter
 
 
 class ImageBank:
@@ -99,7 +100,7 @@ class ImageBank:
         root = Path(path)
         manifest = store.read_manifest(root)
         if segmenter is not None:
-            store.check_encoder(manifest, segmenter.info, root=root)
+            check_encoder(manifest, segmenter.info, root=root)
         store.check_files(root, manifest)
         return cls(root, manifest, segmenter=segmenter)
 
@@ -119,7 +120,7 @@ class ImageBank:
             )
         first = opened[0].manifest
         for bank in opened[1:]:
-            store.check_encoder(first, bank.manifest["encoder"], root=opened[0].root)
+            check_encoder(first, bank.manifest["encoder"], root=opened[0].root)
         with store.writing(root):
             removed = _copy_shards(opened, root)
             most = max(bank.manifest["regions"] for bank in opened)
@@ -169,7 +170,7 @@ class ImageBank:
         """
         if self._segmenter is None:
             segmenter = _load(self.manifest["encoder"]["model"])
-            store.check_encoder(self.manifest, segmenter.info, root=self.root)
+            check_encoder(self.manifest, segmenter.info, root=self.root)
             self._segmenter = segmenter
         return self._segmenter
 
@@ -284,7 +285,7 @@ class ImageBank:
 
 
 def _load(model: str) -> Segmenter:
-    from ovseg.segmenter import load
+    from ovseg.pipeline.segmenter import load
 
     return load(model)
 
@@ -303,7 +304,7 @@ def _claim(root: Path, info: dict[str, str], options: BankOptions | None) -> Ban
     elif note.is_file() and store.shard_paths(root):
         begun = store.read_json(note)
     if begun is not None:
-        store.check_encoder(begun, info, root=root)
+        check_encoder(begun, info, root=root)
         before = build.read_options(begun)
         options = options or before
         _check_options(before, options, root=root)

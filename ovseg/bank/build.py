@@ -22,16 +22,16 @@ from torch.nn import functional
 
 from ovseg.bank import store
 from ovseg.bank.index import Kind, VectorIndex
-from ovseg.bank.sources import Item, iterate
 from ovseg.errors import ImageError, OvsegError
 from ovseg.files import atomic_path, write_json
-from ovseg.images import load_image
+from ovseg.images.load import load_image
+from ovseg.images.sources import Item, iterate
 from ovseg.regions.clusters import cluster_cells
 
 if TYPE_CHECKING:
-    from ovseg.encoded import EncodedImage
     from ovseg.encoders.spec import DenseFeatures
-    from ovseg.segmenter import Segmenter
+    from ovseg.pipeline.encoded import EncodedImage
+    from ovseg.pipeline.segmenter import Segmenter
 
 Progress = Callable[[int], None]
 _AHEAD = 4

@@ -16,11 +16,11 @@ from ovseg.bank.bank import ImageBank
 from ovseg.bank.store import read_json, writing
 from ovseg.errors import ConfigError, ImageError, VocabularyError
 from ovseg.files import atomic_path, write_json
-from ovseg.segmenter import Labels, Segmenter
+from ovseg.pipeline.segmenter import Labels, Segmenter
 
 if TYPE_CHECKING:
     from ovseg.result import SegmentationResult
-    from ovseg.vocabulary import Background
+    from ovseg.vocabulary.labels import Background
 
 IGNORE = 255
 

@@ -13,13 +13,13 @@ from torch.nn import functional
 
 from ovseg.bank.build import image_vector
 from ovseg.errors import ShapeError, VocabularyError
-from ovseg.vocabulary import check_phrase
+from ovseg.vocabulary.labels import check_phrase
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ovseg.encoded import EncodedImage
-    from ovseg.segmenter import Segmenter
+    from ovseg.pipeline.encoded import EncodedImage
+    from ovseg.pipeline.segmenter import Segmenter
 
 NEGATIVE_WEIGHT = 0.5
 """How much of a negative query's unit vector is subtracted from that of the query."""
@@ -58,7 +58,7 @@ class Retrieved:
 
     def contact_sheet(self, *, columns: int = 10, side: int = 128) -> Image.Image:
         """A picture of the retrieved images, one block of rows per query, each with its cosine."""
-        from ovseg.bank.pictures import contact_sheet
+        from ovseg.images.sheets import contact_sheet
 
         return contact_sheet(self.paths, self.cosine, columns=columns, side=side)
 
@@ -100,7 +100,7 @@ def _mixture(query: Any, segmenter: Segmenter) -> NDArray[np.float32]:
 
 
 def _single(query: Any, segmenter: Segmenter) -> NDArray[np.float32]:
-    from ovseg.encoded import EncodedImage
+    from ovseg.pipeline.encoded import EncodedImage
 
     if isinstance(query, str):
         return text_vector(query, segmenter)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ovseg.errors import DatasetError, OutputError, SpaceError
+from ovseg.errors import DatasetError, OutputError
 from ovseg.files import atomic_path, sha256_of
 
 FORMAT = 1
@@ -164,20 +164,6 @@ def check_files(root: Path, manifest: dict[str, Any], *, deep: bool = False) -> 
             )
         if deep and sha256_of(path) != known["sha256"]:
             raise DatasetError(f"'{name}' of the bank '{root}' has changed since it was built; build it again")
-
-
-def check_encoder(manifest: dict[str, Any], info: dict[str, str], *, root: Path) -> None:
-    """Refuse to use a bank with another model or other weights than it was built with.
-
-    Raises:
-        SpaceError: says both and what to do.
-    """
-    for key in ("model", "weights"):
-        if manifest["encoder"][key] != info[key]:
-            raise SpaceError(
-                f"the bank '{root}' was built with {key} '{manifest['encoder'][key]}', got '{info[key]}'; "
-                "load that model, or build the bank again with this one"
-            )
 
 
 @contextmanager

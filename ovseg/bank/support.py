@@ -11,10 +11,10 @@ from torch import Tensor
 from ovseg.bank.bank import ImageBank
 from ovseg.bank.build import describe_regions
 from ovseg.bank.index import VectorIndex, Vectors
-from ovseg.bank.store import check_encoder
-from ovseg.encoded import EncodedImage
-from ovseg.images import ImageSource
-from ovseg.segmenter import Segmenter
+from ovseg.identity import check_encoder
+from ovseg.images.load import ImageSource
+from ovseg.pipeline.encoded import EncodedImage
+from ovseg.pipeline.segmenter import Segmenter
 
 
 class SupportedSegmenter(Segmenter):
@@ -70,7 +70,7 @@ class SupportedSegmenter(Segmenter):
         encoded = self.base.encode(image, max_pixels=max_pixels)
         values = encoded.features.values[0].float()
         mixed = (1 - self.share) * values + self.share * self._support(encoded, values)
-        features = dataclasses.replace(encoded.features, values=mixed[None], normalized=False)
+        features = dataclasses.replace(encoded.features, values=mixed[None])
         return dataclasses.replace(encoded, features=features)
 
     def _support(self, encoded: EncodedImage, values: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ovseg.bank import ConceptSet
+    from ovseg.concepts import ConceptSet
 
 
 def register(app: typer.Typer) -> None:
@@ -44,7 +44,7 @@ def learn(
     Example: ovseg concept learn photos.bank "traffic cone" "road sign" --out street.safetensors
     """
     import ovseg
-    from ovseg.bank.recipes import ConceptRecipe
+    from ovseg.concepts.recipe import ConceptRecipe
     from ovseg.errors import VocabularyError
 
     wanted = [ovseg.Concept(name, not_=tuple(negative or ())) for name in names or []]

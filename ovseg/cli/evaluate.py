@@ -90,7 +90,7 @@ def evaluate(
         _check(benchmark, data, split=split, as_json=as_json)
         return
     from ovseg.evaluation import RunOptions, Task
-    from ovseg.evaluation.runner import evaluate_task
+    from ovseg.evaluation.run.runner import evaluate_task
 
     options = RunOptions(
         batch_size=batch_size,
@@ -128,7 +128,7 @@ def _hold_against(baseline: EvaluationReport, report: EvaluationReport, *, margi
 
 
 def _robustness(segmenter: Any, task: Task, *, out: Path | None, options: RunOptions, as_json: bool) -> None:
-    from ovseg.evaluation.robustness import measure_robustness
+    from ovseg.evaluation.run.robustness import measure_robustness
 
     table = measure_robustness(segmenter, task, out=None if out is None else out / "robustness", options=options)
     typer.echo(json.dumps(table.to_dict()) if as_json else table.to_markdown())
@@ -136,7 +136,7 @@ def _robustness(segmenter: Any, task: Task, *, out: Path | None, options: RunOpt
 
 def _load(model: str, *, weights: Path | None, device: str) -> Any:
     import ovseg
-    from ovseg.evaluation.processes import Processes
+    from ovseg.evaluation.run.processes import Processes
 
     Processes.join()  # before the model is loaded: it decides which GPU "auto" means
     return ovseg.load(model, device=device, weights=weights)
@@ -153,7 +153,7 @@ def _compare(first: Path, second: Path, *, as_json: bool) -> None:
 
 def _check(benchmark: str, data: str, *, split: str | None, as_json: bool) -> None:
     from ovseg.evaluation import RunOptions, Task, check_data
-    from ovseg.evaluation.runner import open_task
+    from ovseg.evaluation.run.runner import open_task
 
     dataset, _ = open_task(Task(benchmark, data), RunOptions(split=split))  # refuses what an evaluation would
     protocol = dataset.protocol

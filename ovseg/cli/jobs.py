@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ovseg.errors import ImageError, OutputError, VocabularyError
-from ovseg.images import find_images
-from ovseg.vocabulary import Background
+from ovseg.images.find import find_images
+from ovseg.vocabulary.labels import Background
 
 
 @dataclass(frozen=True)

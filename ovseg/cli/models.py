@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-_COLUMNS = ("name", "task", "parameters", "megabytes", "license", "commercial", "gated", "local")
-_HEADINGS = ("name", "task", "params", "MB", "licence", "commercial", "gated", "here")
+_COLUMNS = ("name", "parameters", "megabytes", "license", "commercial", "gated", "local")
+_HEADINGS = ("name", "params", "MB", "licence", "commercial", "gated", "here")
 
 
 def register(app: typer.Typer) -> None:
@@ -47,8 +47,8 @@ def fetch(name: Annotated[str, typer.Argument(help="A name that ovseg models lis
 
     Example: ovseg models fetch clip-b16-naclip-shared
     """
-    from ovseg.encoders.hub import fetch as download
-    from ovseg.encoders.registry import read_model_config
+    from ovseg.models.config import read_model_config
+    from ovseg.models.download import fetch as download
 
     paths = download(read_model_config(name))
     typer.echo("\n".join(map(str, paths)) or f"the weights of '{name}' come with the package")

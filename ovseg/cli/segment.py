@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ovseg.cli.jobs import Job
     from ovseg.result import SegmentationResult
-    from ovseg.vocabulary import Background
+    from ovseg.vocabulary.labels import Background
 
 _MANY = 500  # labels above which their encoding is announced: on one core a thousand take some ten seconds
 
@@ -84,7 +84,7 @@ class Run:
 
     def __post_init__(self) -> None:
         from ovseg.errors import VocabularyError
-        from ovseg.vocabulary import Vocabulary
+        from ovseg.vocabulary.labels import Vocabulary
 
         if self.labels:
             Vocabulary.of(self.labels, background=self.background)  # refused before the model is loaded
@@ -135,7 +135,7 @@ class Run:
         import dataclasses
 
         from ovseg.cli.jobs import is_done, settings_of
-        from ovseg.images import load_image
+        from ovseg.images.load import load_image
         from ovseg.result import SegmentationResult
 
         settings = settings_of(job.image, self._settings)
@@ -184,7 +184,7 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     """The leading arguments that are image files, and the labels that follow."""
     from itertools import takewhile
 
-    from ovseg.images import IMAGE_SUFFIXES
+    from ovseg.images.find import IMAGE_SUFFIXES
 
     def is_image(argument: str) -> bool:
         return Path(argument).suffix.lower() in IMAGE_SUFFIXES and Path(argument).is_file()

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from ovseg.errors import ModelError
+from ovseg.errors import ModelError, SpaceError
 from ovseg.tensors import check_shape
 
 Triple = tuple[float, float, float]
@@ -29,7 +29,6 @@ class EncoderSpec:
         channels: length C of a feature vector.
         mean, std: of RGB in [0, 1].
         interpolation: "bilinear" or "bicubic", for resizing the image.
-        license, source, paper: of the weights.
         multiple: the input's height and width must be multiples of this many pixels (0: of the stride).
     """
 
@@ -40,9 +39,6 @@ class EncoderSpec:
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
     interpolation: str = "bicubic"
-    license: str = "unknown"
-    source: str = ""
-    paper: str = ""
     multiple: int = 0
 
     @property
@@ -59,14 +55,12 @@ class DenseFeatures:
         values: (B, C, h, w) float.
         space: name of the embedding space; compared before any dot product.
         stride: pixels per cell.
-        normalized: whether every vector over C has unit length.
         structure: (B, S, h, w) unit maps whose dot products say which cells belong together, or None.
     """
 
     values: Tensor
     space: str
     stride: int
-    normalized: bool = True
     structure: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -146,3 +140,16 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in known:
         raise ModelError(f"expected dtype auto, {', '.join(known)}, got '{name}'")
     return known[name]
+
+
+def check_space(features: str, bank: str) -> None:
+    """Refuse a dot product between two spaces.
+
+    Raises:
+        SpaceError: names both spaces.
+    """
+    if features != bank:
+        raise SpaceError(
+            f"features are in '{features}' but the text bank is in '{bank}'; encode the image with the bank's "
+            "model, or pass these features as structure="
+        )

@@ -14,6 +14,8 @@ from ovseg.config import Config
 from ovseg.encoders.spec import EncoderSpec, Triple
 from ovseg.encoders.tower import TowerTokens, ViTTower, check_pixels, join_heads
 from ovseg.errors import ModelError, did_you_mean
+from ovseg.hub import read_state
+from ovseg.weights import freeze, load_module
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,29 +67,21 @@ class StructureEncoder(nn.Module):
         return functional.normalize(self._read(self.network, pixels), dim=1)
 
 
-def build_structure(
-    config: StructureConfig, *, weights: Path | None = None, random_weights: bool = False
-) -> StructureEncoder:
+def build_structure(config: StructureConfig, path: Path | None) -> StructureEncoder:
     """The structure encoder of a model file, frozen.
 
     Args:
         config: what the file says.
-        weights: file or folder with its weights; None takes the hub.
-        random_weights: build it without weights, for tests.
+        path: file with its weights; None leaves them random, for tests and timing.
 
     Raises:
-        ModelError: the architecture is unknown, its blocks are of another kind, or weights are missing.
+        ModelError: the architecture is unknown, its blocks are of another kind, or the file is of another one.
     """
-    from ovseg.encoders.hub import find_weights
-    from ovseg.encoders.weights import freeze
-
     network = create_timm(config.name)
-    if not random_weights:
-        what = f"structure encoder '{config.name}'"
-        path = find_weights(config.repo, weights, what=what, sha256=config.sha256)
+    if path is not None:
         load_timm(network, path)
     opened = open_network(network)
-    spec = replace(timm_spec(network, config.name), stride=int(opened.stride), source=config.repo)
+    spec = replace(timm_spec(network, config.name), stride=int(opened.stride))
     return StructureEncoder(freeze(opened), spec, feature=config.feature)
 
 
@@ -209,9 +203,6 @@ def load_timm(network: Any, path: Path) -> None:
     Raises:
         ModelError: the file is damaged, or of another architecture.
     """
-    from ovseg.encoders.hub import read_state
-    from ovseg.encoders.weights import load_module
-
     known, found = network.state_dict(), read_state(path)
     if type(network).__name__ == "NaFlexVit":
         from timm.models.naflexvit import checkpoint_filter_fn

@@ -5,12 +5,12 @@
 True
 """
 
-from ovseg.evaluation.compare import Comparison, compare_reports, regression
-from ovseg.evaluation.datasets import check_data
-from ovseg.evaluation.protocol import Protocol, load_protocol, protocol_names
-from ovseg.evaluation.report import EvaluationReport
-from ovseg.evaluation.runner import evaluate
-from ovseg.evaluation.task import RunOptions, Task
+from ovseg.evaluation.data.datasets import check_data
+from ovseg.evaluation.data.protocol import Protocol, load_protocol, protocol_names
+from ovseg.evaluation.report.compare import Comparison, compare_reports, regression
+from ovseg.evaluation.report.report import EvaluationReport
+from ovseg.evaluation.run.runner import evaluate
+from ovseg.evaluation.run.task import RunOptions, Task
 
 __all__ = [
     "Comparison",

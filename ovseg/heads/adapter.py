@@ -63,9 +63,7 @@ class Adapter(StackedHead):
         )
         mapped = functional.normalize(mapped, dim=1) * (self.gain / self.temperature)
         values = [self.joint_part(below.values) * self.base_scale, mapped] if self.residual else [mapped]
-        return DenseFeatures(
-            torch.cat(values, 1), self.space, below.stride, normalized=False, structure=below.structure
-        )
+        return DenseFeatures(torch.cat(values, 1), self.space, below.stride, structure=below.structure)
 
     def phrases(self, vectors: Tensor) -> Tensor:
         """(Q, C) text vectors to (Q, D): the joint space below, then the map, unit length."""

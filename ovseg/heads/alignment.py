@@ -22,9 +22,8 @@ from torch.nn import functional
 from ovseg.encoders.embedded.sentence import SPACE as TEXT_SPACE
 from ovseg.encoders.embedded.vision import PARTS, STRIDE, part_slices
 from ovseg.encoders.embedded.vision import SPACE as FEATURE_SPACE
-from ovseg.encoders.spec import DenseFeatures
-from ovseg.encoders.weights import load_module, load_weights
-from ovseg.text import check_space
+from ovseg.encoders.spec import DenseFeatures, check_space
+from ovseg.weights import load_module, load_weights
 
 TRAINED_PARTS = ("fine", "middle", "body", "near", "mid", "far")
 _TEXT, _HIDDEN, _JOINT = 384, 512, 256
@@ -87,7 +86,7 @@ class AlignmentHead(nn.Module):
         check_space(features.space, self.feature_space)
         values = features.values
         joint = torch.cat([self.map_pixels(values), self.evidence(values)], 1)
-        return DenseFeatures(joint, self.space, STRIDE, normalized=False, structure=features.structure)
+        return DenseFeatures(joint, self.space, STRIDE, structure=features.structure)
 
     def map_pixels(self, values: Tensor) -> Tensor:
         """The trained part: (B, 3440, h, w) to (B, 256, h, w), of length exp(log_scale)."""

@@ -94,7 +94,7 @@ class DenseClip(StackedHead):
         logits = self.graded(pixels, phrases)[0][1]
         finer = logits.shape[-1] // pixels.values.shape[-1]
         structure = pixels.structure if finer == 1 else None
-        return DenseFeatures(logits, SCORES, pixels.stride // finer, normalized=False, structure=structure)
+        return DenseFeatures(logits, SCORES, pixels.stride // finer, structure=structure)
 
     def graded(self, pixels: DenseFeatures, phrases: Tensor) -> list[tuple[float, Tensor]]:
         """The decoded logits, and the score maps with the auxiliary weight."""

@@ -73,7 +73,7 @@ class Fusioner(StackedHead):
         """(B, D, h, w) and (Q, D) to (B, Q, h·2^u, w·2^u) logits, u the number of upsamplings."""
         logits = self.graded(pixels, phrases)[0][1]
         structure = pixels.structure if self.shrink == 1 else None
-        return DenseFeatures(logits, SCORES, pixels.stride // self.shrink, normalized=False, structure=structure)
+        return DenseFeatures(logits, SCORES, pixels.stride // self.shrink, structure=structure)
 
     def graded(self, pixels: DenseFeatures, phrases: Tensor) -> list[tuple[float, Tensor]]:
         """One loss, on the logits."""

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
+from pydantic import Field
 from torch import nn
 
 from ovseg.config import Config, choose, parse_config
 from ovseg.encoders.spec import TextEncoder
-from ovseg.encoders.weights import check_sum, freeze, load_module, load_weights
 from ovseg.errors import SpaceError
 from ovseg.heads.adapter import Adapter, AdapterSettings
 from ovseg.heads.alignment import AlignmentHead
 from ovseg.heads.base import Head
 from ovseg.heads.denseclip import DenseClip, DenseClipSettings
 from ovseg.heads.fusioner import Fusioner, FusionerSettings
-from ovseg.heads.prompts import PhraseTokens
 from ovseg.heads.textmap import TextMap, TextMapSettings
-
-if TYPE_CHECKING:
-    from ovseg.encoders.registry import HeadConfig, Model
 
 Text = Callable[[], TextEncoder]
 
@@ -65,32 +60,6 @@ def build_head(config: HeadConfig, base: Head, text: Text) -> nn.Module:
     return kind.build(base, settings, text)
 
 
-def with_head(model: Model, config: HeadConfig, *, device: torch.device) -> Model:
-    """``model`` with the trained head of ``config``, frozen.
-
-    Raises:
-        ModelError: the weights are missing, damaged or of another architecture.
-        SpaceError: they were trained on the features of another model.
-    """
-    head = build_head(config, model.head, model.text)
-    mark = "untrained"
-    if config.weights:
-        mark = check_sum(config.weights, config.sha256 or None)
-        tensors, metadata = load_weights(config.weights)
-        check_spaces(metadata, head, source=config.weights)
-        load_module(head, tensors, source=config.weights)
-    freeze(head.to(device))
-    return join(model, head, mark=f"{config.kind}-{mark[:16]}")
-
-
-def join(model: Model, head: Any, *, mark: str) -> Model:
-    """``model`` with ``head`` in place of its own; ``mark`` tells its weights apart from others."""
-    text = model.text
-    if getattr(head, "reads_tokens", False):
-        text = lambda: PhraseTokens(model.text())  # noqa: E731
-    return replace(model, head=head, text=text, weights_hash=f"{model.weights_hash}+{mark}")
-
-
 def spaces_of(head: Any) -> dict[str, str]:
     """What a head's weights file says about the spaces that they were trained between."""
     return {"feature_space": head.feature_space, "text_space": head.text_space, "space": head.space}
@@ -109,3 +78,19 @@ def check_spaces(metadata: dict[str, str], head: Any, *, source: str | Path) -> 
                 f"'{source}' was trained with {key.replace('_', ' ')} '{stated}', but this model has '{here}'; "
                 "use the model it was trained on, or train it again on this one"
             )
+
+
+class HeadConfig(Config):
+    """A trained head on top of the encoders' own one.
+
+    Attributes:
+        kind: name in ``ovseg.heads.registry``, such as ``fusioner``.
+        weights: safetensors file; in a model file, relative to that file's folder. Empty: untrained.
+        sha256: its checksum.
+        settings: of that kind of head.
+    """
+
+    kind: str
+    weights: str = ""
+    sha256: str = ""
+    settings: dict[str, Any] = Field(default={})

@@ -84,7 +84,7 @@ class StackedHead(nn.Module):
         joint = self.base.pixels(features)
         values = joint.values - self.contrast * joint.values.mean((2, 3), keepdim=True)
         values = torch.cat([values, features.values], 1) if self.apart else values
-        return DenseFeatures(values, self.space, joint.stride, normalized=False, structure=joint.structure)
+        return DenseFeatures(values, self.space, joint.stride, structure=joint.structure)
 
     def phrases(self, vectors: Tensor) -> Tensor:
         """(Q, C) to the joint space of the head below, the vectors where they are read, and the trust in each."""

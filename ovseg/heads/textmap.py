@@ -50,7 +50,7 @@ class TextMap(nn.Module):
     def pixels(self, features: DenseFeatures) -> DenseFeatures:
         """(B, C, h, w) features to unit vectors times the scale."""
         unit = functional.normalize(features.values - self.mean[:, None, None], dim=1) * self.log_scale.exp()
-        return DenseFeatures(unit, self.space, features.stride, normalized=False, structure=features.structure)
+        return DenseFeatures(unit, self.space, features.stride, structure=features.structure)
 
     def phrases(self, vectors: Tensor) -> Tensor:
         """(Q, C') text vectors to (Q, C) unit vectors: outer(tanh(inner(v)))."""

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ovseg.images import ImageGeometry, prepare, restore, working_size
+from ovseg.images.geometry import ImageGeometry
+from ovseg.images.resize import prepare, restore, working_size
 from ovseg.refine.crf import dense_crf
 from ovseg.refine.guided import guided_filter
 from ovseg.refine.pamr import pamr

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ovseg.errors import ModelError
+from ovseg.hub import content_of
 from ovseg.regions.vote import masks_to_regions
 
 SAM_REPO = "facebook/sam-vit-base"
@@ -74,6 +76,18 @@ def grid_points(height: int, width: int, *, side: int) -> list[list[float]]:
         for row in range(side)
         for column in range(side)
     ]
+
+
+def sam_mark(model: str) -> str:
+    """What the weights of a SAM model are known by, as far as they are on this machine yet; never downloads."""
+    from huggingface_hub import try_to_load_from_cache
+
+    folder = Path(model)
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    if not files:
+        found = try_to_load_from_cache(model, "model.safetensors")
+        files = [Path(found)] if isinstance(found, str) else []
+    return "+".join(content_of(file)[:16] for file in files) or model
 
 
 @lru_cache(maxsize=1)

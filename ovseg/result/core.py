@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ovseg.errors import ShapeError, VocabularyError, did_you_mean
-from ovseg.result import coco, descriptors, overlay, storage
+from ovseg.result import coco, descriptors, overlay
+from ovseg.result import save as storage
 
 if TYPE_CHECKING:
     from PIL import Image

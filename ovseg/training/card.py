@@ -7,8 +7,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from ovseg.encoders.registry import ModelConfig
 from ovseg.files import atomic_path
+from ovseg.models.config import ModelConfig
 from ovseg.training.config import TrainingConfig
 
 _SIZE, _MARGIN = (720, 400), 50

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ovseg.config import Config, choose, load_config, read_yaml
-from ovseg.encoders.registry import HeadConfig
+from ovseg.heads.registry import HeadConfig
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovseg.errors import ConfigError, DatasetError
-from ovseg.evaluation.datasets import Dataset, check_same_size, open_dataset, open_files
-from ovseg.evaluation.manifest import names_hash
-from ovseg.evaluation.masks import read_image, read_mask
-from ovseg.evaluation.protocol import load_protocol
+from ovseg.evaluation.data.datasets import Dataset, check_same_size, open_dataset, open_files
+from ovseg.evaluation.data.masks import read_image, read_mask
+from ovseg.evaluation.data.protocol import load_protocol
 from ovseg.files import sha256_of
+from ovseg.provenance import names_hash
 from ovseg.training.config import MaskData, PseudoLabels
 
 IGNORED, NONE = -1, -2  # of a label map: counts for nothing; counts as none of the classes

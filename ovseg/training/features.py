@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from ovseg.encoders.registry import Model
 from ovseg.errors import ConfigError
 from ovseg.files import atomic_path, write_json
-from ovseg.images import prepare, working_size
+from ovseg.images.resize import prepare, working_size
+from ovseg.models.model import Model
 
 KEY = "key.json"
 FINER = 4  # labels are kept on a grid so many times finer than the features
@@ -98,8 +98,7 @@ def whole_pixels(model: Model, image: NDArray[np.uint8], *, size: tuple[int, int
 
 def encoder_key(model: Model) -> dict[str, object]:
     """What decides the frozen features of an image: the encoder's weights and the preprocessing."""
-    vision = model.weights_hash.partition("+")[0]
-    return {"encoder": f"{model.image.spec.space}@{vision}", "input": model.config.input.model_dump()}
+    return {"encoder": f"{model.image.spec.space}@{model.encoder_digest}"}
 
 
 class FeatureCache:

@@ -11,22 +11,25 @@ import torch
 import yaml
 from accelerate import Accelerator
 
-from ovseg.encoders.embedded.build import HEAD_FILE
-from ovseg.encoders.registry import MODEL_FILE, HeadConfig, Model, ModelConfig, build_model, read_model_config
 from ovseg.errors import ConfigError
 from ovseg.evaluation import RunOptions, evaluate
-from ovseg.evaluation.manifest import environment
 from ovseg.files import atomic_path, write_json
-from ovseg.heads.registry import join
-from ovseg.segmenter import Segmenter
-from ovseg.training.alignment import build_alignment
-from ovseg.training.captions import build_captions
+from ovseg.heads.registry import HeadConfig
+from ovseg.models.build import build_model
+from ovseg.models.config import MODEL_FILE, ModelConfig, read_model_config
+from ovseg.models.embedded import HEAD_FILE
+from ovseg.models.model import Model
+from ovseg.models.trained import join
+from ovseg.pipeline.segmenter import Segmenter
+from ovseg.provenance import environment
 from ovseg.training.card import draw_curves, write_card
 from ovseg.training.checkpoint import BEST, METRICS, read_log
 from ovseg.training.config import AlignmentConfig, CaptionsConfig, MasksConfig, TrainingConfig
 from ovseg.training.features import FeatureCache
 from ovseg.training.loop import make_accelerator, train_steps
-from ovseg.training.masks import build_masks, learned_contexts
+from ovseg.training.recipes.alignment import build_alignment
+from ovseg.training.recipes.captions import build_captions
+from ovseg.training.recipes.masks import build_masks, learned_contexts
 from ovseg.training.schedule import restore
 
 WEIGHTS = "head.safetensors"

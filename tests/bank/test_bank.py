@@ -27,13 +27,13 @@ from ovseg.errors import (
     SpaceError,
     VocabularyError,
 )
-from ovseg.segmenter import Segmenter
+from ovseg.pipeline.segmenter import Segmenter
 
-CONFTEST = Path(__file__).with_name("conftest.py")
+TESTS = Path(__file__).parents[1]
 PROGRAM = f"""
-import importlib.util, sys, time
-spec = importlib.util.spec_from_file_location("toy", {str(CONFTEST)!r})
-toy = importlib.util.module_from_spec(spec); sys.modules["toy"] = toy; spec.loader.exec_module(toy)
+import sys, time
+sys.path.insert(0, {str(TESTS)!r})
+from helpers import toy
 from ovseg.bank import BankOptions, ImageBank
 from ovseg.bank.pseudo_labels import write_pseudo_labels
 segmenter = toy.make_segmenter()

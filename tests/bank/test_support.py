@@ -7,7 +7,7 @@ import torch
 from ovseg.bank import BankOptions, ImageBank
 from ovseg.bank.support import SupportedSegmenter, support_vectors
 from ovseg.errors import DatasetError
-from ovseg.segmenter import Segmenter
+from ovseg.pipeline.segmenter import Segmenter
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_the_constants_of_a_benchmark_keep_the_support(
     supported = SupportedSegmenter(segmenter, region_bank, share=0.25)
     assert supported.for_benchmark("nothing of its own") is supported
     sharper = segmenter.config.model_copy(update={"logit_scale": 40.0})
-    monkeypatch.setattr("ovseg.segmenter.for_benchmark", lambda config, name: sharper)
+    monkeypatch.setattr("ovseg.pipeline.segmenter.for_benchmark", lambda config, name: sharper)
     changed = supported.for_benchmark("camvid11")
     assert changed.info == {**supported.info, "constants": "camvid11"}
     assert (changed.config.logit_scale, changed.share) == (40.0, 0.25)

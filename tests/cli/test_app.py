@@ -72,9 +72,9 @@ def test_fetching_an_unknown_model_offers_the_nearest() -> None:
 
 
 def test_fetch_prints_where_the_weights_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from ovseg.encoders import hub
+    from ovseg.models import download
 
-    monkeypatch.setattr(hub, "fetch", lambda config: [tmp_path / config.name])
+    monkeypatch.setattr(download, "fetch", lambda config: [tmp_path / config.name])
     shown = CliRunner().invoke(build_app(), ["models", "fetch", "clip-b16-naclip-shared"])
     assert shown.stdout.strip() == str(tmp_path / "clip-b16-naclip-shared")
 

@@ -1,45 +1,32 @@
-import importlib.util
 import json
 import re
 import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from helpers.toy import make_segmenter, paint_photos
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 import ovseg
 from ovseg.assets import asset_names, asset_root
 from ovseg.bank.pseudo_labels import PseudoLabelReport
-from ovseg.bank.recipes import BankRecipe, ConceptRecipe
+from ovseg.bank.recipes import BankRecipe
 from ovseg.cli import build_app
+from ovseg.concepts.recipe import ConceptRecipe
 
 Run = Callable[..., Result]
-
-
-def toy_module() -> Any:
-    """The toy model of the tests of the bank."""
-    path = Path(__file__).parents[1] / "bank" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("toy", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["toy"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Runs a command line in a folder with ``photos/``, with the toy model in place of every other."""
-    module = toy_module()
-    toy = module.make_segmenter()
-    module.paint_photos(tmp_path / "photos")
+    toy = make_segmenter()
+    paint_photos(tmp_path / "photos")
     monkeypatch.setattr(ovseg, "load", lambda name="mini", **_: toy, raising=False)
-    monkeypatch.setattr("ovseg.segmenter.load", lambda name="mini", **_: toy)
+    monkeypatch.setattr("ovseg.pipeline.segmenter.load", lambda name="mini", **_: toy)
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str, code: int = 0) -> Result:

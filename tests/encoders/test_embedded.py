@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ovseg.encoders.embedded.sentence import SentenceEncoder
 from ovseg.encoders.embedded.vision import PARTS, SPACE, STRIDE, MiniVision, part_slices
-from ovseg.encoders.weights import load_module, load_weights, quantize_rows, save_weights
 from ovseg.errors import ModelError
-from ovseg.segmenter import Segmenter
+from ovseg.pipeline.segmenter import Segmenter
+from ovseg.weights import load_module, load_weights, quantize_rows, save_weights
 
 
 @pytest.fixture(scope="module")

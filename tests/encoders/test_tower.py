@@ -7,12 +7,12 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from ovseg.encoders.clip_build import open_huggingface
 from ovseg.encoders.openclip_vit import OpenClipViT
 from ovseg.encoders.timm_eva import TimmEva
 from ovseg.encoders.timm_vit import TimmNaFlex, TimmViT
 from ovseg.encoders.tower import resize_positions
 from ovseg.errors import ModelError, ShapeError
+from ovseg.models.huggingface import open_huggingface
 
 FAMILIES = [
     "openclip",

@@ -13,8 +13,8 @@ import pytest
 
 from ovseg.errors import ConfigError
 from ovseg.evaluation import EvaluationReport, RunOptions, Task, compare_reports, evaluate
-from ovseg.evaluation.baselines import BASELINES, Majority, make_baseline
-from ovseg.evaluation.peer import run_all, side_by_side, with_baselines
+from ovseg.evaluation.run.baselines import BASELINES, Majority, make_baseline
+from ovseg.evaluation.run.peer import run_all, side_by_side, with_baselines
 
 PEERS = Path(__file__).parents[2] / "evaluation" / "peers"
 OPTIONS = RunOptions(sheet=False)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ovseg.errors import ShapeError
-from ovseg.evaluation.bootstrap import ClassAreas, bootstrap_interval, centred_percentiles, paired_bootstrap
-from ovseg.evaluation.confusion import ConfusionMatrix, sparse_pairs
+from ovseg.evaluation.metrics.bootstrap import ClassAreas, bootstrap_interval, centred_percentiles, paired_bootstrap
+from ovseg.evaluation.metrics.confusion import ConfusionMatrix, sparse_pairs
 
 
 def sample(images: int, *, right: float, seed: int = 0) -> list[Any]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ovseg.errors import ShapeError
-from ovseg.evaluation.boundary import (
+from ovseg.evaluation.metrics.boundary import (
     band_width,
     boundary_band,
     boundary_counts,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovseg.errors import ShapeError
-from ovseg.evaluation.confusion import ConfusionMatrix, joint_histogram, sparse_pairs
+from ovseg.evaluation.metrics.confusion import ConfusionMatrix, joint_histogram, sparse_pairs
 
 Maps = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from ovseg.errors import ConfigError, ShapeError
-from ovseg.evaluation.corruptions import CORRUPTIONS, corrupt
-from ovseg.evaluation.paraphrase import REWRITINGS, plural, rewriting, with_article
+from ovseg.evaluation.run.corruptions import CORRUPTIONS, corrupt
+from ovseg.evaluation.run.paraphrase import REWRITINGS, plural, rewriting, with_article
 
 
 @pytest.fixture

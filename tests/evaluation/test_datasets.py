@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from ovseg.errors import DatasetError
-from ovseg.evaluation.datasets import check_data, open_dataset, resize_pair
-from ovseg.evaluation.masks import read_image, read_mask
-from ovseg.evaluation.protocol import Protocol, Resize, load_protocol
-from ovseg.images import load_image
+from ovseg.evaluation.data.datasets import check_data, open_dataset, resize_pair
+from ovseg.evaluation.data.masks import read_image, read_mask
+from ovseg.evaluation.data.protocol import Protocol, Resize, load_protocol
+from ovseg.images.load import load_image
 
 FOLDER = load_protocol("folder")
 

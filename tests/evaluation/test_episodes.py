@@ -10,9 +10,9 @@ from PIL import Image
 
 from ovseg.errors import DatasetError
 from ovseg.evaluation import RunOptions, evaluate, load_protocol
-from ovseg.evaluation.datasets import open_dataset
-from ovseg.evaluation.hub import HubDataset
-from ovseg.evaluation.protocol import Protocol
+from ovseg.evaluation.data.datasets import open_dataset
+from ovseg.evaluation.data.hub import HubDataset
+from ovseg.evaluation.data.protocol import Protocol
 
 
 def few_shot(**changes: Any) -> Protocol:

@@ -42,7 +42,7 @@ def test_a_bank_is_searched_for_the_evaluated_images(
     found = {"bank": "b", "bank_images": 9, "count": 1, "images": ["000"]}
     found["pairs"] = [{"image": "000", "bank_image": "copy.jpg", "cosine": 1.0, "exact": False}]
     given: list[Any] = []
-    monkeypatch.setattr("ovseg.evaluation.runner.find_leaks", lambda *what: given.append(what) or found)
+    monkeypatch.setattr("ovseg.evaluation.run.runner.find_leaks", lambda *what: given.append(what) or found)
     done = run("folder", "--data", folder, "--bank", "photos.bank", "--limit", 2)
     assert given[0][0] == Path("photos.bank") and given[0][2] == [0, 5]
     assert "**1 are near-copies of 1 evaluated images**: `copy.jpg` = `000`" in done.stdout

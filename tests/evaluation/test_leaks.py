@@ -1,38 +1,26 @@
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers import toy
 from PIL import Image
 
 from ovseg.bank import ImageBank
 from ovseg.errors import DatasetError
 from ovseg.evaluation import evaluate, load_protocol
-from ovseg.evaluation.datasets import open_dataset
-from ovseg.evaluation.leaks import find_leaks, leak_line
+from ovseg.evaluation.data.datasets import open_dataset
+from ovseg.evaluation.run.leaks import find_leaks, leak_line
 
 FOLDER = load_protocol("folder")
 
 
-@pytest.fixture(scope="module")
-def toy() -> ModuleType:
-    """The toy model and the painter of the bank's own tests."""
-    path = Path(__file__).parents[1] / "bank" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("toy_bank", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def data(tmp_path: Path, toy: ModuleType) -> Path:
+def data(tmp_path: Path) -> Path:
     """Five painted photos with masks, under the protocol "folder"."""
     root = tmp_path / "data"
     toy.paint_photos(root / "images")
@@ -46,7 +34,7 @@ def data(tmp_path: Path, toy: ModuleType) -> Path:
 
 
 @pytest.fixture
-def bank(tmp_path: Path, data: Path, toy: ModuleType) -> ImageBank:
+def bank(tmp_path: Path, data: Path) -> ImageBank:
     """Other photos, a renamed copy of the second image and a JPEG of the fourth."""
     photos = tmp_path / "photos"
     toy.paint(photos, "other.png", ["white", "red"], seed=99)

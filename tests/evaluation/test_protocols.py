@@ -9,7 +9,7 @@ import pytest
 from ovseg.assets import find_asset
 from ovseg.config import parse_config, read_yaml
 from ovseg.errors import ConfigError
-from ovseg.evaluation.protocol import SOURCES_WANTED, Protocol, load_protocol, protocol_names
+from ovseg.evaluation.data.protocol import SOURCES_WANTED, Protocol, load_protocol, protocol_names
 
 WANTED = [
     "voc21",

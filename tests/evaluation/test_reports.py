@@ -17,9 +17,9 @@ from ovseg.evaluation import (
     load_protocol,
     regression,
 )
-from ovseg.evaluation.report import summarize
-from ovseg.evaluation.robustness import measure_robustness
-from ovseg.evaluation.sheet import class_colors, ranked_images
+from ovseg.evaluation.report.report import summarize
+from ovseg.evaluation.report.sheet import class_colors, ranked_images
+from ovseg.evaluation.run.robustness import measure_robustness
 
 
 @pytest.fixture

@@ -18,13 +18,13 @@ import pytest
 
 from ovseg.errors import ConfigError, DatasetError, ShapeError
 from ovseg.evaluation import RunOptions, evaluate
-from ovseg.evaluation.protocol import Expected, load_protocol
+from ovseg.evaluation.data.protocol import Expected, load_protocol
 
 SLOW_MODEL = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from conftest import Oracle
+from helpers.datasets import Oracle
 from ovseg.evaluation import RunOptions, evaluate
 
 class Slow(Oracle):
@@ -40,7 +40,7 @@ print(report.mean_iou, report.manifest["processes"], len(report.rows))
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
     path = tmp_path / "program.py"
-    path.write_text(SLOW_MODEL.format(tests=str(Path(__file__).parent)))
+    path.write_text(SLOW_MODEL.format(tests=str(Path(__file__).parents[1])))
     return path
 
 

@@ -9,9 +9,9 @@ from torch.nn import functional
 
 from ovseg.encoders.embedded.vision import PARTS, SPACE, STRIDE
 from ovseg.encoders.spec import DenseFeatures
-from ovseg.encoders.weights import save_weights
 from ovseg.errors import ModelError, SpaceError
 from ovseg.heads.alignment import AlignmentHead
+from ovseg.weights import save_weights
 
 CHANNELS = sum(PARTS.values())
 
@@ -31,7 +31,7 @@ def random_head(seed: int = 0) -> AlignmentHead:
 
 def features(batch: int = 1) -> DenseFeatures:
     values = torch.randn(batch, CHANNELS, 3, 4, generator=torch.Generator().manual_seed(1))
-    return DenseFeatures(values, SPACE, STRIDE, normalized=False)
+    return DenseFeatures(values, SPACE, STRIDE)
 
 
 def phrases(count: int = 5) -> Tensor:
@@ -75,7 +75,7 @@ def test_a_batch_of_two_equals_two_of_one() -> None:
     head, both = random_head(), features(2)
     together = head.pixels(both).values
     for number in range(2):
-        one = DenseFeatures(both.values[number : number + 1], SPACE, STRIDE, normalized=False)
+        one = DenseFeatures(both.values[number : number + 1], SPACE, STRIDE)
         torch.testing.assert_close(together[number : number + 1], head.pixels(one).values)
 
 

@@ -44,7 +44,7 @@ def denseclip(**settings: Any) -> DenseClip:
 
 
 def features(batch: int = 2) -> DenseFeatures:
-    return DenseFeatures(draw(batch, JOINT, *GRID, seed=1), "toy", 16, normalized=False)
+    return DenseFeatures(draw(batch, JOINT, *GRID, seed=1), "toy", 16)
 
 
 # the slow versions: one cell, one phrase and one attention head at a time
@@ -233,7 +233,7 @@ def test_a_residual_head_starts_at_the_scores_of_the_head_below(kind: str) -> No
         )
     head = head.eval()
     assert isinstance(head, FusionHead) and isinstance(head, TrainableHead)
-    dense = DenseFeatures(features().values.float(), "toy", 16, normalized=False)
+    dense = DenseFeatures(features().values.float(), "toy", 16)
     phrases = draw(QUERIES, JOINT, seed=2).float()
     found = head.fuse(head.pixels(dense), head.phrases(phrases))
     torch.testing.assert_close(found.values, 3 * torch.einsum("bchw,qc->bqhw", dense.values, phrases))
@@ -260,7 +260,7 @@ def test_two_images_at_once_are_the_two_alone() -> None:
     for head in (fusioner(upsamplings=1), denseclip(pyramid=4)):
         both = head.fuse(head.pixels(features()), head.phrases(phrases)).values
         for image in range(2):
-            alone = DenseFeatures(features().values[image : image + 1], "toy", 16, normalized=False)
+            alone = DenseFeatures(features().values[image : image + 1], "toy", 16)
             torch.testing.assert_close(both[image : image + 1], head.fuse(head.pixels(alone), phrases).values)
 
 

@@ -13,8 +13,9 @@ from ovseg.errors import ConfigError, VocabularyError
 from ovseg.heads.denseclip import DenseClip, DenseClipSettings
 from ovseg.heads.prompts import PhraseTokens, context_width, encode_with_contexts, token_ids
 from ovseg.heads.textmap import TextMap, TextMapSettings
-from ovseg.segmenter import Segmenter
-from ovseg.text import Templates, encode_phrases
+from ovseg.pipeline.queries import encode_phrases
+from ovseg.pipeline.segmenter import Segmenter
+from ovseg.vocabulary.templates import Templates
 
 PHRASES = ["cat", "a red traffic light", "hot dog stand"]
 
@@ -108,7 +109,7 @@ def test_pre_model_prompting_encodes_the_phrases_once_per_image(mini: Segmenter)
     head = prompted_head(mini, "pre")
     rows = encode_phrases(PHRASES, Templates.named("word"), PhraseTokens(mini.model.text()).encode)
     values = torch.randn(2, 3440, 2, 3, generator=torch.Generator().manual_seed(1))
-    pixels = head.pixels(DenseFeatures(values, head.feature_space, 16, normalized=False))
+    pixels = head.pixels(DenseFeatures(values, head.feature_space, 16))
     with torch.no_grad():
         found = head.fuse(pixels, head.phrases(rows))
         moved = head.contexts + head.gamma * head.delta(pixels.values, head.contexts)

@@ -9,14 +9,14 @@ import torch
 
 import ovseg
 from ovseg._torchvision import ensure_torchvision
-from ovseg.encoders.registry import HeadConfig
 from ovseg.errors import ConfigError, DatasetError
-from ovseg.segmenter import Segmenter
-from ovseg.training.captions import build_captions, head_weights, info_nce
+from ovseg.heads.registry import HeadConfig
+from ovseg.pipeline.segmenter import Segmenter
 from ovseg.training.checkpoint import read_log
 from ovseg.training.config import CaptionSchedule, CaptionsConfig
 from ovseg.training.features import FeatureCache
 from ovseg.training.loop import METRICS, train_steps
+from ovseg.training.recipes.captions import build_captions, head_weights, info_nce
 from ovseg.training.runs import finish
 
 ensure_torchvision()  # before timm

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ovseg.encoders.registry import Model
 from ovseg.errors import ConfigError, DatasetError
 from ovseg.heads.alignment import AlignmentHead
 from ovseg.heads.base import IdentityHead
-from ovseg.segmenter import Segmenter
-from ovseg.training.alignment import build_alignment, named_features
+from ovseg.models.model import Model
+from ovseg.pipeline.segmenter import Segmenter
 from ovseg.training.config import AlignmentConfig, NamedData
 from ovseg.training.features import FeatureCache, cell_classes
 from ovseg.training.loop import CHECKPOINT, METRICS, TrainingError, train_steps
+from ovseg.training.recipes.alignment import build_alignment, named_features
 
 
 class Toy(nn.Module):
@@ -171,7 +171,7 @@ def test_features_are_computed_once(
     config = settings(folder, principal=8)
     cache = FeatureCache(tmp_path / "features")
     first = build_alignment(config, small.model, cache)
-    monkeypatch.setattr("ovseg.training.alignment.cell_features", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr("ovseg.training.recipes.alignment.cell_features", lambda *_: pytest.fail("computed again"))
     second = build_alignment(config, small.model, cache)
     (before,), (after,) = first.sets, second.sets
     assert torch.equal(before.evidence, after.evidence) and torch.equal(before.classes, after.classes)

@@ -11,20 +11,20 @@ import torch
 from PIL import Image
 
 import ovseg
-from ovseg.encoders.registry import HeadConfig
 from ovseg.errors import ConfigError, DatasetError, ModelError, SpaceError
-from ovseg.matching import score
-from ovseg.segmenter import Segmenter
+from ovseg.heads.registry import HeadConfig
+from ovseg.pipeline.logits import score
+from ovseg.pipeline.segmenter import Segmenter
 from ovseg.training.checkpoint import read_log
 from ovseg.training.config import HeadSchedule, MaskData, MasksConfig, PseudoLabels, Validation, load_training
 from ovseg.training.data import open_source
 from ovseg.training.features import FINER, KEY
 from ovseg.training.loop import METRICS, TrainingError, make_accelerator, train_steps
 from ovseg.training.losses import binary_loss, softmax_loss
-from ovseg.training.masks import MasksTask, ask, best_of_classes, build_masks, phrases_of
+from ovseg.training.recipes.masks import MasksTask, ask, best_of_classes, build_masks, phrases_of
 from ovseg.training.runs import finish, segmenter_of, train, validator
 from ovseg.training.views import nearest
-from ovseg.vocabulary import Concept
+from ovseg.vocabulary.labels import Concept
 
 SMALL: dict[str, dict[str, Any]] = {
     "adapter": {"width": 8, "hidden": 16, "kernel": 3},
@@ -121,7 +121,7 @@ def test_views_are_computed_once_and_shared_between_folds(
     small: Segmenter, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built(recipe(folder), small)
-    monkeypatch.setattr("ovseg.training.masks.encode_image", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr("ovseg.training.recipes.masks.encode_image", lambda *_: pytest.fail("computed again"))
     built(recipe(folder), small)
     held = MaskData(protocol="folder", path=folder, folds=3, held_out=1, held_out_classes=("cat",))
     task = built(recipe(folder, data=(held,)), small)
@@ -138,7 +138,7 @@ def test_features_of_another_encoder_are_refused(small: Segmenter, folder: Path)
     (cache / KEY).write_text(json.dumps({**key, "encoder": "dino@abc"}))
     with pytest.raises(ConfigError, match=r"were cached with encoder 'dino@abc', this run has .*remove the folder"):
         built(config, small)
-    other = Segmenter(replace(small.model, weights_hash="other+x"), device=torch.device("cpu"))
+    other = Segmenter(replace(small.model, weights={"image": "other"}), device=torch.device("cpu"))
     assert built(config, other).vocabularies[0].cache.folder != cache
 
 
@@ -279,7 +279,7 @@ def test_a_fold_of_coco_20i_holds_out_its_twenty_names(tmp_path: Path) -> None:
 
 
 def test_a_head_for_another_space_is_refused(small: Segmenter, folder: Path) -> None:
-    from ovseg.heads.registry import with_head
+    from ovseg.models.trained import with_head
 
     config = recipe(folder)
     task = run(config, small)

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from ovseg.encoders.embedded.minilm import MiniLM
-from ovseg.encoders.weights import freeze, load_module, load_weights
 from ovseg.errors import ModelError
+from ovseg.weights import freeze, load_module, load_weights
 
 SPACE = "all-minilm-l6-v2"
 _MAX_TOKENS = 128

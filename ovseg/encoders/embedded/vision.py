@@ -15,7 +15,7 @@ from torch.nn import functional
 from ovseg.encoders.embedded.lcnet import LCNetV2
 from ovseg.encoders.embedded.picodet import PicoDet
 from ovseg.encoders.spec import DenseFeatures, EncoderSpec
-from ovseg.encoders.weights import freeze, load_module, load_weights
+from ovseg.weights import freeze, load_module, load_weights
 
 # name and channels of the parts of a feature vector, in order
 PARTS: dict[str, int] = {
@@ -63,9 +63,6 @@ class MiniVision(nn.Module):
             space=SPACE,
             stride=STRIDE,
             channels=sum(PARTS.values()),
-            license="Apache-2.0",
-            source="PyPI paddlelabel-ml 1.0.0 (PP-LCNetV2-base, PicoDet-S 416)",
-            paper="arXiv 2109.15099, arXiv 2111.00902",
             multiple=32,
         )
 
@@ -119,7 +116,7 @@ class MiniVision(nn.Module):
         levels = self.levels(pixels)
         units = {name: self._centred(name, maps) for name, maps in levels.items() if name != "detected"}
         values = torch.cat([*units.values(), levels["detected"]], 1).float()
-        return DenseFeatures(values, SPACE, STRIDE, normalized=False, structure=units["middle"].float())
+        return DenseFeatures(values, SPACE, STRIDE, structure=units["middle"].float())
 
     def _centred(self, name: str, maps: Tensor) -> Tensor:
         return functional.normalize(maps - self.means[name][:, None, None], dim=1)

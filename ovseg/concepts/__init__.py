@@ -1,0 +1,6 @@
+"""Concepts learned from unlabeled images: retrieve, co-segment, calibrate, look, save one small file."""
+
+from ovseg.concepts.concept_set import ConceptReference, ConceptSet
+from ovseg.concepts.learn import learn_concepts
+
+__all__ = ["ConceptReference", "ConceptSet", "learn_concepts"]

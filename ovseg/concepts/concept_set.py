@@ -1,0 +1,254 @@
+"""Learned concepts: a few unit vectors with their calibration, in one small file that any machine can use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ovseg.encoders.spec import DenseFeatures
+from ovseg.errors import ModelError, SpaceError, VocabularyError, did_you_mean
+from ovseg.tensors import check_shape
+from ovseg.weights import load_weights, save_weights
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ovseg.pipeline.segmenter import Segmenter
+
+Features = Literal["structure", "joint"]
+ENOUGH = 20
+"""Images in which seed and text agree that make a concept sure."""
+ABSENT = 0.2
+"""Confidence under which the bank is taken not to show the concept; its references are then left unused."""
+_SUREST = 6.0  # logits: the tails of the bank's cosines say little about images of another kind
+_FORMAT = "ovseg-concepts-2"
+
+
+@dataclass(frozen=True)
+class Seed:
+    """Where a reference comes from.
+
+    Attributes:
+        path: key of the bank's image.
+        row, column: position as fractions of the image's height and width.
+        support: mean best match in the other images, in [-1, 1].
+        agrees: whether the text finds the concept there too.
+        reference: number of the concept's reference that it went into; −1 for none.
+    """
+
+    path: str
+    row: float
+    column: float
+    support: float
+    agrees: bool
+    reference: int
+
+
+@dataclass(frozen=True)
+class ConceptReference:
+    """One learned concept.
+
+    Attributes:
+        name: the label.
+        embeddings: (R, C) float32 unit; several where the seeds fall into clusters.
+        threshold: cosine at which a cell is as likely inside as outside, measured on the bank.
+        spread: cosine difference that makes inside e times as likely against outside.
+        purity: estimated share of the retrieved images that show the concept.
+        separation: how well the threshold parts the bank's cells: true minus false positive rate.
+        seeds: one per retrieved image.
+    """
+
+    name: str
+    embeddings: Tensor
+    threshold: float
+    spread: float
+    purity: float
+    separation: float
+    seeds: tuple[Seed, ...]
+
+    def __post_init__(self) -> None:
+        check_shape("embeddings", self.embeddings, "R C")
+
+    @property
+    def confidence(self) -> float:
+        """In [0, 1]: that the bank shows this concept and the references find it.
+
+        The separation, times the purity or, where that is more, the images that show the concept over ``ENOUGH``:
+        a few good ones are worth having, however many others were retrieved with them.
+        """
+        shown = min(1.0, sum(seed.agrees for seed in self.seeds) / ENOUGH)
+        return max(self.purity, shown) * max(0.0, self.separation)
+
+    @property
+    def found(self) -> bool:
+        """Whether the bank contains the concept, as far as can be told without labels."""
+        return self.confidence >= ABSENT
+
+    def cosine(self, maps: Tensor) -> Tensor:
+        """(h, w): the best cosine of each cell of (C, h, w) unit maps with any reference."""
+        return torch.einsum("rc,chw->rhw", self.embeddings.to(maps), maps).amax(0)
+
+    def evidence(self, maps: Tensor) -> Tensor:
+        """(h, w) in [-6, 6]: logarithm of how much likelier a cell is inside than outside, by ``calibrate``."""
+        return ((self.cosine(maps) - self.threshold) / self.spread).clamp(-_SUREST, _SUREST)
+
+
+@dataclass(frozen=True)
+class ConceptSet:
+    """Learned concepts and the space they live in.
+
+    Attributes:
+        references: one per concept, in order.
+        space: embedding space of the model's joint features.
+        features: which maps the embeddings are compared with: "structure" or "joint".
+        encoder: what identifies the model: ``Segmenter.info``.
+        contexts: contexts that were eliminated while learning.
+    """
+
+    references: tuple[ConceptReference, ...]
+    space: str
+    features: Features
+    encoder: dict[str, str]
+    contexts: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.references)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the concepts, in order."""
+        return tuple(reference.name for reference in self.references)
+
+    def __getitem__(self, name: str) -> ConceptReference:
+        for reference in self.references:
+            if reference.name == name:
+                return reference
+        raise VocabularyError(
+            f"no concept '{name}'{did_you_mean(name, self.names)} There are: {', '.join(self.names)}"
+        )
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that name these concepts."""
+        hasher = hashlib.sha256(json.dumps(self._header(), sort_keys=True).encode())
+        for reference in self.references:
+            hasher.update(reference.embeddings.float().contiguous().numpy().tobytes())
+        return hasher.hexdigest()[:16]
+
+    def check_model(self, info: dict[str, str]) -> None:
+        """Refuse a model other than the one the concepts were learned with.
+
+        Raises:
+            SpaceError: says both and what to do.
+        """
+        for key in ("model", "weights"):
+            if self.encoder[key] != info[key]:
+                raise SpaceError(
+                    f"the concepts were learned with {key} '{self.encoder[key]}', got '{info[key]}'; load that "
+                    "model, or learn them again with 'ovseg concept learn'"
+                )
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file of a few kB with a JSON header, whole or not at all.
+
+        Raises:
+            OutputError: the folder cannot be written to.
+        """
+        tensors = {f"concept-{number}": each.embeddings for number, each in enumerate(self.references)}
+        header = {"format": _FORMAT, "concepts": json.dumps(self._header(), ensure_ascii=False)}
+        save_weights(tensors, path, metadata=header, bits=32)
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> ConceptSet:
+        """The concepts in a file that ``save`` wrote.
+
+        Raises:
+            ModelError: the file is missing, damaged or of another kind.
+        """
+        if not Path(path).is_file():
+            raise ModelError(f"no concepts file '{path}'; 'ovseg concept learn' makes one")
+        tensors, metadata = load_weights(path)
+        if metadata.get("format") != _FORMAT:
+            raise ModelError(
+                f"'{path}' must be a concepts file ({_FORMAT}), got {metadata.get('format')}; learn it again"
+            )
+        header = json.loads(metadata["concepts"])
+        references = tuple(
+            ConceptReference(
+                embeddings=tensors[f"concept-{number}"],
+                seeds=tuple(Seed(**seed) for seed in values.pop("seeds")),
+                **values,
+            )
+            for number, values in enumerate(header.pop("references"))
+        )
+        return cls(references=references, contexts=tuple(header.pop("contexts")), **header)
+
+    def show(self, segmenter: Segmenter, *, images: int = 20, side: int = 160) -> Image.Image:
+        """A picture of why: per concept its retrieved images, seeds and co-segmented masks.
+
+        Args:
+            segmenter: the model that the concepts were learned with.
+            images: how many images per concept, at most.
+            side: pixels of a tile.
+
+        Raises:
+            SpaceError: another model.
+        """
+        from ovseg.concepts.picture import concept_picture
+
+        self.check_model(segmenter.info)
+        return concept_picture(self, segmenter, images=images, side=side)
+
+    def _header(self) -> dict[str, Any]:
+        fields = ("name", "threshold", "spread", "purity", "separation")
+        described = [
+            {name: getattr(each, name) for name in fields} | {"seeds": [asdict(seed) for seed in each.seeds]}
+            for each in self.references
+        ]
+        return {
+            "references": described,
+            "space": self.space,
+            "features": self.features,
+            "encoder": self.encoder,
+            "contexts": list(self.contexts),
+        }
+
+
+def feature_maps(dense: DenseFeatures, which: Features) -> Tensor:
+    """(C, h, w) float32 unit maps of one image: structure or joint features.
+
+    Raises:
+        SpaceError: the model has no structure features.
+    """
+    if which == "joint":
+        return functional.normalize(dense.values[0].float(), dim=0)
+    if dense.structure is None:
+        raise SpaceError("this model has no structure features; learn with features='joint'")
+    return functional.normalize(dense.structure[0].float(), dim=0)
+
+
+def merge_concepts(sets: Sequence[ConceptSet]) -> ConceptSet:
+    """Several sets of one model as one; of two concepts of a name the later counts.
+
+    Raises:
+        SpaceError: the sets are of different models or features.
+    """
+    first = sets[0]
+    for other in sets[1:]:
+        first.check_model(other.encoder)
+        if other.features != first.features:
+            raise SpaceError(
+                f"the sets compare '{first.features}' and '{other.features}' features; learn one again"
+            )
+    merged = {each.name: each for concepts in sets for each in concepts.references}
+    contexts = tuple(dict.fromkeys(name for concepts in sets for name in concepts.contexts))
+    return ConceptSet(tuple(merged.values()), first.space, first.features, first.encoder, contexts)

@@ -1,0 +1,257 @@
+"""One class an image (PASCAL-5i, COCO-20i, FSS-1000) and four images in one (Mosaic-4), drawn with a seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ovseg.errors import DatasetError
+from ovseg.evaluation.data.datasets import (
+    Dataset,
+    Example,
+    FileDataset,
+    Support,
+    find_pairs,
+    layout_help,
+    open_files,
+)
+from ovseg.evaluation.data.protocol import Episodes, Protocol
+from ovseg.evaluation.metrics.confusion import IGNORE
+
+BACKGROUND = 0  # its position in every protocol of this module
+Pairs = dict[int, list[int]]  # class index -> positions of the images that show it
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A question: the image at ``query``, one class, and the images that show what it looks like."""
+
+    name: str
+    query: int
+    class_index: int
+    supports: tuple[int, ...] = ()
+
+
+@dataclass
+class EpisodeDataset:
+    """Binary questions over the images of another data set; what is not the class is background."""
+
+    base: FileDataset
+    episodes: tuple[Episode, ...]
+
+    @property
+    def protocol(self) -> Protocol:
+        """The protocol, with its classes."""
+        return self.base.protocol
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of each episode."""
+        return tuple(episode.name for episode in self.episodes)
+
+    def load(self, index: int) -> Example:
+        """The query with its binary truth, asked for one class, and the visual examples."""
+        episode = self.episodes[index]
+        query = self.base.load(episode.query)
+        supports = tuple(self._support(place, episode.class_index) for place in episode.supports)
+        return Example(
+            name=episode.name,
+            image=query.image,
+            truth=only_class(query.truth, episode.class_index),
+            candidates=(episode.class_index,),
+            supports={episode.class_index: supports} if supports else {},
+        )
+
+    def image_files(self, index: int) -> tuple[Path, ...]:
+        """The query's file."""
+        return self.base.image_files(self.episodes[index].query)
+
+    def _support(self, place: int, class_index: int) -> Support:
+        example = self.base.load(place)
+        return Support(example.image, example.truth == class_index)
+
+
+@dataclass
+class OneClassFiles(FileDataset):
+    """Binary masks in a folder for each class; the folder's name is the class."""
+
+    def load(self, index: int) -> Example:
+        """The image, asked for its folder's class."""
+        class_index = self.class_of(index)
+        example = super().load(index)
+        truth = np.where(example.truth > BACKGROUND, class_index, example.truth).astype(np.int32)
+        return Example(example.name, example.image, truth, candidates=(class_index,))
+
+    def class_of(self, index: int) -> int:
+        """Class index of the image at ``index``."""
+        return self.protocol.names.index(class_name(self.pairs[index].name))
+
+
+@dataclass
+class MosaicDataset:
+    """Four images of different classes in a 2 x 2 picture, asked for the four classes."""
+
+    base: OneClassFiles
+    quadruples: tuple[tuple[int, ...], ...]
+    tile: int
+
+    @property
+    def protocol(self) -> Protocol:
+        """The protocol, with its classes."""
+        return self.base.protocol
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A number for each mosaic."""
+        return tuple(f"mosaic-{number:05d}" for number in range(len(self.quadruples)))
+
+    def load(self, index: int) -> Example:
+        """The mosaic at ``index``: (2 tile, 2 tile, 3) pixels; images bilinear, masks nearest."""
+        tiles = [self.base.load(place) for place in self.quadruples[index]]
+        size = (self.tile, self.tile)
+        images = [np.asarray(Image.fromarray(t.image).resize(size, Image.Resampling.BILINEAR)) for t in tiles]
+        truths = [np.asarray(Image.fromarray(t.truth).resize(size, Image.Resampling.NEAREST)) for t in tiles]
+        candidates = tuple(sorted(self.base.class_of(place) for place in self.quadruples[index]))
+        return Example(self.names[index], two_by_two(images), two_by_two(truths), candidates)
+
+    def image_files(self, index: int) -> tuple[Path, ...]:
+        """The four tiles' files."""
+        return tuple(path for place in self.quadruples[index] for path in self.base.image_files(place))
+
+
+def open_episodes(protocol: Protocol, data: Path) -> Dataset:
+    """The episodes of ``protocol`` over the data set at ``data``.
+
+    Raises:
+        DatasetError: the data is not laid out as the protocol says, or holds too few images of a class.
+    """
+    episodes = protocol.episodes
+    if episodes is None:
+        raise DatasetError(f"protocol '{protocol.name}' has no section 'episodes'; open it with open_dataset")
+    if episodes.kind == "few-shot":
+        return open_few_shot(protocol, episodes, data)
+    base = open_one_class(protocol, data)
+    return base if episodes.kind == "one-class" else open_mosaics(base, episodes)
+
+
+def open_few_shot(protocol: Protocol, episodes: Episodes, data: Path) -> EpisodeDataset:
+    """Episodes over the classes of one fold; see ``draw_episodes``."""
+    base = open_files(protocol, data)
+    if not 0 <= episodes.fold < len(episodes.folds):
+        raise DatasetError(
+            f"'{protocol.name}' has folds 0 to {len(episodes.folds) - 1}, got {episodes.fold}; choose one"
+        )
+    pairs = images_by_class(base, episodes.folds[episodes.fold], min_pixels=episodes.min_pixels)
+    return EpisodeDataset(base, tuple(draw_episodes(pairs, episodes, base=base)))
+
+
+def images_by_class(base: FileDataset, classes: tuple[int, ...], *, min_pixels: int) -> Pairs:
+    """For each of ``classes``, the images with at least ``min_pixels`` of it; reads every mask once."""
+    pairs: Pairs = {index: [] for index in classes}
+    for place in range(len(base.pairs)):
+        areas = np.bincount(base.load_truth(place).ravel() - IGNORE, minlength=max(classes) + 2)
+        for index in classes:
+            if areas[index - IGNORE] >= min_pixels:
+                pairs[index].append(place)
+    return pairs
+
+
+def draw_episodes(pairs: Pairs, episodes: Episodes, *, base: Dataset) -> list[Episode]:
+    """The episodes of a fold.
+
+    Zero-shot: every (image, class) once, or ``count`` of them without replacement. Few-shot: ``count`` draws
+    of a class, a query and ``shots`` other images of the class.
+
+    Raises:
+        DatasetError: a class has too few images.
+    """
+    generator = np.random.default_rng(episodes.seed)
+    names = base.names
+    if episodes.shots == 0:
+        every = [(place, index) for index in sorted(pairs) for place in pairs[index]]
+        keep = min(len(every), episodes.count or len(every))
+        chosen = sorted(generator.permutation(len(every))[:keep])
+        return [Episode(f"{names[every[n][0]]}@{every[n][1]}", *every[n]) for n in chosen]
+    scarce = [base.protocol.names[index] for index, places in pairs.items() if len(places) <= episodes.shots]
+    if scarce:
+        raise DatasetError(
+            f"{episodes.shots}-shot episodes need {episodes.shots + 1} images of each class; "
+            f"too few of {', '.join(scarce)}; ask for fewer shots or complete the data"
+        )
+    drawn = []
+    for number in range(episodes.count or sum(map(len, pairs.values()))):
+        index = int(generator.choice(sorted(pairs)))
+        query, *supports = generator.choice(pairs[index], size=episodes.shots + 1, replace=False).tolist()
+        drawn.append(Episode(f"{number:05d}-{names[query]}@{index}", query, index, tuple(supports)))
+    return drawn
+
+
+def open_one_class(protocol: Protocol, data: Path) -> OneClassFiles:
+    """Images whose folder names their class; the protocol gets these classes, background first."""
+    if not data.is_dir():
+        raise DatasetError(f"no folder '{data}' for the data of '{protocol.name}'; {layout_help(protocol)}")
+    layout, pairs = find_pairs(protocol, data)
+    if protocol.split != "all":
+        listed = _listed_classes(protocol, data)
+        pairs = tuple(pair for pair in pairs if class_name(pair.name) in listed)
+    pairs = tuple(pair for pair in pairs if "/" in pair.name)
+    if not pairs:
+        raise DatasetError(f"the split '{protocol.split}' of '{protocol.name}' is empty; {layout_help(protocol)}")
+    values = protocol.model_dump()
+    names = sorted({class_name(pair.name) for pair in pairs})
+    values["classes"] = [{"name": name, "ids": (place,)} for place, name in enumerate(["background", *names])]
+    filled = Protocol.model_validate(values)
+    lookup = np.full(1 << 16, IGNORE, np.int32)
+    lookup[:2] = (BACKGROUND, BACKGROUND + 1)  # binary masks; the folder says which class the 1 is
+    return OneClassFiles(filled, pairs, layout, lookup)
+
+
+def open_mosaics(base: OneClassFiles, episodes: Episodes) -> MosaicDataset:
+    """``count`` mosaics of four different classes each.
+
+    Raises:
+        DatasetError: there are fewer than four classes.
+    """
+    by_class: Pairs = {}
+    for place in range(len(base.pairs)):
+        by_class.setdefault(base.class_of(place), []).append(place)
+    if len(by_class) < 4:
+        raise DatasetError(f"a mosaic needs 4 classes, '{base.protocol.name}' found {len(by_class)}; add folders")
+    generator = np.random.default_rng(episodes.seed)
+    quadruples = []
+    for _ in range(episodes.count or len(base.pairs)):
+        classes = generator.choice(sorted(by_class), size=4, replace=False).tolist()
+        quadruples.append(tuple(int(generator.choice(by_class[index])) for index in classes))
+    return MosaicDataset(base, tuple(quadruples), episodes.tile)
+
+
+def only_class(truth: NDArray[np.int32], class_index: int) -> NDArray[np.int32]:
+    """(H, W) int32: the class kept, every other labelled pixel background, ignored ones still ignored."""
+    kept = np.where((truth == class_index) | (truth == IGNORE), truth, BACKGROUND)
+    return kept.astype(np.int32, copy=False)
+
+
+def two_by_two(tiles: list[NDArray[Any]]) -> NDArray[Any]:
+    """Four arrays of one size in reading order."""
+    return np.concatenate([np.concatenate(tiles[:2], axis=1), np.concatenate(tiles[2:], axis=1)])
+
+
+def class_name(name: str) -> str:
+    """``"abe's_flyingfish/3"`` as ``"abe's flyingfish"``."""
+    return name.rpartition("/")[0].rpartition("/")[2].replace("_", " ")
+
+
+def _listed_classes(protocol: Protocol, data: Path) -> set[str]:
+    path = data / f"{protocol.split}.txt"
+    if not path.is_file():
+        raise DatasetError(
+            f"the list of classes '{path}' is missing; write a folder's name a line, or use --split all"
+        )
+    return {
+        line.strip().replace("_", " ") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
+    }

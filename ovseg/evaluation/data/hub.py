@@ -1,0 +1,108 @@
+"""Data sets of the Hugging Face hub, or saved by its library, under any protocol that lists its classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovseg.errors import DatasetError
+from ovseg.evaluation.data.datasets import Example, check_same_size, resize_pair
+from ovseg.evaluation.data.masks import INDEX_MODES, to_classes
+from ovseg.evaluation.data.protocol import Protocol
+
+IMAGE_COLUMNS = ("image", "img", "pixel_values", "file")
+MASK_COLUMNS = (
+    "annotation",
+    "annotations",
+    "mask",
+    "label",
+    "labels",
+    "segmentation",
+    "semantic_segmentation",
+)
+
+
+@dataclass
+class HubDataset:
+    """Rows with an image column and a mask column (single-channel ids)."""
+
+    protocol: Protocol
+    rows: Any  # datasets.Dataset
+    image_column: str
+    mask_column: str
+    lookup: NDArray[np.int32]
+
+    @classmethod
+    def open(cls, protocol: Protocol, name: str, *, labels: str = "all") -> HubDataset:
+        """The split of the data set ``name`` (``owner/name``, or a folder that the library saved).
+
+        Raises:
+            DatasetError: it cannot be had, lacks an image or a mask column, or the protocol lists no classes.
+        """
+        if not protocol.classes:
+            raise DatasetError(
+                f"protocol '{protocol.name}' lists no classes, so ids of 'hf:{name}' have no names; "
+                "write a protocol with classes: and pass its .yaml"
+            )
+        rows = _load(name, protocol.split)
+        if len(rows) == 0:
+            raise DatasetError(f"the split '{protocol.split}' of 'hf:{name}' is empty; choose another with --split")
+        image_column = _column(rows.column_names, IMAGE_COLUMNS, name)
+        mask_column = _column(rows.column_names, MASK_COLUMNS, name)
+        narrowed = protocol.candidates(labels) if labels in protocol.subsets else None
+        return cls(protocol, rows, image_column, mask_column, protocol.lookup(narrowed))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Row numbers, padded so that their order is that of the rows."""
+        return tuple(f"{index:08d}" for index in range(len(self.rows)))
+
+    def image_files(self, index: int) -> tuple[Path, ...]:
+        """None: the rows hold the images."""
+        return ()
+
+    def load(self, index: int) -> Example:
+        """Decode row ``index``.
+
+        Raises:
+            DatasetError: the mask is in colours, has another size than the image, or holds an unknown id.
+        """
+        row = self.rows[index]
+        image, mask = row[self.image_column], row[self.mask_column]
+        if mask.mode not in INDEX_MODES:
+            raise DatasetError(
+                f"column '{self.mask_column}' of row {index} must be single-channel ids, "
+                f"got mode {mask.mode}; choose a data set whose masks are ids"
+            )
+        pixels, ids = np.asarray(image.convert("RGB")), np.asarray(mask).astype(np.int32)
+        place = f"row {index}"
+        check_same_size(pixels, ids, image_name=place, mask_name=place)
+        truth = to_classes(ids, self.lookup, protocol=self.protocol, path=place)
+        pixels, truth = resize_pair(pixels, truth, resize=self.protocol.resize)
+        return Example(self.names[index], pixels, truth)
+
+
+def _load(name: str, split: str) -> Any:
+    import datasets
+
+    try:
+        if Path(name).is_dir():
+            saved = datasets.load_from_disk(name)
+            return saved[split] if isinstance(saved, datasets.DatasetDict) else saved
+        return datasets.load_dataset(name, split=split)
+    except Exception as error:  # the library raises a dozen kinds for "not there", "no network" and "no such split"
+        raise DatasetError(
+            f"cannot load split '{split}' of 'hf:{name}': {error}; check the name, the network and --split, "
+            "or download it first and pass hf:FOLDER"
+        ) from error
+
+
+def _column(columns: list[str], known: tuple[str, ...], name: str) -> str:
+    found = next((column for column in known if column in columns), None)
+    if found is None:
+        raise DatasetError(f"'hf:{name}' needs a column named {' or '.join(known)}, got {', '.join(columns)}")
+    return found

@@ -1,0 +1,1 @@
+"""Scores, each from counts that add up over images."""

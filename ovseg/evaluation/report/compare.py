@@ -1,0 +1,131 @@
+"""Two reports of one protocol side by side: what differs, and whether it could be chance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ovseg.errors import ConfigError
+from ovseg.evaluation.metrics.bootstrap import ClassAreas, PairedDifference, paired_bootstrap
+from ovseg.evaluation.report.report import EvaluationReport
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """B against A on the same images.
+
+    Attributes:
+        mean_iou: the paired bootstrap of the mean IoU.
+        iou: IoU of B less that of A by class name, of the classes that both have.
+        scores: the same for the further scores.
+        models: names of A and B.
+    """
+
+    mean_iou: PairedDifference
+    iou: dict[str, float]
+    scores: dict[str, float]
+    models: tuple[str, str]
+
+    def to_markdown(self, *, classes: int = 5) -> str:
+        """A verdict, the scores, and the ``classes`` that gained and lost most."""
+        change = self.mean_iou
+        verdict = "significant" if change.significant else "not significant"
+        ranked = sorted(self.iou.items(), key=lambda item: item[1])
+        most = list(dict(ranked[::-1][:classes] + ranked[:classes][::-1]).items())
+        lines = [
+            f"B = `{self.models[1]}` against A = `{self.models[0]}`: "
+            f"mIoU {100 * change.difference:+.2f} points, "
+            f"95 % interval {100 * change.low:+.2f} to {100 * change.high:+.2f}, "
+            f"p = {change.p_value:.3f}: **{verdict}**.",
+            "",
+            "| score | B - A, points |",
+            "|---|---|",
+            *(f"| {name.replace('_', ' ')} | {100 * value:+.2f} |" for name, value in self.scores.items()),
+            *(f"| {name} (IoU) | {100 * value:+.2f} |" for name, value in most),
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def compare_reports(first: EvaluationReport, second: EvaluationReport, *, draws: int = 1000) -> Comparison:
+    """What changes from ``first`` (A) to ``second`` (B), with a paired bootstrap over images.
+
+    Raises:
+        ConfigError: the two were not made under the same protocol on the same images.
+    """
+    _check_comparable(first, second)
+    both = set(first.scores) & set(second.scores)
+    return Comparison(
+        mean_iou=paired_bootstrap(first.areas, second.areas, draws=draws),
+        iou=_differences(first.iou, second.iou, list(first.iou)),
+        scores=_differences(first.scores, second.scores, [name for name in first.scores if name in both]),
+        models=(_model(first), _model(second)),
+    )
+
+
+def regression(report: EvaluationReport, baseline: EvaluationReport, *, margin: float) -> str | None:
+    """A sentence when the mean IoU of ``report`` is over ``margin`` below that of ``baseline``, else None.
+
+    Only the images of ``report`` count, so that a slice can be held against a committed result of the whole.
+
+    Args:
+        report: the new result.
+        baseline: the committed result, on the same images or more.
+        margin: in [0, 1], points of mean IoU divided by 100.
+
+    Raises:
+        ConfigError: the protocols differ, or ``baseline`` lacks an image.
+    """
+    _check_same("protocol_hash", "protocol", baseline, report)
+    before = {row.name: row for row in baseline.rows}
+    missing = [row.name for row in report.rows if row.name not in before]
+    if missing:
+        raise ConfigError(f"the baseline has no image '{missing[0]}'; evaluate it on all images of the slice")
+    pairs = [before[row.name].pairs for row in report.rows]
+    areas = ClassAreas.from_pairs(pairs, classes=len(report.names), scored=baseline.manifest.get("scored"))
+    wanted = float(areas.mean_iou(np.ones((1, len(pairs))))[0])
+    if report.mean_iou >= wanted - margin:
+        return None
+    return (
+        f"mIoU fell from {100 * wanted:.1f} to {100 * report.mean_iou:.1f} on {len(pairs)} images of "
+        f"'{report.manifest.get('protocol')}', more than the margin of {100 * margin:.1f}"
+    )
+
+
+def _check_comparable(first: EvaluationReport, second: EvaluationReport) -> None:
+    _check_same("protocol_hash", "protocol", first, second)
+    _check_same("images_hash", "images", first, second)
+    for letter, report in (("A", first), ("B", second)):
+        if not report.rows:
+            raise ConfigError(
+                f"{letter} holds no rows of single images, which the test needs; "
+                "take the report.json that ovseg evaluate ... --out DIR writes"
+            )
+
+
+def _check_same(key: str, what: str, first: EvaluationReport, second: EvaluationReport) -> None:
+    ours, theirs = first.manifest.get(key), second.manifest.get(key)
+    if ours != theirs or ours is None:
+        raise ConfigError(
+            f"only reports over the same {what} can be compared; "
+            f"A has {_shown(first, what)} ({str(ours)[:8]}), "
+            f"B has {_shown(second, what)} ({str(theirs)[:8]}); "
+            "evaluate one of them again as the other was"
+        )
+
+
+def _shown(report: EvaluationReport, what: str) -> str:
+    if what == "images":
+        return f"{len(report.rows)} images"
+    return f"'{report.manifest.get('protocol')}' with labels '{report.manifest.get('labels')}'"
+
+
+def _differences(first: dict[str, float], second: dict[str, float], names: list[str]) -> dict[str, float]:
+    changes = {name: second[name] - first[name] for name in names if name in second}
+    return {name: change for name, change in changes.items() if not math.isnan(change)}
+
+
+def _model(report: EvaluationReport) -> str:
+    model = report.manifest.get("model", {})
+    return str(model.get("name", "unnamed")) if isinstance(model, dict) else str(model)

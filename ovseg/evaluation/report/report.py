@@ -1,0 +1,247 @@
+"""The result of an evaluation: scores, intervals, what produced them, and the rows behind them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ovseg.errors import ConfigError, DatasetError
+from ovseg.evaluation.data.protocol import Protocol
+from ovseg.evaluation.metrics.bootstrap import ClassAreas, bootstrap_interval
+from ovseg.evaluation.metrics.boundary import boundary_f_score, boundary_iou
+from ovseg.evaluation.metrics.calibration import expected_calibration_error
+from ovseg.evaluation.metrics.confusion import ConfusionMatrix, mean_of_known
+from ovseg.evaluation.metrics.presence import presence_from_maps, presence_from_scores
+from ovseg.evaluation.run.leaks import leak_line
+from ovseg.evaluation.run.rows import ImageRow
+from ovseg.files import write_json
+
+FORMAT = "ovseg-evaluation-1"
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """Scores of one segmenter under one protocol.
+
+    Attributes:
+        mean_iou: mean IoU over the classes present in the truth, from one matrix over all images, in [0, 1];
+            without the background where the protocol's metric says so.
+        iou: IoU by class name, in [0, 1]; NaN for a class that is neither in the truth nor in a prediction.
+        pixel_accuracy: share of labelled pixels that are right, in [0, 1].
+        interval: 95 % bootstrap interval of ``mean_iou`` over images.
+        scores: all further scores by name, in [0, 1]; NaN where they do not apply.
+        names: class names; the position is the class index of ``rows``.
+        manifest: protocol and its hash, model, versions, commit, times, memory.
+        rows: one for each image, in order of name.
+    """
+
+    mean_iou: float
+    iou: dict[str, float]
+    pixel_accuracy: float
+    interval: tuple[float, float]
+    scores: dict[str, float]
+    names: tuple[str, ...]
+    manifest: dict[str, Any]
+    rows: tuple[ImageRow, ...]
+
+    @property
+    def areas(self) -> ClassAreas:
+        """Per-image areas, for the bootstrap."""
+        scored = self.manifest.get("scored")
+        return ClassAreas.from_pairs([row.pairs for row in self.rows], classes=len(self.names), scored=scored)
+
+    def without_images(self) -> EvaluationReport:
+        """The report without its rows: small, but nothing can be compared with it image by image."""
+        return replace(self, rows=())
+
+    def save(self, path: str | Path) -> None:
+        """Write the report as JSON, whole or not at all."""
+        write_json(path, self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; NaN becomes null."""
+        values = {
+            "format": FORMAT,
+            "mean_iou": self.mean_iou,
+            "interval": list(self.interval),
+            "pixel_accuracy": self.pixel_accuracy,
+            "scores": self.scores,
+            "iou": self.iou,
+            "manifest": self.manifest,
+            "names": list(self.names),
+            "images": [row.to_dict() for row in self.rows],
+        }
+        plain: dict[str, Any] = _nan_to_none(values)
+        return plain
+
+    @classmethod
+    def load(cls, path: str | Path) -> EvaluationReport:
+        """The report that ``save`` wrote.
+
+        Raises:
+            ConfigError: the file is missing, cut off, or no report.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise ConfigError(f"no report '{path}'; write one with ovseg evaluate ... --out DIR") from error
+        except OSError as error:
+            raise ConfigError(f"cannot read the report '{path}': {error.strerror}; give a report.json") from error
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"the report '{path}' is cut off or not JSON ({error}); run it again") from error
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            raise ConfigError(f"'{path}' must be a report of the format '{FORMAT}'; write one with --out")
+        try:
+            return cls(
+                mean_iou=_number(values["mean_iou"]),
+                iou={name: _number(value) for name, value in values["iou"].items()},
+                pixel_accuracy=_number(values["pixel_accuracy"]),
+                interval=(_number(values["interval"][0]), _number(values["interval"][1])),
+                scores={name: _number(value) for name, value in values["scores"].items()},
+                names=tuple(values["names"]),
+                manifest=values["manifest"],
+                rows=tuple(ImageRow.from_dict(row) for row in values["images"]),
+            )
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise ConfigError(f"the report '{path}' is incomplete ({error!r}); run it again") from error
+
+    def to_markdown(self) -> str:
+        """A report for people: what was measured, the scores, and every class from best to worst."""
+        manifest = self.manifest
+        low, high = self.interval
+        lines = [
+            f"# {manifest.get('title', manifest.get('protocol'))}",
+            "",
+            f"mIoU **{_percent(self.mean_iou)}** (95 % interval {_percent(low)} to {_percent(high)}), "
+            f"pixel accuracy {_percent(self.pixel_accuracy)}, {manifest.get('images', len(self.rows))} images.",
+            "",
+            f"- protocol `{manifest.get('protocol')}` (`{str(manifest.get('protocol_hash'))[:12]}`), "
+            f"labels `{manifest.get('labels')}`, setting `{manifest.get('setting')}`",
+            f"- model `{_model_name(manifest)}`, "
+            f"{manifest.get('seconds_per_image', math.nan):.3f} s an image, "
+            f"commit `{str(manifest.get('commit'))[:12]}`",
+            *([f"- {leak_line(manifest['leaks'])}"] if "leaks" in manifest else []),
+            "",
+            "| score | % |",
+            "|---|---|",
+            *(f"| {name.replace('_', ' ')} | {_percent(value)} |" for name, value in self.scores.items()),
+            "",
+            "| class | IoU % |",
+            "|---|---|",
+            *(f"| {name} | {_percent(value)} |" for name, value in _best_first(self.iou)),
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def summarize(rows: Sequence[ImageRow], protocol: Protocol, *, manifest: dict[str, Any]) -> EvaluationReport:
+    """The report over ``rows``, whatever order they came in.
+
+    Raises:
+        DatasetError: there is no row.
+    """
+    if not rows:
+        raise DatasetError(f"no image of '{protocol.name}' was evaluated; check --data, --split and --limit")
+    ordered = tuple(sorted(rows, key=lambda row: row.name))
+    matrix = ConfusionMatrix.empty(len(protocol.names))
+    for row in ordered:
+        matrix.add_pairs(row.pairs)
+    areas = ClassAreas.from_pairs(
+        [row.pairs for row in ordered], classes=len(protocol.names), scored=protocol.scored
+    )
+    seconds = float(np.mean([row.seconds for row in ordered]))
+    return EvaluationReport(
+        mean_iou=matrix.mean_iou(protocol.scored),
+        iou=dict(zip(protocol.names, matrix.iou().tolist(), strict=True)),
+        pixel_accuracy=matrix.pixel_accuracy(),
+        interval=bootstrap_interval(areas),
+        scores=_further_scores(matrix, ordered, protocol),
+        names=protocol.names,
+        manifest={
+            **manifest,
+            "scored": list(protocol.scored),
+            "images": len(ordered),
+            "seconds_per_image": round(seconds, 4),
+        },
+        rows=ordered,
+    )
+
+
+def image_mean_iou(row: ImageRow, *, classes: int) -> float:
+    """Mean IoU of one image over its own classes: for ranking images, not a benchmark's score."""
+    matrix = ConfusionMatrix.empty(classes)
+    matrix.add_pairs(row.pairs)
+    return matrix.mean_iou()
+
+
+def _further_scores(matrix: ConfusionMatrix, rows: Sequence[ImageRow], protocol: Protocol) -> dict[str, float]:
+    scores = {
+        "mean_iou_all_classes": matrix.mean_iou("all"),
+        "mean_class_accuracy": matrix.mean_class_accuracy(),
+        "frequency_weighted_iou": matrix.frequency_weighted_iou(),
+    }
+    if protocol.background_index is not None:
+        scores["foreground_background_iou"] = matrix.foreground_background_iou(protocol.background_index)
+    if protocol.unseen:
+        scores |= {f"{key}_iou": value for key, value in matrix.harmonic_iou(protocol.unseen).items()}
+    scores |= _boundary_scores(matrix, rows)
+    scores |= _presence(rows, protocol.background_index)
+    tables = [row.calibration for row in rows if len(row.calibration)]
+    if tables:
+        scores["expected_calibration_error"] = expected_calibration_error(np.sum(tables, axis=0))
+    return scores
+
+
+def _boundary_scores(matrix: ConfusionMatrix, rows: Sequence[ImageRow]) -> dict[str, float]:
+    counts = np.concatenate([row.boundary for row in rows])
+    present = matrix.true_area() > 0
+    if not len(counts) or not present.any():
+        return {}
+    return {
+        "boundary_iou": mean_of_known(boundary_iou(counts, classes=matrix.classes)[present]),
+        "boundary_f_score": mean_of_known(boundary_f_score(counts, classes=matrix.classes)[present]),
+    }
+
+
+def _presence(rows: Sequence[ImageRow], background: int | None) -> dict[str, float]:
+    by_map = presence_from_maps(rows, background=background)
+    scores = {
+        "presence_precision": by_map.precision,
+        "presence_recall": by_map.recall,
+        "absent_false_positive_rate": by_map.absent_false_positive_rate,
+    }
+    stated = presence_from_scores(rows, background=background)
+    if stated is not None:
+        scores["stated_presence_precision"] = stated.precision
+        scores["stated_presence_recall"] = stated.recall
+    return scores
+
+
+def _best_first(iou: dict[str, float]) -> list[tuple[str, float]]:
+    return sorted(iou.items(), key=lambda item: -1.0 if math.isnan(item[1]) else item[1], reverse=True)
+
+
+def _model_name(manifest: dict[str, Any]) -> str:
+    model = manifest.get("model", {})
+    return str(model.get("name", "unnamed")) if isinstance(model, dict) else str(model)
+
+
+def _percent(value: float) -> str:
+    return "–" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _nan_to_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _nan_to_none(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_nan_to_none(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

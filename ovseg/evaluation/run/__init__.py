@@ -1,0 +1,1 @@
+"""Running a segmenter over a benchmark."""

@@ -1,0 +1,48 @@
+"""The image files that a path, a folder or a pattern stands for."""
+
+from __future__ import annotations
+
+import glob
+import os
+from pathlib import Path
+
+from ovseg.errors import ImageError
+
+_KINDS = ("jpg", "jpeg", "jfif", "png", "webp", "bmp", "tif", "tiff", "gif", "ppm", "pgm", "jp2", "avif")
+
+
+IMAGE_SUFFIXES = frozenset(f".{kind}" for kind in _KINDS)
+
+
+def find_images(source: str | Path) -> list[Path]:
+    """The image files that a path, a folder or a glob pattern stands for, sorted.
+
+    A folder is searched recursively for known suffixes; a file is returned as it is.
+
+    Raises:
+        ImageError: nothing matches.
+    """
+    refuse_address(source)
+    if not str(source):
+        raise ImageError("expected an image file, folder or glob pattern, got an empty text; name one")
+    path = Path(source)
+    if os.path.isfile(path):  # unlike Path.is_file, it takes a name that is too long for one that is not there
+        return [path]
+    if os.path.isdir(path):
+        candidates: list[Path] = list(path.rglob("*"))
+    else:
+        candidates = [Path(name) for name in glob.glob(str(source), recursive=True)]
+    images = sorted(p for p in candidates if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    if images:
+        return images
+    if os.path.isdir(path):
+        raise ImageError(
+            f"expected images in folder '{source}', found none; known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    raise ImageError(f"no image file, folder or glob pattern matches '{source}'; check the spelling")
+
+
+def refuse_address(source: str | os.PathLike[str]) -> None:
+    """Refuse what is an address on the web and no file."""
+    if str(source).startswith(("http://", "https://")):
+        raise ImageError(f"expected a file, got the address '{source}'; download it and give the file's path")

@@ -1,0 +1,192 @@
+"""Images in and out: decoding to upright RGB, preparing pixels for an encoder, restoring maps to image size.
+
+Sizes are always (H, W), height first.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image
+
+from ovseg.errors import ImageError
+from ovseg.images.find import refuse_address
+
+if TYPE_CHECKING:
+    pass
+
+ImageSource: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | npt.NDArray[Any]
+
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Pillow's size limit and Python's warning filters belong to the process: one thread changes them at a time.
+_PILLOW_LOCK = threading.RLock()
+
+
+def load_image(source: ImageSource, *, max_pixels: int = 200_000_000) -> npt.NDArray[np.uint8]:
+    """The image as upright 8-bit RGB, whatever its file format or mode.
+
+    The EXIF orientation is applied, transparency is laid over white, 16-bit grey is scaled by the range of
+    its type. Of an animation the first frame is taken.
+
+    Args:
+        source: path, encoded bytes, binary stream, PIL image, or (H, W, 3) or (H, W) uint8 array.
+        max_pixels: larger images are refused before they are decoded.
+
+    Returns:
+        (H, W, 3) uint8 in [0, 255], C-contiguous.
+
+    Raises:
+        ImageError: the source is missing, damaged, too large, or of a kind that has no 8-bit meaning.
+    """
+    if isinstance(source, np.ndarray):
+        return _array_to_rgb(source)
+    if isinstance(source, Image.Image):
+        return _decode(source, name="the PIL image", max_pixels=max_pixels)
+    if isinstance(source, str | os.PathLike):
+        return _load_file(source, max_pixels=max_pixels)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _load_bytes(bytes(source), name="the image bytes", max_pixels=max_pixels)
+    if hasattr(source, "read"):
+        name = f"'{getattr(source, 'name', 'the image stream')}'"
+        return _load_bytes(source.read(), name=name, max_pixels=max_pixels)
+    raise ImageError(
+        f"an image must be a path, bytes, a binary stream, a PIL image or a uint8 array, "
+        f"got {type(source).__name__}; convert it to one of these"
+    )
+
+
+def _array_to_rgb(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """The array itself when it is (H, W, 3) uint8, grey repeated when it is (H, W)."""
+    right_shape = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
+    if array.dtype != np.uint8 or not right_shape or array.size == 0:
+        raise ImageError(
+            f"an image array must be (H, W, 3) or (H, W) uint8 with values 0 to 255, got {array.shape} "
+            f"{array.dtype}; convert it, for floats in [0, 1] with (255 * image).round().astype('uint8')"
+        )
+    rgb = array if array.ndim == 3 else np.repeat(array[:, :, None], 3, axis=2)
+    return np.ascontiguousarray(rgb, dtype=np.uint8)
+
+
+def _load_file(source: str | os.PathLike[str], *, max_pixels: int) -> npt.NDArray[np.uint8]:
+    refuse_address(source)
+    path = Path(source)
+    try:
+        if path.stat().st_size == 0:
+            raise ImageError(f"expected an image, but '{path}' is empty (0 bytes); fetch the file again")
+        with open(path, "rb") as stream:
+            return _open_and_decode(stream, name=f"'{path}'", max_pixels=max_pixels)
+    except FileNotFoundError as error:
+        raise ImageError(f"no image file '{path}'; check the path") from error
+    except IsADirectoryError as error:
+        raise ImageError(f"expected an image file, but '{path}' is a folder; give a file in it") from error
+    except OSError as error:
+        raise ImageError(f"cannot read '{path}': {error.strerror}; check its name and permissions") from error
+
+
+def _load_bytes(data: bytes, *, name: str, max_pixels: int) -> npt.NDArray[np.uint8]:
+    if not isinstance(data, bytes):
+        raise ImageError(f"{name} must be opened in binary mode, got text; open it with mode 'rb'")
+    if not data:
+        raise ImageError(f"expected an image, but {name} is empty (0 bytes); is a stream at its end?")
+    return _open_and_decode(io.BytesIO(data), name=name, max_pixels=max_pixels)
+
+
+def _open_and_decode(stream: BinaryIO, *, name: str, max_pixels: int) -> npt.NDArray[np.uint8]:
+    try:
+        with quiet_pillow():
+            image = Image.open(stream)
+    except Exception as error:  # Pillow's parsers raise almost anything on damaged headers
+        stream.seek(0)
+        raise ImageError(
+            f"expected an image, but {name} begins with {stream.read(8)!r}, which Pillow cannot read; "
+            f"convert it to JPEG or PNG"
+        ) from error
+    with image:
+        return _decode(image, name=name, max_pixels=max_pixels)
+
+
+def _decode(image: Image.Image, *, name: str, max_pixels: int) -> npt.NDArray[np.uint8]:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{name} has {width} x {height} pixels, more than the limit of {max_pixels}; shrink it, "
+            f"or raise the limit with max_pixels={width * height} (--max-pixels on the command line)"
+        )
+    if width * height == 0:
+        raise ImageError(f"{name} must have at least one pixel, got {width} x {height}")
+    try:
+        if getattr(image, "format", None) == "TIFF":  # the one format that warns and checks sizes late
+            with quiet_pillow():
+                image.load()
+        image.load()
+        rgb = _to_rgb(_upright(image), name=name)
+    except ImageError:
+        raise
+    except Exception as error:  # as above: decoders of damaged data raise almost anything
+        raise ImageError(f"{name} is cut off or damaged ({error}); fetch the file again") from error
+    return np.array(rgb)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says; unreadable EXIF data counts as none."""
+    try:
+        with quiet_pillow():
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # the pixels are sound, whatever is wrong with their annotations
+        orientation = 1
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _to_rgb(image: Image.Image, *, name: str) -> Image.Image:
+    if image.has_transparency_data:
+        opaque = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
+    if image.mode.startswith("I"):
+        return Image.fromarray(_wide_to_grey(np.asarray(image), name=name)).convert("RGB")
+    if image.mode == "F":
+        raise ImageError(
+            f"{name} must hold whole numbers, got 32-bit floats, whose range is not known; "
+            f"scale it to 0..255 and save it as 8-bit PNG"
+        )
+    return image.convert("RGB")
+
+
+def _wide_to_grey(grey: npt.NDArray[Any], *, name: str) -> npt.NDArray[np.uint8]:
+    """(H, W) integers of the 16-bit range 0..65535 as uint8, rounded."""
+    wide = grey.astype(np.int64)
+    if wide.min() < 0 or wide.max() > 65535:
+        raise ImageError(
+            f"{name} must have grey values in 0..65535, got {wide.min()}..{wide.max()}; "
+            f"scale it to 16 or 8 bits first"
+        )
+    return ((wide + 128) // 257).astype(np.uint8)
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Neither warnings nor Pillow's own size limit while a file is opened; both are put back."""
+    with _PILLOW_LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit

@@ -1,0 +1,148 @@
+"""Pixels for an encoder, and maps brought back to the size of the image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from ovseg.errors import ShapeError
+from ovseg.images.geometry import ImageGeometry, Size, check_size
+from ovseg.tensors import check_shape
+
+if TYPE_CHECKING:
+    import torch
+
+
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+class Preprocessing(Protocol):
+    """What an encoder wants of its pixels; every encoder's specification has these attributes."""
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """Mean of each RGB channel, in [0, 1]."""
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """Standard deviation of each RGB channel, in units of [0, 1]."""
+
+    @property
+    def interpolation(self) -> str:
+        """``"bilinear"`` or ``"bicubic"``."""
+
+    @property
+    def stride(self) -> int:
+        """Pixels per feature cell; the padded height and width are multiples of it."""
+
+
+def working_size(original: Size, *, short_side: int, max_long_side: int | None, stride: int) -> Size:
+    """The size to resize an image to: its ratio kept, its sides multiples of ``stride``.
+
+    Args:
+        original: (H, W) of the image.
+        short_side: wanted length of the shorter side, in pixels.
+        max_long_side: upper limit of the longer side, which wins over ``short_side``; None for no limit.
+        stride: each side is rounded to a multiple of this, and is at least this.
+
+    Raises:
+        ShapeError: a size is not positive.
+    """
+    check_size("original", original)
+    check_size("short_side and stride", (short_side, stride))
+    check_size("max_long_side and stride", (max_long_side or stride, stride))
+    scale = short_side / min(original)
+    if max_long_side is not None:
+        scale = min(scale, max_long_side / max(original))
+    height, width = (_to_multiple(side * scale, stride, limit=max_long_side) for side in original)
+    return height, width
+
+
+def prepare(image: npt.NDArray[np.uint8], spec: Preprocessing, *, size: Size) -> tuple[torch.Tensor, ImageGeometry]:
+    """The image as an encoder's pixels, and the record of how to undo it.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        spec: the encoder's preprocessing.
+        size: (H, W) to resize to, with antialiasing.
+
+    Returns:
+        (1, 3, Hp, Wp) float32, normalised by mean and standard deviation, padded at the bottom and right with
+        0 (the mean colour) to multiples of ``spec.stride``; and the geometry.
+
+    Raises:
+        ShapeError: the image is not (H, W, 3) uint8, or ``size`` or the interpolation cannot be used.
+    """
+    import torch
+
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ShapeError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}; use load_image first")
+    check_size("size", size)
+    resized = _resize(image, size, interpolation=spec.interpolation)
+    pixels = torch.from_numpy(resized).permute(2, 0, 1)[None].float() / 255  # (1, 3, H, W)
+    mean = torch.tensor(spec.mean).view(1, 3, 1, 1)
+    std = torch.tensor(spec.std).view(1, 3, 1, 1)
+    bottom, right = -size[0] % spec.stride, -size[1] % spec.stride
+    padded = torch.nn.functional.pad((pixels - mean) / std, (0, right, 0, bottom))
+    height, width = image.shape[:2]
+    geometry = ImageGeometry((height, width), size, (size[0] + bottom, size[1] + right))
+    return padded, geometry
+
+
+def restore(maps: torch.Tensor, geometry: ImageGeometry, *, stride: int) -> torch.Tensor:
+    """Coarse maps at the size of the original image, without the padding.
+
+    One bilinear interpolation (pixel centres at half positions) from cells to original pixels; without
+    padding and resizing it equals ``interpolate(mode="bilinear", align_corners=False)``.
+
+    Args:
+        maps: (B, L, h, w) floating point, one cell per ``stride`` pixels of the padded image.
+        geometry: as returned by ``prepare``.
+        stride: pixels of the padded image per cell.
+
+    Returns:
+        (B, L, H, W) float32 of the original (H, W).
+
+    Raises:
+        ShapeError: (h, w) is not the padded size divided by ``stride``.
+    """
+    import torch
+
+    h, w = (side // stride for side in geometry.padded)
+    check_shape("maps", maps, "B L h w", h=h, w=w)
+    axes = [
+        _grid_axis(geometry.original[i], resized=geometry.resized[i], padded=geometry.padded[i], like=maps)
+        for i in (0, 1)
+    ]
+    rows, columns = torch.meshgrid(axes[0], axes[1], indexing="ij")
+    grid = torch.stack([columns, rows], dim=-1).expand(maps.shape[0], -1, -1, -1)  # (B, H, W, 2) as x, y
+    return torch.nn.functional.grid_sample(
+        maps.float(), grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
+
+
+def _grid_axis(original: int, *, resized: int, padded: int, like: torch.Tensor) -> torch.Tensor:
+    """Centres of ``original`` pixels in the [-1, 1] coordinates of the padded side."""
+    import torch
+
+    centres = (torch.arange(original, device=like.device, dtype=torch.float32) + 0.5) * (resized / original)
+    return centres * (2 / padded) - 1
+
+
+def _resize(image: npt.NDArray[np.uint8], size: Size, *, interpolation: str) -> npt.NDArray[np.uint8]:
+    if interpolation not in _RESAMPLING:
+        raise ShapeError(f"interpolation must be one of {', '.join(_RESAMPLING)}, got '{interpolation}'")
+    if image.shape[:2] == size:
+        return image.copy()
+    resized = Image.fromarray(image).resize((size[1], size[0]), _RESAMPLING[interpolation])
+    return np.array(resized)
+
+
+def _to_multiple(length: float, stride: int, *, limit: int | None) -> int:
+    cells = round(length / stride)
+    if limit is not None:
+        cells = min(cells, limit // stride)
+    return max(1, cells) * stride

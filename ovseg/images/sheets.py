@@ -1,0 +1,119 @@
+"""Pictures that show why: contact sheets of searches, and what a concept was learned from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from ovseg.errors import ImageError
+from ovseg.images.load import load_image
+from ovseg.images.sources import read_key
+
+_PAPER = (250, 250, 248)
+_INK = (32, 33, 36)
+_SEED = (213, 94, 0)
+_MASK = (0, 158, 115)
+
+
+def contact_sheet(
+    paths: Sequence[Sequence[str]], cosines: NDArray[np.float32], *, columns: int = 10, side: int = 128
+) -> Image.Image:
+    """Thumbnails with their cosines, a block of rows for each query.
+
+    Args:
+        paths: per query its k keys.
+        cosines: (n, k).
+        columns: thumbnails per row.
+        side: pixels of a thumbnail.
+    """
+    tiles = [
+        [captioned(thumbnail(key, side), f"{cosine:.3f}") for key, cosine in zip(keys, values, strict=True)]
+        for keys, values in zip(paths, cosines, strict=True)
+    ]
+    return stack([grid(row, columns=columns) for row in tiles])
+
+
+def thumbnail(key: str, side: int) -> Image.Image:
+    """The image behind a key inside a square; a grey square when it cannot be read."""
+    try:
+        picture = Image.fromarray(load_image(read_key(key)))
+    except ImageError:
+        picture = Image.new("RGB", (side, side), (200, 200, 200))
+    return boxed(picture, side)
+
+
+def boxed(picture: Image.Image, side: int) -> Image.Image:
+    """The picture shrunk into a square, centred on paper."""
+    picture = picture.copy()
+    picture.thumbnail((side, side))
+    square = Image.new("RGB", (side, side), _PAPER)
+    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return square
+
+
+def evidence_tile(
+    pixels: NDArray[np.uint8], mask: NDArray[np.bool_], seed: tuple[float, float], *, side: int
+) -> Image.Image:
+    """An image with its co-segmented mask in green and its seed as a ring.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+        mask: (h, w) bool of cells.
+        seed: row and column as fractions of the height and width.
+        side: pixels of the tile.
+    """
+    photo = Image.fromarray(pixels)
+    tint = Image.new("RGB", photo.size, _MASK)
+    shape = Image.fromarray(mask).convert("L").resize(photo.size, Image.Resampling.NEAREST)
+    painted = Image.composite(Image.blend(photo, tint, 0.5), photo, shape)
+    radius = max(3, round(0.025 * max(photo.size)))
+    x, y = seed[1] * photo.width, seed[0] * photo.height
+    pen = ImageDraw.Draw(painted)
+    pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline=_SEED, width=max(2, radius // 2))
+    return boxed(painted, side)
+
+
+def captioned(tile: Image.Image, text: str) -> Image.Image:
+    """The tile with a line of text below it."""
+    size = max(11, tile.height // 10)
+    canvas = Image.new("RGB", (tile.width, tile.height + round(1.6 * size)), _PAPER)
+    canvas.paste(tile)
+    font = ImageFont.load_default(size=size)
+    ImageDraw.Draw(canvas).text((tile.width / 2, tile.height), text, fill=_INK, font=font, anchor="ma")
+    return canvas
+
+
+def headline(text: str, *, width: int) -> Image.Image:
+    """A strip with a line of text."""
+    strip = Image.new("RGB", (width, 30), _PAPER)
+    ImageDraw.Draw(strip).text((6, 6), text, fill=_INK, font=ImageFont.load_default(size=15))
+    return strip
+
+
+def grid(tiles: Sequence[Image.Image], *, columns: int) -> Image.Image:
+    """Equal tiles in rows."""
+    if not tiles:
+        return headline("no images", width=240)
+    width, height = tiles[0].size
+    columns = min(columns, len(tiles))
+    rows = -(-len(tiles) // columns)
+    canvas = Image.new("RGB", (columns * (width + 4), rows * (height + 4)), _PAPER)
+    for number, tile in enumerate(tiles):
+        row, column = divmod(number, columns)
+        canvas.paste(tile, (column * (width + 4) + 2, row * (height + 4) + 2))
+    return canvas
+
+
+def stack(parts: Sequence[Image.Image]) -> Image.Image:
+    """Pictures one below the other."""
+    if not parts:
+        return headline("no images", width=240)
+    canvas = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), _PAPER)
+    top = 0
+    for part in parts:
+        canvas.paste(part, (0, top))
+        top += part.height
+    return canvas

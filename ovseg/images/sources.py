@@ -1,0 +1,138 @@
+"""Where a bank's images come from: folders, globs, list files, tar archives and Hugging Face data sets.
+
+Every image has a key, from which it can be read again: a path, ``archive.tar::member`` or
+``hf://name:split#row``.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ovseg.errors import DatasetError, ImageError
+from ovseg.images.find import IMAGE_SUFFIXES, find_images
+
+_MEMBER = "::"
+_HUB = "hf://"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a source: its key, and its bytes where the source is read as a stream."""
+
+    key: str
+    content: bytes | None = None
+
+    def read(self) -> bytes:
+        """The encoded image.
+
+        Raises:
+            ImageError: the file is gone or cannot be read.
+        """
+        return self.content if self.content is not None else read_key(self.key)
+
+
+def iterate(source: str | Path) -> Iterator[Item]:
+    """The images of ``source`` in a fixed order.
+
+    Args:
+        source: folder, image, glob, ``.txt`` list of paths (relative to the list), ``.tar`` shard or a glob of
+            them, or ``hf://name:split``.
+
+    Raises:
+        ImageError: nothing matches.
+        DatasetError: an archive or data set cannot be read.
+    """
+    text = str(source)
+    if text.startswith(_HUB):
+        yield from _hub_items(text)
+    elif text.endswith(".tar"):
+        yield from _tar_items(text)
+    elif text.endswith(".txt"):
+        yield from _listed(Path(text))
+    else:
+        for path in find_images(text):
+            yield Item(str(path.resolve()))
+
+
+def read_key(key: str) -> bytes:
+    """The encoded image behind a key.
+
+    Raises:
+        ImageError: it is gone or cannot be read.
+    """
+    if key.startswith(_HUB):
+        name, _, row = key.rpartition("#")
+        return _encoded(_hub_dataset(name), int(row))
+    archive, found, member = key.partition(_MEMBER)
+    try:
+        if not found:
+            return Path(key).read_bytes()
+        with tarfile.open(archive) as tar:
+            stream = tar.extractfile(member)
+            return stream.read() if stream is not None else b""
+    except (OSError, KeyError, tarfile.TarError) as error:
+        raise ImageError(f"cannot read '{key}' ({error}); was it moved since the bank was built?") from error
+
+
+def _listed(path: Path) -> Iterator[Item]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ImageError(f"cannot read the list '{path}' ({error}); give a text file, one path per line") from error
+    for line in lines:
+        if line.strip():
+            yield Item(str((path.parent / line.strip()).resolve()))
+
+
+def _tar_items(pattern: str) -> Iterator[Item]:
+    import glob
+
+    archives = sorted(glob.glob(pattern))
+    if not archives:
+        raise ImageError(f"no tar archive matches '{pattern}'; check the spelling")
+    for archive in archives:
+        try:
+            with tarfile.open(archive) as tar:
+                for member in tar:
+                    if member.isfile() and Path(member.name).suffix.lower() in IMAGE_SUFFIXES:
+                        stream = tar.extractfile(member)
+                        content = stream.read() if stream is not None else b""
+                        yield Item(f"{Path(archive).resolve()}{_MEMBER}{member.name}", content)
+        except (tarfile.TarError, OSError) as error:
+            raise DatasetError(f"'{archive}' is not a whole tar archive: {error}; fetch it again") from error
+
+
+def _hub_items(name: str) -> Iterator[Item]:
+    dataset = _hub_dataset(name)
+    for row in range(len(dataset)):
+        yield Item(f"{name}#{row}")
+
+
+@lru_cache(maxsize=2)
+def _hub_dataset(name: str) -> Any:
+    """The image column of ``hf://name:split``, undecoded; a local folder made by ``save_to_disk`` also goes."""
+    import datasets
+
+    repository, _, split = name.removeprefix(_HUB).partition(":")
+    try:
+        local = Path(repository).is_dir()
+        loaded = datasets.load_from_disk(repository) if local else datasets.load_dataset(repository, split=split)
+    except Exception as error:  # the hub client raises many kinds
+        raise DatasetError(f"cannot read the data set '{repository}' ({error}); check name and network") from error
+    columns = [key for key, value in loaded.features.items() if isinstance(value, datasets.Image)]
+    if not columns:
+        raise DatasetError(f"data set '{repository}' must have an image column, got {list(loaded.features)}")
+    return loaded.select_columns(columns[:1]).cast_column(columns[0], datasets.Image(decode=False))
+
+
+def _encoded(dataset: Any, row: int) -> bytes:
+    (value,) = dataset[row].values()
+    if value.get("bytes") is not None:
+        return bytes(value["bytes"])
+    return io.FileIO(value["path"]).readall()

@@ -1,0 +1,61 @@
+"""What the builders of CLIP-like models share: a tower with the recipe, structure and regions of a model file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ovseg.attention import RecipeConfig
+from ovseg.encoders.recipe_encoder import RecipeEncoder
+from ovseg.encoders.spec import EncoderSpec, Triple
+from ovseg.encoders.structure import build_structure
+from ovseg.encoders.tower import ViTTower
+from ovseg.hub import content_of, find_weights
+from ovseg.models.config import ModelConfig
+from ovseg.models.download import STRUCTURE_FOLDER
+from ovseg.regions import build_regions
+from ovseg.regions.sam import SAM_REPO, sam_mark
+
+CLIP_MEAN: Triple = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD: Triple = (0.26862954, 0.26130258, 0.27577711)
+RANDOM = "random"  # what weights are known by that no file holds; they come from a fixed seed
+
+
+def assemble(
+    tower: ViTTower, spec: EncoderSpec, config: ModelConfig, weights: Path | None
+) -> tuple[RecipeEncoder, dict[str, str]]:
+    """A tower with the recipe, the structure encoder and the regions of a model file.
+
+    Returns:
+        The encoder, and what the weights of structure and regions are known by, where there are such parts.
+    """
+    encoder = config.encoder
+    structure, marks = None, {}
+    if encoder.structure is not None:
+        path = None if encoder.random_weights else _structure_file(config, weights)
+        structure = build_structure(encoder.structure, path)
+        marks["structure"] = mark_of(path)
+    regions = None
+    if encoder.regions is not None:
+        regions = build_regions(encoder.regions)
+        if encoder.regions.source == "sam":
+            marks["regions"] = sam_mark(str(encoder.regions.options.get("model", SAM_REPO)))
+    recipe = encoder.recipe or RecipeConfig(name="plain")
+    return RecipeEncoder(tower, spec, recipe=recipe, structure=structure, regions=regions), marks
+
+
+def mark_of(path: Path | None) -> str:
+    """What the weights of a file are known by."""
+    return RANDOM if path is None else content_of(path)
+
+
+def _structure_file(config: ModelConfig, weights: Path | None) -> Path:
+    structure = config.encoder.structure
+    assert structure is not None
+    folder = None if weights is None else weights / STRUCTURE_FOLDER
+    return find_weights(
+        structure.repo,
+        folder,
+        what=f"structure encoder '{structure.name}'",
+        sha256=structure.sha256,
+        folder=STRUCTURE_FOLDER,
+    )

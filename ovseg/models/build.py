@@ -1,0 +1,46 @@
+"""The networks of a model file. Adding a family of encoders is adding a builder here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ovseg.config import choose
+from ovseg.models.clip import build_openclip
+from ovseg.models.config import ModelConfig
+from ovseg.models.embedded import build_embedded
+from ovseg.models.huggingface import build_huggingface
+from ovseg.models.model import Model
+from ovseg.models.paired import build_paired
+from ovseg.models.trained import with_head
+
+Builder = Callable[[ModelConfig, torch.device, torch.dtype, "Path | None"], Model]
+
+
+BUILDERS: dict[str, Builder] = {
+    "embedded": build_embedded,
+    "openclip": build_openclip,
+    "huggingface": build_huggingface,
+    "paired": build_paired,
+}
+
+
+def build_model(
+    config: ModelConfig,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    weights: Path | None = None,
+) -> Model:
+    """The networks of ``config`` on ``device`` (None: the CPU).
+
+    Raises:
+        ModelError: weights are missing, damaged or of another architecture.
+    """
+    build = choose(f"kind of encoder in model '{config.name}':", config.encoder.kind, BUILDERS)
+    model = build(config, device or torch.device("cpu"), dtype, weights)
+    if config.head is None:
+        return model
+    return with_head(model, config.head, device=device or torch.device("cpu"))

@@ -1,0 +1,200 @@
+"""Model files (``configs/models/*.yaml``) and the builders that turn their encoder section into networks.
+
+Adding a model is adding a file. Adding a family of encoders is adding a builder here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ovseg.assets import asset_names, find_asset
+from ovseg.attention.registry import RecipeConfig
+from ovseg.config import Config, load_config, parse_config
+from ovseg.encoders.structure import StructureConfig
+from ovseg.errors import ModelError, did_you_mean
+from ovseg.heads.registry import HeadConfig
+from ovseg.regions.sources import RegionsConfig
+
+
+class TextConfig(Config):
+    """A text tower apart from the image network.
+
+    Attributes:
+        name: open_clip's name of the model that it is part of.
+        weights: tag of the weights.
+        repo: repository of the weights on the Hugging Face hub.
+    """
+
+    name: str
+    weights: str = ""
+    repo: str = ""
+
+
+class EncoderConfig(Config):
+    """Which networks a model is made of.
+
+    Attributes:
+        kind: name of a builder, such as ``embedded``.
+        name: the network's name within that kind.
+        weights: file, folder or tag of the weights; what it means depends on the kind.
+        repo: repository of the weights on the Hugging Face hub.
+        sha256: checksum of each weights file, by file name.
+        random_weights: build the networks without weights, for tests and timing.
+        recipe: what the last attention block of a tower does; None leaves it as it was trained.
+        structure: a vision-only encoder, for recipes that need one.
+        regions: how the image is cut into parts, for recipes that need them.
+        text: the text tower, for kinds whose image network has none.
+    """
+
+    kind: str
+    name: str
+    weights: str = ""
+    repo: str = ""
+    sha256: dict[str, str] = Field(default={})
+    random_weights: bool = False
+    recipe: RecipeConfig | None = None
+    structure: StructureConfig | None = None
+    regions: RegionsConfig | None = None
+    text: TextConfig | None = None
+
+
+class InputConfig(Config):
+    """How an image is brought to the encoder.
+
+    Attributes:
+        short_side: pixels of the shorter side after resizing.
+        max_long_side: the longer side is at most this many pixels; strips run in windows of it instead.
+        window: side of the windows that larger inputs are cut into; None runs the whole image at once.
+        overlap: pixels that neighbouring windows share.
+        splice: "scores" averages the windows' score maps, "features" their features to unit vectors.
+    """
+
+    short_side: int = 448
+    max_long_side: int = 1344
+    window: int | None = None
+    overlap: int = 112
+    splice: Literal["scores", "features"] = "scores"
+
+
+class BackgroundConfig(Config):
+    """When a pixel belongs to none of the labels (``background="auto"`` or a list).
+
+    Attributes:
+        margin: none where s1·sqrt(s1−s2) of the two best probabilities is under this (ActiveSAM, 2026).
+        threshold: none where the best probability is under this.
+        area: labels whose share of all labelled pixels is not over this lose their pixels to the next class.
+        presence: labels whose presence is under this are not painted.
+        presence_slope, presence_offset: logistic calibration of a label's strongest evidence to its presence.
+    """
+
+    margin: float = 0.0
+    threshold: float = 0.0
+    area: float = 0.0
+    presence: float = 0.0
+    presence_slope: float = 1.0
+    presence_offset: float = 0.0
+
+
+class RefineConfig(Config):
+    """Refinement of the class maps on the image.
+
+    Attributes:
+        default: whether it runs unless the caller says otherwise.
+        method: a name of ``ovseg.refine.METHODS``.
+        long_side: the refinement runs on the image shrunk to this long side.
+        options: keyword arguments of the method; the rest keep its defaults.
+    """
+
+    default: bool = False
+    method: str = "pamr"
+    long_side: int = 480
+    options: dict[str, Any] = Field(default={})
+
+
+class PruneConfig(Config):
+    """Labels that the image as a whole does not suggest are left out (ActiveSAM, 2026).
+
+    Attributes:
+        percentile: labels above this percentile of the image's cosines stay.
+        most: at most so many.
+        least: at least so many; no vocabulary up to this size is cut.
+    """
+
+    percentile: float = Field(default=80.0, ge=0, le=100)
+    most: int = Field(default=40, gt=0)
+    least: int = Field(default=10, gt=0)
+
+
+class ModelConfig(Config):
+    """One model: encoders, prompts, sizes, smoothing, background, licence.
+
+    ``parameters`` are millions. ``correction`` names regions that are painted in their most frequent label.
+    ``datasets`` holds, by benchmark, the constants that a paper changes for it, with dotted keys;
+    ``for_benchmark`` applies them.
+    """
+
+    name: str
+    summary: str
+    encoder: EncoderConfig
+    head: HeadConfig | None = None
+    templates: str = "one"
+    input: InputConfig = InputConfig()
+    logit_scale: float = 1.0
+    smoothing: float | None = None
+    background: BackgroundConfig = BackgroundConfig()
+    refine: RefineConfig = RefineConfig()
+    prune: PruneConfig | None = None
+    correction: RegionsConfig | None = None
+    parameters: float
+    megabytes: float
+    license: str
+    commercial: bool
+    gated: bool = False
+    source: str
+    paper: str = ""
+    datasets: dict[str, dict[str, float | bool]] = Field(default={})
+
+
+MODEL_FILE = "model.yaml"  # of a run folder
+
+
+def read_model_config(name: str) -> ModelConfig:
+    """The model file ``name``, or the YAML file at that path, or that of the run folder at that path.
+
+    Raises:
+        ModelError: there is no such model; the nearest name is offered.
+        ConfigError: the file has a wrong key or value.
+    """
+    known = asset_names("configs/models")
+    if name not in known and (Path(name) / MODEL_FILE).is_file():
+        name = str(Path(name) / MODEL_FILE)
+    if name not in known and not Path(name).is_file():
+        raise ModelError(
+            f"no model '{name}'{did_you_mean(name, known)} ovseg.list_models() shows all {len(known)}; "
+            "or give the path of a model's .yaml file, or the folder of a finished training run"
+        )
+    path = find_asset("configs/models", name)
+    config = load_config(ModelConfig, path)
+    if config.head is None or not config.head.weights:
+        return config
+    head = config.head.model_copy(update={"weights": str(path.parent / config.head.weights)})
+    return config.model_copy(update={"head": head})
+
+
+def for_benchmark(config: ModelConfig, benchmark: str) -> ModelConfig:
+    """``config`` with the constants that its paper gives for ``benchmark``; as it is where there are none.
+
+    Raises:
+        ConfigError: a key of the model file is wrong; it is named.
+    """
+    values = config.model_dump()
+    for dotted, value in config.datasets.get(benchmark, {}).items():
+        *sections, key = dotted.split(".")
+        target = values
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[key] = value
+    return parse_config(ModelConfig, values, source=f"model '{config.name}' on '{benchmark}'")

@@ -1,0 +1,58 @@
+"""Builds the embedded model from the files in the package (or a folder laid out alike)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from ovseg.assets import asset_root
+from ovseg.encoders.embedded.sentence import SentenceEncoder
+from ovseg.encoders.embedded.vision import MiniVision
+from ovseg.errors import ModelError
+from ovseg.heads.alignment import AlignmentHead
+from ovseg.models.config import ModelConfig
+from ovseg.models.model import Model
+from ovseg.weights import check_sum
+
+VISION_FILE, TEXT_FILE, HEAD_FILE, TOKENIZER_FILE = (
+    "vision.safetensors",
+    "text.safetensors",
+    "alignment.safetensors",
+    "tokenizer.json",
+)
+FILES = (VISION_FILE, TEXT_FILE, HEAD_FILE, TOKENIZER_FILE)
+
+
+def build_embedded(config: ModelConfig, device: torch.device, dtype: torch.dtype, weights: Path | None) -> Model:
+    """The image encoder, text encoder and alignment of an embedded model.
+
+    Raises:
+        ModelError: a file is missing or its checksum differs.
+    """
+    folder = weights or asset_root("models") / config.encoder.name
+    _check_folder(folder, name=config.name, given=weights is not None)
+    expected = config.encoder.sha256 if weights is None else {}
+    sums = [check_sum(folder / name, expected.get(name)) for name in FILES]
+    vision = MiniVision.load(folder / VISION_FILE).to(device, dtype)
+    head = AlignmentHead.load(folder / HEAD_FILE).to(device)  # small: stays in single precision
+
+    @lru_cache(maxsize=1)
+    def text() -> SentenceEncoder:
+        return SentenceEncoder.load(folder / TEXT_FILE, folder / TOKENIZER_FILE)
+
+    image, words, alignment, tokenizer = sums
+    return Model(config, vision, text, head, {"image": image, "text": words + tokenizer[:16], "head": alignment})
+
+
+def _check_folder(folder: Path, *, name: str, given: bool) -> None:
+    """Refuse a folder without all files; ``given`` says whether it is the caller's or the package's."""
+    missing = [file for file in FILES if not (folder / file).is_file()]
+    if not missing:
+        return
+    got = f"no {', '.join(missing)}" if folder.is_dir() else "no such folder"
+    advice = "give --weights a folder with all of them" if given else "install the package again"
+    raise ModelError(
+        f"expected the weights of model '{name}' ({', '.join(FILES)}) in the folder '{folder}', got {got}; {advice}"
+    )

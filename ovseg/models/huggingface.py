@@ -1,0 +1,116 @@
+"""Builds models from the CLIP, MetaCLIP 2 and SigLIP towers of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ovseg.encoders.hf_clip import HuggingFaceClip, HuggingFaceSiglip
+from ovseg.encoders.hf_text import HuggingFaceText
+from ovseg.encoders.spec import EncoderSpec
+from ovseg.encoders.structure import as_triple
+from ovseg.errors import ModelError
+from ovseg.heads.base import IdentityHead
+from ovseg.hub import content_of, download_folder
+from ovseg.models.assemble import CLIP_MEAN, CLIP_STD, assemble
+from ovseg.models.config import ModelConfig
+from ovseg.models.download import describe
+from ovseg.models.model import Model
+from ovseg.weights import freeze
+
+
+def build_huggingface(config: ModelConfig, device: torch.device, dtype: torch.dtype, weights: Path | None) -> Model:
+    """A model made of the two towers of a transformers CLIP, MetaCLIP 2 or SigLIP.
+
+    Args:
+        config: the model file; ``encoder.repo`` is the repository on the hub.
+        device: where to run.
+        dtype: what the image side computes in; text stays in float32.
+        weights: folder with the files of the repository; None takes the hub.
+
+    Raises:
+        ModelError: weights are missing, or the architecture is another one.
+    """
+    encoder = config.encoder
+    space = f"hf:{encoder.repo or encoder.name}"
+    folder = weights or download_folder(encoder.repo, what=f"model '{config.name}'", facts=describe(config))
+    tower, facts = open_huggingface(load_huggingface(folder)), _processor(folder)
+    spec = EncoderSpec(
+        name=config.name,
+        space=space,
+        stride=tower.stride,
+        channels=tower.channels,
+        mean=as_triple(facts.get("image_mean", CLIP_MEAN)),
+        std=as_triple(facts.get("image_std", CLIP_STD)),
+    )
+    image, marks = assemble(tower, spec, config, weights)
+
+    @lru_cache(maxsize=1)
+    def text() -> HuggingFaceText:
+        from transformers import AutoTokenizer
+
+        model = load_huggingface(folder)
+        del model.vision_model
+        return HuggingFaceText(
+            freeze(model).to(device),
+            AutoTokenizer.from_pretrained(folder),
+            space=space,
+            pad_to_length=model.config.model_type == "siglip",
+        )
+
+    marks["image"] = "+".join(content_of(file)[:16] for file in sorted(folder.glob("*.safetensors")))  # both towers
+    freeze(image)
+    return Model(config, image.to(device, dtype), text, IdentityHead(space), marks)
+
+
+def load_huggingface(folder: Path) -> Any:
+    """The transformers model in a folder, from safetensors alone.
+
+    Raises:
+        ModelError: the folder holds no such model.
+    """
+    from ovseg._torchvision import ensure_torchvision
+
+    ensure_torchvision()
+    from transformers import AutoModel
+
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            "expected a transformers model (config.json, model.safetensors and the files of its tokenizer) in the "
+            f"folder '{folder}', got no config.json; check --weights"
+        )
+    try:
+        return AutoModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"expected a transformers model with safetensors in '{folder}': {reason}") from error
+
+
+def open_huggingface(model: Any) -> HuggingFaceClip | HuggingFaceSiglip:
+    """The image side of a transformers model as a tower.
+
+    Raises:
+        ModelError: the model is none of CLIP, MetaCLIP 2, SigLIP.
+    """
+    openers: dict[str, Callable[[Any], HuggingFaceClip | HuggingFaceSiglip]] = {
+        "clip": lambda found: HuggingFaceClip(found.vision_model, found.visual_projection),
+        "metaclip_2": lambda found: HuggingFaceClip(found.vision_model, found.visual_projection),
+        "siglip": lambda found: HuggingFaceSiglip(found.vision_model),
+    }
+    kind = model.config.model_type
+    if kind not in openers:
+        raise ModelError(f"expected a transformers model of type {', '.join(openers)}, got '{kind}'")
+    return openers[kind](model)
+
+
+def _processor(folder: Path) -> dict[str, Any]:
+    """Preprocessing facts of a transformers folder; empty where there is no such file."""
+    import json
+
+    path = folder / "preprocessor_config.json"
+    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return facts

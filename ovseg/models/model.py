@@ -1,0 +1,57 @@
+"""A model: networks ready to run, and what they are known by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ovseg.encoders.spec import ImageEncoder, TextEncoder
+from ovseg.heads.base import Head
+from ovseg.identity import digest
+from ovseg.models.config import ModelConfig
+
+_IMAGE_SIDE = ("image", "structure", "regions")  # parts whose weights decide the features of an image
+
+
+@dataclass(frozen=True)
+class Model:
+    """Networks ready to run. ``text`` is a function so that a cached vocabulary never loads the text tower.
+
+    Attributes:
+        config: the model file.
+        image: frozen image encoder.
+        text: makes the frozen text encoder.
+        head: joins the two.
+        weights: by part ("image", "text", "head", "structure", "regions") what its weights are known by: the
+            SHA-256 of its file, or how they were made where there is no file.
+    """
+
+    config: ModelConfig
+    image: ImageEncoder
+    text: Callable[[], TextEncoder]
+    head: Head
+    weights: Mapping[str, str]
+
+    @property
+    def encoder_digest(self) -> str:
+        """What decides the encoder's features of an image: networks, recipe and sizes; no head, no text."""
+        weights = {part: mark for part, mark in self.weights.items() if part in _IMAGE_SIDE}
+        return digest(self.config.encoder, self.config.input, weights)
+
+    @property
+    def info(self) -> dict[str, str]:
+        """What identifies the model, part by part; two models of the same values give the same results.
+
+        ``features`` decides the features in the joint space, ``settings`` how a label is chosen from them.
+        """
+        config = self.config
+        head = None if config.head is None else config.head.model_copy(update={"weights": "", "sha256": ""})
+        rest = config.model_dump(
+            include={"logit_scale", "smoothing", "background", "refine", "prune", "correction"}
+        )
+        return {
+            "model": config.name,
+            "weights": "+".join(f"{part}-{mark[:16]}" for part, mark in sorted(self.weights.items())),
+            "features": digest(self.encoder_digest, head, self.weights.get("head", "")),
+            "settings": digest(rest),
+        }

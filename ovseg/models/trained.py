@@ -1,0 +1,40 @@
+"""A trained head put on a model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ovseg.heads.prompts import PhraseTokens
+from ovseg.heads.registry import HeadConfig, build_head, check_spaces
+from ovseg.models.model import Model
+from ovseg.weights import check_sum, freeze, load_module, load_weights
+
+
+def with_head(model: Model, config: HeadConfig, *, device: torch.device) -> Model:
+    """``model`` with the trained head of ``config``, frozen.
+
+    Raises:
+        ModelError: the weights are missing, damaged or of another architecture.
+        SpaceError: they were trained on the features of another model.
+    """
+    head = build_head(config, model.head, model.text)
+    mark = "untrained"
+    if config.weights:
+        mark = check_sum(config.weights, config.sha256 or None)
+        tensors, metadata = load_weights(config.weights)
+        check_spaces(metadata, head, source=config.weights)
+        load_module(head, tensors, source=config.weights)
+    freeze(head.to(device))
+    return join(model, head, mark=mark)
+
+
+def join(model: Model, head: Any, *, mark: str) -> Model:
+    """``model`` with ``head`` in place of its own; ``mark`` tells its weights apart from others."""
+    text = model.text
+    if getattr(head, "reads_tokens", False):
+        text = lambda: PhraseTokens(model.text())  # noqa: E731
+    below = model.weights.get("head", "")
+    return replace(model, head=head, text=text, weights={**model.weights, "head": f"{mark}+{below}"})

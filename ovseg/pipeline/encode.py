@@ -1,0 +1,182 @@
+"""Images that are run window by window, and the features of the windows put together on one grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ovseg.encoders.spec import DenseFeatures, EncoderSpec, ImageEncoder, WholeImageEncoder
+from ovseg.errors import ConfigError, ShapeError
+from ovseg.images.geometry import ImageGeometry, Size
+from ovseg.images.resize import prepare, working_size
+from ovseg.images.tiles import Tile, plan_tiles
+from ovseg.models.config import InputConfig
+from ovseg.tensors import check_shape
+
+Encode = Callable[[Tensor], DenseFeatures]
+
+_BATCH_WINDOWS = 8
+_BATCH_PIXELS = _BATCH_WINDOWS * 448 * 448  # larger windows run in smaller batches
+_STRIP_RATIO = 3.0  # of the sides, above which an image is a strip
+_STRIP_ENLARGED = 4.0  # a strip is not blown up more than this
+_STRIP_WINDOWS = 8  # a strip is at most this many times max_long_side long, so that memory stays bounded
+
+
+def plan_input(original: Size, config: InputConfig, *, multiple: int) -> tuple[Size, int | None]:
+    """The size to run an image at, and the side of the windows it is cut into (None: run whole).
+
+    A strip, whose sides are further apart than 3 to 1, would become a few pixels high if its long side were
+    held to ``max_long_side``; it keeps its short side and runs in windows along its length instead.
+
+    Args:
+        original: (H, W) of the image.
+        config: sizes of the model file.
+        multiple: the sides are multiples of this many pixels.
+
+    Raises:
+        ShapeError: a size is not positive.
+    """
+    longest, shortest = max(original), min(original)
+    scale = config.short_side / max(shortest, 1)
+    if longest <= _STRIP_RATIO * shortest or scale * longest <= config.max_long_side:
+        limit = config.max_long_side
+        size = working_size(original, short_side=config.short_side, max_long_side=limit, stride=multiple)
+        return size, config.window
+    short_side = max(1, round(min(scale, _STRIP_ENLARGED) * shortest))
+    limit = max(_STRIP_WINDOWS * config.max_long_side, multiple)
+    size = working_size(original, short_side=short_side, max_long_side=limit, stride=multiple)
+    return size, config.window or config.max_long_side
+
+
+@torch.inference_mode()
+def encode_image(
+    encode: Encode, image: npt.NDArray[np.uint8], spec: EncoderSpec, config: InputConfig
+) -> tuple[DenseFeatures, ImageGeometry]:
+    """Features of an image at the size of a model file, whole or in windows, and how it was resized.
+
+    Args:
+        encode: (b, 3, H, W) normalised pixels to features.
+        image: (H, W, 3) uint8.
+        spec: preprocessing of the encoder.
+        config: sizes and windows of the model file.
+    """
+    height, width = image.shape[:2]
+    size, window = plan_input((height, width), config, multiple=spec.granularity)
+    pixels, geometry = prepare(image, spec, size=size)
+    if window is None:
+        return encode(pixels), geometry
+    features = encode_windows(
+        encode,
+        pixels,
+        window=window,
+        overlap=config.overlap,
+        multiple=spec.granularity,
+        splice=config.splice,
+    )
+    return features, geometry
+
+
+@torch.inference_mode()
+def encode_windows(
+    encode: Encode,
+    pixels: Tensor,
+    *,
+    window: int,
+    overlap: int,
+    multiple: int,
+    splice: Literal["scores", "features"] = "scores",
+) -> DenseFeatures:
+    """Features of an image that runs in windows: on each cell the mean over the windows that hold it.
+
+    Logits are linear in the features. The mean of features that are not brought back to unit length thus gives
+    the mean of the windows' cosine maps, which is how the field's evaluation code splices ("scores"). A unit
+    mean ("features") gives the cosine of the mean direction instead.
+
+    Args:
+        encode: (b, 3, window, window) to features with unit vectors or not; runs a few windows at once.
+        pixels: (1, 3, H, W), normalised; H and W multiples of ``multiple``.
+        window: side in pixels; rounded down to a multiple of ``multiple``.
+        overlap: pixels that neighbouring windows share at least; rounded up to a multiple of ``multiple``.
+        multiple: windows start, and their sides end, at multiples of this; a multiple of the features' stride.
+        splice: what is averaged.
+
+    Returns:
+        (1, C, H/stride, W/stride) features; ``structure`` is averaged too and has unit length again.
+        An image no larger than a window is encoded whole.
+
+    Raises:
+        ShapeError: ``pixels`` is not one image of such a size, or ``multiple`` not a multiple of the stride.
+    """
+    check_shape("pixels", pixels, "B C H W", B=1)
+    height, width = pixels.shape[2:]
+    if height % multiple or width % multiple:
+        raise ShapeError(
+            f"pixels must have sides that are multiples of {multiple}, got {height} x {width}; pad them"
+        )
+    tiles = _plan(height, width, window=window, overlap=overlap, multiple=multiple)
+    if len(tiles) == 1:
+        return encode(pixels)
+    sums: dict[str, Tensor] = {}
+    count = torch.zeros(0)
+    for batch in _batches(tiles):
+        part = encode(torch.cat([pixels[:, :, t.top : t.top + t.height, t.left : t.left + t.width] for t in batch]))
+        if multiple % part.stride:
+            raise ShapeError(f"multiple must be a multiple of the stride {part.stride}, got {multiple}")
+        grid = (height // part.stride, width // part.stride)
+        if not sums:
+            sums = {name: maps.new_zeros(1, maps.shape[1], *grid) for name, maps in _maps(part).items()}
+            count = part.values.new_zeros(grid)
+        for number, tile in enumerate(batch):
+            place = _cells(tile, part.stride)
+            count[place] += 1
+            for name, maps in _maps(part).items():
+                sums[name][0][:, *place] += maps[number]
+    means = {name: total / count for name, total in sums.items()}
+    values = functional.normalize(means["values"], dim=1) if splice == "features" else means["values"]
+    structure = functional.normalize(means["structure"], dim=1) if "structure" in means else None
+    return DenseFeatures(values, part.space, part.stride, structure=structure)
+
+
+def _plan(height: int, width: int, *, window: int, overlap: int, multiple: int) -> list[Tile]:
+    """``plan_tiles`` on a grid of ``multiple`` pixels."""
+    side = max(1, window // multiple)
+    shared = min(-(-overlap // multiple), side - 1)
+    tiles = plan_tiles(height // multiple, width // multiple, window=side, overlap=shared)
+    return [
+        Tile(tile.top * multiple, tile.left * multiple, tile.height * multiple, tile.width * multiple)
+        for tile in tiles
+    ]
+
+
+def _batches(tiles: list[Tile]) -> Iterator[list[Tile]]:
+    """Runs of windows (all are of one size) with a bounded number of pixels."""
+    size = min(_BATCH_WINDOWS, max(1, _BATCH_PIXELS // (tiles[0].height * tiles[0].width)))
+    for start in range(0, len(tiles), size):
+        yield tiles[start : start + size]
+
+
+def _maps(features: DenseFeatures) -> dict[str, Tensor]:
+    parts = {"values": features.values, "structure": features.structure}
+    return {name: maps for name, maps in parts.items() if maps is not None}
+
+
+def _cells(tile: Tile, stride: int) -> tuple[slice, slice]:
+    top, left = tile.top // stride, tile.left // stride
+    return slice(top, top + tile.height // stride), slice(left, left + tile.width // stride)
+
+
+def whole_image(encoder: ImageEncoder, pixels: Tensor) -> Tensor:
+    """(1, 3, H, W) pixels to the (C,) unit vector of the image.
+
+    Raises:
+        ConfigError: the encoder has no vector for a whole image.
+    """
+    if not isinstance(encoder, WholeImageEncoder):
+        raise ConfigError("'prune:' needs a tower with a vector for the whole image; remove it from the model file")
+    return encoder.image_vector(pixels)[0]

@@ -1,0 +1,171 @@
+"""From coarse class maps to the winner at every pixel of the original image, exactly and in bounded memory.
+
+A pixel's value is a convex mix of at most four cells. So inside a block of cells a class can only be among
+the two best where its largest cell reaches the second-largest of all classes' smallest cells. Only such
+candidates are interpolated: the result equals interpolating every class, at a cost that hardly grows with
+their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from ovseg.images.geometry import ImageGeometry
+from ovseg.tensors import check_shape
+
+_BLOCK_CELLS = 4  # a power of two; smaller blocks have fewer candidates but cost more calls
+_BLOCK_PIXELS = 8192  # larger blocks where the cells are small
+_MANY = 64  # candidates above which a block is cut
+_BLOCK_VALUES = 24_000_000  # values interpolated at once, 96 MB in float32
+
+
+@dataclass(frozen=True)
+class Winners:
+    """The two best classes of every pixel.
+
+    Attributes:
+        index: (H, W) int32, the best class.
+        best: (H, W) float32, its value.
+        second: (H, W) float32, the value of the next class; 0 where there is only one.
+    """
+
+    index: Tensor
+    best: Tensor
+    second: Tensor
+
+
+def interpolation_matrix(length: int, cells: int, *, cells_per_pixel: float, device: torch.device) -> Tensor:
+    """Linear interpolation along one axis, pixel centres aligned (``align_corners=False``).
+
+    Args:
+        length: number of pixels.
+        cells: number of cells.
+        cells_per_pixel: cells that one pixel spans.
+        device: where to make it.
+
+    Returns:
+        (length, cells) float32; rows add to 1, at most two entries each.
+    """
+    position = (torch.arange(length, device=device, dtype=torch.float64) + 0.5) * cells_per_pixel - 0.5
+    position = position.clamp(0, cells - 1)
+    lower = position.floor().long().clamp(max=max(cells - 2, 0))
+    weight = (position - lower).float()
+    matrix = torch.zeros(length, cells, device=device)
+    rows = torch.arange(length, device=device)
+    matrix[rows, lower] = 1 - weight
+    if cells > 1:
+        matrix[rows, lower + 1] = weight
+    return matrix
+
+
+def axis_matrices(
+    geometry: ImageGeometry, grid: tuple[int, int], *, stride: int, device: torch.device
+) -> list[Tensor]:
+    """The two interpolation matrices (H, h) and (W, w) from cells to original pixels; padding drops out."""
+    return [
+        interpolation_matrix(original, cells, cells_per_pixel=resized / original / stride, device=device)
+        for original, resized, cells in zip(geometry.original, geometry.resized, grid, strict=True)
+    ]
+
+
+def find_winners(maps: Tensor, geometry: ImageGeometry, *, stride: int) -> Winners:
+    """The best and second-best class at each pixel of the original image.
+
+    Args:
+        maps: (K, h, w) float class maps at ``stride``.
+        geometry: how the image became the encoder's input.
+        stride: pixels of the input per cell.
+
+    Returns:
+        Equal to bilinear interpolation of all K maps followed by the two largest, for every pixel.
+
+    Raises:
+        ShapeError: ``maps`` is not (K, h, w).
+    """
+    check_shape("maps", maps, "K h w")
+    maps = maps.float()
+    down, across = axis_matrices(geometry, (maps.shape[1], maps.shape[2]), stride=stride, device=maps.device)
+    height, width = geometry.original
+    index = torch.empty(height, width, dtype=torch.int32, device=maps.device)
+    best = torch.empty(height, width, device=maps.device)
+    second = torch.zeros(height, width, device=maps.device)
+    for piece in _pieces(maps, _first_pixels(down), _first_pixels(across)):
+        rows, columns, candidates = piece.rows, piece.columns, piece.candidates
+        patch = maps[:, piece.row_cells, piece.column_cells][candidates]
+        part = patch @ across[columns, piece.column_cells].T  # (k, cells, columns)
+        for some in _row_chunks(rows, part.shape[0] * part.shape[2]):
+            values = torch.matmul(down[some, piece.row_cells], part)
+            first, order = values.max(0)
+            index[some, columns] = candidates[order].to(torch.int32)
+            best[some, columns] = first
+            if len(candidates) > 1:
+                values.scatter_(0, order.unsqueeze(0), -torch.inf)
+                second[some, columns] = values.amax(0)
+    return Winners(index, best, second)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Pixels (rows, columns), the cells they draw on, and the classes (k,) that can be among their two best."""
+
+    rows: slice
+    columns: slice
+    row_cells: slice
+    column_cells: slice
+    candidates: Tensor
+
+
+def _pieces(maps: Tensor, row_at: list[int], column_at: list[int]) -> Iterator[_Piece]:
+    """Pieces that together cover every pixel once; a block with many candidates is cut into quarters."""
+    everything = torch.arange(maps.shape[0], device=maps.device)
+    size = _BLOCK_CELLS
+    cells, pixels = maps[0].numel(), row_at[-1] * column_at[-1]
+    while size**2 * pixels < _BLOCK_PIXELS * cells and size**2 < cells:
+        size *= 2
+    corners = product(*(range(0, cells, size) for cells in maps.shape[1:]))
+    blocks = [(top, left, size, everything) for top, left in corners]
+    while blocks:
+        top, left, size, classes = blocks.pop()
+        rows, columns = _pixels(row_at, top, size), _pixels(column_at, left, size)
+        if rows.start >= rows.stop or columns.start >= columns.stop:
+            continue
+        row_cells, column_cells = slice(top, top + size + 1), slice(left, left + size + 1)
+        candidates = classes[_candidates(maps[classes, row_cells, column_cells])]
+        if len(candidates) > _MANY and size > 1:
+            half = -(-size // 2)
+            corners = product((top, top + half), (left, left + half))
+            blocks += [(*corner, half, candidates) for corner in corners]
+        else:
+            yield _Piece(rows, columns, row_cells, column_cells, candidates)
+
+
+def _candidates(patch: Tensor) -> Tensor:
+    """Classes that can be among the two best somewhere inside a patch (K, a, b) of cells."""
+    flat = patch.flatten(1)
+    if flat.shape[0] <= 2:
+        return torch.arange(flat.shape[0], device=patch.device)
+    floor = flat.amin(1).topk(2).values[1]
+    return (flat.amax(1) >= floor).nonzero().flatten()
+
+
+def _first_pixels(matrix: Tensor) -> list[int]:
+    """For each cell of an interpolation matrix (pixels, cells), and past the last, its first pixel."""
+    cells = torch.arange(matrix.shape[1], device=matrix.device)
+    lower = (matrix > 0).int().argmax(1)
+    return [*torch.searchsorted(lower, cells).tolist(), matrix.shape[0]]
+
+
+def _pixels(first: list[int], start: int, size: int) -> slice:
+    last = len(first) - 1
+    return slice(first[min(start, last)], first[min(start + size, last)])
+
+
+def _row_chunks(rows: slice, values_per_row: int) -> Iterator[slice]:
+    step = max(1, _BLOCK_VALUES // max(values_per_row, 1))
+    for start in range(rows.start, rows.stop, step):
+        yield slice(start, min(start + step, rows.stop))

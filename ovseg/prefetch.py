@@ -1,0 +1,39 @@
+"""Work done in a thread, a little ahead of the one who needs it."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+ItemT = TypeVar("ItemT")
+DoneT = TypeVar("DoneT")
+
+
+def prefetch(function: Callable[[ItemT], DoneT], items: Iterable[ItemT], *, ahead: int = 1) -> Iterator[DoneT]:
+    """``function`` of every item, in order; while the caller works on one, the next are computed in a thread.
+
+    Args:
+        function: what is done; an error is raised when the turn of its item comes.
+        items: taken one by one, never more than ``ahead`` + 1 before their turn.
+        ahead: how many results may wait.
+
+    >>> list(prefetch(str.upper, ["a", "b", "c"]))
+    ['A', 'B', 'C']
+    """
+    source = iter(items)
+    with ThreadPoolExecutor(1) as pool:
+        waiting: deque[Future[DoneT]] = deque()
+        for item in itertools.islice(source, ahead + 1):
+            waiting.append(pool.submit(function, item))
+        try:
+            while waiting:
+                done = waiting.popleft().result()
+                for item in itertools.islice(source, 1):
+                    waiting.append(pool.submit(function, item))
+                yield done
+        finally:  # the caller stopped early, or an item failed: what has not begun is not done
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,101 @@
+"""Results on disk: an indexed PNG, an overlay, and a JSON file that is written last."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from ovseg.errors import ImageError
+from ovseg.files import atomic_path, write_json
+from ovseg.images.load import quiet_pillow
+from ovseg.result.overlay import palette
+
+if TYPE_CHECKING:
+    from ovseg.result.core import SegmentationResult
+
+NONE_8_BIT = 255
+NONE_16_BIT = 65535
+
+
+def save(result: SegmentationResult, folder: Path, *, name: str) -> list[Path]:
+    """See ``SegmentationResult.save``."""
+    if len(result.labels) > NONE_16_BIT:
+        raise ImageError(f"an index image holds at most {NONE_16_BIT} labels, got {len(result.labels)}; use fewer")
+    colours = palette(len(result.labels))
+    index_path, overlay_path, json_path = (
+        folder / f"{name}{ending}" for ending in (".png", "_overlay.png", ".json")
+    )
+    with atomic_path(index_path) as temporary:
+        _index_image(result.index_map, colours).save(temporary, optimize=True)
+    with atomic_path(overlay_path) as temporary:
+        result.overlay().save(temporary)
+    write_json(json_path, {"index": index_path.name, "overlay": overlay_path.name} | describe(result))
+    return [index_path, overlay_path, json_path]
+
+
+def describe(result: SegmentationResult) -> dict[str, Any]:
+    """Everything about a result but its pixels, as plain values that fit into JSON."""
+    rows = result.table()
+    few = len(result.labels) <= NONE_8_BIT
+    provenance = json.loads(json.dumps(result.provenance, default=str))
+    return {
+        "size": list(result.size),
+        "none": NONE_8_BIT if few else NONE_16_BIT,
+        "labels": list(result.labels),
+        "presence": {row.label: row.presence for row in rows},
+        "areas": {row.label: row.area for row in rows},
+        "scores": {row.label: row.score for row in rows},
+        "provenance": provenance,
+        "palette": palette(len(result.labels)).tolist(),
+    }
+
+
+def load(source: Path) -> dict[str, Any]:
+    """The fields of the result at ``source``, a JSON file or its folder; see ``SegmentationResult.load``."""
+    path = _find_json(source)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        with quiet_pillow(), Image.open(path.parent / record["index"]) as image:
+            stored = np.array(image).astype(np.int32)
+        labels = tuple(record["labels"])
+        index_map = np.where(stored == record["none"], -1, stored).astype(np.int32)
+        means = np.array([*(record["scores"][label] for label in labels), 0], dtype=np.float32)
+        return {
+            "index_map": index_map,
+            "labels": labels,
+            "score_map": means[index_map],  # -1 takes the last, 0
+            "presence": {label: record["presence"][label] for label in labels},
+            "provenance": record["provenance"],
+        }
+    except (OSError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise ImageError(
+            f"expected a saved result at '{path}', but it is incomplete or damaged ({error!r}); save it again"
+        ) from error
+
+
+def _find_json(source: Path) -> Path:
+    if source.is_dir():
+        found = sorted(source.glob("*.json"))
+        if len(found) != 1 and source / "result.json" not in found:
+            raise ImageError(
+                f"expected one result in folder '{source}', found {len(found)} JSON files; give the file"
+            )
+        return found[0] if len(found) == 1 else source / "result.json"
+    if not source.is_file():
+        raise ImageError(f"no saved result '{source}'; give the folder or the JSON file that save wrote")
+    return source
+
+
+def _index_image(index_map: npt.NDArray[np.int32], colours: npt.NDArray[np.uint8]) -> Image.Image:
+    if len(colours) > NONE_8_BIT:
+        return Image.fromarray(np.where(index_map < 0, NONE_16_BIT, index_map).astype(np.uint16))
+    image = Image.fromarray(np.where(index_map < 0, NONE_8_BIT, index_map).astype(np.uint8))
+    table = np.zeros((256, 3), dtype=np.uint8)
+    table[: len(colours)] = colours
+    image.putpalette(table.ravel().tolist())
+    return image

@@ -1,0 +1,201 @@
+"""What to look for: labels, their synonyms, and the background that competes with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from ovseg.errors import VocabularyError
+from ovseg.vocabulary.background import unrelated_background
+
+MAX_PHRASE_LENGTH = 500
+
+Background: TypeAlias = Literal["auto"] | Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A label with more to go by than its name; accepted wherever a label string is.
+
+    Attributes:
+        label: the name in the results.
+        synonyms: further phrases for the same thing; the best one counts.
+        not_: phrases for what it must not be confused with.
+        images: visual examples (paths or arrays), for models that take them.
+        masks: one per image, or none.
+        weight: factor on the label's odds against every other class; finite and above 0.
+
+    Raises:
+        VocabularyError: a phrase is not usable, or ``weight`` or the number of masks is wrong.
+    """
+
+    label: str
+    synonyms: tuple[str, ...] = ()
+    not_: tuple[str, ...] = ()
+    images: tuple[Any, ...] = ()
+    masks: tuple[Any, ...] = ()
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", check_phrase(self.label, where="the label of a concept"))
+        where = f"concept '{self.label}'"
+        for name in ("synonyms", "not_"):
+            phrases = _checked_list(getattr(self, name), where=f"{name} of {where}")
+            object.__setattr__(self, name, tuple(phrases))
+        for name in ("images", "masks"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not (isinstance(self.weight, int | float) and math.isfinite(self.weight) and self.weight > 0):
+            raise VocabularyError(
+                f"the weight of {where} must be finite and above 0, got {self.weight!r}; 1.0 is neutral"
+            )
+        if self.masks and len(self.masks) != len(self.images):
+            raise VocabularyError(
+                f"{where} must have one mask per image or none, got {len(self.masks)} masks for "
+                f"{len(self.images)} images; leave out masks, or give one for each image"
+            )
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """L labels and the phrases that stand for them; made with ``Vocabulary.of``.
+
+    Attributes:
+        labels: L names, all different up to case.
+        phrases: per label at least one phrase; the label itself comes first.
+        contrasts: per label the phrases that it must not be confused with.
+        background: phrases for everything that is none of the labels.
+        weights: per label a factor on its odds.
+
+    Raises:
+        VocabularyError: empty, of unequal lengths, or with an entry that cannot be used.
+    """
+
+    labels: tuple[str, ...]
+    phrases: tuple[tuple[str, ...], ...]
+    contrasts: tuple[tuple[str, ...], ...]
+    background: tuple[str, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.labels:
+            raise VocabularyError("a vocabulary needs at least one label, got an empty list; name what to find")
+        _refuse_duplicates(self.labels)
+        lengths = {len(self.phrases), len(self.contrasts), len(self.weights)}
+        if lengths != {len(self.labels)}:
+            raise VocabularyError(
+                f"phrases, contrasts and weights must have one entry for each of {len(self.labels)} labels, "
+                f"got {len(self.phrases)}, {len(self.contrasts)} and {len(self.weights)}; use Vocabulary.of"
+            )
+        for label, phrases in zip(self.labels, self.phrases, strict=True):
+            if not phrases:
+                raise VocabularyError(f"label '{label}' must have at least one phrase, got none; use its name")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @classmethod
+    def of(cls, labels: Iterable[str | Concept] | Vocabulary, *, background: Background = None) -> Vocabulary:
+        """The vocabulary of a list of names and concepts.
+
+        Args:
+            labels: names, concepts, or a vocabulary, whose own background stays when ``background`` is None.
+            background: ``"auto"`` for common things and surfaces less those that match a label; your own list
+                of phrases; or None for none, so that every pixel gets a label.
+
+        Raises:
+            VocabularyError: the list is empty or one string, or an entry (named) is not text, blank, doubled
+                or over-long.
+        """
+        if isinstance(labels, Vocabulary):
+            if background is None:
+                return labels
+            concepts = labels.concepts()
+        else:
+            concepts = _concepts(labels)
+        phrases = tuple(_distinct((concept.label, *concept.synonyms)) for concept in concepts)
+        return cls(
+            labels=tuple(concept.label for concept in concepts),
+            phrases=phrases,
+            contrasts=tuple(concept.not_ for concept in concepts),
+            background=_background_phrases(background, phrases),
+            weights=tuple(float(concept.weight) for concept in concepts),
+        )
+
+    def concepts(self) -> list[Concept]:
+        """One concept per label, without visual examples."""
+        return [
+            Concept(label, synonyms=phrases, not_=contrasts, weight=weight)
+            for label, phrases, contrasts, weight in zip(
+                self.labels, self.phrases, self.contrasts, self.weights, strict=True
+            )
+        ]
+
+
+def _concepts(labels: Iterable[str | Concept]) -> list[Concept]:
+    if isinstance(labels, str | bytes):
+        raise VocabularyError(f"labels must be a list, got the string {labels!r}; write [{labels!r}]")
+    if isinstance(labels, Mapping | set | frozenset) or not isinstance(labels, Iterable):
+        raise VocabularyError(f"labels must be a list, got {type(labels).__name__}; the order of labels matters")
+    return [
+        entry if isinstance(entry, Concept) else Concept(check_phrase(entry, where=f"labels[{index}]"))
+        for index, entry in enumerate(labels)
+    ]
+
+
+def _background_phrases(background: Background, phrases_of_label: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    if background is None:
+        return ()
+    if isinstance(background, str):
+        if background != "auto":
+            raise VocabularyError(
+                f"background must be 'auto', None or a list of phrases, got {background!r}; write [{background!r}]"
+            )
+        return unrelated_background(phrase for phrases in phrases_of_label for phrase in phrases)
+    return _distinct(_checked_list(background, where="background"))
+
+
+def _distinct(phrases: Iterable[str]) -> tuple[str, ...]:
+    """The phrases without repetitions up to case, in order."""
+    first: dict[str, str] = {}
+    for phrase in phrases:
+        first.setdefault(phrase.casefold(), phrase)
+    return tuple(first.values())
+
+
+def _refuse_duplicates(labels: Sequence[str]) -> None:
+    first: dict[str, int] = {}
+    for index, label in enumerate(labels):
+        before = first.setdefault(label.strip().casefold(), index)
+        if before != index:
+            raise VocabularyError(
+                f"labels must all be different, got '{labels[before]}' at {before} and '{label}' at {index}; "
+                f"remove one of them"
+            )
+
+
+def _checked_list(phrases: Any, *, where: str) -> list[str]:
+    if isinstance(phrases, str | bytes) or not isinstance(phrases, Iterable):
+        raise VocabularyError(f"{where} must be a list of phrases, got {phrases!r}; write [{phrases!r}]")
+    return [check_phrase(phrase, where=f"{where} [{index}]") for index, phrase in enumerate(phrases)]
+
+
+def check_phrase(phrase: Any, *, where: str) -> str:
+    """The phrase without surrounding blanks.
+
+    Raises:
+        VocabularyError: it cannot be used; ``where`` it stands begins the message.
+    """
+    if not isinstance(phrase, str):
+        raise VocabularyError(f"{where} must be text, got {phrase!r} of type {type(phrase).__name__}; use a string")
+    if not phrase.strip():
+        raise VocabularyError(f"{where} must be text, got the blank string {phrase!r}; remove it or name a thing")
+    if any("\ud800" <= letter <= "\udfff" for letter in phrase):  # bytes of a command line that were not UTF-8
+        raise VocabularyError(f"{where} must be text, got {phrase!r}, which is not Unicode; type it again in UTF-8")
+    if len(phrase) > MAX_PHRASE_LENGTH:
+        raise VocabularyError(
+            f"{where} must have at most {MAX_PHRASE_LENGTH} characters, got {len(phrase)}: "
+            f"{phrase[:40]!r}...; shorten it"
+        )
+    return str(phrase).strip()

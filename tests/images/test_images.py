@@ -1,0 +1,349 @@
+import io
+import threading
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+
+from ovseg.errors import ImageError, ShapeError
+from ovseg.images.find import find_images
+from ovseg.images.geometry import ImageGeometry
+from ovseg.images.load import load_image
+from ovseg.images.resize import prepare, restore, working_size
+
+
+@dataclass(frozen=True)
+class Spec:
+    mean: tuple[float, float, float] = (0.5, 0.4, 0.3)
+    std: tuple[float, float, float] = (0.2, 0.25, 0.5)
+    interpolation: str = "bicubic"
+    stride: int = 16
+
+
+def gradient(height: int, width: int) -> npt.NDArray[np.uint8]:
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows * 5 % 256, columns * 7 % 256, (rows + columns) % 256], axis=-1).astype(np.uint8)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def test_path_bytes_stream_pil_and_array_give_the_same_pixels(tmp_path: Path) -> None:
+    pixels = gradient(7, 11)
+    image = Image.fromarray(pixels)
+    path = tmp_path / "a.png"
+    image.save(path)
+    for source in (path, str(path), path.read_bytes(), io.BytesIO(path.read_bytes()), image, pixels):
+        loaded = load_image(source)
+        assert loaded.dtype == np.uint8
+        np.testing.assert_array_equal(loaded, pixels)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG"])
+def test_exif_orientation_is_applied_once(orientation: int, kind: str) -> None:
+    pixels = np.zeros((16, 32, 3), np.uint8)
+    pixels[:8, :8] = (255, 0, 0)
+    exif = Image.Exif()
+    exif[274] = orientation
+    loaded = load_image(encoded(Image.fromarray(pixels), kind, exif=exif))
+    turns: dict[int, Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]] = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a, -1),
+        7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+        8: lambda a: np.rot90(a),
+    }
+    expected = turns[orientation](pixels)
+    assert loaded.shape == expected.shape
+    assert np.abs(loaded.astype(int) - expected).mean() < 12
+
+
+def test_unreadable_exif_does_not_stop_the_image() -> None:
+    data = encoded(Image.fromarray(gradient(8, 8)), "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff rubbish")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_image(data).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "PA"])
+def test_every_common_mode_becomes_rgb(mode: str) -> None:
+    loaded = load_image(Image.new("RGB", (5, 3), (255, 255, 255)).convert(mode))
+    assert loaded.shape == (3, 5, 3)
+    assert loaded.min() >= 250
+
+
+def test_cmyk_jpeg_keeps_its_colours() -> None:
+    red = Image.new("RGB", (16, 16), (255, 0, 0)).convert("CMYK")
+    loaded = load_image(encoded(red, "JPEG", quality=100)).astype(int)
+    assert np.abs(loaded - [255, 0, 0]).max() < 20
+
+
+def test_transparency_is_laid_over_white() -> None:
+    half = load_image(Image.new("RGBA", (2, 2), (0, 0, 0, 128)))
+    assert abs(int(half[0, 0, 0]) - 127) <= 1
+    np.testing.assert_array_equal(load_image(Image.new("LA", (2, 2), (0, 0))), 255)
+
+
+def test_transparent_palette_entries_are_white() -> None:
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([10, 20, 30, 200, 0, 0])
+    palette.putpixel((1, 0), 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = load_image(encoded(palette, transparency=b"\x00\xff"))
+    assert loaded.tolist() == [[[255, 255, 255], [200, 0, 0]]]
+
+
+def test_16_bit_grey_is_scaled_by_the_range_of_its_type() -> None:
+    grey = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
+    for kind in ("PNG", "TIFF"):
+        loaded = load_image(encoded(Image.fromarray(grey), kind))
+        assert loaded[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_integers_beyond_16_bits_and_floats_are_refused() -> None:
+    with pytest.raises(ImageError, match=r"must have grey values in 0\.\.65535, got -5\.\.70000; scale it"):
+        load_image(Image.fromarray(np.array([[-5, 70000]], dtype=np.int32)))
+    with pytest.raises(ImageError, match=r"must hold whole numbers, got 32-bit floats.*scale it to 0\.\.255"):
+        load_image(Image.fromarray(np.ones((2, 2), np.float32)))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4, 3), np.float32),
+        np.full((4, 4, 3), np.nan),
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((1, 4, 4, 3), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros((4, 4, 3), np.uint16),
+    ],
+)
+def test_other_arrays_are_refused_with_shape_and_dtype(array: npt.NDArray[Any]) -> None:
+    with pytest.raises(ImageError, match=r"must be \(H, W, 3\) or \(H, W\) uint8.*got \(.*convert it"):
+        load_image(array)
+
+
+def test_grey_arrays_are_repeated_and_views_made_contiguous() -> None:
+    assert load_image(np.full((3, 4), 7, np.uint8)).shape == (3, 4, 3)
+    assert load_image(gradient(6, 6)[::2, ::-1]).flags.c_contiguous
+
+
+def test_missing_empty_text_and_folder_are_named(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("hello world, I am no picture")
+    with pytest.raises(ImageError, match=r"no image file '.*absent\.jpg'; check the path"):
+        load_image(tmp_path / "absent.jpg")
+    with pytest.raises(ImageError, match=r"'.*empty\.jpg' is empty \(0 bytes\); fetch the file again"):
+        load_image(tmp_path / "empty.jpg")
+    with pytest.raises(ImageError, match=r"'.*text\.jpg' begins with b'hello wo', which Pillow cannot read"):
+        load_image(tmp_path / "text.jpg")
+    with pytest.raises(ImageError, match="is a folder; give a file in it"):
+        load_image(tmp_path)
+    with pytest.raises(ImageError, match=r"got the address 'https://a\.b/c\.jpg'; download it"):
+        load_image("https://a.b/c.jpg")
+    with pytest.raises(ImageError, match=r"cannot read 'xxx.*: File name too long; check its name"):
+        load_image("x" * 300)
+
+
+def test_bad_objects_are_refused() -> None:
+    with pytest.raises(ImageError, match=r"the image bytes is empty \(0 bytes\)"):
+        load_image(b"")
+    with pytest.raises(ImageError, match="must be opened in binary mode, got text; open it with mode 'rb'"):
+        load_image(io.StringIO("text"))  # type: ignore[arg-type]
+    with pytest.raises(ImageError, match="got int; convert it to one of these"):
+        load_image(7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP"])
+def test_truncated_files_are_refused_and_named(tmp_path: Path, kind: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise), kind)
+    path = tmp_path / "cut.jpg"
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ImageError, match=r"cut\.jpg'"):
+        load_image(path)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP"])
+def test_damaged_bytes_give_pixels_or_an_image_error(kind: str) -> None:
+    generator = np.random.default_rng(1)
+    good = np.frombuffer(encoded(Image.fromarray(gradient(24, 24)), kind), np.uint8)
+    for _ in range(60):
+        bad = good.copy()
+        bad[generator.integers(0, len(bad), 6)] = generator.integers(0, 256, 6)
+        try:
+            assert load_image(bad.tobytes(), max_pixels=10_000).ndim == 3
+        except ImageError as error:
+            assert "the image bytes" in str(error)
+
+
+def test_too_many_pixels_are_refused_before_decoding_and_the_limit_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    Image.new("1", (300, 200)).save(path)
+    with pytest.raises(ImageError, match=r"bomb\.png' has 300 x 200 pixels.*59999.*max_pixels=60000"):
+        load_image(path, max_pixels=59_999)
+    assert load_image(path, max_pixels=60_000).shape == (200, 300, 3)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "GIF"])
+def test_pillows_own_limit_is_neither_used_nor_changed(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    data = encoded(Image.new("L", (40, 30)), kind)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_image(data).shape == (30, 40, 3)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_loading_in_threads_leaves_warning_filters_as_they_were() -> None:
+    before = list(warnings.filters)
+    data = encoded(Image.fromarray(gradient(40, 40)), "TIFF")
+    threads = [threading.Thread(target=lambda: [load_image(data) for _ in range(20)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(warnings.filters) == before
+
+
+def test_a_callers_stream_and_image_stay_usable() -> None:
+    stream = io.BytesIO(encoded(Image.fromarray(gradient(4, 4))))
+    load_image(stream)
+    assert not stream.closed
+    image = Image.fromarray(gradient(4, 4))
+    load_image(image)
+    assert image.getpixel((0, 0)) == (0, 0, 0)
+
+
+def test_find_images_takes_a_file_a_folder_or_a_pattern(tmp_path: Path) -> None:
+    for name in ("b.JPG", "a.png", "deep/er/c.webp", "notes.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert find_images(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]
+    assert find_images(tmp_path) == [tmp_path / name for name in ("a.png", "b.JPG", "deep/er/c.webp")]
+    assert find_images(f"{tmp_path}/*") == [tmp_path / "a.png", tmp_path / "b.JPG"]
+    assert find_images(f"{tmp_path}/**/*.webp") == [tmp_path / "deep/er/c.webp"]
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "photo[1].jpg"
+    path.touch()
+    assert find_images(str(path)) == [path]
+
+
+def test_finding_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"expected images in folder '.*', found none; known suffixes: \.avif"):
+        find_images(tmp_path)
+    with pytest.raises(ImageError, match=r"matches '.*/\*\.png'; check the spelling"):
+        find_images(f"{tmp_path}/*.png")
+    with pytest.raises(ImageError, match=r"matches 'xxx"):
+        find_images("x" * 300)
+    with pytest.raises(ImageError, match=r"got an empty text; name one"):
+        find_images("")
+    with pytest.raises(ImageError, match=r"got the address 'https://a\.b/c\.jpg'; download it"):
+        find_images("https://a.b/c.jpg")
+
+
+@pytest.mark.parametrize(
+    ("original", "expected"),
+    [((300, 600), (448, 896)), ((600, 300), (896, 448)), ((448, 448), (448, 448)), ((1, 1), (448, 448))],
+)
+def test_working_size_brings_the_short_side_to_its_length(
+    original: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    assert working_size(original, short_side=448, max_long_side=None, stride=16) == expected
+
+
+def test_working_size_caps_the_long_side_and_keeps_a_cell() -> None:
+    assert working_size((20, 8000), short_side=448, max_long_side=1024, stride=16) == (16, 1024)
+    assert working_size((300, 400), short_side=100, max_long_side=1000, stride=16) == (96, 128)
+    assert max(working_size((100, 199), short_side=448, max_long_side=500, stride=16)) <= 500
+
+
+def test_working_size_refuses_sizes_below_one() -> None:
+    with pytest.raises(ShapeError, match=r"original must be two whole numbers of at least 1, got \(0, 5\)"):
+        working_size((0, 5), short_side=10, max_long_side=None, stride=1)
+
+
+def test_prepare_normalises_and_pads_with_the_mean_colour() -> None:
+    pixels, geometry = prepare(gradient(30, 50), Spec(), size=(40, 50))
+    assert pixels.shape == (1, 3, 48, 64)
+    assert pixels.dtype == torch.float32
+    assert geometry == ImageGeometry((30, 50), (40, 50), (48, 64))
+    assert not pixels[..., 40:, :].any()
+    assert not pixels[..., 50:].any()
+
+
+def test_prepare_without_resizing_is_the_formula() -> None:
+    image, spec = gradient(16, 32), Spec()
+    pixels, _ = prepare(image, spec, size=(16, 32))
+    expected = (image / 255 - spec.mean) / spec.std
+    np.testing.assert_allclose(pixels[0].permute(1, 2, 0).numpy(), expected, atol=1e-5)
+
+
+def test_prepare_resizes_with_antialiasing() -> None:
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    pixels, _ = prepare(stripes, Spec(mean=(0, 0, 0), std=(1, 1, 1), interpolation="bilinear"), size=(16, 16))
+    assert float((pixels - 0.5).abs()[..., 2:-2].max()) < 0.02
+
+
+def test_prepare_refuses_other_images_and_interpolations() -> None:
+    with pytest.raises(ShapeError, match=r"image must be \(H, W, 3\) uint8, got \(3, 4, 4\) float32; use load"):
+        prepare(np.zeros((3, 4, 4), np.float32), Spec(), size=(4, 4))
+    with pytest.raises(ShapeError, match="interpolation must be one of bilinear, bicubic, got 'nearest'"):
+        prepare(gradient(4, 4), Spec(interpolation="nearest"), size=(8, 8))
+
+
+def test_geometry_refuses_padding_below_the_resized_size() -> None:
+    with pytest.raises(ShapeError, match=r"padded must be at least resized \(8, 9\), got \(8, 8\)"):
+        ImageGeometry((4, 4), (8, 9), (8, 8))
+    with pytest.raises(ShapeError, match=r"resized must be two whole numbers of at least 1, got \(8, 0\)"):
+        ImageGeometry((4, 4), (8, 0), (8, 8))
+
+
+def test_restore_equals_interpolate_when_nothing_was_padded() -> None:
+    maps = torch.randn(2, 3, 5, 4, generator=torch.Generator().manual_seed(0))
+    restored = restore(maps, ImageGeometry((33, 21), (40, 32), (40, 32)), stride=8)
+    expected = torch.nn.functional.interpolate(maps, size=(33, 21), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(restored, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_restore_drops_the_padding() -> None:
+    maps = torch.zeros(1, 1, 4, 4)
+    maps[..., 3, :] = 100
+    maps[..., :, 3] = 100
+    restored = restore(maps, ImageGeometry((200, 100), (16, 16), (32, 32)), stride=8)
+    assert restored.shape == (1, 1, 200, 100)
+    assert not restored.any()
+
+
+def test_restore_puts_a_cell_where_its_pixels_were() -> None:
+    maps = torch.zeros(1, 1, 6, 4)
+    maps[0, 0, 1, 2] = 1
+    restored = restore(maps, ImageGeometry((60, 40), (90, 60), (96, 64)), stride=16)
+    row, column = divmod(int(restored.argmax()), 40)
+    assert abs((row + 0.5) * 1.5 - 24) < 1
+    assert abs((column + 0.5) * 1.5 - 40) < 1
+
+
+def test_restore_refuses_maps_of_another_grid() -> None:
+    with pytest.raises(ShapeError, match=r"maps must be \(B, L, h=4, w=4\), got \(1, 1, 4, 5\)"):
+        restore(torch.zeros(1, 1, 4, 5), ImageGeometry((9, 9), (32, 32), (32, 32)), stride=8)

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from ovseg.encoders.spec import DenseFeatures
+from ovseg.errors import ShapeError
+from ovseg.models.config import InputConfig
+from ovseg.pipeline.encode import encode_windows, plan_input
+
+STRIDE = 4
+
+
+class Encoder:
+    """Unit features that depend on the whole window, so that every window sees its cells differently."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[int, ...]] = []
+        self.mix = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
+
+    def __call__(self, pixels: torch.Tensor) -> DenseFeatures:
+        self.batches.append(tuple(pixels.shape))
+        cells = functional.avg_pool2d(pixels, STRIDE) + pixels.mean((2, 3), keepdim=True)
+        values = functional.normalize(torch.einsum("dc,bchw->bdhw", self.mix, cells), dim=1)
+        return DenseFeatures(values, "toy", STRIDE, structure=functional.normalize(cells, dim=1))
+
+
+def image(height: int, width: int) -> torch.Tensor:
+    return torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def test_splicing_equals_a_slow_loop() -> None:
+    pixels = image(24, 40)
+    spliced = encode_windows(Encoder(), pixels, window=16, overlap=8, multiple=8)
+    total, count = torch.zeros(5, 6, 10), torch.zeros(6, 10)
+    for top in (0, 8):
+        for left in (0, 8, 16, 24):
+            values = Encoder()(pixels[:, :, top : top + 16, left : left + 16]).values[0]
+            for row in range(4):
+                for column in range(4):
+                    total[:, top // 4 + row, left // 4 + column] += values[:, row, column]
+                    count[top // 4 + row, left // 4 + column] += 1
+    torch.testing.assert_close(spliced.values[0], total / count)
+    assert not spliced.normalized
+    torch.testing.assert_close(spliced.structure.norm(dim=1), torch.ones(1, 6, 10))
+
+
+def test_scores_of_spliced_features_are_the_mean_of_the_windows_scores() -> None:
+    pixels, query = image(16, 24), torch.randn(5)
+    spliced = encode_windows(Encoder(), pixels, window=16, overlap=8, multiple=4)
+    left, right = (
+        torch.einsum("c,chw->hw", query, Encoder()(pixels[..., start : start + 16]).values[0]) for start in (0, 8)
+    )
+    scores = torch.einsum("c,chw->hw", query, spliced.values[0])
+    torch.testing.assert_close(scores[:, 2:4], (left[:, 2:] + right[:, :2]) / 2)
+    torch.testing.assert_close(scores[:, :2], left[:, :2])
+
+
+def test_the_feature_splice_has_unit_length_and_the_same_direction() -> None:
+    options = {"window": 16, "overlap": 8, "multiple": 4}
+    scores = encode_windows(Encoder(), image(16, 40), **options)
+    features = encode_windows(Encoder(), image(16, 40), **options, splice="features")
+    assert features.normalized
+    torch.testing.assert_close(features.values, functional.normalize(scores.values, dim=1))
+
+
+def test_an_image_within_a_window_runs_whole() -> None:
+    encoder = Encoder()
+    whole = encode_windows(encoder, image(8, 16), window=16, overlap=8, multiple=4)
+    assert encoder.batches == [(1, 3, 8, 16)]
+    assert torch.equal(whole.values, Encoder()(image(8, 16)).values)
+
+
+def test_windows_run_in_bounded_batches_of_one_size() -> None:
+    encoder = Encoder()
+    encode_windows(encoder, image(40, 64), window=16, overlap=8, multiple=4)
+    assert {shape[1:] for shape in encoder.batches} == {(3, 16, 16)}
+    assert [shape[0] for shape in encoder.batches] == [8, 8, 8, 4]
+
+
+def test_windows_keep_to_multiples() -> None:
+    encoder = Encoder()
+    spliced = encode_windows(encoder, image(24, 48), window=22, overlap=3, multiple=8)
+    assert {shape[2:] for shape in encoder.batches} == {(16, 16)}
+    assert spliced.grid == (6, 12)
+
+
+def test_sides_off_the_multiple_are_refused() -> None:
+    with pytest.raises(ShapeError, match="multiples of 8, got 20 x 48"):
+        encode_windows(Encoder(), image(20, 48), window=16, overlap=0, multiple=8)
+
+
+@pytest.mark.parametrize(
+    ("original", "size", "window"),
+    [
+        ((480, 640), (512, 672), None),
+        ((200, 560), (448, 1280), None),  # not a strip: the long side decides
+        ((3000, 200), (7680, 512), 1280),
+        ((20, 8000), (32, 10240), 1280),  # enlarged a little, held to eight windows
+        ((20, 200), (64, 800), 1280),  # enlarged four times
+        ((1, 1), (512, 512), None),
+    ],
+)
+def test_sizes_and_windows(original: tuple[int, int], size: tuple[int, int], window: int | None) -> None:
+    config = InputConfig(short_side=512, max_long_side=1280)
+    found = plan_input(original, config, multiple=32)
+    assert found == (size, window)
+
+
+def test_the_window_of_the_model_file_is_kept() -> None:
+    config = InputConfig(short_side=336, max_long_side=2048, window=224)
+    assert plan_input((480, 640), config, multiple=16) == ((336, 448), 224)
+    assert plan_input((100, 4000), config, multiple=16)[1] == 224

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ovseg.errors import ConfigError
+from ovseg.pipeline.queries import encode_phrases, queries
+from ovseg.pipeline.text_cache import TextCache
+from ovseg.vocabulary.labels import Concept, Vocabulary
+from ovseg.vocabulary.templates import Templates
+
+
+def letters(sentences: list[str]) -> torch.Tensor:
+    """A text encoder that counts letters."""
+    return torch.tensor([[float(s.count(letter)) + 0.01 for letter in "abcdefgh"] for s in sentences])
+
+
+def test_queries_list_labels_synonyms_background_and_contrasts() -> None:
+    vocabulary = Vocabulary.of(
+        [Concept("cat", synonyms=("kitten",), not_=("dog",)), "road"], background=["sky", "wall"]
+    )
+    phrases, owner = queries(vocabulary)
+    assert list(zip(phrases, owner, strict=True)) == [
+        ("cat", 0), ("kitten", 0), ("road", 1), ("sky", 2), ("wall", 3), ("dog", 4),
+    ]  # fmt: skip
+
+
+def test_an_ensemble_is_the_unit_mean_of_unit_vectors() -> None:
+    templates = Templates(source="test", templates=("{}", "a bad {}."))
+    vectors = encode_phrases(["cab", "egg"], templates, letters)
+    for row, phrase in enumerate(["cab", "egg"]):
+        units = [letters([t.replace("{}", phrase)])[0] for t in templates.templates]
+        mean = sum(unit / unit.norm() for unit in units)
+        torch.testing.assert_close(vectors[row], mean / mean.norm())
+
+
+def test_the_cache_answers_without_encoding(tmp_path: Path) -> None:
+    cache = TextCache(tmp_path)
+    first = cache.fetch({"phrases": ["cat"]}, lambda: torch.tensor([[1.0, 2.0]]))
+    second = cache.fetch({"phrases": ["cat"]}, lambda: pytest.fail("encoded again"))
+    assert torch.equal(first, second)
+    other = cache.fetch({"phrases": ["dog"]}, lambda: torch.tensor([[3.0]]))
+    assert other.tolist() == [[3.0]]
+
+
+def test_a_damaged_cache_file_is_made_again(tmp_path: Path) -> None:
+    cache = TextCache(tmp_path)
+    cache.fetch({"k": 1}, lambda: torch.ones(1, 2))
+    (file,) = tmp_path.glob("*.safetensors")
+    file.write_bytes(b"not safetensors")
+    assert cache.fetch({"k": 1}, lambda: torch.zeros(1, 2)).tolist() == [[0.0, 0.0]]
+
+
+def test_a_cache_that_cannot_be_written_is_given_up(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    cache = TextCache(tmp_path / "file" / "folder")
+    assert cache.fetch({"k": 1}, lambda: torch.ones(1)).tolist() == [1.0]
+    assert cache.folder is None
+
+
+def test_unknown_templates_offer_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'short3'"):
+        Templates.named("short")
