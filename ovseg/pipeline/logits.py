@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ovseg.encoders.spec import DenseFeatures, check_space
 from ovseg.errors import ShapeError
-from ovseg.heads.base import FusionHead, Head
+from ovseg.heads.base import FusionHead, Head, Phrases
 from ovseg.pipeline.queries import TextBank
 from ovseg.refine import affinity, pool_cells
 
@@ -62,7 +62,8 @@ def score(
     if not isinstance(head, FusionHead):
         return match(features, bank, smoothing=smoothing), features.stride
     check_space(features.space, bank.space)
-    fused = head.fuse(features, bank.embeddings.to(features.values.device))
+    phrases = bank.phrases or Phrases(bank.embeddings)
+    fused = head.fuse(features, phrases.to(features.values.device))
     logits = best_phrase(fused.values[0].flatten(1).float(), bank.label_of_query, classes=bank.classes)
     logits = logits.view(bank.classes, *fused.grid)
     weights = _cell_weights(fused, smoothing)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
+from ovseg.heads.base import Phrases
 from ovseg.tensors import check_shape
 from ovseg.vocabulary.labels import Vocabulary
 from ovseg.vocabulary.spellings import phrase_for_encoder
@@ -27,6 +28,7 @@ class TextBank:
         templates: name of the prompt ensemble.
         space: embedding space; compared with that of the features.
         logit_scale: factor from dot product to logit.
+        phrases: what the model's head returned, for heads that fuse.
     """
 
     embeddings: Tensor
@@ -35,6 +37,7 @@ class TextBank:
     templates: str
     space: str
     logit_scale: float
+    phrases: Phrases | None = None
 
     def __post_init__(self) -> None:
         check_shape("embeddings", self.embeddings, "Q C")

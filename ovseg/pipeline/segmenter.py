@@ -17,6 +17,7 @@ from ovseg._version import __version__
 from ovseg.encoders.compiled import compile_blocks
 from ovseg.encoders.spec import DenseFeatures, choose_device, choose_dtype
 from ovseg.errors import ConfigError, ImageError
+from ovseg.heads.prompts import encode_tokens
 from ovseg.identity import digest
 from ovseg.images.load import ImageSource, load_image
 from ovseg.images.resize import prepare, restore, working_size
@@ -130,9 +131,12 @@ class Segmenter:
         def encode() -> Tensor:
             return encode_phrases(phrases, self.templates, self.model.text().encode)
 
-        vectors = self._cache.fetch(key, encode).to(self.device)
+        reads = self.model.head.reads_tokens
+        vectors = encode_tokens(self.model.text(), phrases) if reads else self._cache.fetch(key, encode)
+        made = self.model.head.phrases(vectors.to(self.device))
         return TextBank(
-            embeddings=self.model.head.phrases(vectors),
+            embeddings=made.values,
+            phrases=made,
             label_of_query=torch.tensor(owner),
             vocabulary=vocabulary,
             templates=self.config.templates,
