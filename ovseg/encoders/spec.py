@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -73,6 +73,11 @@ class DenseFeatures:
     def grid(self) -> tuple[int, int]:
         """(h, w) cells."""
         return self.values.shape[-2], self.values.shape[-1]
+
+    def of_image(self, row: int) -> DenseFeatures:
+        """The features of one image of the batch, as a batch of one."""
+        structure = None if self.structure is None else self.structure[row : row + 1]
+        return replace(self, values=self.values[row : row + 1], structure=structure)
 
 
 @runtime_checkable

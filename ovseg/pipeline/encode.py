@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -80,6 +80,33 @@ def encode_image(
         splice=config.splice,
     )
     return features, geometry
+
+
+@torch.inference_mode()
+def encode_images(
+    encode: Encode, images: Sequence[npt.NDArray[np.uint8]], spec: EncoderSpec, config: InputConfig
+) -> list[tuple[DenseFeatures, ImageGeometry]]:
+    """As ``encode_image`` of each image; those that are of one size after resizing run through together.
+
+    Images that run in windows fill batches by themselves and are encoded one by one.
+    """
+    found: dict[int, tuple[DenseFeatures, ImageGeometry]] = {}
+    waiting: dict[Size, list[int]] = {}
+    for place, image in enumerate(images):
+        size, window = plan_input((image.shape[0], image.shape[1]), config, multiple=spec.granularity)
+        if window is None:
+            waiting.setdefault(size, []).append(place)
+        else:
+            found[place] = encode_image(encode, image, spec, config)
+    for size, places in waiting.items():
+        at_once = max(1, _BATCH_PIXELS // (size[0] * size[1]))
+        for start in range(0, len(places), at_once):
+            some = places[start : start + at_once]
+            prepared = [prepare(images[place], spec, size=size) for place in some]
+            features = encode(torch.cat([pixels for pixels, _ in prepared]))
+            for row, (place, (_, geometry)) in enumerate(zip(some, prepared, strict=True)):
+                found[place] = (features.of_image(row), geometry)
+    return [found[place] for place in range(len(images))]
 
 
 @torch.inference_mode()
