@@ -80,6 +80,12 @@ class DenseFeatures:
         return replace(self, values=self.values[row : row + 1], structure=structure)
 
 
+def as_features(maps: tuple[Tensor, ...], pixels: Tensor, space: str) -> DenseFeatures:
+    """The plain tensors of an encoder's ``forward``, values and perhaps structure, with what they mean."""
+    values, structure = maps[0], maps[1] if len(maps) > 1 else None
+    return DenseFeatures(values, space, pixels.shape[-2] // values.shape[-2], structure=structure)
+
+
 @runtime_checkable
 class ImageEncoder(Protocol):
     """Turns normalised pixels into dense features; frozen."""
