@@ -140,7 +140,8 @@ def finish(
         options: kind and recall of the index.
         removed: numbers of rows, over all shards, that do not count; None keeps those of the manifest.
     """
-    removed = (_removed_rows(root) if removed is None else removed) | _superseded(root)
+    removed = _removed_rows(root) if removed is None else removed
+    removed = removed | _superseded(root, removed)
     generation = _generation(root) + 1
     names = {kind: f"{kind}-{generation:04d}" for kind in ("images", "regions")}
     table, counts, dimensions = _collect(root, removed)
@@ -308,12 +309,14 @@ def _fill(root: Path, vectors: Any, *, kind: str, removed: set[int], dimensions:
     return np.asarray(owners, np.int64)
 
 
-def _superseded(root: Path) -> set[int]:
+def _superseded(root: Path, removed: set[int]) -> set[int]:
     """Numbers of rows whose path comes again later: the image was changed and encoded anew."""
     last: dict[str, int] = {}
     gone: set[int] = set()
     paths = (key for shard in store.shard_paths(root) for key in store.shard_keys(shard))
     for number, path in enumerate(paths):
+        if number in removed:
+            continue
         if path in last:
             gone.add(last[path])
         last[path] = number

@@ -66,8 +66,8 @@ class ConceptEvidence(Modifier):
             return logits
         if logits.grid != encoded.features.grid:
             raise SpaceError(
-                f"concepts need logits on the {encoded.features.grid} cells of the features, got {logits.grid}; use "
-                "a model whose head makes no maps of its own"
+                f"concepts need logits on the {encoded.features.grid} cells of the features, got {logits.grid}; "
+                "use a model whose head makes no maps of its own"
             )
         maps = feature_maps(encoded.features, self.concepts.features)
         evidence = torch.stack([self.strength * each.confidence * each.evidence(maps) for each in learned])

@@ -56,18 +56,21 @@ class DenseFeatures:
         space: name of the embedding space; compared before any dot product.
         stride: pixels per cell.
         structure: (B, S, h, w) unit maps whose dot products say which cells belong together, or None.
+        inputs: (B, I, h, w) maps that a trained head reads beside ``values``, or None.
     """
 
     values: Tensor
     space: str
     stride: int
     structure: Tensor | None = None
+    inputs: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_shape("values", self.values, "B C h w")
-        if self.structure is not None:
-            batch, _, rows, columns = self.values.shape
-            check_shape("structure", self.structure, "B S h w", B=batch, h=rows, w=columns)
+        batch, _, rows, columns = self.values.shape
+        for name, maps in (("structure", self.structure), ("inputs", self.inputs)):
+            if maps is not None:
+                check_shape(name, maps, f"B {name[0].upper()} h w", B=batch, h=rows, w=columns)
 
     @property
     def grid(self) -> tuple[int, int]:

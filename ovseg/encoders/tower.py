@@ -47,8 +47,8 @@ class ViTTower(nn.Module, ABC):
     Attributes:
         stride: pixels per patch.
         channels: length C of a projected vector.
-        between: called after each block before the last with its number and the tokens (B, N, D); may merge or drop
-            tokens, as long as all are back before the last block, whose recipes need the whole grid.
+        between: called after each block before the last with its number and the tokens (B, N, D); may merge or
+            drop tokens, as long as all are back before the last block, whose recipes need the whole grid.
     """
 
     stride: int
@@ -113,7 +113,7 @@ class ViTTower(nn.Module, ABC):
             passed.append(values)
         if values.shape[1] != tokens.values.shape[1]:
             raise ShapeError(
-                f"the last block must get {tokens.values.shape[1]} tokens, got {values.shape[1]}; what merges tokens "
+                f"the last block must get {tokens.values.shape[1]} tokens, got {values.shape[1]}; what merges some "
                 "between blocks must put them back"
             )
         hidden = tuple(passed[-keep:]) if keep else ()

@@ -273,8 +273,8 @@ class Segmenter:
     ) -> Iterator[SegmentationResult]:
         """``segment`` for many images, in order, as they are done.
 
-        Images are decoded ahead in a thread; of ``batch_size`` that follow each other, those of one size run through
-        the encoder together. Keyword arguments are those of ``segment``.
+        Images are decoded ahead in a thread; of ``batch_size`` that follow each other, those of one size run
+        through the encoder together. Keyword arguments are those of ``segment``.
 
         Raises:
             ImageError: one image in place of a list, or an image cannot be read (once those before it are done).

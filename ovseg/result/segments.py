@@ -48,7 +48,7 @@ class Segment:
     def of_pixels(
         cls, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp], label: str, scores: npt.NDArray[np.float32]
     ) -> Segment:
-        """The segment of some pixels, at least one, of an image whose scores are (H, W); it costs what they cost."""
+        """The segment of some pixels, at least one, of an image with (H, W) scores; costs what its pixels cost."""
         x0, y0, x1, y1 = (int(end) for end in (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
         rle = encode_pixels(rows, columns, scores.shape)
         score = float(scores[rows, columns].mean(dtype=np.float64))
