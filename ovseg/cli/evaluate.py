@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     benchmark: Annotated[str | None, typer.Argument(help="A protocol's name or YAML file.")] = None,
     data: Annotated[
-        str | None, typer.Option(help="Folder of the data set, or hf:owner/name.", rich_help_panel=_TASK)
+        str | None, typer.Option(help="Folder of the data set, or hf://owner/name:split.", rich_help_panel=_TASK)
     ] = None,
     labels: Annotated[
         str | None, typer.Option(help="all, present, present+N, or a subset.", rich_help_panel=_TASK)

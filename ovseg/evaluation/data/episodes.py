@@ -11,15 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ovseg.errors import DatasetError
-from ovseg.evaluation.data.datasets import (
-    Dataset,
-    Example,
-    FileDataset,
-    Support,
-    find_pairs,
-    layout_help,
-    open_files,
-)
+from ovseg.evaluation.data.classes import read_text
+from ovseg.evaluation.data.examples import Dataset, Example, Support
+from ovseg.evaluation.data.files import FileDataset, find_pairs, open_files
 from ovseg.evaluation.data.protocol import Episodes, Protocol
 from ovseg.evaluation.metrics.confusion import IGNORE
 
@@ -194,14 +188,14 @@ def draw_episodes(pairs: Pairs, episodes: Episodes, *, base: Dataset) -> list[Ep
 def open_one_class(protocol: Protocol, data: Path) -> OneClassFiles:
     """Images whose folder names their class; the protocol gets these classes, background first."""
     if not data.is_dir():
-        raise DatasetError(f"no folder '{data}' for the data of '{protocol.name}'; {layout_help(protocol)}")
+        raise DatasetError(f"no folder '{data}' for the data of '{protocol.name}'; {protocol.layout_help}")
     layout, pairs = find_pairs(protocol, data)
     if protocol.split != "all":
         listed = _listed_classes(protocol, data)
         pairs = tuple(pair for pair in pairs if class_name(pair.name) in listed)
     pairs = tuple(pair for pair in pairs if "/" in pair.name)
     if not pairs:
-        raise DatasetError(f"the split '{protocol.split}' of '{protocol.name}' is empty; {layout_help(protocol)}")
+        raise DatasetError(f"the split '{protocol.split}' of '{protocol.name}' is empty; {protocol.layout_help}")
     values = protocol.model_dump()
     names = sorted({class_name(pair.name) for pair in pairs})
     values["classes"] = [{"name": name, "ids": (place,)} for place, name in enumerate(["background", *names])]
@@ -252,6 +246,4 @@ def _listed_classes(protocol: Protocol, data: Path) -> set[str]:
         raise DatasetError(
             f"the list of classes '{path}' is missing; write a folder's name a line, or use --split all"
         )
-    return {
-        line.strip().replace("_", " ") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
-    }
+    return {line.strip().replace("_", " ") for line in read_text(path).splitlines() if line.strip()}

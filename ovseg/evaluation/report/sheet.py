@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from ovseg.evaluation.data.datasets import Example
+from ovseg.evaluation.data.examples import Example
 from ovseg.evaluation.report.report import EvaluationReport, image_mean_iou
 
 TILE = 240  # height of a picture, pixels

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from ovseg.evaluation.data.datasets import Dataset
+from ovseg.evaluation.data.examples import Dataset
 
 if TYPE_CHECKING:
     from ovseg.bank import ImageBank

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovseg.errors import ConfigError, ShapeError
-from ovseg.evaluation.data.datasets import Example
+from ovseg.evaluation.data.examples import Example
 from ovseg.evaluation.data.protocol import Protocol
 from ovseg.evaluation.metrics.confusion import NONE
 

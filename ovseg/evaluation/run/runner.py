@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovseg.errors import ConfigError, DatasetError
-from ovseg.evaluation.data.datasets import Dataset, Example, FileDataset, open_dataset
+from ovseg.evaluation.data.datasets import open_dataset
+from ovseg.evaluation.data.examples import Dataset, Example
+from ovseg.evaluation.data.files import FileDataset
 from ovseg.evaluation.data.protocol import Protocol, load_protocol
 from ovseg.evaluation.metrics.boundary import boundary_counts
 from ovseg.evaluation.metrics.calibration import map_reliability
@@ -101,6 +103,10 @@ def open_task(task: Task, options: RunOptions) -> tuple[Dataset, str]:
     protocol = _narrowed(whole, options)
     labels = task.labels or protocol.labels
     dataset = open_dataset(protocol, task.data, labels=labels)
+    if options.split not in (None, dataset.protocol.split):
+        raise ConfigError(
+            f"'{task.data}' names the split '{dataset.protocol.split}', the options '{options.split}'; drop one"
+        )
     if protocol.split != whole.split and type(dataset) is FileDataset and not dataset.layout.has_splits:
         raise DatasetError(
             f"'{task.data}' is one set without splits, so it has no split '{protocol.split}'; leave out the split"

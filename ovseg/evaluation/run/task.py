@@ -15,7 +15,7 @@ class Task:
 
     Attributes:
         benchmark: name of a protocol, path of its YAML file, or the protocol.
-        data: folder of the data set, or ``hf:owner/name``.
+        data: folder of the data set, or ``hf://owner/name[:split]``.
         limit: only so many images, evenly spread over the sorted names; None: all.
         labels: ``"all"``, ``"present"``, ``"present+N"`` or a subset; None: as the protocol says.
         setting: ``"shared"`` or ``"paper"`` or ``"paper:METHOD"``. Under ``"paper"`` a segmenter with a
