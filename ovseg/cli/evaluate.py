@@ -153,7 +153,7 @@ def _compare(first: Path, second: Path, *, as_json: bool) -> None:
 
 def _check(benchmark: str, data: str, *, split: str | None, as_json: bool) -> None:
     from ovseg.evaluation import RunOptions, Task, check_data
-    from ovseg.evaluation.run.runner import open_task
+    from ovseg.evaluation.run.task import open_task
 
     dataset, _ = open_task(Task(benchmark, data), RunOptions(split=split))  # refuses what an evaluation would
     protocol = dataset.protocol

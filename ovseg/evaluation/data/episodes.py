@@ -37,6 +37,7 @@ class EpisodeDataset:
 
     base: FileDataset
     episodes: tuple[Episode, ...]
+    fingerprint = None
 
     @property
     def protocol(self) -> Protocol:
@@ -61,8 +62,13 @@ class EpisodeDataset:
             supports={episode.class_index: supports} if supports else {},
         )
 
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Image and mask of the query and of each visual example."""
+        episode = self.episodes[index]
+        return _files_of(self.base, (episode.query, *episode.supports))
+
     def image_files(self, index: int) -> tuple[Path, ...]:
-        """The query's file."""
+        """The query's image."""
         return self.base.image_files(self.episodes[index].query)
 
     def _support(self, place: int, class_index: int) -> Support:
@@ -93,6 +99,7 @@ class MosaicDataset:
     base: OneClassFiles
     quadruples: tuple[tuple[int, ...], ...]
     tile: int
+    fingerprint = None
 
     @property
     def protocol(self) -> Protocol:
@@ -113,8 +120,12 @@ class MosaicDataset:
         candidates = tuple(sorted(self.base.class_of(place) for place in self.quadruples[index]))
         return Example(self.names[index], two_by_two(images), two_by_two(truths), candidates)
 
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Image and mask of each of the four tiles."""
+        return _files_of(self.base, self.quadruples[index])
+
     def image_files(self, index: int) -> tuple[Path, ...]:
-        """The four tiles' files."""
+        """The four tiles' images."""
         return tuple(path for place in self.quadruples[index] for path in self.base.image_files(place))
 
 
@@ -238,6 +249,10 @@ def two_by_two(tiles: list[NDArray[Any]]) -> NDArray[Any]:
 def class_name(name: str) -> str:
     """``"abe's_flyingfish/3"`` as ``"abe's flyingfish"``."""
     return name.rpartition("/")[0].rpartition("/")[2].replace("_", " ")
+
+
+def _files_of(base: FileDataset, places: tuple[int, ...]) -> tuple[Path, ...]:
+    return tuple(path for place in places for path in base.files(place))
 
 
 def _listed_classes(protocol: Protocol, data: Path) -> set[str]:

@@ -27,10 +27,10 @@ class Example:
     """One image to segment and its truth.
 
     Attributes:
-        name: unique in the data set; what resuming and pairing go by.
+        name: unique in the data set; reports are compared image by image by it.
         image: (H, W, 3) uint8 RGB.
         truth: (H, W) int32 class indices; -1 is ignored.
-        candidates: class indices to ask for; None: all of the protocol's.
+        candidates: indices of the classes whose labels are given; None: all of the protocol's.
         supports: visual examples by class index (few-shot episodes).
     """
 
@@ -58,8 +58,17 @@ class Dataset(Interface):
         """The example at ``index``."""
         ...
 
+    @property
+    def fingerprint(self) -> str | None:
+        """What data without files is known by; None where ``files`` names them all."""
+        ...
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Every file that the example at ``index`` is made of: images, masks, and those of its visual examples."""
+        ...
+
     def image_files(self, index: int) -> tuple[Path, ...]:
-        """The files that the image at ``index`` is made of; none where it has no file of its own."""
+        """Those of ``files`` that show the image to segment; none where it has no file of its own."""
         ...
 
 

@@ -35,6 +35,7 @@ class FileDataset:
     pairs: tuple[FilePair, ...]
     layout: Layout
     lookup: NDArray[np.int32]
+    fingerprint = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -54,6 +55,10 @@ class FileDataset:
         truth = to_classes(ids, self.lookup, protocol=self.protocol, path=str(pair.mask))
         image, truth = resize_pair(image, truth, resize=self.protocol.resize)
         return Example(pair.name, image, truth)
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """The image file and the mask file at ``index``."""
+        return self.pairs[index].image, self.pairs[index].mask
 
     def image_files(self, index: int) -> tuple[Path, ...]:
         """The image file at ``index``."""

@@ -34,9 +34,16 @@ class HubDataset:
         """Row numbers, padded so that their order is that of the rows."""
         return tuple(f"{index:08d}" for index in range(len(self.rows)))
 
-    def image_files(self, index: int) -> tuple[Path, ...]:
-        """None: the rows hold the images."""
+    @property
+    def fingerprint(self) -> str:
+        """What the library knows these rows by."""
+        return str(self.rows._fingerprint)
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """None: the rows hold images and masks."""
         return ()
+
+    image_files = files
 
     def load(self, index: int) -> Example:
         """Decode row ``index``.

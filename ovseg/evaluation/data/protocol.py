@@ -219,7 +219,7 @@ class Protocol(Config):
         table[list(self.ignore)] = IGNORED
         return table
 
-    def knobs(self, setting: str, *, method: str | None = None) -> dict[str, Any]:
+    def settings_for(self, setting: str, *, method: str | None = None) -> dict[str, Any]:
         """Keywords for the segmenter under ``"shared"``, ``"paper"`` or ``"paper:METHOD"``.
 
         Raises:

@@ -53,20 +53,6 @@ def find_leaks(bank: ImageBank | str | Path, dataset: Dataset, indices: Sequence
     }
 
 
-def leak_line(leaks: dict[str, Any], *, shown: int = 10) -> str:
-    """One sentence: how many images leak, and the first ``shown`` of them."""
-    told = f"leak check against the bank `{leaks['bank']}` of {leaks['bank_images']} images: "
-    if not leaks["count"]:
-        return told + "none is a near-copy of an evaluated image"
-    listed = [f"`{pair['bank_image']}` = `{pair['image']}`" for pair in leaks["pairs"][:shown]]
-    more = len(leaks["pairs"]) - len(listed)
-    return (
-        f"{told}**{leaks['count']} are near-copies of {len(leaks['images'])} evaluated images**: "
-        + ", ".join(listed)
-        + (f" and {more} more" if more else "")
-    )
-
-
 def _files(dataset: Dataset, indices: Sequence[int], folder: Path) -> dict[str, list[str]]:
     """Names of the examples by the path of each file they show; what has no file is written into ``folder``."""
     names: dict[str, list[str]] = {}
