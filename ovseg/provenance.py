@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import platform
-import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,12 +12,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ovseg.identity import digest
+
 PACKAGES = ("ovseg", "torch", "numpy", "pillow", "open_clip_torch", "timm", "transformers")
-_UNITS_PER_MIB = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is bytes on macOS, KiB elsewhere
+_STATUS = Path("/proc/self/status")  # Linux
 
 
 def describe_model(segmenter: Any) -> dict[str, Any]:
-    """``segmenter.info`` (mapping, dataclass or method) as plain values; else the class's name."""
+    """``segmenter.info`` (mapping, dataclass or method) as plain values.
+
+    Of a segmenter without ``info`` nothing can be known but the name of its class: other weights, settings or code
+    behind that name are taken for the same model.
+    """
     info = getattr(segmenter, "info", None)
     info = info() if callable(info) else info
     if info is None:
@@ -34,14 +38,9 @@ def describe_model(segmenter: Any) -> dict[str, Any]:
     return {"name": plain.get("model", type(segmenter).__qualname__), **plain}
 
 
-def run_id(*parts: Any) -> str:
-    """Hexadecimal SHA-256 over plain values: equal for equal runs, on every machine."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_plain).encode()).hexdigest()
-
-
 def names_hash(names: Sequence[str]) -> str:
-    """Hexadecimal SHA-256 over the names of the images, in any order."""
-    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+    """The ``digest`` of the names of images, in any order."""
+    return digest(sorted(names))
 
 
 def environment() -> dict[str, Any]:
@@ -68,12 +67,26 @@ def git_commit() -> str | None:
 
 
 def peak_memory_mib() -> dict[str, float]:
-    """Largest memory of this process so far, in MiB: resident, and on the GPU where there is one."""
-    peak = {"resident": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _UNITS_PER_MIB, 1)}
+    """Largest memory of this process so far, in MiB: resident, and on the GPU where there is one.
+
+    macOS does not say how large the resident memory was; there it is that of this moment.
+    """
+    peak = {"resident": round(_peak_resident() / 2**20, 1)}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         peak["cuda"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
     return peak
+
+
+def _peak_resident() -> int:
+    """Bytes."""
+    if _STATUS.exists():
+        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024  # "VmHWM:   81932 kB"
+    import psutil  # type: ignore[import-untyped]
+
+    memory = psutil.Process().memory_info()
+    return int(getattr(memory, "peak_wset", memory.rss))  # the former on Windows only
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -39,7 +39,7 @@ from ovseg.heads.base import Head
 from ovseg.heads.registry import HeadConfig
 from ovseg.models.embedded import HEAD_FILE
 from ovseg.models.model import Model
-from ovseg.pipeline.logits import score as scores_of
+from ovseg.pipeline.logits import class_logits
 from ovseg.pipeline.segmenter import Segmenter
 from ovseg.training.config import AlignmentConfig, MaskData, MasksConfig, TrainingConfig, load_training
 from ovseg.training.data import open_source
@@ -158,8 +158,8 @@ def winners(segmenter: Segmenter, view: View, names: list[str]) -> NDArray[np.in
     maps = torch.from_numpy(view.features.astype(np.float32)).permute(2, 0, 1)[None]
     values, structure = maps[:, : spec.channels], maps[:, spec.channels :]
     features = DenseFeatures(values, spec.space, spec.stride, structure=structure)
-    bank = segmenter.text_bank(names)
-    logits, _ = scores_of(head, head.pixels(features), bank, smoothing=segmenter.config.smoothing)
+    asked = segmenter.queries(names)
+    logits = class_logits(head, head.pixels(features), asked, smoothing=segmenter.config.smoothing).values
     fine = functional.interpolate(logits[None], size=view.truth.shape, mode="bilinear")
     return fine[0].argmax(0).numpy().astype(np.int32)
 

@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     benchmark: Annotated[str | None, typer.Argument(help="A protocol's name or YAML file.")] = None,
     data: Annotated[
-        str | None, typer.Option(help="Folder of the data set, or hf:owner/name.", rich_help_panel=_TASK)
+        str | None, typer.Option(help="Folder of the data set, or hf://owner/name:split.", rich_help_panel=_TASK)
     ] = None,
     labels: Annotated[
         str | None, typer.Option(help="all, present, present+N, or a subset.", rich_help_panel=_TASK)
@@ -153,7 +153,7 @@ def _compare(first: Path, second: Path, *, as_json: bool) -> None:
 
 def _check(benchmark: str, data: str, *, split: str | None, as_json: bool) -> None:
     from ovseg.evaluation import RunOptions, Task, check_data
-    from ovseg.evaluation.run.runner import open_task
+    from ovseg.evaluation.run.task import open_task
 
     dataset, _ = open_task(Task(benchmark, data), RunOptions(split=split))  # refuses what an evaluation would
     protocol = dataset.protocol

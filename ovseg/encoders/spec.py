@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -76,6 +76,17 @@ class DenseFeatures:
     def grid(self) -> tuple[int, int]:
         """(h, w) cells."""
         return self.values.shape[-2], self.values.shape[-1]
+
+    def of_image(self, row: int) -> DenseFeatures:
+        """The features of one image of the batch, as a batch of one."""
+        structure = None if self.structure is None else self.structure[row : row + 1]
+        return replace(self, values=self.values[row : row + 1], structure=structure)
+
+
+def as_features(maps: tuple[Tensor, ...], pixels: Tensor, space: str) -> DenseFeatures:
+    """The plain tensors of an encoder's ``forward``, values and perhaps structure, with what they mean."""
+    values, structure = maps[0], maps[1] if len(maps) > 1 else None
+    return DenseFeatures(values, space, pixels.shape[-2] // values.shape[-2], structure=structure)
 
 
 @runtime_checkable

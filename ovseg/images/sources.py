@@ -6,6 +6,7 @@ Every image has a key, from which it can be read again: a path, ``archive.tar::m
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tarfile
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ovseg.errors import DatasetError, ImageError
+from ovseg.files import sha256_of_bytes
+from ovseg.identity import FileMark
 from ovseg.images.find import IMAGE_SUFFIXES, find_images
 
 _MEMBER = "::"
@@ -58,6 +61,29 @@ def iterate(source: str | Path) -> Iterator[Item]:
     else:
         for path in find_images(text):
             yield Item(str(path.resolve()))
+
+
+def is_file_key(key: str) -> bool:
+    """Whether a key is the path of a file of its own."""
+    return not key.startswith(_HUB) and _MEMBER not in key
+
+
+def mark_key(key: str, content: bytes) -> FileMark:
+    """What the bytes behind a key are known by; members of archives and rows of data sets have no stamp."""
+    if is_file_key(key):
+        with contextlib.suppress(OSError):
+            return FileMark.of(key, content=content)
+    return FileMark(len(content), "", sha256_of_bytes(content))
+
+
+def still_marked(key: str, mark: FileMark) -> bool:
+    """Whether the bytes behind a key are those that were marked."""
+    if is_file_key(key):
+        return mark.still(key)
+    try:
+        return sha256_of_bytes(read_key(key)) == mark.sha256
+    except ImageError:
+        return False
 
 
 def read_key(key: str) -> bytes:

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from ovseg.errors import DatasetError
-from ovseg.evaluation.data.datasets import check_data, open_dataset, resize_pair
+from ovseg.evaluation.data.datasets import check_data, open_dataset
+from ovseg.evaluation.data.examples import resize_pair
 from ovseg.evaluation.data.masks import read_image, read_mask
 from ovseg.evaluation.data.protocol import Protocol, Resize, load_protocol
 from ovseg.images.load import load_image

@@ -11,7 +11,6 @@ from PIL import Image
 from ovseg.errors import DatasetError
 from ovseg.evaluation import RunOptions, evaluate, load_protocol
 from ovseg.evaluation.data.datasets import open_dataset
-from ovseg.evaluation.data.hub import HubDataset
 from ovseg.evaluation.data.protocol import Protocol
 
 
@@ -115,23 +114,3 @@ def test_a_mosaic_needs_four_classes(classes_in_folders: Path) -> None:
     protocol = load_protocol("mosaic-4").model_copy(update={"split": "few"})
     with pytest.raises(DatasetError, match="a mosaic needs 4 classes, 'mosaic-4' found 2"):
         open_dataset(protocol, classes_in_folders)
-
-
-def test_saved_hub_data_is_read(tmp_path: Path) -> None:
-    import datasets
-
-    images = [Image.fromarray(np.zeros((4, 5, 3), np.uint8))] * 2
-    masks = [Image.fromarray(np.full((4, 5), value, np.uint8)) for value in (0, 255)]
-    table = datasets.Dataset.from_dict({"image": images, "annotation": masks})
-    table = table.cast_column("image", datasets.Image()).cast_column("annotation", datasets.Image())
-    datasets.DatasetDict({"val": table}).save_to_disk(str(tmp_path / "saved"))
-    dataset = HubDataset.open(load_protocol("facade8"), str(tmp_path / "saved"))
-    assert len(dataset.names) == 2
-    assert dataset.load(0).truth.max() == 0 and dataset.load(1).truth.max() == -1
-
-
-def test_hub_data_that_cannot_be_had_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="lists no classes"):
-        open_dataset(load_protocol("folder"), "hf:owner/name")
-    with pytest.raises(DatasetError, match="cannot load split 'val' of 'hf:"):
-        open_dataset(load_protocol("facade8"), f"hf:{tmp_path}")

@@ -14,7 +14,8 @@ from ovseg.bank import ImageBank
 from ovseg.errors import DatasetError
 from ovseg.evaluation import evaluate, load_protocol
 from ovseg.evaluation.data.datasets import open_dataset
-from ovseg.evaluation.run.leaks import find_leaks, leak_line
+from ovseg.evaluation.report.report import leak_line
+from ovseg.evaluation.run.leaks import find_leaks
 
 FOLDER = load_protocol("folder")
 

@@ -6,7 +6,7 @@ import pytest
 from ovseg.errors import ShapeError
 from ovseg.evaluation.metrics.calibration import expected_calibration_error, map_reliability, reliability_bins
 from ovseg.evaluation.metrics.presence import presence_from_maps, presence_from_scores, presence_scores
-from ovseg.evaluation.run.rows import ImageRow
+from ovseg.evaluation.metrics.rows import ImageRow
 
 
 def test_presence_of_a_case_computed_by_hand() -> None:

@@ -110,13 +110,13 @@ def test_the_80_things_are_a_subset_of_the_133_categories() -> None:
 
 def test_settings_come_by_method() -> None:
     protocol = load_protocol("voc21")
-    assert protocol.knobs("shared")["short_side"] == 448
-    assert protocol.knobs("paper:sclip")["logit_scale"] == 65
-    assert protocol.knobs("paper", method="naclip")["background_threshold"] == 0.1
+    assert protocol.settings_for("shared")["short_side"] == 448
+    assert protocol.settings_for("paper:sclip")["logit_scale"] == 65
+    assert protocol.settings_for("paper", method="naclip")["background_threshold"] == 0.1
     with pytest.raises(ConfigError, match=r"no paper setting for 'naclp'; did you mean 'naclip'\?"):
-        protocol.knobs("paper:naclp")
+        protocol.settings_for("paper:naclp")
     with pytest.raises(ConfigError, match="setting must be 'shared', 'paper' or 'paper:METHOD', got 'best'"):
-        protocol.knobs("best")
+        protocol.settings_for("best")
 
 
 def test_the_fingerprint_follows_the_score_and_not_the_prose() -> None:

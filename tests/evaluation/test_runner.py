@@ -143,7 +143,7 @@ def test_batches_give_the_same_score(folder: Path, oracle: Callable[..., Any]) -
     [
         (np.zeros((3, 3), int), r"index_map of the image's size \(12, 16\) \(H, W\), got \(3, 3\) for '000'"),
         (np.zeros((12, 16)), "index_map must hold integers, got dtype float64"),
-        (np.full((12, 16), 3), r"index_map must be in \[-1, 3\), the labels asked for, got 3 to 3"),
+        (np.full((12, 16), 3), r"index_map must be in \[-1, 3\), the labels it was given, got 3 to 3"),
         (None, "got no index_map"),
     ],
 )

@@ -11,15 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ovseg.errors import DatasetError
-from ovseg.evaluation.data.datasets import (
-    Dataset,
-    Example,
-    FileDataset,
-    Support,
-    find_pairs,
-    layout_help,
-    open_files,
-)
+from ovseg.evaluation.data.classes import read_text
+from ovseg.evaluation.data.examples import Dataset, Example, Support
+from ovseg.evaluation.data.files import FileDataset, find_pairs, open_files
 from ovseg.evaluation.data.protocol import Episodes, Protocol
 from ovseg.evaluation.metrics.confusion import IGNORE
 
@@ -43,6 +37,7 @@ class EpisodeDataset:
 
     base: FileDataset
     episodes: tuple[Episode, ...]
+    fingerprint = None
 
     @property
     def protocol(self) -> Protocol:
@@ -67,8 +62,13 @@ class EpisodeDataset:
             supports={episode.class_index: supports} if supports else {},
         )
 
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Image and mask of the query and of each visual example."""
+        episode = self.episodes[index]
+        return _files_of(self.base, (episode.query, *episode.supports))
+
     def image_files(self, index: int) -> tuple[Path, ...]:
-        """The query's file."""
+        """The query's image."""
         return self.base.image_files(self.episodes[index].query)
 
     def _support(self, place: int, class_index: int) -> Support:
@@ -99,6 +99,7 @@ class MosaicDataset:
     base: OneClassFiles
     quadruples: tuple[tuple[int, ...], ...]
     tile: int
+    fingerprint = None
 
     @property
     def protocol(self) -> Protocol:
@@ -119,8 +120,12 @@ class MosaicDataset:
         candidates = tuple(sorted(self.base.class_of(place) for place in self.quadruples[index]))
         return Example(self.names[index], two_by_two(images), two_by_two(truths), candidates)
 
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Image and mask of each of the four tiles."""
+        return _files_of(self.base, self.quadruples[index])
+
     def image_files(self, index: int) -> tuple[Path, ...]:
-        """The four tiles' files."""
+        """The four tiles' images."""
         return tuple(path for place in self.quadruples[index] for path in self.base.image_files(place))
 
 
@@ -194,14 +199,14 @@ def draw_episodes(pairs: Pairs, episodes: Episodes, *, base: Dataset) -> list[Ep
 def open_one_class(protocol: Protocol, data: Path) -> OneClassFiles:
     """Images whose folder names their class; the protocol gets these classes, background first."""
     if not data.is_dir():
-        raise DatasetError(f"no folder '{data}' for the data of '{protocol.name}'; {layout_help(protocol)}")
+        raise DatasetError(f"no folder '{data}' for the data of '{protocol.name}'; {protocol.layout_help}")
     layout, pairs = find_pairs(protocol, data)
     if protocol.split != "all":
         listed = _listed_classes(protocol, data)
         pairs = tuple(pair for pair in pairs if class_name(pair.name) in listed)
     pairs = tuple(pair for pair in pairs if "/" in pair.name)
     if not pairs:
-        raise DatasetError(f"the split '{protocol.split}' of '{protocol.name}' is empty; {layout_help(protocol)}")
+        raise DatasetError(f"the split '{protocol.split}' of '{protocol.name}' is empty; {protocol.layout_help}")
     values = protocol.model_dump()
     names = sorted({class_name(pair.name) for pair in pairs})
     values["classes"] = [{"name": name, "ids": (place,)} for place, name in enumerate(["background", *names])]
@@ -246,12 +251,14 @@ def class_name(name: str) -> str:
     return name.rpartition("/")[0].rpartition("/")[2].replace("_", " ")
 
 
+def _files_of(base: FileDataset, places: tuple[int, ...]) -> tuple[Path, ...]:
+    return tuple(path for place in places for path in base.files(place))
+
+
 def _listed_classes(protocol: Protocol, data: Path) -> set[str]:
     path = data / f"{protocol.split}.txt"
     if not path.is_file():
         raise DatasetError(
             f"the list of classes '{path}' is missing; write a folder's name a line, or use --split all"
         )
-    return {
-        line.strip().replace("_", " ") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
-    }
+    return {line.strip().replace("_", " ") for line in read_text(path).splitlines() if line.strip()}

@@ -10,20 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovseg.errors import DatasetError
-from ovseg.evaluation.data.datasets import Example, check_same_size, resize_pair
+from ovseg.evaluation.data.examples import Example, check_same_size, resize_pair
 from ovseg.evaluation.data.masks import INDEX_MODES, to_classes
 from ovseg.evaluation.data.protocol import Protocol
+from ovseg.images.hub import HubName
 
 IMAGE_COLUMNS = ("image", "img", "pixel_values", "file")
-MASK_COLUMNS = (
-    "annotation",
-    "annotations",
-    "mask",
-    "label",
-    "labels",
-    "segmentation",
-    "semantic_segmentation",
-)
+MASK_COLUMNS = ("annotation", "annotations", "mask", "label", "labels", "segmentation", "semantic_segmentation")
 
 
 @dataclass
@@ -36,34 +29,21 @@ class HubDataset:
     mask_column: str
     lookup: NDArray[np.int32]
 
-    @classmethod
-    def open(cls, protocol: Protocol, name: str, *, labels: str = "all") -> HubDataset:
-        """The split of the data set ``name`` (``owner/name``, or a folder that the library saved).
-
-        Raises:
-            DatasetError: it cannot be had, lacks an image or a mask column, or the protocol lists no classes.
-        """
-        if not protocol.classes:
-            raise DatasetError(
-                f"protocol '{protocol.name}' lists no classes, so ids of 'hf:{name}' have no names; "
-                "write a protocol with classes: and pass its .yaml"
-            )
-        rows = _load(name, protocol.split)
-        if len(rows) == 0:
-            raise DatasetError(f"the split '{protocol.split}' of 'hf:{name}' is empty; choose another with --split")
-        image_column = _column(rows.column_names, IMAGE_COLUMNS, name)
-        mask_column = _column(rows.column_names, MASK_COLUMNS, name)
-        narrowed = protocol.candidates(labels) if labels in protocol.subsets else None
-        return cls(protocol, rows, image_column, mask_column, protocol.lookup(narrowed))
-
     @property
     def names(self) -> tuple[str, ...]:
         """Row numbers, padded so that their order is that of the rows."""
         return tuple(f"{index:08d}" for index in range(len(self.rows)))
 
-    def image_files(self, index: int) -> tuple[Path, ...]:
-        """None: the rows hold the images."""
+    @property
+    def fingerprint(self) -> str:
+        """What the library knows these rows by."""
+        return str(self.rows._fingerprint)
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """None: the rows hold images and masks."""
         return ()
+
+    image_files = files
 
     def load(self, index: int) -> Example:
         """Decode row ``index``.
@@ -86,23 +66,28 @@ class HubDataset:
         return Example(self.names[index], pixels, truth)
 
 
-def _load(name: str, split: str) -> Any:
-    import datasets
+def open_hub(protocol: Protocol, source: str, *, labels: str = "all") -> HubDataset:
+    """The data set that ``source`` names; a split in the name replaces the protocol's.
 
-    try:
-        if Path(name).is_dir():
-            saved = datasets.load_from_disk(name)
-            return saved[split] if isinstance(saved, datasets.DatasetDict) else saved
-        return datasets.load_dataset(name, split=split)
-    except Exception as error:  # the library raises a dozen kinds for "not there", "no network" and "no such split"
+    Raises:
+        DatasetError: it cannot be had, lacks an image or a mask column, or the protocol lists no classes.
+    """
+    if not protocol.classes:
         raise DatasetError(
-            f"cannot load split '{split}' of 'hf:{name}': {error}; check the name, the network and --split, "
-            "or download it first and pass hf:FOLDER"
-        ) from error
+            f"protocol '{protocol.name}' lists no classes, so ids of '{source}' have no names; "
+            "write a protocol with classes: and pass its .yaml"
+        )
+    name = HubName.parse(source)
+    protocol = protocol.model_copy(update={"split": name.split or protocol.split})
+    rows = name.open(split=protocol.split)
+    if len(rows) == 0:
+        raise DatasetError(f"the split '{protocol.split}' of '{source}' is empty; choose another with --split")
+    image, mask = (_column(rows.column_names, known, source) for known in (IMAGE_COLUMNS, MASK_COLUMNS))
+    return HubDataset(protocol, rows, image, mask, protocol.lookup(labels))
 
 
-def _column(columns: list[str], known: tuple[str, ...], name: str) -> str:
+def _column(columns: list[str], known: tuple[str, ...], source: str) -> str:
     found = next((column for column in known if column in columns), None)
     if found is None:
-        raise DatasetError(f"'hf:{name}' needs a column named {' or '.join(known)}, got {', '.join(columns)}")
+        raise DatasetError(f"'{source}' needs a column named {' or '.join(known)}, got {', '.join(columns)}")
     return found

@@ -175,6 +175,16 @@ class Protocol(Config):
         """Indices of the classes marked unseen."""
         return tuple(index for index, entry in enumerate(self.classes) if entry.unseen)
 
+    @property
+    def layout_help(self) -> str:
+        """One sentence that shows how the data folder should look, for errors."""
+        shown = []
+        for layout in self.layouts:
+            parts = [layout.images, layout.masks, *([layout.names] if layout.names else [])]
+            shown.append(" + ".join(part.replace("{split}", self.split) for part in parts))
+        named = f", with {' or '.join(self.classes_from)}" if self.classes_from else ""
+        return f"the folder should hold {'; or '.join(shown)}{named}"
+
     def candidates(self, labels: str) -> tuple[int, ...]:
         """Class indices that are asked for, before an image narrows them.
 
@@ -195,21 +205,21 @@ class Protocol(Config):
             f"There are: {', '.join(known)}"
         )
 
-    def lookup(self, candidates: tuple[int, ...] | None = None) -> NDArray[np.int32]:
+    def lookup(self, labels: str = "all") -> NDArray[np.int32]:
         """(65536,) int32 from mask id to class index; -1 ignored, -2 an id the protocol does not know.
 
         Args:
-            candidates: classes that are asked for; pixels of the others are ignored (a subset protocol).
+            labels: label mode; pixels of classes outside a subset are ignored.
         """
         rest = {"error": UNKNOWN, "ignore": IGNORED, "background": self.background_index or 0}[self.other]
         table = np.full(IDS, rest, np.int32)
-        kept = None if candidates is None else {*candidates, self.background_index}
+        kept = {*self.candidates(labels), self.background_index} if labels in self.subsets else None
         for index, entry in enumerate(self.classes):
             table[list(entry.ids)] = index if kept is None or index in kept else IGNORED
         table[list(self.ignore)] = IGNORED
         return table
 
-    def knobs(self, setting: str, *, method: str | None = None) -> dict[str, Any]:
+    def settings_for(self, setting: str, *, method: str | None = None) -> dict[str, Any]:
         """Keywords for the segmenter under ``"shared"``, ``"paper"`` or ``"paper:METHOD"``.
 
         Raises:

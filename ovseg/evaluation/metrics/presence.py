@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ovseg.errors import ShapeError
-from ovseg.evaluation.run.rows import ImageRow
+from ovseg.evaluation.metrics.rows import ImageRow
 
 AREA_FRACTION = 0.001  # of the labelled pixels: less than this of a class counts as not claimed
 
@@ -20,7 +20,7 @@ class PresenceScores:
     Attributes:
         precision: share of (image, claimed class) pairs that are right.
         recall: share of (image, class in the truth) pairs that are claimed.
-        absent_false_positive_rate: share of (image, class asked for in vain) pairs that are claimed.
+        absent_false_positive_rate: share of (image, candidate class that is absent) pairs that are claimed.
     """
 
     precision: float
@@ -36,7 +36,7 @@ def presence_scores(
     Args:
         claimed: class indices that the segmenter says are in each image.
         present: class indices that are in each image.
-        asked: class indices that were asked for in each image; only these count.
+        asked: candidate class indices of each image; only these count.
 
     Raises:
         ShapeError: the three differ in length.
@@ -47,8 +47,8 @@ def presence_scores(
             f"got {len(claimed)}, {len(present)} and {len(asked)}"
         )
     right = said = there = absent = wrong = 0
-    for claims, truths, questions in zip(claimed, present, asked, strict=True):
-        candidates = set(questions)
+    for claims, truths, indices in zip(claimed, present, asked, strict=True):
+        candidates = set(indices)
         claim, truth = set(claims) & candidates, set(truths) & candidates
         right += len(claim & truth)
         said += len(claim)

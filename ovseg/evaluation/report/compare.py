@@ -9,6 +9,7 @@ import numpy as np
 
 from ovseg.errors import ConfigError
 from ovseg.evaluation.metrics.bootstrap import ClassAreas, PairedDifference, paired_bootstrap
+from ovseg.evaluation.metrics.rows import ImageRow
 from ovseg.evaluation.report.report import EvaluationReport
 
 
@@ -54,13 +55,14 @@ def compare_reports(first: EvaluationReport, second: EvaluationReport, *, draws:
     Raises:
         ConfigError: the two were not made under the same protocol on the same images.
     """
-    _check_comparable(first, second)
+    _check_protocol(first, second)
+    _check_images(first, second)
     both = set(first.scores) & set(second.scores)
     return Comparison(
         mean_iou=paired_bootstrap(first.areas, second.areas, draws=draws),
         iou=_differences(first.iou, second.iou, list(first.iou)),
         scores=_differences(first.scores, second.scores, [name for name in first.scores if name in both]),
-        models=(_model(first), _model(second)),
+        models=(first.model_name, second.model_name),
     )
 
 
@@ -75,13 +77,14 @@ def regression(report: EvaluationReport, baseline: EvaluationReport, *, margin: 
         margin: in [0, 1], points of mean IoU divided by 100.
 
     Raises:
-        ConfigError: the protocols differ, or ``baseline`` lacks an image.
+        ConfigError: the protocols differ, or ``baseline`` lacks an image or has other files of it.
     """
-    _check_same("protocol_hash", "protocol", baseline, report)
+    _check_protocol(baseline, report)
     before = {row.name: row for row in baseline.rows}
     missing = [row.name for row in report.rows if row.name not in before]
     if missing:
         raise ConfigError(f"the baseline has no image '{missing[0]}'; evaluate it on all images of the slice")
+    _check_content([(before[row.name], row) for row in report.rows])
     pairs = [before[row.name].pairs for row in report.rows]
     areas = ClassAreas.from_pairs(pairs, classes=len(report.names), scored=baseline.manifest.get("scored"))
     wanted = float(areas.mean_iou(np.ones((1, len(pairs))))[0])
@@ -93,39 +96,48 @@ def regression(report: EvaluationReport, baseline: EvaluationReport, *, margin: 
     )
 
 
-def _check_comparable(first: EvaluationReport, second: EvaluationReport) -> None:
-    _check_same("protocol_hash", "protocol", first, second)
-    _check_same("images_hash", "images", first, second)
+def _check_protocol(first: EvaluationReport, second: EvaluationReport) -> None:
+    ours, theirs = first.manifest.get("protocol_hash"), second.manifest.get("protocol_hash")
+    if ours is None or ours != theirs:
+        raise ConfigError(
+            f"only reports over the same protocol can be compared; A has {_protocol(first)}, "
+            f"B has {_protocol(second)}; evaluate one of them again as the other was"
+        )
+
+
+def _check_images(first: EvaluationReport, second: EvaluationReport) -> None:
     for letter, report in (("A", first), ("B", second)):
         if not report.rows:
             raise ConfigError(
                 f"{letter} holds no rows of single images, which the test needs; "
                 "take the report.json that ovseg evaluate ... --out DIR writes"
             )
-
-
-def _check_same(key: str, what: str, first: EvaluationReport, second: EvaluationReport) -> None:
-    ours, theirs = first.manifest.get(key), second.manifest.get(key)
-    if ours != theirs or ours is None:
+    names, others = ([row.name for row in report.rows] for report in (first, second))
+    if names != others:
+        lone = sorted(set(names) ^ set(others))[0]
         raise ConfigError(
-            f"only reports over the same {what} can be compared; "
-            f"A has {_shown(first, what)} ({str(ours)[:8]}), "
-            f"B has {_shown(second, what)} ({str(theirs)[:8]}); "
-            "evaluate one of them again as the other was"
+            f"only reports over the same images can be compared; A has {len(names)} images, B has {len(others)}, "
+            f"and only one of them has '{lone}'; evaluate one of them again as the other was"
         )
+    _check_content(list(zip(first.rows, second.rows, strict=True)))
 
 
-def _shown(report: EvaluationReport, what: str) -> str:
-    if what == "images":
-        return f"{len(report.rows)} images"
-    return f"'{report.manifest.get('protocol')}' with labels '{report.manifest.get('labels')}'"
+def _check_content(pairs: list[tuple[ImageRow, ImageRow]]) -> None:
+    """Refuse rows of one name over other files; rows of earlier versions do not say what their files held."""
+    for first, second in pairs:
+        if first.content and second.content and first.content != second.content:
+            raise ConfigError(
+                f"only reports over the same images can be compared; image or mask of '{first.name}' is not the "
+                "same file in both; evaluate both on the same data"
+            )
+
+
+def _protocol(report: EvaluationReport) -> str:
+    manifest = report.manifest
+    short = str(manifest.get("protocol_hash"))[:8]
+    return f"'{manifest.get('protocol')}' with labels '{manifest.get('labels')}' ({short})"
 
 
 def _differences(first: dict[str, float], second: dict[str, float], names: list[str]) -> dict[str, float]:
     changes = {name: second[name] - first[name] for name in names if name in second}
     return {name: change for name, change in changes.items() if not math.isnan(change)}
-
-
-def _model(report: EvaluationReport) -> str:
-    model = report.manifest.get("model", {})
-    return str(model.get("name", "unnamed")) if isinstance(model, dict) else str(model)

@@ -18,8 +18,7 @@ from ovseg.evaluation.metrics.boundary import boundary_f_score, boundary_iou
 from ovseg.evaluation.metrics.calibration import expected_calibration_error
 from ovseg.evaluation.metrics.confusion import ConfusionMatrix, mean_of_known
 from ovseg.evaluation.metrics.presence import presence_from_maps, presence_from_scores
-from ovseg.evaluation.run.leaks import leak_line
-from ovseg.evaluation.run.rows import ImageRow
+from ovseg.evaluation.metrics.rows import ImageRow
 from ovseg.files import write_json
 
 FORMAT = "ovseg-evaluation-1"
@@ -55,6 +54,12 @@ class EvaluationReport:
         """Per-image areas, for the bootstrap."""
         scored = self.manifest.get("scored")
         return ClassAreas.from_pairs([row.pairs for row in self.rows], classes=len(self.names), scored=scored)
+
+    @property
+    def model_name(self) -> str:
+        """What was measured."""
+        model = self.manifest.get("model", {})
+        return str(model.get("name", "unnamed")) if isinstance(model, dict) else str(model)
 
     def without_images(self) -> EvaluationReport:
         """The report without its rows: small, but nothing can be compared with it image by image."""
@@ -123,7 +128,7 @@ class EvaluationReport:
             "",
             f"- protocol `{manifest.get('protocol')}` (`{str(manifest.get('protocol_hash'))[:12]}`), "
             f"labels `{manifest.get('labels')}`, setting `{manifest.get('setting')}`",
-            f"- model `{_model_name(manifest)}`, "
+            f"- model `{self.model_name}`, "
             f"{manifest.get('seconds_per_image', math.nan):.3f} s an image, "
             f"commit `{str(manifest.get('commit'))[:12]}`",
             *([f"- {leak_line(manifest['leaks'])}"] if "leaks" in manifest else []),
@@ -169,6 +174,20 @@ def summarize(rows: Sequence[ImageRow], protocol: Protocol, *, manifest: dict[st
             "seconds_per_image": round(seconds, 4),
         },
         rows=ordered,
+    )
+
+
+def leak_line(leaks: dict[str, Any], *, shown: int = 10) -> str:
+    """One sentence: how many images leak, and the first ``shown`` of them."""
+    told = f"leak check against the bank `{leaks['bank']}` of {leaks['bank_images']} images: "
+    if not leaks["count"]:
+        return told + "none is a near-copy of an evaluated image"
+    listed = [f"`{pair['bank_image']}` = `{pair['image']}`" for pair in leaks["pairs"][:shown]]
+    more = len(leaks["pairs"]) - len(listed)
+    return (
+        f"{told}**{leaks['count']} are near-copies of {len(leaks['images'])} evaluated images**: "
+        + ", ".join(listed)
+        + (f" and {more} more" if more else "")
     )
 
 
@@ -224,11 +243,6 @@ def _presence(rows: Sequence[ImageRow], background: int | None) -> dict[str, flo
 
 def _best_first(iou: dict[str, float]) -> list[tuple[str, float]]:
     return sorted(iou.items(), key=lambda item: -1.0 if math.isnan(item[1]) else item[1], reverse=True)
-
-
-def _model_name(manifest: dict[str, Any]) -> str:
-    model = manifest.get("model", {})
-    return str(model.get("name", "unnamed")) if isinstance(model, dict) else str(model)
 
 
 def _percent(value: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovseg.config import choose
-from ovseg.evaluation.run.questions import taken
-from ovseg.evaluation.run.runner import open_task, spread
-from ovseg.evaluation.run.task import RunOptions, Task
+from ovseg.evaluation.run.predictor import taken
+from ovseg.evaluation.run.task import RunOptions, Task, open_task, spread
+from ovseg.identity import digest
 from ovseg.provenance import describe_model
 
 
@@ -27,12 +27,15 @@ class Majority:
     Attributes:
         areas: pixels by the words that a class is asked by.
         background: pixels that no label is asked for; where these are most, the answer is -1.
-        info: its name in reports.
     """
 
     areas: dict[str, int]
     background: int = 0
-    info: dict[str, str] = field(default_factory=lambda: {"name": "majority class"})
+
+    @property
+    def info(self) -> dict[str, str]:
+        """Its name in reports, and what its choice is known by: other truth is another segmenter."""
+        return {"name": "majority class", "areas": digest(self.areas, self.background)}
 
     @classmethod
     def of(cls, task: Task, options: RunOptions) -> Majority:
@@ -85,7 +88,7 @@ class Without:
     def info(self) -> dict[str, Any]:
         """The segmenter's own description, with what was taken away."""
         described = describe_model(self.segmenter)
-        return {**described, "name": f"{described['name']} ({self.less})"}
+        return {**described, "name": f"{described['name']} ({self.less})", "fixed": self.fixed}
 
 
 Make = Callable[[Any, Task, RunOptions], Any]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from ovseg.evaluation.data.datasets import Dataset
+from ovseg.evaluation.data.examples import Dataset
 
 if TYPE_CHECKING:
     from ovseg.bank import ImageBank
@@ -51,20 +51,6 @@ def find_leaks(bank: ImageBank | str | Path, dataset: Dataset, indices: Sequence
         "images": sorted({str(pair["image"]) for pair in pairs}),
         "pairs": pairs,
     }
-
-
-def leak_line(leaks: dict[str, Any], *, shown: int = 10) -> str:
-    """One sentence: how many images leak, and the first ``shown`` of them."""
-    told = f"leak check against the bank `{leaks['bank']}` of {leaks['bank_images']} images: "
-    if not leaks["count"]:
-        return told + "none is a near-copy of an evaluated image"
-    listed = [f"`{pair['bank_image']}` = `{pair['image']}`" for pair in leaks["pairs"][:shown]]
-    more = len(leaks["pairs"]) - len(listed)
-    return (
-        f"{told}**{leaks['count']} are near-copies of {len(leaks['images'])} evaluated images**: "
-        + ", ".join(listed)
-        + (f" and {more} more" if more else "")
-    )
 
 
 def _files(dataset: Dataset, indices: Sequence[int], folder: Path) -> dict[str, list[str]]:

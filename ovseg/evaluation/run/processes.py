@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ovseg.evaluation.run.rows import ImageRow
+from ovseg.evaluation.metrics.rows import ImageRow
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from ovseg.evaluation.run.runner import evaluate_task
 from ovseg.evaluation.run.task import RunOptions, Task
 from ovseg.files import atomic_path, write_json
 
-ABSENT_LABELS = 10  # asked on top of those in the image
+ABSENT_LABELS = 10  # given on top of those in the image
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Condition:
         kind: ``"image"``, ``"words"`` or ``"labels"``.
         mean_iou: under the change, in [0, 1].
         reference: what it is relative to, in [0, 1]: the clean run, or the one with present labels only.
-        absent_false_positive_rate: share of labels asked for in vain that got pixels; NaN where none was.
+        absent_false_positive_rate: share of candidate labels that are absent but got pixels; NaN where none is.
     """
 
     name: str

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import replace
 from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,24 +12,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ovseg.errors import ConfigError, DatasetError
-from ovseg.evaluation.data.datasets import Dataset, Example, FileDataset, open_dataset
-from ovseg.evaluation.data.protocol import Protocol, load_protocol
+from ovseg._version import __version__
+from ovseg.errors import DatasetError
+from ovseg.evaluation.data.examples import Dataset, Example
+from ovseg.evaluation.data.protocol import Protocol
 from ovseg.evaluation.metrics.boundary import boundary_counts
 from ovseg.evaluation.metrics.calibration import map_reliability
 from ovseg.evaluation.metrics.confusion import ConfusionMatrix, sparse_pairs
+from ovseg.evaluation.metrics.rows import ImageRow
 from ovseg.evaluation.report.report import EvaluationReport, summarize
+from ovseg.evaluation.run.kept import KeptRows
 from ovseg.evaluation.run.leaks import find_leaks
+from ovseg.evaluation.run.predictor import Prediction, Predictor
 from ovseg.evaluation.run.processes import Processes
-from ovseg.evaluation.run.progress import running_score
-from ovseg.evaluation.run.questions import Answer, Asker
-from ovseg.evaluation.run.rows import ImageRow, Journal
-from ovseg.evaluation.run.task import RunOptions, Task
+from ovseg.evaluation.run.task import RunOptions, Task, check_count, open_task, spread
 from ovseg.files import atomic_path
-from ovseg.provenance import describe_model, environment, names_hash, peak_memory_mib, run_id
+from ovseg.identity import digest, mark_files
+from ovseg.prefetch import prefetch
+from ovseg.progress import progress_bar
+from ovseg.provenance import describe_model, environment, names_hash, peak_memory_mib
 
 if TYPE_CHECKING:
     from ovseg.bank import ImageBank
+
+Marks = list[dict[str, Any]]  # of an example's files, see ``identity.mark_files``
 
 
 def evaluate(
@@ -48,7 +53,7 @@ def evaluate(
     """The scores of ``segmenter`` under the protocol ``benchmark`` on the data set at ``data``.
 
     Anything with ``segment(image, labels)`` that returns an object with an ``index_map`` can be evaluated;
-    see ``Asker``. Launched by accelerate, each process takes its share of the images and all return the same
+    see ``Predictor``. Launched by accelerate, each process takes its share of the images and all return the same
     report.
 
     Args:
@@ -79,7 +84,7 @@ def evaluate_task(
     """``evaluate`` of what ``task`` says."""
     options = options or RunOptions()
     dataset, labels = open_task(task, options)
-    _check_count(dataset, limit=task.limit)
+    check_count(dataset, limit=task.limit)
     run = Run(segmenter, dataset, labels=labels, setting=task.setting, options=options)
     indices = spread(dataset.names, task.limit)
     if bank is not None:
@@ -88,24 +93,6 @@ def evaluate_task(
     if out is not None and run.processes.is_main:
         run.write(report, Path(out))
     return report
-
-
-def open_task(task: Task, options: RunOptions) -> tuple[Dataset, str]:
-    """The data set that ``task`` names, and its label mode.
-
-    Raises:
-        DatasetError: see ``open_dataset``; or a split is asked for where the data has none.
-        ConfigError: there is no such protocol, or an option that it has no use for.
-    """
-    whole = load_protocol(task.benchmark)
-    protocol = _narrowed(whole, options)
-    labels = task.labels or protocol.labels
-    dataset = open_dataset(protocol, task.data, labels=labels)
-    if protocol.split != whole.split and type(dataset) is FileDataset and not dataset.layout.has_splits:
-        raise DatasetError(
-            f"'{task.data}' is one set without splits, so it has no split '{protocol.split}'; leave out the split"
-        )
-    return dataset, labels
 
 
 class Run:
@@ -117,37 +104,44 @@ class Run:
         segmenter, adjusted = _with_constants(segmenter, self.protocol.name, setting=setting)
         self.model = describe_model(segmenter)
         self.candidates = self.protocol.candidates(labels)
-        self.asker = Asker(
+        method = self.model.get("method")
+        self.predictor = Predictor(
             segmenter,
             self.protocol,
-            knobs={} if adjusted else self.protocol.knobs(setting, method=self.model.get("method")),
+            settings={} if adjusted else self.protocol.settings_for(setting, method=method),
             synonyms=options.synonyms,
-            rename=_renamer(options.paraphrase),
+            rewrite=_rewriting(options.paraphrase),
         )
         self.processes = Processes.join()
         self.leaks: dict[str, Any] | None = None
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that a row depends on besides the files of its example, as plain values with speaking names."""
+        return {
+            "protocol": self.protocol.name,
+            "labels": self.labels,
+            **{f"option {key}": value for key, value in self.options.that_count.items()},
+            **{f"setting {key}": value for key, value in self.predictor.applied.items()},
+            **{f"model {key}": value for key, value in self.model.items()},
+            "data": self.dataset.fingerprint,
+            "protocol content": self._protocol_hash(),
+            "ovseg": __version__,
+        }
+
     def execute(self, indices: Sequence[int], *, out: Path | None = None) -> EvaluationReport:
-        """Segment and score the images at ``indices`` that the journal in ``out`` does not hold yet."""
-        journal = None if out is None else Journal(out, run=self.id, rank=self.processes.rank)
-        rows = {} if journal is None else journal.read()
-        names = self.dataset.names
-        wanted = {names[index] for index in indices}
-        rows = {name: row for name, row in rows.items() if name in wanted}
+        """Segment and score the images at ``indices`` of which ``out`` holds no row that is still right."""
         share = self.processes.share(list(indices))
-        self._score_rest([index for index in share if names[index] not in rows], rows, journal)
-        if journal is not None:
-            journal.close()
+        rows: dict[str, ImageRow] = {}
+        if out is None:
+            self._score(share, rows, None)
+        else:
+            kept = KeptRows(out, self.identity, rank=self.processes.rank)
+            rows = {row.name: row for index in share if (row := self._kept_row(kept, index)) is not None}
+            self._score([index for index in share if self.dataset.names[index] not in rows], rows, kept)
+            kept.close()
         everything = self.processes.gather(rows)
         return summarize(list(everything.values()), self.protocol, manifest=self.manifest(everything))
-
-    @property
-    def id(self) -> str:
-        """Names this run in its journal: protocol, data, model and options together."""
-        changed = {key: value for key, value in asdict(self.options).items() if key not in _HARMLESS}
-        return run_id(
-            self._protocol_hash(), names_hash(self.dataset.names), self.model, self.asker.applied, changed
-        )
 
     def manifest(self, rows: dict[str, ImageRow]) -> dict[str, Any]:
         """What produced the rows."""
@@ -159,10 +153,10 @@ class Run:
             "labels": self.labels,
             "split": self.protocol.split,
             "setting": self.setting,
-            "applied": self.asker.applied,
-            "not_applied": self.asker.not_applied,
-            "background_passed": self.asker.takes_background,
-            "options": {key: value for key, value in asdict(self.options).items() if key not in _HARMLESS},
+            "applied": self.predictor.applied,
+            "not_applied": self.predictor.not_applied,
+            "background_passed": self.predictor.takes_background,
+            "options": self.options.that_count,
             "model": self.model,
             "processes": self.processes.count,
             **({} if self.leaks is None else {"leaks": self.leaks}),
@@ -184,57 +178,79 @@ class Run:
 
     def predict(self, index: int) -> tuple[Example, NDArray[np.int32]]:
         """The example at ``index`` and its predicted class map."""
-        example = self._load(index)
-        return example, self.asker.ask(example, self._asked(example)).prediction
+        example = self._example(index)
+        return example, self.predictor.predict(example, self._candidates(example)).classes
 
     def _protocol_hash(self) -> str:
         return self.protocol.fingerprint(labels=self.labels)
 
-    def _score_rest(self, indices: Sequence[int], rows: dict[str, ImageRow], journal: Journal | None) -> None:
+    def _score(self, indices: Sequence[int], rows: dict[str, ImageRow], kept: KeptRows | None) -> None:
+        """Add the rows of the images at ``indices`` to ``rows`` and, as each is done, to ``kept``."""
         matrix = ConfusionMatrix.empty(len(self.protocol.names))
         for row in rows.values():
             matrix.add_pairs(row.pairs)
-        title = f"{self.protocol.name} ({self.labels})"
-        with running_score(
-            title, total=len(indices), shown=self.options.progress and self.processes.is_main
+        with progress_bar(
+            f"{self.protocol.name} ({self.labels})",
+            total=len(rows) + len(indices),
+            done=len(rows),
+            shown=self.options.progress and self.processes.is_main,
         ) as advance:
-            for row in self._rows(indices):
-                if journal is not None:
-                    journal.append(row)
+            for row, marks in self._new_rows(indices):
+                if kept is not None:
+                    kept.append(row, marks)
                 rows[row.name] = row
                 matrix.add_pairs(row.pairs)
-                advance(matrix)
+                advance(note=lambda: f"mIoU {100 * matrix.mean_iou(self.protocol.scored):.1f}")
 
-    def _rows(self, indices: Sequence[int]) -> Iterator[ImageRow]:
-        pairs = ((example, self._asked(example)) for example in _prefetch(self._load, indices))
-        for asked, group in groupby(pairs, key=lambda pair: pair[1]):
-            while batch := [example for example, _ in islice(group, self.options.batch_size)]:
-                answers = self.asker.ask_batch(batch, asked)
-                yield from (self._row(e, a, asked) for e, a in zip(batch, answers, strict=True))
+    def _new_rows(self, indices: Sequence[int]) -> Iterator[tuple[ImageRow, Marks]]:
+        """The rows of the images at ``indices``; those in a row with the same candidates go as a batch."""
+        loaded = ((example, marks, self._candidates(example)) for example, marks in prefetch(self._load, indices))
+        for candidates, group in groupby(loaded, key=lambda item: item[2]):
+            while batch := list(islice(group, self.options.batch_size)):
+                predictions = self.predictor.predict_batch([example for example, _, _ in batch], candidates)
+                for (example, marks, _), prediction in zip(batch, predictions, strict=True):
+                    yield self._row(example, prediction, candidates, marks), marks
 
-    def _row(self, example: Example, answer: Answer, asked: tuple[int, ...]) -> ImageRow:
-        truth, prediction = example.truth, answer.prediction
+    def _row(self, example: Example, prediction: Prediction, candidates: tuple[int, ...], marks: Marks) -> ImageRow:
+        truth = example.truth
         extras: dict[str, Any] = {}
         if self.options.boundary:
-            extras["boundary"] = boundary_counts(prediction, truth)
-        if answer.confidence is not None:
-            extras["calibration"] = map_reliability(answer.confidence, prediction, truth)
-        pairs = sparse_pairs(prediction, truth, classes=len(self.protocol.names))
-        return ImageRow(example.name, pairs, asked, answer.seconds, claimed=answer.claimed, **extras)
+            extras["boundary"] = boundary_counts(prediction.classes, truth)
+        if prediction.confidence is not None:
+            extras["calibration"] = map_reliability(prediction.confidence, prediction.classes, truth)
+        return ImageRow(
+            example.name,
+            sparse_pairs(prediction.classes, truth, classes=len(self.protocol.names)),
+            candidates,
+            prediction.seconds,
+            claimed=prediction.claimed,
+            content=digest(*(mark["sha256"] for mark in marks)) if marks else self.dataset.fingerprint or "",
+            **extras,
+        )
 
-    def _load(self, index: int) -> Example:
+    def _kept_row(self, kept: KeptRows, index: int) -> ImageRow | None:
+        return kept.find(self.dataset.names[index], self.dataset.files(index))
+
+    def _load(self, index: int) -> tuple[Example, Marks]:
+        """The example and the marks of its files. These come first: of a file that is replaced between the two, the
+        row then has the mark of the old one, and is made again next time."""
+        try:
+            marks = mark_files(self.dataset.files(index))
+        except OSError as error:
+            raise DatasetError(f"cannot read '{error.filename}': {error.strerror}; complete the data") from error
+        return self._example(index), marks
+
+    def _example(self, index: int) -> Example:
         example = self.dataset.load(index)
         if self.options.corruption is None:
             return example
-        from dataclasses import replace
-
         from ovseg.evaluation.run.corruptions import corrupt
 
         seed = zlib.crc32(example.name.encode())
         return replace(example, image=corrupt(example.image, self.options.corruption, seed=seed))
 
-    def _asked(self, example: Example) -> tuple[int, ...]:
-        """Class indices to ask for in this image, sorted."""
+    def _candidates(self, example: Example) -> tuple[int, ...]:
+        """Sorted indices of the classes whose labels the segmenter gets for this image."""
         if example.candidates is not None:
             return example.candidates
         mode, _, extra = self.labels.partition("+")
@@ -245,26 +261,7 @@ class Run:
         generator = np.random.default_rng(zlib.crc32(example.name.encode()))
         drawn = generator.permutation(len(absent))[: int(extra or 0)]
         chosen = sorted(present | {absent[place] for place in drawn})
-        return tuple(chosen) or self.candidates  # an image without any class is asked for all of them
-
-
-_HARMLESS = {
-    "batch_size",
-    "progress",
-    "sheet",
-    "split",
-    "fold",
-    "shots",
-}  # in the protocol's hash, or without effect
-
-
-def spread(names: Sequence[str], limit: int | None) -> list[int]:
-    """Indices of ``limit`` names evenly spread over all; all of them without a limit."""
-    if limit is None or limit >= len(names):
-        return list(range(len(names)))
-    if limit < 1:
-        raise DatasetError(f"limit must be at least 1 image, got {limit}")
-    return [int(index) for index in np.linspace(0, len(names) - 1, limit).round()]
+        return tuple(chosen) or self.candidates  # an image without any class gets the labels of all of them
 
 
 def _with_constants(segmenter: Any, benchmark: str, *, setting: str) -> tuple[Any, bool]:
@@ -275,44 +272,9 @@ def _with_constants(segmenter: Any, benchmark: str, *, setting: str) -> tuple[An
     return adjust(benchmark), True
 
 
-def _narrowed(protocol: Protocol, options: RunOptions) -> Protocol:
-    changes: dict[str, Any] = {} if options.split is None else {"split": options.split}
-    episodes = {key: value for key in ("fold", "shots") if (value := getattr(options, key)) is not None}
-    if episodes and protocol.episodes is None:
-        raise ConfigError(
-            f"'{protocol.name}' is no few-shot protocol and has no {' and no '.join(episodes)}; leave it out"
-        )
-    if protocol.episodes is not None:
-        changes["episodes"] = protocol.episodes.model_copy(update=episodes)
-    return protocol.model_copy(update=changes) if changes else protocol
-
-
-def _check_count(dataset: Dataset, *, limit: int | None) -> None:
-    protocol, found = dataset.protocol, len(dataset.names)
-    wanted = protocol.expected.files.get(protocol.split)
-    if wanted is not None and found != wanted and limit is None:
-        raise DatasetError(
-            f"the split '{protocol.split}' of '{protocol.name}' must have {wanted} images, found {found}; "
-            "complete it, or set a limit to evaluate a part (the result then says so)"
-        )
-
-
-def _renamer(paraphrase: str | None) -> Callable[[str], str] | None:
+def _rewriting(paraphrase: str | None) -> Callable[[str], str] | None:
     if paraphrase is None:
         return None
     from ovseg.evaluation.run.paraphrase import rewriting
 
     return rewriting(paraphrase)
-
-
-def _prefetch(load: Callable[[int], Example], indices: Sequence[int]) -> Iterator[Example]:
-    """Examples in order; the next one is decoded while the caller works on this one."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        coming = None
-        for index in indices:
-            following = pool.submit(load, index)
-            if coming is not None:
-                yield coming.result()
-            coming = following
-        if coming is not None:
-            yield coming.result()

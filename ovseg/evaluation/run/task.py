@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from ovseg.errors import ConfigError
-from ovseg.evaluation.data.protocol import Protocol
+import numpy as np
+
+from ovseg.errors import ConfigError, DatasetError
+from ovseg.evaluation.data.datasets import open_dataset
+from ovseg.evaluation.data.examples import Dataset
+from ovseg.evaluation.data.files import FileDataset
+from ovseg.evaluation.data.protocol import Protocol, load_protocol
+
+_IN_PROTOCOL = {"split", "fold", "shots"}
+_WITHOUT_EFFECT = {"batch_size", "progress", "sheet"}
 
 
 @dataclass(frozen=True)
@@ -15,7 +25,7 @@ class Task:
 
     Attributes:
         benchmark: name of a protocol, path of its YAML file, or the protocol.
-        data: folder of the data set, or ``hf:owner/name``.
+        data: folder of the data set, or ``hf://owner/name[:split]``.
         limit: only so many images, evenly spread over the sorted names; None: all.
         labels: ``"all"``, ``"present"``, ``"present+N"`` or a subset; None: as the protocol says.
         setting: ``"shared"`` or ``"paper"`` or ``"paper:METHOD"``. Under ``"paper"`` a segmenter with a
@@ -63,3 +73,62 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1 image, got {self.batch_size}")
+
+    @property
+    def that_count(self) -> dict[str, Any]:
+        """The options that a row depends on and that its protocol does not hold."""
+        return {key: value for key, value in asdict(self).items() if key not in _IN_PROTOCOL | _WITHOUT_EFFECT}
+
+
+def open_task(task: Task, options: RunOptions) -> tuple[Dataset, str]:
+    """The data set that ``task`` names, and its label mode.
+
+    Raises:
+        DatasetError: see ``open_dataset``; or a split is asked for where the data has none.
+        ConfigError: there is no such protocol, or an option that it has no use for.
+    """
+    whole = load_protocol(task.benchmark)
+    protocol = _narrowed(whole, options)
+    labels = task.labels or protocol.labels
+    dataset = open_dataset(protocol, task.data, labels=labels)
+    if options.split not in (None, dataset.protocol.split):
+        raise ConfigError(
+            f"'{task.data}' names the split '{dataset.protocol.split}', the options '{options.split}'; drop one"
+        )
+    if protocol.split != whole.split and type(dataset) is FileDataset and not dataset.layout.has_splits:
+        raise DatasetError(
+            f"'{task.data}' is one set without splits, so it has no split '{protocol.split}'; leave out the split"
+        )
+    return dataset, labels
+
+
+def spread(names: Sequence[str], limit: int | None) -> list[int]:
+    """Indices of ``limit`` names evenly spread over all; all of them without a limit."""
+    if limit is None or limit >= len(names):
+        return list(range(len(names)))
+    if limit < 1:
+        raise DatasetError(f"limit must be at least 1 image, got {limit}")
+    return [int(index) for index in np.linspace(0, len(names) - 1, limit).round()]
+
+
+def check_count(dataset: Dataset, *, limit: int | None) -> None:
+    """Refuse a split with another number of images than its protocol states, unless only a part is evaluated."""
+    protocol, found = dataset.protocol, len(dataset.names)
+    wanted = protocol.expected.files.get(protocol.split)
+    if wanted is not None and found != wanted and limit is None:
+        raise DatasetError(
+            f"the split '{protocol.split}' of '{protocol.name}' must have {wanted} images, found {found}; "
+            "complete it, or set a limit to evaluate a part (the result then says so)"
+        )
+
+
+def _narrowed(protocol: Protocol, options: RunOptions) -> Protocol:
+    changes: dict[str, Any] = {} if options.split is None else {"split": options.split}
+    episodes = {key: value for key in ("fold", "shots") if (value := getattr(options, key)) is not None}
+    if episodes and protocol.episodes is None:
+        raise ConfigError(
+            f"'{protocol.name}' is no few-shot protocol and has no {' and no '.join(episodes)}; leave it out"
+        )
+    if protocol.episodes is not None:
+        changes["episodes"] = protocol.episodes.model_copy(update=episodes)
+    return protocol.model_copy(update=changes) if changes else protocol

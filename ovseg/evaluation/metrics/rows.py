@@ -1,0 +1,80 @@
+"""What is kept of one image: every score of a data set is a sum over its images' rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """Everything that is kept of one image; ``from_dict`` gives back every digit of ``to_dict``.
+
+    Attributes:
+        name: the example's name.
+        pairs: (k, 3) int64 true class, predicted class (-1 none), pixels.
+        asked: class indices whose labels the segmenter was given.
+        seconds: time inside the segmenter.
+        boundary: (m, 7) int64 of ``boundary.boundary_counts``; (0, 7) when it was not measured.
+        calibration: (bins, 3) float64 of ``calibration.reliability_bins``; (0, 3) without confidences.
+        claimed: class indices with a presence score above one half; None without presence scores.
+        content: what the bytes of the example's files are known by; empty in reports of earlier versions.
+    """
+
+    name: str
+    pairs: NDArray[np.int64]
+    asked: tuple[int, ...]
+    seconds: float
+    boundary: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 7), np.int64))
+    calibration: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3)))
+    claimed: tuple[int, ...] | None = None
+    content: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, short enough for a line of JSON."""
+        return {
+            "name": self.name,
+            "content": self.content,
+            "seconds": self.seconds,
+            "pairs": _pack(self.pairs),
+            "asked": " ".join(map(str, self.asked)),
+            "boundary": _pack(self.boundary),
+            "calibration": _pack(self.calibration),
+            "claimed": None if self.claimed is None else " ".join(map(str, self.claimed)),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ImageRow:
+        """The row that ``to_dict`` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: it is no such row.
+        """
+        claimed = values["claimed"]
+        return cls(
+            name=str(values["name"]),
+            pairs=_unpack(values["pairs"], 3).astype(np.int64),
+            asked=_integers(values["asked"]),
+            seconds=float(values["seconds"]),
+            boundary=_unpack(values["boundary"], 7).astype(np.int64),
+            calibration=_unpack(values["calibration"], 3),
+            claimed=None if claimed is None else _integers(claimed),
+            content=values.get("content", ""),
+        )
+
+
+def _pack(table: NDArray[Any]) -> str:
+    """Rows joined by blanks, columns by commas: ``"0,0,812 3,0,7"``; of a float, as many digits as it takes."""
+    return " ".join(",".join(repr(value).removesuffix(".0") for value in row) for row in table.tolist())
+
+
+def _unpack(text: str, columns: int) -> NDArray[np.float64]:
+    rows = [[float(value) for value in row.split(",")] for row in text.split()]
+    return np.asarray(rows, np.float64).reshape(-1, columns)
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(value) for value in text.split())

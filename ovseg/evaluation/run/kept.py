@@ -1,0 +1,78 @@
+"""Rows of images that are done, on disk at once: a killed run goes on where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ovseg.errors import ConfigError
+from ovseg.evaluation.metrics.rows import ImageRow
+from ovseg.identity import difference, still_marked
+from ovseg.journal import Journal, read_journal
+
+
+class KeptRows:
+    """The rows of a run in ``folder``, a file for each process; the first line of each describes the run.
+
+    A row counts only as long as the files of its example are those that it was made from.
+
+    Args:
+        folder: where ``rows-RANK.jsonl`` lie.
+        run: plain values: all that the rows depend on besides the files of their examples.
+        rank: number of this process.
+
+    Raises:
+        ConfigError: a file holds rows of another run, cannot be read, or has a damaged line.
+    """
+
+    def __init__(self, folder: Path, run: Mapping[str, Any], *, rank: int = 0) -> None:
+        self._run = run
+        self._journal = Journal(folder / f"rows-{rank:05d}.jsonl")
+        self._rows: dict[str, list[tuple[ImageRow, Any]]] = {}
+        self._described = False  # whether the file of this process has its first line
+        for path in sorted(folder.glob("rows-*.jsonl")):
+            self._read(path)
+
+    def find(self, name: str, files: Sequence[Path]) -> ImageRow | None:
+        """The row of the example ``name`` that was made from ``files`` as they are now, if there is one."""
+        kept = self._rows.get(name, [])
+        return next((row for row, marks in kept if still_marked(files, marks)), None)
+
+    def append(self, row: ImageRow, marks: Sequence[Mapping[str, Any]]) -> None:
+        """Write a row and the marks of its example's files, taken before these were decoded.
+
+        Raises:
+            OutputError: the folder cannot be written to.
+        """
+        if not self._described:
+            self._journal.append({"run": self._run})
+            self._described = True
+        self._journal.append({**row.to_dict(), "files": marks})
+
+    def close(self) -> None:
+        """Close the file, if any row was written."""
+        self._journal.close()
+
+    def _read(self, path: Path) -> None:
+        lines = read_journal(path)
+        if not lines:
+            return  # killed before the first line was whole
+        self._check_run(lines[0].get("run"), path)
+        self._described |= path == self._journal.path
+        for number, line in enumerate(lines[1:], start=2):
+            try:
+                row = ImageRow.from_dict(line)
+                self._rows.setdefault(row.name, []).append((row, line["files"]))
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise ConfigError(
+                    f"line {number} of '{path}' is damaged ({error!r}); delete the file to start anew"
+                ) from error
+
+    def _check_run(self, kept: Any, path: Path) -> None:
+        told = difference(kept, self._run) if isinstance(kept, dict) else "another version of ovseg wrote them"
+        if told is not None:
+            raise ConfigError(
+                f"'{path}' holds rows of another run: {told}; "
+                "choose another --out, or delete the file to start anew"
+            )

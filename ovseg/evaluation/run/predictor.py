@@ -1,0 +1,234 @@
+"""From class indices to the labels that a segmenter gets, and from its index map back to class indices."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovseg.errors import ConfigError, ShapeError
+from ovseg.evaluation.data.examples import Example, Support
+from ovseg.evaluation.data.protocol import Protocol
+from ovseg.evaluation.metrics.confusion import NONE
+
+PRESENT = 0.5  # presence score above which a segmenter says that a label is in the image
+
+
+@dataclass(frozen=True)
+class CandidateLabels:
+    """The labels of one call and the class that each stands for.
+
+    Attributes:
+        labels: strings or ``ovseg.vocabulary.Concept`` objects, as the segmenter gets them.
+        class_of_label: (labels + 1,) int32 class index of each label; the last entry is what -1 becomes.
+    """
+
+    labels: list[Any]
+    class_of_label: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a segmenter predicts for one image, in class indices.
+
+    Attributes:
+        classes: (H, W) int32 class indices, -1 none.
+        confidence: (H, W) float32 in [0, 1], or None where the segmenter gives no such map.
+        claimed: sorted class indices whose presence score is above one half; None where it gives no presence.
+        seconds: time inside the segmenter.
+    """
+
+    classes: NDArray[np.int32]
+    confidence: NDArray[np.float32] | None
+    claimed: tuple[int, ...] | None
+    seconds: float
+
+
+@dataclass
+class Predictor:
+    """A segmenter under a protocol: it gets the labels of classes and predicts classes.
+
+    Anything with ``segment(image, labels)`` can be the segmenter. ``background`` is passed where ``segment`` takes
+    it by name or by ``**options``. Settings are passed only where they are named, because ``**options`` may be
+    handed on to a function that refuses them; the others are listed in ``not_applied``.
+
+    Attributes:
+        segmenter: what is called.
+        protocol: says how its classes are put into words.
+        settings: keywords that the protocol would like to pass.
+        synonyms: whether synonyms are given as well.
+        rewrite: changes every prompt (paraphrases); None leaves them as the protocol has them.
+    """
+
+    segmenter: Any
+    protocol: Protocol
+    settings: dict[str, Any] = field(default_factory=dict)
+    synonyms: bool = True
+    rewrite: Callable[[str], str] | None = None
+    _labels: dict[tuple[int, ...], CandidateLabels] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        segment = getattr(self.segmenter, "segment", None)
+        if not callable(segment):
+            raise ConfigError(
+                f"a segmenter needs a method segment(image, labels), got {type(self.segmenter).__name__}; "
+                "load one with ovseg.load('mini')"
+            )
+        self.takes_background = "background" in taken(segment, {"background": None})
+        self.applied = taken(segment, self.settings, by_name=True)
+        self.not_applied = sorted(set(self.settings) - set(self.applied))
+
+    def predict(self, example: Example, candidates: Sequence[int]) -> Prediction:
+        """The segmenter's prediction for one example.
+
+        Raises:
+            ShapeError: it is not an integer map of the image's size over the labels it was given.
+        """
+        chosen = self.labels_for(tuple(candidates), example=example)
+        started = time.perf_counter()
+        result = self.segmenter.segment(example.image, chosen.labels, **self._keywords())
+        seconds = time.perf_counter() - started
+        return read_result(result, chosen, example=example, seconds=seconds)
+
+    def predict_batch(self, examples: Sequence[Example], candidates: Sequence[int]) -> list[Prediction]:
+        """Predictions for several examples with the same labels, by ``segment_batch`` where there is one."""
+        batch = getattr(self.segmenter, "segment_batch", None)
+        alone = len(examples) == 1 or any(example.supports for example in examples)
+        if alone or not callable(batch):
+            return [self.predict(example, candidates) for example in examples]
+        chosen = self.labels_for(tuple(candidates))
+        started = time.perf_counter()
+        keywords = taken(batch, self._keywords())
+        results = list(batch([example.image for example in examples], chosen.labels, **keywords))
+        seconds = (time.perf_counter() - started) / len(examples)
+        if len(results) != len(examples):
+            raise ShapeError(f"segment_batch must give {len(examples)} results, got {len(results)}")
+        return [
+            read_result(result, chosen, example=example, seconds=seconds)
+            for result, example in zip(results, examples, strict=True)
+        ]
+
+    def labels_for(self, candidates: tuple[int, ...], *, example: Example | None = None) -> CandidateLabels:
+        """The labels of the classes ``candidates``; made once for each set of them, but for visual examples."""
+        if example is not None and example.supports:
+            return self._make_labels(candidates, example.supports)
+        if candidates not in self._labels:
+            self._labels[candidates] = self._make_labels(candidates, {})
+        return self._labels[candidates]
+
+    def _keywords(self) -> dict[str, Any]:
+        keywords = dict(self.applied)
+        if self.takes_background:
+            phrases = self.protocol.background.phrases
+            keywords["background"] = list(phrases) if isinstance(phrases, tuple) else phrases
+        return keywords
+
+    def _make_labels(
+        self, candidates: tuple[int, ...], supports: dict[int, tuple[Support, ...]]
+    ) -> CandidateLabels:
+        background = self.protocol.background_index
+        none = NONE if background is None else background
+        pairs = [
+            (label, index) for index in candidates for label in self._labels_of(index, supports.get(index, ()))
+        ]
+        phrases = self.protocol.background.phrases
+        if isinstance(phrases, tuple) and not self.takes_background:
+            pairs += [(phrase, none) for phrase in phrases]
+        classes = [index for _, index in pairs]
+        return CandidateLabels([label for label, _ in pairs], np.asarray([*classes, none], np.int32))
+
+    def _labels_of(self, index: int, supports: Sequence[Support]) -> list[Any]:
+        entry = self.protocol.classes[index]
+        rewrite = self.rewrite or (lambda text: text)
+        prompt = rewrite(entry.prompt or entry.name)
+        synonyms = tuple(rewrite(text) for text in entry.synonyms) if self.synonyms else ()
+        if not synonyms and not supports:
+            return [prompt]
+        if self.protocol.label_form == "strings":
+            return [prompt, *synonyms]
+        from ovseg.vocabulary.labels import Concept
+
+        images, masks = tuple(item.image for item in supports), tuple(item.mask for item in supports)
+        return [Concept(prompt, synonyms=synonyms, images=images, masks=masks)]
+
+
+def taken(function: Callable[..., Any], keywords: dict[str, Any], *, by_name: bool = False) -> dict[str, Any]:
+    """Those of ``keywords`` that ``function`` takes; none where it does not say what it takes.
+
+    Args:
+        function: what will be called.
+        keywords: what it may get.
+        by_name: leave out what it would take only by its ``**options``.
+    """
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # written in C
+        return {}
+    if not by_name and any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return dict(keywords)
+    named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    return {key: value for key, value in keywords.items() if key in named}
+
+
+def read_result(result: Any, chosen: CandidateLabels, *, example: Example, seconds: float) -> Prediction:
+    """The ``result`` of a segmenter, checked and turned into class indices.
+
+    Raises:
+        ShapeError: its ``index_map`` is not an integer map of the image's size over the labels it was given.
+    """
+    index_map = _checked_map(result, chosen, example)
+    scores = _as_numpy(getattr(result, "score_map", None))
+    in_range = scores is not None and scores.shape == index_map.shape and _within_unit(scores)
+    return Prediction(
+        classes=chosen.class_of_label[index_map],
+        confidence=scores.astype(np.float32, copy=False) if in_range and scores is not None else None,
+        claimed=_claimed(getattr(result, "presence", None), chosen),
+        seconds=seconds,
+    )
+
+
+def _checked_map(result: Any, chosen: CandidateLabels, example: Example) -> NDArray[np.integer[Any]]:
+    index_map = _as_numpy(getattr(result, "index_map", None))
+    wanted = example.truth.shape
+    if index_map is None or index_map.shape != wanted:
+        came = "no index_map" if index_map is None else f"{index_map.shape}"
+        raise ShapeError(
+            f"the segmenter must return an index_map of the image's size {wanted} (H, W), "
+            f"got {came} for '{example.name}'; restore the map to the original size first"
+        )
+    if index_map.dtype.kind not in "iu":
+        raise ShapeError(f"index_map must hold integers, got dtype {index_map.dtype}")
+    if index_map.size and (index_map.min() < NONE or index_map.max() >= len(chosen.labels)):
+        raise ShapeError(
+            f"index_map must be in [-1, {len(chosen.labels)}), the labels it was given, "
+            f"got {index_map.min()} to {index_map.max()} for '{example.name}'"
+        )
+    return index_map.astype(np.int32, copy=False)
+
+
+def _claimed(presence: Any, chosen: CandidateLabels) -> tuple[int, ...] | None:
+    if presence is None or len(presence) == 0:
+        return None
+    names = [label if isinstance(label, str) else label.label for label in chosen.labels]
+    try:
+        scores = [presence[name] for name in names] if hasattr(presence, "keys") else list(presence)
+    except KeyError:
+        return None  # the presence speaks of other labels than those it was given
+    pairs = zip(chosen.class_of_label, scores, strict=False)
+    return tuple(sorted({int(index) for index, score in pairs if score > PRESENT}))
+
+
+def _within_unit(scores: NDArray[Any]) -> bool:
+    return bool(scores.size and scores.dtype.kind == "f" and scores.min() >= 0 and scores.max() <= 1)
+
+
+def _as_numpy(values: Any) -> NDArray[Any] | None:
+    """``values`` as an array; a tensor may be on another device or need a gradient."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+    return None if values is None else np.asarray(values)
