@@ -116,7 +116,7 @@ class DenseClip(StackedHead):
         return torch.einsum("bdhw,bqd->bqhw", pixels, words.expand(len(pixels), -1, -1)) / self.settings.temperature
 
     def prompted(self, visual: Tensor, phrases: Phrases) -> Tensor:
-        """(B, Q, D) text vectors that have seen the image, of which ``visual`` (B, C, h, w) is what this head reads."""
+        """(B, Q, D) text vectors that have looked at the pixels' inputs ``visual`` (B, C, h, w)."""
         if phrases.tokens is None:
             return phrases.values + self.gamma * self.delta(visual, inputs_of(phrases))
         moved = self.contexts + self.gamma * self.delta(visual, self.contexts)  # (B, m, W)

@@ -136,7 +136,7 @@ class StackedHead(nn.Module):
 
 
 def inputs_of(given: DenseFeatures | Phrases) -> Tensor:
-    """What a trained head reads of pixels or phrases: their ``inputs``, or their ``values`` where there are none."""
+    """What a trained head reads of pixels or phrases: their ``inputs``; their ``values`` where there are none."""
     return given.values if given.inputs is None else given.inputs
 
 
