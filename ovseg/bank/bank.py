@@ -22,7 +22,7 @@ from ovseg.bank.support import RegionSupport
 from ovseg.errors import ConfigError, DatasetError, ShapeError
 from ovseg.files import atomic_path, write_json
 from ovseg.images.load import load_image
-from ovseg.images.sources import read_key
+from ovseg.images.sources import is_file_key, read_key
 
 if TYPE_CHECKING:
     from ovseg.pipeline.segmenter import Segmenter
@@ -299,7 +299,7 @@ class ImageBank:
 
     def _key(self, path: str | Path) -> str:
         text = str(path)
-        return text if "::" in text or text.startswith("hf://") else str(Path(text).resolve())
+        return str(Path(text).resolve()) if is_file_key(text) else text
 
 
 def _load(model: str) -> Segmenter:

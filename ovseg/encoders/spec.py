@@ -79,8 +79,8 @@ class DenseFeatures:
 
     def of_image(self, row: int) -> DenseFeatures:
         """The features of one image of the batch, as a batch of one."""
-        structure = None if self.structure is None else self.structure[row : row + 1]
-        return replace(self, values=self.values[row : row + 1], structure=structure)
+        maps = {name: getattr(self, name) for name in ("values", "structure", "inputs")}
+        return replace(self, **{name: each[row : row + 1] for name, each in maps.items() if each is not None})
 
 
 def as_features(maps: tuple[Tensor, ...], pixels: Tensor, space: str) -> DenseFeatures:
