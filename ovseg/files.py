@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +43,43 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_paths(paths: Sequence[str | Path]) -> Iterator[list[Path]]:
+    """As ``atomic_path`` for files that belong together: all take their names, in order, or none does.
+
+    The last one says that the others are there: an older file of its name is removed first, so that it never stands
+    beside files that it does not describe, whatever instant a crash hits.
+
+    Raises:
+        OutputError: as ``atomic_path``.
+    """
+    with ExitStack() as stack:
+        # the stack ends backwards, and the last file is to be renamed last
+        temporaries = [stack.enter_context(atomic_path(path)) for path in reversed(paths)]
+        yield temporaries[::-1]
+        Path(paths[-1]).unlink(missing_ok=True)
+
+
+def to_json(value: Any) -> str:
+    """Indented JSON with a line break at its end."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write ``value`` as indented UTF-8 JSON, whole or not at all; what is no Unicode in a name is escaped."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8", "backslashreplace")
+        temporary.write_text(to_json(value), "utf-8", "backslashreplace")
 
 
 def sha256_of(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_of_bytes(content: bytes) -> str:
+    """Hexadecimal SHA-256."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def _umask() -> int:

@@ -7,7 +7,6 @@ compared as a whole, and the *mark* of a file, which says cheaply whether its by
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ovseg.errors import SpaceError
-from ovseg.files import sha256_of
+from ovseg.files import sha256_of, sha256_of_bytes
 
 _DIGITS = 24  # of a digest: 96 bits
 _RECENT = 2.0  # seconds: a file changed so shortly before it was read may change again within one clock tick
@@ -30,7 +29,7 @@ def digest(*parts: Any) -> str:
         TypeError: a value has no plain form; its repr might hold an address, which no run shares with the next.
     """
     text = json.dumps(parts, sort_keys=True, default=_plain)
-    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:_DIGITS]
+    return sha256_of_bytes(text.encode("utf-8", "backslashreplace"))[:_DIGITS]
 
 
 def difference(kept: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
@@ -47,17 +46,22 @@ def difference(kept: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     return None
 
 
-def check_encoder(manifest: Mapping[str, Any], info: Mapping[str, str], *, root: Path) -> None:
-    """Refuse to use a bank with another model or other weights than it was built with.
+def check_model(kept: Mapping[str, Any], now: Mapping[str, Any], *, what: str, again: str) -> None:
+    """Refuse to use what another model made: vectors of two models must not be compared.
+
+    Args:
+        kept: ``Segmenter.info`` of the model that made it.
+        now: that of the model at hand.
+        what: was done with the kept model, to begin the message: "the bank 'x' was built".
+        again: how to do it again with the model at hand, to end the message.
 
     Raises:
-        SpaceError: says both and what to do.
+        SpaceError: names both models, and what to do.
     """
-    for key in ("model", "weights"):
-        if manifest["encoder"][key] != info[key]:
+    for key in ("model", "weights", "features"):
+        if kept.get(key) != now.get(key):
             raise SpaceError(
-                f"the bank '{root}' was built with {key} '{manifest['encoder'][key]}', got '{info[key]}'; "
-                "load that model, or build the bank again with this one"
+                f"{what} with {key} '{kept.get(key)}', got '{now.get(key)}'; load that model, or {again}"
             )
 
 
@@ -84,7 +88,7 @@ class FileMark:
             OSError: it cannot be read.
         """
         before = os.stat(path)
-        sha256 = sha256_of(path) if content is None else hashlib.sha256(content).hexdigest()
+        sha256 = sha256_of(path) if content is None else sha256_of_bytes(content)
         return cls(before.st_size, _stamp(before), sha256)
 
     def still(self, path: str | Path) -> bool:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Advance = Callable[..., None]
-"""``advance(done=1, note=None)``: so many more are done, and what the bar says beside itself from now on. A note may
-be a function; it is then called only when the bar is drawn again."""
+"""``advance(done=1, note=None)``: so many more are done, and what the bar says beside itself from now on. A note
+may be a function; it is then called only when the bar is drawn again."""
 
 _REFRESH = 0.5  # seconds between two notes that take time to make, such as a running score
 

@@ -35,7 +35,7 @@ def save_weights(
     """Write tensors as safetensors and return the file's SHA-256.
 
     Args:
-        tensors: name to float tensor.
+        tensors: by name; whole numbers are kept as they are.
         path: target file.
         metadata: strings kept in the file's header.
         bits: 32, 16 (half precision) or 8 (matrices by row, the rest in half precision).
@@ -43,7 +43,9 @@ def save_weights(
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         value = tensor.detach().cpu()
-        if bits == 8 and value.ndim >= 2:
+        if not value.is_floating_point():
+            stored[name] = value
+        elif bits == 8 and value.ndim >= 2:
             stored[name], stored[name + _SCALE] = quantize_rows(value)
         else:
             stored[name] = value.to(torch.float32 if bits == 32 else torch.float16)

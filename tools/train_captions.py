@@ -41,7 +41,7 @@ def recalls(logits: Tensor, owner: Tensor) -> str:
 def mean_scores(segmenter: Segmenter, files: list[Path], vectors: Tensor) -> Tensor:
     """(captions, photos): the mean over the cells of a photo of the score of a caption."""
     means = [segmenter.encode(file).features.values.mean((2, 3)) for file in files]
-    return segmenter.model.head.phrases(vectors) @ torch.cat(means).T
+    return segmenter.model.head.phrases(vectors).values @ torch.cat(means).T
 
 
 def main() -> None:

@@ -18,11 +18,11 @@ from ovseg.bank.build import BankOptions, Progress
 from ovseg.bank.duplicates import Fingerprints, Pair, find_pairs
 from ovseg.bank.index import VectorIndex
 from ovseg.bank.search import Retrieved, query_vector
+from ovseg.bank.support import RegionSupport
 from ovseg.errors import ConfigError, DatasetError, ShapeError
 from ovseg.files import atomic_path, write_json
-from ovseg.identity import check_encoder
 from ovseg.images.load import load_image
-from ovseg.images.sources import read_key
+from ovseg.images.sources import is_file_key, read_key
 
 if TYPE_CHECKING:
     from ovseg.pipeline.segmenter import Segmenter
@@ -100,7 +100,7 @@ class ImageBank:
         root = Path(path)
         manifest = store.read_manifest(root)
         if segmenter is not None:
-            check_encoder(manifest, segmenter.info, root=root)
+            store.check_encoder(manifest, segmenter.info, root=root)
         store.check_files(root, manifest)
         return cls(root, manifest, segmenter=segmenter)
 
@@ -120,7 +120,7 @@ class ImageBank:
             )
         first = opened[0].manifest
         for bank in opened[1:]:
-            check_encoder(first, bank.manifest["encoder"], root=opened[0].root)
+            store.check_encoder(first, bank.manifest["encoder"], root=opened[0].root)
         with store.writing(root):
             removed = _copy_shards(opened, root)
             most = max(bank.manifest["regions"] for bank in opened)
@@ -146,7 +146,7 @@ class ImageBank:
         with store.writing(self.root):
             manifest = store.read_manifest(self.root)
             removed = set(manifest["removed"])
-            keys = (key for shard in store.shard_paths(self.root) for key in _shard_keys(shard))
+            keys = (key for shard in store.shard_paths(self.root) for key in store.shard_keys(shard))
             gone = {number: key for number, key in enumerate(keys) if key in wanted and number not in removed}
             if missing := wanted - set(gone.values()):
                 raise DatasetError(
@@ -170,7 +170,7 @@ class ImageBank:
         """
         if self._segmenter is None:
             segmenter = _load(self.manifest["encoder"]["model"])
-            check_encoder(self.manifest, segmenter.info, root=self.root)
+            store.check_encoder(self.manifest, segmenter.info, root=self.root)
             self._segmenter = segmenter
         return self._segmenter
 
@@ -218,6 +218,24 @@ class ImageBank:
         if regions:
             return self._search_regions(vector, k)
         return self._retrieved(*self.index.search(vector, k))
+
+    def support(self, *, neighbours: int = 20, share: float = 0.5, regions: int = 12) -> RegionSupport:
+        """A modifier that mixes an image's logits with those of the bank's regions that look like its own.
+
+        ``segmenter.with_modifiers(bank.support())`` segments with it; the segmenter must be the bank's model.
+
+        Args:
+            neighbours: regions of the bank that support one region.
+            share: of the support in the logits, in [0, 1].
+            regions: regions per image, at most.
+
+        Raises:
+            DatasetError: the bank was built without regions.
+        """
+        index, _ = self.regions
+        kept = self.manifest["files"][f"{self._names['regions']}.npy"]["sha256"][:16]
+        head, smoothing = self.segmenter.model.head, self.segmenter.config.smoothing
+        return RegionSupport(index, kept, head, smoothing, neighbours=neighbours, share=share, regions=regions)
 
     def image(self, row: int) -> NDArray[np.uint8]:
         """(H, W, 3) uint8 of a row.
@@ -281,7 +299,7 @@ class ImageBank:
 
     def _key(self, path: str | Path) -> str:
         text = str(path)
-        return text if "::" in text or text.startswith("hf://") else str(Path(text).resolve())
+        return str(Path(text).resolve()) if is_file_key(text) else text
 
 
 def _load(model: str) -> Segmenter:
@@ -304,7 +322,7 @@ def _claim(root: Path, info: dict[str, str], options: BankOptions | None) -> Ban
     elif note.is_file() and store.shard_paths(root):
         begun = store.read_json(note)
     if begun is not None:
-        check_encoder(begun, info, root=root)
+        store.check_encoder(begun, info, root=root)
         before = build.read_options(begun)
         options = options or before
         _check_options(before, options, root=root)
@@ -326,11 +344,6 @@ def _check_options(before: BankOptions, options: BankOptions, *, root: Path) -> 
         )
 
 
-def _shard_keys(path: Path) -> list[str]:
-    keys: list[str] = store.read_table(path, ["path"])["path"].to_pylist()
-    return keys
-
-
 def _copy_shards(banks: Sequence[ImageBank], root: Path) -> set[int]:
     """Copy all shards under new numbers; rows that do not count come back: removed ones and repeated paths."""
     removed: set[int] = set()
@@ -338,7 +351,7 @@ def _copy_shards(banks: Sequence[ImageBank], root: Path) -> set[int]:
     offset = 0
     for bank in banks:
         known = [path for path in store.shard_paths(bank.root) if f"shards/{path.name}" in bank.manifest["files"]]
-        keys = [key for shard in known for key in _shard_keys(shard)]
+        keys = [key for shard in known for key in store.shard_keys(shard)]
         gone = set(bank.manifest["removed"])
         for number, key in enumerate(keys):
             if number in gone or key in seen:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import os
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,25 +14,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
-from torch.nn import functional
 
 from ovseg.bank import store
 from ovseg.bank.index import Kind, VectorIndex
+from ovseg.bank.vectors import difference_hash, image_vector, region_vectors
 from ovseg.errors import ImageError, OvsegError
-from ovseg.files import atomic_path, write_json
+from ovseg.files import atomic_path, sha256_of_bytes, write_json
+from ovseg.identity import FileMark
 from ovseg.images.load import load_image
-from ovseg.images.sources import Item, iterate
-from ovseg.regions.clusters import cluster_cells
+from ovseg.images.sources import Item, iterate, mark_key, still_marked
+from ovseg.prefetch import prefetch
 
 if TYPE_CHECKING:
-    from ovseg.encoders.spec import DenseFeatures
     from ovseg.pipeline.encoded import EncodedImage
     from ovseg.pipeline.segmenter import Segmenter
 
 Progress = Callable[[int], None]
-_AHEAD = 4
+_AHEAD = 4  # images decoded before their turn
+_FLUSH_SECONDS = 5.0  # a killed build loses at most so much
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class BankOptions:
         kind: of the index; "auto" chooses by size.
         recall: recall@10 that the index is tuned to.
         regions: region vectors per image besides the image's own, at most; 0 for none.
-        shard_size: images written at once; a killed build loses at most this many.
+        shard_size: images written at once, at most; a killed build loses these, or the last five seconds.
     """
 
     kind: Kind = "auto"
@@ -65,7 +62,9 @@ class Decoded:
 def append_images(
     root: Path, source: str | Path, segmenter: Segmenter, *, options: BankOptions, progress: Progress | None = None
 ) -> None:
-    """Encode what is not yet in the bank and write it as new shards; the caller holds the lock.
+    """Encode what is not in the bank as it is now, and write it as new shards; the caller holds the lock.
+
+    An image whose bytes have changed gets a new row; ``finish`` then lets go of the old one.
 
     Args:
         root: the bank's folder.
@@ -74,48 +73,57 @@ def append_images(
         options: shard size and regions.
         progress: called with the number of images that a step has done.
     """
-    done = known_paths(root)
-    fresh = (item for item in iterate(source) if item.key not in done)
     rows: list[store.Row] = []
-    for row in _rows(fresh, segmenter, done, regions=options.regions):
+    written = time.monotonic()
+    for row in _rows(_fresh(iterate(source), known_marks(root)), segmenter, regions=options.regions):
         rows.append(row)
         if progress is not None:
             progress(1)
-        if len(rows) == options.shard_size:
+        if len(rows) >= options.shard_size or time.monotonic() - written > _FLUSH_SECONDS:
             store.write_shard(store.next_shard(root), rows)
-            rows = []
+            rows, written = [], time.monotonic()
     if rows:
         store.write_shard(store.next_shard(root), rows)
 
 
-def _rows(items: Iterator[Item], segmenter: Segmenter, done: set[str], *, regions: int) -> Iterator[store.Row]:
-    """The rows of all items whose keys are not ``done``, in order; keys are added to ``done``.
+def _fresh(items: Iterator[Item], known: dict[str, FileMark]) -> Iterator[Item]:
+    """The items whose bytes are not those that the bank knows, each key once."""
+    seen: set[str] = set()
+    for item in items:
+        key = _table_key(item)
+        if key not in seen and not (key in known and _unchanged(item, known[key])):
+            yield item
+        seen.add(key)
+
+
+def _unchanged(item: Item, mark: FileMark) -> bool:
+    if _table_key(item) != item.key:
+        return True  # a name that no table can hold stays as bad as it was
+    if item.content is not None:
+        return sha256_of_bytes(item.content) == mark.sha256
+    return still_marked(item.key, mark)
+
+
+def _rows(items: Iterator[Item], segmenter: Segmenter, *, regions: int) -> Iterator[store.Row]:
+    """The rows of all items, in order.
 
     Three things run side by side: the next images are decoded, one is encoded, and the one before it becomes
     vectors.
     """
-    with ThreadPoolExecutor(1) as pool:
-        before: Future[store.Row] | None = None
-        for decoded in _decoded_ahead(items):
-            if decoded.row.path in done:
-                continue
-            done.add(decoded.row.path)
-            encoded = _encode(decoded, segmenter)
-            following = pool.submit(_described, decoded.row, encoded, regions=regions)
-            if before is not None:
-                yield before.result()
-            before = following
-        if before is not None:
-            yield before.result()
+    encoded = ((each.row, _encode(each, segmenter)) for each in prefetch(_decode, items, ahead=_AHEAD))
+    yield from prefetch(lambda pair: _described(*pair, regions=regions), encoded)
 
 
-def known_paths(root: Path) -> set[str]:
-    """Paths of all images that are in shards and have not been removed."""
+def known_marks(root: Path) -> dict[str, FileMark]:
+    """By path, what the file of each image in the shards was known by; removed rows aside."""
     removed = _removed_rows(root)
-    paths = (
-        name for path in store.shard_paths(root) for name in store.read_table(path, ["path"])["path"].to_pylist()
-    )
-    return {name for number, name in enumerate(paths) if number not in removed}
+    columns = ["path", "bytes", "stamp", "sha256"]
+    rows = (row for path in store.shard_paths(root) for row in store.read_table(path, columns).to_pylist())
+    return {
+        row["path"]: FileMark(row["bytes"], row["stamp"], row["sha256"])
+        for number, row in enumerate(rows)
+        if number not in removed
+    }
 
 
 def finish(
@@ -133,6 +141,7 @@ def finish(
         removed: numbers of rows, over all shards, that do not count; None keeps those of the manifest.
     """
     removed = _removed_rows(root) if removed is None else removed
+    removed = removed | _superseded(root, removed)
     generation = _generation(root) + 1
     names = {kind: f"{kind}-{generation:04d}" for kind in ("images", "regions")}
     table, counts, dimensions = _collect(root, removed)
@@ -178,66 +187,30 @@ def read_options(stored: dict[str, Any]) -> BankOptions:
     return BankOptions(regions=stored["regions"], **stored["options"])
 
 
-def image_vector(encoded: EncodedImage) -> NDArray[np.float32]:
-    """(D,) float32: unit mean of the joint features over all cells."""
-    mean = encoded.features.values[0].float().flatten(1).mean(1)
-    vector: NDArray[np.float32] = functional.normalize(mean, dim=0).cpu().numpy()
-    return vector
-
-
-def region_vectors(encoded: EncodedImage, count: int) -> NDArray[np.float32]:
-    """(R, D) float32: unit means of the joint features over clusters of similar cells, R at most ``count``.
-
-    Clusters are of the structure features, or of the joint features where there are none.
-    """
-    vectors: NDArray[np.float32] = describe_regions(encoded.features, count)[1].numpy()
-    return vectors
-
-
-def describe_regions(features: DenseFeatures, count: int) -> tuple[Tensor, Tensor]:
-    """(h·w,) int64 the region of each cell, and (R, D) float32 ``region_vectors``, both on the CPU."""
-    maps = features.values if features.structure is None else features.structure
-    owner = cluster_cells(functional.normalize(maps[0].float(), dim=0).cpu(), count=count).flatten()
-    members = functional.one_hot(owner).float()  # (h·w, R)
-    means = members.T @ features.values[0].float().flatten(1).T.cpu()
-    return owner, functional.normalize(means, dim=1)
-
-
-def difference_hash(pixels: NDArray[np.uint8]) -> int:
-    """64 bits: whether each cell of a 9×8 grey thumbnail is brighter than its right neighbour."""
-    small = np.asarray(Image.fromarray(pixels).convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
-    bits = (small[:, :-1] > small[:, 1:]).ravel()
-    return int(np.packbits(bits).view(">u8")[0])
-
-
-def _decoded_ahead(items: Iterator[Item]) -> Iterator[Decoded]:
-    """Decode in a thread, a few images ahead of the caller."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting: list[Future[Decoded]] = [pool.submit(_decode, item) for item in itertools.islice(items, _AHEAD)]
-        while waiting:
-            done = waiting.pop(0).result()
-            waiting += [pool.submit(_decode, item) for item in itertools.islice(items, 1)]
-            yield done
-
-
 def _decode(item: Item) -> Decoded:
-    content = b""
-    key = item.key.encode("utf-8", "backslashreplace").decode()  # a table holds Unicode only
+    content, mark = b"", FileMark(0, "", "")
     try:
-        if key != item.key:
+        if _table_key(item) != item.key:
             raise ImageError("the file name is not UTF-8; rename the file")
         content = item.read()
+        mark = mark_key(item.key, content)
         if not content:
             raise ImageError("the file is empty (0 bytes); fetch it again")
         pixels = load_image(content)
     except ImageError as error:
         reason = " ".join(str(error).split())
-        row = store.Row(key, bytes=len(content), status="bad", reason=reason)
+        row = store.Row(
+            _table_key(item), bytes=mark.size, stamp=mark.stamp, sha256=mark.sha256, status="bad", reason=reason
+        )
         return Decoded(row, None)
-    digest = hashlib.sha256(content).hexdigest()
     height, width = pixels.shape[:2]
-    row = store.Row(key, height, width, len(content), digest, difference_hash(pixels))
+    row = store.Row(item.key, height, width, mark.size, mark.stamp, mark.sha256, difference_hash(pixels))
     return Decoded(row, pixels)
+
+
+def _table_key(item: Item) -> str:
+    """The key as a table holds it: Unicode only."""
+    return item.key.encode("utf-8", "backslashreplace").decode()
 
 
 def _encode(decoded: Decoded, segmenter: Segmenter) -> EncodedImage | OvsegError | None:
@@ -334,6 +307,20 @@ def _fill(root: Path, vectors: Any, *, kind: str, removed: set[int], dimensions:
             owners += [image] * len(wanted)
             image += 1
     return np.asarray(owners, np.int64)
+
+
+def _superseded(root: Path, removed: set[int]) -> set[int]:
+    """Numbers of rows whose path comes again later: the image was changed and encoded anew."""
+    last: dict[str, int] = {}
+    gone: set[int] = set()
+    paths = (key for shard in store.shard_paths(root) for key in store.shard_keys(shard))
+    for number, path in enumerate(paths):
+        if number in removed:
+            continue
+        if path in last:
+            gone.add(last[path])
+        last[path] = number
+    return gone
 
 
 def _removed_rows(root: Path) -> set[int]:

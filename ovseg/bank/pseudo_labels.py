@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,10 @@ from ovseg.bank.bank import ImageBank
 from ovseg.bank.store import read_json, writing
 from ovseg.errors import ConfigError, ImageError, VocabularyError
 from ovseg.files import atomic_path, write_json
+from ovseg.identity import FileMark, difference, digest
+from ovseg.images.load import load_image
+from ovseg.images.sources import mark_key, read_key, still_marked
+from ovseg.journal import Journal, read_journal
 from ovseg.pipeline.segmenter import Labels, Segmenter
 
 if TYPE_CHECKING:
@@ -42,6 +46,40 @@ class PseudoLabelReport:
     balance: dict[str, float]
 
 
+@dataclass(frozen=True)
+class _Labeller:
+    """What every image of a call is labelled with and where the files go."""
+
+    root: Path
+    segmenter: Segmenter
+    labels: Labels | None
+    background: Background
+    confidence: float
+
+    def label(self, key: str) -> dict[str, Any]:
+        """Write the two files of an image; what the manifest says of it comes back."""
+        try:
+            content = read_key(key)
+            mark = mark_key(key, content).to_dict()
+            result = self.segmenter.segment(load_image(content), self.labels, background=self.background)
+        except ImageError as error:
+            return {"path": key, "error": " ".join(str(error).split())}
+        maps = label_map(result, confidence=self.confidence)
+        name = f"{digest(key)}.png"  # by the image: its row in the bank may change
+        _save_png(self.root / "labels" / name, maps)
+        _save_png(self.root / "confidence" / name, (result.score_map * 255).round().astype(np.uint8))
+        counts = np.bincount(maps.ravel(), minlength=IGNORE + 1)[: len(result.labels)]
+        height, width = result.size
+        return {
+            "path": key,
+            "name": name,
+            "height": height,
+            "width": width,
+            "pixels": counts.tolist(),
+            "image": mark,
+        }
+
+
 def write_pseudo_labels(
     bank: ImageBank,
     out: str | Path,
@@ -55,8 +93,9 @@ def write_pseudo_labels(
 ) -> PseudoLabelReport:
     """Label maps of all images of a bank; a run that was interrupted goes on where it stopped.
 
-    ``out`` gets ``labels/N.png`` (8 bits; 255 is ignore), ``confidence/N.png`` (8 bits, 0 to 255 for 0 to 1),
-    ``labels.json`` and one ``manifest-W.jsonl`` per worker, whose lines are written after their files.
+    ``out`` gets ``labels/NAME.png`` (8 bits; 255 is ignore), ``confidence/NAME.png`` (8 bits, 0 to 255 for 0 to 1),
+    ``labels.json`` and one ``manifest-W.jsonl`` per worker, whose lines are written after their files. An image
+    whose bytes are no longer those that were labelled is labelled again.
 
     Args:
         bank: the images.
@@ -77,29 +116,17 @@ def write_pseudo_labels(
     """
     root = Path(out)
     number, count = worker
-    vocabulary = segmenter.text_bank(labels, background=None).vocabulary  # type: ignore[arg-type]
-    names = vocabulary.labels
-    if len(names) > IGNORE:
-        raise VocabularyError(f"pseudo-labels hold at most {IGNORE} labels, got {len(names)}; split them")
-    settings: dict[str, Any] = {
-        "labels": list(names),
-        "ignore": IGNORE,
-        "background": background if background is None or isinstance(background, str) else list(background),
-        "confidence": confidence,
-        "segmenter": segmenter.info,
-    }
-    synonyms = {group[0]: list(group[1:]) for group in vocabulary.phrases if len(group) > 1}
-    if synonyms:
-        settings["synonyms"] = synonyms  # a student is asked by them as well
+    settings = _settings(segmenter, labels, background=background, confidence=confidence)
     with writing(root / f"worker-{number}", what="pseudo-labels"):
         _claim(root, settings)
-        journal = _Journal(root / f"manifest-{number:03d}.jsonl")
-        with journal:
-            for row in range(number, len(bank), count):
-                if bank.paths[row] in journal.done:
+        path = root / f"manifest-{number:03d}.jsonl"
+        done = {row["path"] for row in _drop_stale(path, root)}
+        labeller = _Labeller(root, segmenter, labels, background, confidence)
+        with Journal(path) as journal:
+            for key in bank.paths[number::count]:
+                if key in done:
                     continue
-                entry = _label(bank, row, root, segmenter, labels, background=background, confidence=confidence)
-                journal.append({"path": bank.paths[row], **entry})
+                journal.append(labeller.label(key))
                 if progress is not None:
                     progress(1)
     return report(root)
@@ -109,7 +136,7 @@ def report(root: str | Path) -> PseudoLabelReport:
     """Coverage and class balance of a folder of pseudo-labels, from the lines of all workers."""
     root = Path(root)
     names = read_json(root / "labels.json")["labels"]
-    rows = [row for path in sorted(root.glob("manifest-*.jsonl")) for row in _read_lines(path)]
+    rows = [row for path in sorted(root.glob("manifest-*.jsonl")) for row in read_journal(path)]
     good = [row for row in rows if "error" not in row]
     pixels = np.sum([row["pixels"] for row in good], axis=0) if good else np.zeros(len(names))
     total = sum(row["height"] * row["width"] for row in good)
@@ -118,79 +145,55 @@ def report(root: str | Path) -> PseudoLabelReport:
     return PseudoLabelReport(len(good), len(rows) - len(good), float(pixels.sum()) / max(total, 1), balance)
 
 
-def _label(
-    bank: ImageBank,
-    row: int,
-    root: Path,
-    segmenter: Segmenter,
-    labels: Labels | None,
-    *,
-    background: Background,
-    confidence: float,
-) -> dict[str, Any]:
-    """Write the two files of an image; what the manifest says of it comes back."""
-    try:
-        result = segmenter.segment(bank.image(row), labels, background=background)  # type: ignore[arg-type]
-    except ImageError as error:
-        return {"error": " ".join(str(error).split())}
-    maps = label_map(result, confidence=confidence)
-    name = f"{row:07d}.png"
-    _save_png(root / "labels" / name, maps)
-    _save_png(root / "confidence" / name, (result.score_map * 255).round().astype(np.uint8))
-    counts = np.bincount(maps.ravel(), minlength=IGNORE + 1)[: len(result.labels)]
-    height, width = result.size
-    return {"name": name, "height": height, "width": width, "pixels": counts.tolist()}
-
-
 def label_map(result: SegmentationResult, *, confidence: float) -> NDArray[np.uint8]:
     """(H, W) uint8: position of the label; 255 where there is none or its score is under ``confidence``."""
     keep = (result.index_map >= 0) & (result.score_map >= confidence)
     return np.where(keep, result.index_map, IGNORE).astype(np.uint8)
 
 
-def _save_png(path: Path, values: NDArray[np.uint8]) -> None:
-    with atomic_path(path) as temporary:
-        Image.fromarray(values).save(temporary)
+def _settings(
+    segmenter: Segmenter, labels: Labels | None, *, background: Background, confidence: float
+) -> dict[str, Any]:
+    """What decides the label maps, as ``labels.json`` says it."""
+    vocabulary = segmenter.queries(labels).vocabulary
+    if len(vocabulary) > IGNORE:
+        raise VocabularyError(f"pseudo-labels hold at most {IGNORE} labels, got {len(vocabulary)}; split them")
+    settings: dict[str, Any] = {
+        "labels": list(vocabulary.labels),
+        "ignore": IGNORE,
+        "confidence": confidence,
+        "segmenter": segmenter.identity(labels, background=background),
+    }
+    synonyms = {group[0]: list(group[1:]) for group in vocabulary.phrases if len(group) > 1}
+    if synonyms:
+        settings["synonyms"] = synonyms  # a student is asked by them as well
+    return settings
 
 
 def _claim(root: Path, settings: dict[str, Any]) -> None:
     """Write the settings, or refuse a folder that has others."""
     path = root / "labels.json"
-    if path.is_file() and read_json(path) != json.loads(json.dumps(settings)):
-        raise ConfigError(
-            f"'{root}' holds pseudo-labels of other settings (see labels.json); choose another folder"
-        )
+    if path.is_file() and (other := difference(read_json(path), settings)):
+        raise ConfigError(f"'{root}' holds pseudo-labels of other settings: {other}; choose another folder")
     write_json(path, settings)
 
 
-def _read_lines(path: Path) -> Sequence[dict[str, Any]]:
-    """The whole lines of a manifest; what follows the last newline was cut off by a kill."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+def _drop_stale(path: Path, root: Path) -> list[dict[str, Any]]:
+    """The lines of a manifest that still hold, which are then all it has; errors are tried again."""
+    rows = read_journal(path)
+    kept = [row for row in rows if "error" not in row and _holds(row, root)]
+    if len(kept) != len(rows):
+        with atomic_path(path) as temporary:
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
+            temporary.write_text("".join(lines), encoding="utf-8")
+    return kept
 
 
-class _Journal:
-    """One line per image, appended after its files are on disk."""
+def _holds(row: dict[str, Any], root: Path) -> bool:
+    files = [root / folder / row["name"] for folder in ("labels", "confidence")]
+    return all(file.is_file() for file in files) and still_marked(row["path"], FileMark(**row["image"]))
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.done: set[str] = set()
-        self._stream: IO[str] | None = None
 
-    def __enter__(self) -> _Journal:
-        if self.path.exists():
-            content = self.path.read_bytes()
-            self.done = {row["path"] for row in _read_lines(self.path)}
-            with self.path.open("r+b") as stream:
-                stream.truncate(content.rfind(b"\n") + 1)
-        self._stream = self.path.open("a", encoding="utf-8")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._stream is not None:
-            self._stream.close()
-
-    def append(self, row: dict[str, Any]) -> None:
-        """Write one line and hand it to the operating system."""
-        assert self._stream is not None
-        self._stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-        self._stream.flush()
+def _save_png(path: Path, values: NDArray[np.uint8]) -> None:
+    with atomic_path(path) as temporary:
+        Image.fromarray(values).save(temporary)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from ovseg.bank.build import image_vector
+from ovseg.bank.vectors import image_vector
 from ovseg.errors import ShapeError, VocabularyError
 from ovseg.vocabulary.labels import check_phrase
 
@@ -117,7 +117,7 @@ def text_vector(text: str, segmenter: Segmenter) -> NDArray[np.float32]:
         VocabularyError: the phrase cannot be used.
     """
     phrase = check_phrase(text, where="the query")
-    embedding = segmenter.text_bank([phrase], background=None).embeddings[0].float()
+    embedding = segmenter.queries([phrase]).embeddings[0].float()
     vector: NDArray[np.float32] = functional.normalize(embedding, dim=0).cpu().numpy()
     return vector
 
@@ -128,15 +128,7 @@ def region_vector(encoded: EncodedImage, box: tuple[int, int, int, int]) -> NDAr
     Raises:
         ShapeError: the box is empty or not inside the image.
     """
-    top, left, bottom, right = box
-    height, width = encoded.image.shape[:2]
-    if not (0 <= top < bottom <= height and 0 <= left < right <= width):
-        raise ShapeError(f"box must be top, left, bottom, right inside {height} x {width} pixels, got {box}")
-    stride = encoded.features.stride
-    down = encoded.geometry.resized[0] / height / stride
-    across = encoded.geometry.resized[1] / width / stride
-    rows = slice(int(top * down), max(int(np.ceil(bottom * down)), int(top * down) + 1))
-    columns = slice(int(left * across), max(int(np.ceil(right * across)), int(left * across) + 1))
+    rows, columns = encoded.geometry.block(box, stride=encoded.features.stride)
     with torch.inference_mode():
         cells = encoded.features.values[0, :, rows, columns].float().flatten(1)
         vector: NDArray[np.float32] = functional.normalize(cells.mean(1), dim=0).cpu().numpy()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,18 +12,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from ovseg.errors import DatasetError, OutputError
 from ovseg.files import atomic_path, sha256_of
+from ovseg.identity import check_model
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 _COLUMNS = {
     "path": pa.string(),
     "height": pa.int32(),
     "width": pa.int32(),
     "bytes": pa.int64(),
+    "stamp": pa.string(),
     "sha256": pa.string(),
     "dhash": pa.uint64(),
     "status": pa.string(),
@@ -41,6 +43,7 @@ class Row:
         path: key by which ``sources.read_key`` finds it.
         height, width: upright size in pixels; 0 when it could not be read.
         bytes: of the encoded file.
+        stamp: of the file on disk, by which it is known again unread; see ``identity.FileMark``.
         sha256: of the encoded file.
         dhash: 64-bit difference hash of the picture.
         status: "ok" or "bad".
@@ -52,6 +55,7 @@ class Row:
     height: int = 0
     width: int = 0
     bytes: int = 0
+    stamp: str = ""
     sha256: str = ""
     dhash: int = 0
     status: str = "ok"
@@ -92,6 +96,12 @@ def shard_vectors(path: Path, dimensions: int) -> list[NDArray[np.float32] | Non
         None if not value.is_valid else np.asarray(value.values, np.float32).reshape(-1, dimensions)
         for value in column
     ]
+
+
+def shard_keys(path: Path) -> list[str]:
+    """The key of every row of a shard, in order."""
+    keys: list[str] = read_table(path, ["path"])["path"].to_pylist()
+    return keys
 
 
 def shard_paths(root: Path) -> list[Path]:
@@ -166,6 +176,16 @@ def check_files(root: Path, manifest: dict[str, Any], *, deep: bool = False) -> 
             raise DatasetError(f"'{name}' of the bank '{root}' has changed since it was built; build it again")
 
 
+def check_encoder(manifest: dict[str, Any], info: Mapping[str, str], *, root: Path) -> None:
+    """Refuse to use a bank with another model, other weights or other settings of them than it was built with.
+
+    Raises:
+        SpaceError: says both and what to do.
+    """
+    built = f"the bank '{root}' was built"
+    check_model(manifest["encoder"], info, what=built, again="build the bank again with this one")
+
+
 @contextmanager
 def writing(root: Path, *, what: str = "bank") -> Iterator[None]:
     """Hold the lock of a folder; it is released by the operating system even after ``kill -9``.
@@ -179,28 +199,16 @@ def writing(root: Path, *, what: str = "bank") -> Iterator[None]:
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        handle = os.open(root / ".lock", os.O_RDWR | os.O_CREAT)
+        lock = FileLock(root / ".lock", blocking=False)
+        lock.acquire()
+    except Timeout as error:
+        raise OutputError(f"another process is writing the {what} '{root}'; wait until it has finished") from error
     except OSError as error:
         raise OutputError(f"cannot write the {what} '{root}': {error.strerror}; choose another folder") from error
     try:
-        _lock(handle, root, what)
         yield
     finally:
-        os.close(handle)
-
-
-def _lock(handle: int, root: Path, what: str) -> None:
-    try:
-        if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        else:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise OutputError(f"another process is writing the {what} '{root}'; wait until it has finished") from error
+        lock.release()
 
 
 def _root(path: Path) -> Path:

@@ -2,81 +2,63 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ovseg.bank.bank import ImageBank
-from ovseg.bank.build import describe_regions
 from ovseg.bank.index import VectorIndex, Vectors
-from ovseg.identity import check_encoder
-from ovseg.images.load import ImageSource
+from ovseg.bank.vectors import describe_regions
+from ovseg.encoders.spec import DenseFeatures
+from ovseg.heads.base import Head
 from ovseg.pipeline.encoded import EncodedImage
-from ovseg.pipeline.segmenter import Segmenter
+from ovseg.pipeline.logits import ClassLogits, class_logits
+from ovseg.pipeline.modifiers import Modifier
 
 
-class SupportedSegmenter(Segmenter):
-    """A segmenter whose features are half their own and half those of similar regions of a bank.
+@dataclass(frozen=True)
+class RegionSupport(Modifier):
+    """Logits that are partly those of similar regions of a bank; made by ``ImageBank.support``.
 
-    Logits are linear in the features, so mixing features mixes the logits of the two by the same shares.
-
-    Args:
-        base: the bank's model.
-        bank: a bank with region vectors.
-        neighbours: regions that support one region.
-        share: of the support, in [0, 1].
-        regions: clusters per image.
-
-    Raises:
-        SpaceError: the bank was built with another model.
-        DatasetError: the bank has no regions.
+    Attributes:
+        index: of the bank's region vectors.
+        bank: what the bank's content is known by.
+        head: of the bank's model.
+        smoothing: of the bank's model.
+        neighbours: regions of the bank that support one region.
+        share: of the support in the logits, in [0, 1].
+        regions: regions per image, at most.
 
     Source: CorrCLIP v2, the retrieval stage; there a second encoder makes the keys, here the joint features are
     keys and values, so that any model and one index serve.
     """
 
-    def __init__(
-        self, base: Segmenter, bank: ImageBank, *, neighbours: int = 20, share: float = 0.5, regions: int = 12
-    ) -> None:
-        check_encoder(bank.manifest, base.info, root=bank.root)
-        super().__init__(base.model, device=base.device, benchmark=base.benchmark)
-        self.config = base.config
-        self.base = base
-        self.bank = bank
-        self.index, _ = bank.regions
-        self.neighbours = neighbours
-        self.share = share
-        self.regions = regions
+    index: VectorIndex
+    bank: str
+    head: Head
+    smoothing: float | None
+    neighbours: int = 20
+    share: float = 0.5
+    regions: int = 12
 
     @property
-    def info(self) -> dict[str, str]:
-        """What identifies this segmenter: the base model's info, and the support."""
-        return {**super().info, "support": f"{len(self.index)}:{self.neighbours}:{self.share:g}"}
+    def info(self) -> Mapping[str, str]:
+        """The bank's content and the three numbers."""
+        return {"support": f"{self.bank}:{self.neighbours}:{self.share:g}:{self.regions}"}
 
-    def for_benchmark(self, name: str) -> SupportedSegmenter:
-        """As ``Segmenter.for_benchmark``, with the same support."""
-        base = self.base.for_benchmark(name)
-        if base is self.base:
-            return self
-        return SupportedSegmenter(
-            base, self.bank, neighbours=self.neighbours, share=self.share, regions=self.regions
-        )
+    def __call__(self, logits: ClassLogits, encoded: EncodedImage) -> ClassLogits:
+        """Mixes the logits of the image's features with those of the regions that support it."""
+        supported = replace(encoded.features, values=self.supported(encoded.features)[None])
+        borrowed = class_logits(self.head, supported, logits.queries, smoothing=self.smoothing)
+        return replace(logits, values=torch.lerp(logits.values, borrowed.values, self.share))
 
-    @torch.inference_mode()
-    def encode(self, image: ImageSource, *, max_pixels: int = 200_000_000) -> EncodedImage:
-        """As ``Segmenter.encode``, with the support of the bank mixed in."""
-        encoded = self.base.encode(image, max_pixels=max_pixels)
-        values = encoded.features.values[0].float()
-        mixed = (1 - self.share) * values + self.share * self._support(encoded, values)
-        features = dataclasses.replace(encoded.features, values=mixed[None])
-        return dataclasses.replace(encoded, features=features)
-
-    def _support(self, encoded: EncodedImage, values: Tensor) -> Tensor:
+    def supported(self, features: DenseFeatures) -> Tensor:
         """(D, h, w): per cell the unit mean of the bank regions that are nearest to its region."""
-        owner, means = describe_regions(encoded.features, self.regions)
+        owner, means = describe_regions(features, self.regions)
         support = torch.from_numpy(support_vectors(means.numpy(), self.index, neighbours=self.neighbours))
+        values = features.values[0].float()
         return support[owner].T.reshape(values.shape).to(values)
 
 

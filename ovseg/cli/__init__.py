@@ -14,7 +14,7 @@ import typer
 
 from ovseg.errors import OvsegError
 
-COMMANDS = ("segment", "models", "evaluate", "train", "bank", "concept", "pseudo-label")
+COMMANDS = ("segment", "models", "evaluate", "train", "bank", "concept", "pseudo-label", "cache")
 
 USAGE_ERROR = 2
 INTERRUPTED = 130

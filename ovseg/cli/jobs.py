@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ovseg.errors import ImageError, OutputError, VocabularyError
+from ovseg.errors import OutputError, VocabularyError
+from ovseg.identity import FileMark
 from ovseg.images.find import find_images
 from ovseg.vocabulary.labels import Background
 
@@ -57,29 +58,24 @@ def plan_jobs(sources: Sequence[str], out: Path) -> list[Job]:
     return [Job(*job) for job in zip(images, folders, names, strict=True)]
 
 
-def settings_of(image: Path, common: dict[str, Any]) -> dict[str, Any]:
-    """What a result depends on: the settings of the run, and the image as it is now.
-
-    Raises:
-        ImageError: the image has disappeared.
-    """
-    try:
-        state = image.stat()
-    except OSError as error:
-        raise ImageError(f"cannot read '{image}': {error.strerror}; was it moved?") from error
-    settings = common | {"image": image.name, "bytes": state.st_size, "modified_ns": state.st_mtime_ns}
-    plain: dict[str, Any] = json.loads(json.dumps(settings))
-    return plain
-
-
-def is_done(job: Job, settings: dict[str, Any]) -> bool:
-    """Whether a whole result with the same settings is there."""
+def is_done(job: Job, identity: dict[str, str]) -> bool:
+    """Whether a whole result of the image as it is now is there, made by what ``identity`` describes."""
     try:
         record = json.loads(job.record.read_text(encoding="utf-8"))
         files = [job.folder / record["index"], job.folder / record["overlay"]]
-        return bool(record["provenance"]["settings"] == settings) and all(path.is_file() for path in files)
+        made = record["provenance"]["made"]
+        return (
+            made["by"] == identity
+            and FileMark(**made["image"]).still(job.image)
+            and all(path.is_file() for path in files)
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def made_by(identity: dict[str, str], image: FileMark) -> dict[str, Any]:
+    """What ``is_done`` looks for in the provenance of a result."""
+    return {"made": {"by": identity, "image": image.to_dict()}}
 
 
 def parse_background(text: str) -> Background:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from rich.console import Console
 
     from ovseg.cli.jobs import Job
+    from ovseg.errors import ImageError
+    from ovseg.identity import FileMark
     from ovseg.result import SegmentationResult
     from ovseg.vocabulary.labels import Background
 
+ItemT = TypeVar("ItemT")
+_AT_ONCE = 4  # images that the model gets together
 _MANY = 500  # labels above which their encoding is announced: on one core a thousand take some ten seconds
 
 
@@ -80,7 +87,7 @@ class Run:
     weights: Path | None
     concepts: Path | None
     max_pixels: int
-    _segmenter: Any = field(default=None, init=False)
+    _announced: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         from ovseg.errors import VocabularyError
@@ -100,84 +107,113 @@ class Run:
         from rich.console import Console
 
         from ovseg.cli.jobs import plan_jobs
+        from ovseg.errors import ImageError
+        from ovseg.progress import progress_bar
 
         jobs = plan_jobs(sources, out)
-        console = Console(stderr=True)
+        console, several = Console(stderr=True), len(jobs) > 1
         failed = 0
-        for job in _with_progress(jobs, console):
-            failed += not self._report(job, console, overwrite=overwrite, as_json=as_json, alone=len(jobs) == 1)
-        if len(jobs) > 1:
+        with progress_bar("segmenting", total=len(jobs), shown=several) as advance:
+            for job, outcome, fresh in self._outcomes(jobs, overwrite=overwrite):
+                if isinstance(outcome, ImageError):
+                    failed += 1
+                    _print_failure(job, outcome, console, as_json=as_json)
+                else:
+                    _print_result(job, outcome, as_json=as_json, alone=not several)
+                    if not several and not fresh:
+                        _note(console, "already done with these settings; --overwrite does it again")
+                advance()
+        if several:
             _note(console, f"{len(jobs) - failed} of {len(jobs)} images done, results in {out}")
         return failed
 
-    def _report(self, job: Job, console: Console, *, overwrite: bool, as_json: bool, alone: bool) -> bool:
-        """Do one image and print about it; whether it went well."""
-        from ovseg.errors import ImageError
+    def _outcomes(
+        self, jobs: list[Job], *, overwrite: bool
+    ) -> Iterator[tuple[Job, SegmentationResult | ImageError, bool]]:
+        """Per job, in order: its result or why there is none, and whether it was made now.
 
-        try:
-            result, fresh = self._do(job, overwrite=overwrite)
-        except ImageError as error:
-            _note(console, f"error: {' '.join(str(error).splitlines())}")
-            if as_json:
-                typer.echo(json.dumps({"image": str(job.image), "error": str(error)}))
-            return False
-        if as_json:
-            typer.echo(json.dumps(_document(job, result), ensure_ascii=False))
-        elif alone:
-            _print_table(result)
-            typer.echo(f"overlay: {job.overlay}")
-        if alone and not fresh:
-            _note(console, "already done with these settings; --overwrite does it again")
-        return True
-
-    def _do(self, job: Job, *, overwrite: bool) -> tuple[SegmentationResult, bool]:
-        """The image's result, and whether it was made now."""
-        import dataclasses
-
-        from ovseg.cli.jobs import is_done, settings_of
-        from ovseg.images.load import load_image
+        Images are read ahead of the model, and a few are handed to it at once.
+        """
+        from ovseg.prefetch import prefetch
         from ovseg.result import SegmentationResult
 
-        settings = settings_of(job.image, self._settings)
-        if not overwrite and is_done(job, settings):
-            return SegmentationResult.load(job.record), False
-        image = load_image(job.image, max_pixels=self.max_pixels)
-        segmenter = self._loaded()
-        result: SegmentationResult = segmenter.segment(
-            image, self.labels or None, background=self.background, refine=self.refine
+        identity = self.segmenter.identity(self.labels or None, background=self.background, refine=self.refine)
+        read = prefetch(lambda job: self._read(job, identity, overwrite=overwrite), jobs, ahead=_AT_ONCE)
+        for some in batched(zip(jobs, read, strict=True), _AT_ONCE):
+            results = iter(self._segment([found for _, found in some if isinstance(found, _Picture)]))
+            for job, found in some:
+                if isinstance(found, _Picture):
+                    yield job, self._save(job, next(results), found, identity), True
+                else:
+                    yield job, SegmentationResult.load(job.record) if found is None else found, False
+
+    def _read(self, job: Job, identity: dict[str, str], *, overwrite: bool) -> _Picture | ImageError | None:
+        """The decoded image, why it cannot be decoded, or None where its result is there already."""
+        from ovseg.cli.jobs import is_done
+        from ovseg.errors import ImageError
+        from ovseg.identity import FileMark
+        from ovseg.images.load import load_image
+
+        if not overwrite and is_done(job, identity):
+            return None
+        try:
+            mark = FileMark.of(job.image)  # first: an image that changes meanwhile is then done again next time
+            return _Picture(load_image(job.image, max_pixels=self.max_pixels), mark)
+        except OSError as error:
+            return ImageError(f"cannot read '{job.image}': {error.strerror}; was it moved?")
+        except ImageError as error:
+            return error
+
+    def _segment(self, pictures: list[_Picture]) -> Iterator[SegmentationResult]:
+        if not pictures:
+            return
+        if len(self.labels) > _MANY and not self._announced:
+            self._announced = True
+            count = len(self.labels)
+            typer.echo(f"encoding {count} labels may take minutes; they are kept for the next time", err=True)
+        yield from self.segmenter.segment_batch(
+            [picture.pixels for picture in pictures],
+            self.labels or None,
+            background=self.background,
+            refine=self.refine,
         )
-        provenance = result.provenance | {"source": str(job.image), "settings": settings}
-        result = dataclasses.replace(result, image=image, provenance=provenance)
+
+    def _save(
+        self, job: Job, result: SegmentationResult, picture: _Picture, identity: dict[str, str]
+    ) -> SegmentationResult:
+        from dataclasses import replace
+
+        from ovseg.cli.jobs import made_by
+
+        provenance = result.provenance | {"source": str(job.image)} | made_by(identity, picture.mark)
+        result = replace(result, image=picture.pixels, provenance=provenance)
         result.save(job.folder, name=job.name)
-        return result, True
+        return result
 
     @cached_property
-    def _settings(self) -> dict[str, Any]:
-        """What every result of the run depends on."""
-        from ovseg.files import sha256_of
-
-        return {
-            "labels": self.labels,
-            "background": self.background,
-            "refine": self.refine,
-            "model": self.model,
-            "weights": str(self.weights) if self.weights else None,
-            "concepts": sha256_of(self.concepts) if self.concepts else None,
-        }
-
-    def _loaded(self) -> Any:
-        """The segmenter, loaded on the first image that needs it."""
+    def segmenter(self) -> Any:
+        """The model, with the concepts."""
         import ovseg
 
-        if self._segmenter is None:
-            segmenter = ovseg.load(self.model, device=self.device, weights=self.weights)
-            if self.concepts is not None:
-                segmenter = segmenter.with_concepts(ovseg.ConceptSet.load(self.concepts))
-            self._segmenter = segmenter
-            if len(self.labels) > _MANY:
-                count = len(self.labels)
-                typer.echo(f"encoding {count} labels may take minutes; they are kept for the next time", err=True)
-        return self._segmenter
+        segmenter = ovseg.load(self.model, device=self.device, weights=self.weights)
+        if self.concepts is not None:
+            segmenter = segmenter.with_concepts(ovseg.ConceptSet.load(self.concepts))
+        return segmenter
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A decoded image (H, W, 3) uint8, and what its file was known by when it was read."""
+
+    pixels: npt.NDArray[np.uint8]
+    mark: FileMark
+
+
+def batched(items: Iterable[ItemT], size: int) -> Iterator[list[ItemT]]:
+    """Lists of ``size`` items that follow each other; the last may be shorter."""
+    source = iter(items)
+    while some := list(islice(source, size)):
+        yield some
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -208,13 +244,18 @@ def _read_labels(path: Path | None) -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
-def _with_progress(jobs: list[Job], console: Console) -> Iterator[Job]:
-    from rich.progress import track
+def _print_failure(job: Job, error: ImageError, console: Console, *, as_json: bool) -> None:
+    _note(console, f"error: {' '.join(str(error).splitlines())}")
+    if as_json:
+        typer.echo(json.dumps({"image": str(job.image), "error": str(error)}))
 
-    if len(jobs) < 2:
-        yield from jobs
-    else:
-        yield from track(jobs, description="segmenting", console=console)
+
+def _print_result(job: Job, result: SegmentationResult, *, as_json: bool, alone: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(_document(job, result), ensure_ascii=False))
+    elif alone:
+        _print_table(result)
+        typer.echo(f"overlay: {job.overlay}")
 
 
 def _document(job: Job, result: SegmentationResult) -> dict[str, Any]:

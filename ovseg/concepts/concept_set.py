@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from ovseg.encoders.spec import DenseFeatures
+from ovseg.concepts.evidence import ConceptEvidence, Features
 from ovseg.errors import ModelError, SpaceError, VocabularyError, did_you_mean
+from ovseg.heads.base import FusionHead
+from ovseg.identity import check_model, digest
 from ovseg.tensors import check_shape
 from ovseg.weights import load_weights, save_weights
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from ovseg.pipeline.modifiers import Modifier
     from ovseg.pipeline.segmenter import Segmenter
 
-Features = Literal["structure", "joint"]
 ENOUGH = 20
 """Images in which seed and text agree that make a concept sure."""
 ABSENT = 0.2
 """Confidence under which the bank is taken not to show the concept; its references are then left unused."""
 _SUREST = 6.0  # logits: the tails of the bank's cosines say little about images of another kind
-_FORMAT = "ovseg-concepts-2"
+_FORMAT = "ovseg-concepts-3"
 
 
 @dataclass(frozen=True)
@@ -137,24 +137,37 @@ class ConceptSet:
 
     @property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits that name these concepts."""
-        hasher = hashlib.sha256(json.dumps(self._header(), sort_keys=True).encode())
-        for reference in self.references:
-            hasher.update(reference.embeddings.float().contiguous().numpy().tobytes())
-        return hasher.hexdigest()[:16]
+        """24 hexadecimal digits over everything that these concepts are made of."""
+        return digest(self._header(), [each.embeddings.tolist() for each in self.references])
 
-    def check_model(self, info: dict[str, str]) -> None:
+    def check_model(self, info: Mapping[str, str]) -> None:
         """Refuse a model other than the one the concepts were learned with.
 
         Raises:
             SpaceError: says both and what to do.
         """
-        for key in ("model", "weights"):
-            if self.encoder[key] != info[key]:
-                raise SpaceError(
-                    f"the concepts were learned with {key} '{self.encoder[key]}', got '{info[key]}'; load that "
-                    "model, or learn them again with 'ovseg concept learn'"
-                )
+        check_model(
+            self.encoder,
+            info,
+            what="the concepts were learned",
+            again="learn them again with 'ovseg concept learn'",
+        )
+
+    def joined(self, segmenter: Segmenter) -> tuple[Modifier, ...]:
+        """The modifiers of ``segmenter`` with these concepts joined to those it knows; see ``with_concepts``.
+
+        Raises:
+            SpaceError: it is another model, or one whose head fuses images and text, so that logits do not add up.
+        """
+        self.check_model(segmenter.info)
+        if isinstance(segmenter.model.head, FusionHead):
+            raise SpaceError(
+                f"concepts need a model whose logits are dot products, got '{segmenter.config.name}', whose head "
+                "fuses images and text; use another model"
+            )
+        known = [each for each in segmenter.added if isinstance(each, ConceptEvidence)]
+        others = [each for each in segmenter.added if not isinstance(each, ConceptEvidence)]
+        return (*others, ConceptEvidence(merge_concepts([*(each.concepts for each in known), self])))
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file of a few kB with a JSON header, whole or not at all.
@@ -163,7 +176,11 @@ class ConceptSet:
             OutputError: the folder cannot be written to.
         """
         tensors = {f"concept-{number}": each.embeddings for number, each in enumerate(self.references)}
-        header = {"format": _FORMAT, "concepts": json.dumps(self._header(), ensure_ascii=False)}
+        header = {
+            "format": _FORMAT,
+            "digest": self.digest,
+            "concepts": json.dumps(self._header(), ensure_ascii=False),
+        }
         save_weights(tensors, path, metadata=header, bits=32)
         return Path(path)
 
@@ -190,7 +207,10 @@ class ConceptSet:
             )
             for number, values in enumerate(header.pop("references"))
         )
-        return cls(references=references, contexts=tuple(header.pop("contexts")), **header)
+        concepts = cls(references=references, contexts=tuple(header.pop("contexts")), **header)
+        if concepts.digest != metadata.get("digest"):
+            raise ModelError(f"'{path}' has changed since it was written; copy it again, or learn it again")
+        return concepts
 
     def show(self, segmenter: Segmenter, *, images: int = 20, side: int = 160) -> Image.Image:
         """A picture of why: per concept its retrieved images, seeds and co-segmented masks.
@@ -221,19 +241,6 @@ class ConceptSet:
             "encoder": self.encoder,
             "contexts": list(self.contexts),
         }
-
-
-def feature_maps(dense: DenseFeatures, which: Features) -> Tensor:
-    """(C, h, w) float32 unit maps of one image: structure or joint features.
-
-    Raises:
-        SpaceError: the model has no structure features.
-    """
-    if which == "joint":
-        return functional.normalize(dense.values[0].float(), dim=0)
-    if dense.structure is None:
-        raise SpaceError("this model has no structure features; learn with features='joint'")
-    return functional.normalize(dense.structure[0].float(), dim=0)
 
 
 def merge_concepts(sets: Sequence[ConceptSet]) -> ConceptSet:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ovseg.concepts.calibrate import calibrate
-from ovseg.concepts.concept_set import ConceptReference, ConceptSet, Features, Seed, feature_maps
+from ovseg.concepts.concept_set import ConceptReference, ConceptSet, Seed
 from ovseg.concepts.cosegment import (
     at_cells,
     best_cells,
@@ -22,10 +22,11 @@ from ovseg.concepts.cosegment import (
     seed_features,
     support,
 )
+from ovseg.concepts.evidence import Features, feature_maps
 from ovseg.errors import DatasetError, ImageError, VocabularyError
-from ovseg.identity import check_encoder
-from ovseg.pipeline.logits import match
-from ovseg.regions.clusters import cluster_cells
+from ovseg.identity import check_model
+from ovseg.pipeline.logits import class_logits
+from ovseg.regions.clusters import cluster_cells, spherical_kmeans
 from ovseg.vocabulary.labels import Concept, Vocabulary
 
 if TYPE_CHECKING:
@@ -134,7 +135,8 @@ class _Learner:
     """What all concepts of a call share: the model, the options and the images that stand for the rest."""
 
     def __init__(self, bank: ImageBank, segmenter: Segmenter, options: LearnOptions, *, k: int) -> None:
-        check_encoder(bank.manifest, segmenter.info, root=bank.root)
+        built = f"the bank '{bank.root}' was built"
+        check_model(bank.manifest["encoder"], segmenter.info, what=built, again="build it again with this one")
         if len(bank) < 2:
             raise DatasetError(
                 f"learning needs a bank of at least 2 images, '{bank.root}' has {len(bank)}; add some"
@@ -194,16 +196,18 @@ class _Learner:
 
     def _see(self, rows: Sequence[int], concept: Concept) -> _Seen:
         """Encode images densely; those that cannot be read any more are passed over."""
-        text_bank = self.segmenter.text_bank([concept], background="auto")
+        queries = self.segmenter.queries([concept], background="auto")
         maps, text, paths = [], [], []
         for row in rows:
             try:
                 encoded = self.segmenter.encode(self.bank.image(row))
             except ImageError:
                 continue
-            logits = match(encoded.features, text_bank, smoothing=self.segmenter.config.smoothing)
+            logits = class_logits(
+                self.segmenter.model.head, encoded.features, queries, smoothing=self.segmenter.config.smoothing
+            ).values
             maps.append(self._on_grid(encoded))
-            probability = _resized(_unpadded(logits.softmax(0)[:1], encoded), self.options.grid)[0].cpu()
+            probability = _resized(encoded.unpadded(logits.softmax(0)[:1]), self.options.grid)[0].cpu()
             text.append(over_regions(probability, maps[-1], parts=self.options.parts))
             paths.append(self.bank.paths[row])
         if len(maps) < 2:
@@ -214,7 +218,7 @@ class _Learner:
         return _Seen(torch.stack(maps), torch.stack(text), tuple(paths))
 
     def _on_grid(self, encoded: EncodedImage) -> Tensor:
-        maps = _unpadded(feature_maps(encoded.features, self.features), encoded)
+        maps = encoded.unpadded(feature_maps(encoded.features, self.features))
         return functional.normalize(_resized(maps, self.options.grid), dim=0).cpu()
 
     def _calibrate(self, references: Tensor, seen: _Seen, *, exclude: Sequence[int]) -> tuple[float, float, float]:
@@ -273,36 +277,13 @@ def cluster(vectors: Tensor, *, most: int, gain: float, least: int) -> tuple[Ten
     members = torch.zeros(len(vectors), dtype=torch.long)
     fit = float((vectors @ references.T).mean())
     for count in range(2, most + 1):
-        centres, owner = _spherical_kmeans(vectors, count)
+        centres, owner = spherical_kmeans(vectors, count)
         better = float((vectors @ centres.T).amax(1).mean())
         sizes = torch.bincount(owner, minlength=count)
         if better - fit < gain or int(sizes.min()) < least:
             break
         references, members, fit = centres, owner, better
     return references, members
-
-
-def _spherical_kmeans(vectors: Tensor, count: int, *, steps: int = 20) -> tuple[Tensor, Tensor]:
-    """Deterministic k-means by cosine: each next centre is the vector furthest from those chosen."""
-    chosen = [int((vectors @ reference_of(vectors)).argmax())]
-    for _ in range(count - 1):
-        chosen.append(int((vectors @ vectors[chosen].T).amax(1).argmin()))
-    centres = vectors[chosen]
-    owner = (vectors @ centres.T).argmax(1)
-    for _ in range(steps):
-        groups = [vectors[owner == number] for number in range(count)]
-        centres = torch.stack(
-            [reference_of(group) if len(group) else centres[number] for number, group in enumerate(groups)]
-        )
-        owner = (vectors @ centres.T).argmax(1)
-    return centres, owner
-
-
-def _unpadded(maps: Tensor, encoded: EncodedImage) -> Tensor:
-    """The cells of (C, h, w) that show the image, without the padding."""
-    stride = encoded.features.stride
-    rows, columns = (max(1, -(-side // stride)) for side in encoded.geometry.resized)
-    return maps[:, :rows, :columns]
 
 
 def _resized(maps: Tensor, side: int) -> Tensor:

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from ovseg.concepts.concept_set import ConceptReference, ConceptSet, Features, Seed, feature_maps
+from ovseg.concepts.evidence import Features, feature_maps
 from ovseg.errors import ImageError
 from ovseg.images.load import load_image
 from ovseg.images.sheets import captioned, evidence_tile, grid, headline, stack, thumbnail
 from ovseg.images.sources import read_key
 
 if TYPE_CHECKING:
+    from ovseg.concepts.concept_set import ConceptReference, ConceptSet, Seed
     from ovseg.pipeline.segmenter import Segmenter
 
 
@@ -43,11 +44,5 @@ def _tile(
     except ImageError:
         return captioned(thumbnail(seed.path, side), "gone")
     mask = concept.evidence(feature_maps(encoded.features, features)) >= 0
-    rows, columns = (
-        max(1, round(resized / padded * cells))
-        for resized, padded, cells in zip(
-            encoded.geometry.resized, encoded.geometry.padded, encoded.features.grid, strict=True
-        )
-    )
-    inside = mask[:rows, :columns].cpu().numpy()
+    inside = encoded.unpadded(mask).cpu().numpy()
     return captioned(evidence_tile(encoded.image, inside, (seed.row, seed.column), side=side), caption)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ovseg.encoders.spec import DenseFeatures, EncoderSpec
+from ovseg.encoders.spec import DenseFeatures, EncoderSpec, as_features
 from ovseg.encoders.tower import check_pixels, last_width
 
 
@@ -44,12 +44,16 @@ class ConvolutionalEncoder(nn.Module):
         Raises:
             ShapeError: the sizes do not fit.
         """
+        return as_features(self(pixels), pixels, self._spec.space)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """What ``dense`` returns as plain tensors, for export: values alone."""
         check_pixels(pixels, self._spec.stride)
         maps = self._maps(pixels.to(self._dtype))
         batch, _, rows, columns = maps.shape
         cells = self._project(maps.permute(0, 2, 3, 1).flatten(0, 2))  # (B·h·w, C)
         values = cells.view(batch, rows, columns, -1).permute(0, 3, 1, 2)
-        return DenseFeatures(functional.normalize(values, dim=1), self._spec.space, self._spec.stride)
+        return (functional.normalize(values, dim=1),)
 
     def image_vector(self, pixels: Tensor) -> Tensor:
         """Image vectors (B, C), unit length; CLIP's ResNets take only their own input size."""

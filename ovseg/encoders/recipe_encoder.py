@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ovseg.attention import Attended, LastBlock, RecipeConfig, find_recipe
-from ovseg.encoders.spec import DenseFeatures, EncoderSpec
+from ovseg.encoders.spec import DenseFeatures, EncoderSpec, as_features
 from ovseg.encoders.structure import StructureEncoder, renormalise
 from ovseg.encoders.tower import TowerTokens, ViTTower
 from ovseg.errors import ConfigError
@@ -75,18 +75,17 @@ class RecipeEncoder(nn.Module):
         Raises:
             ShapeError: the sizes do not fit.
         """
+        return as_features(self(pixels), pixels, self.spec.space)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """What ``dense`` returns as plain tensors, for export: values, and ``structure`` where there is one."""
         pixels = pixels.to(self.dtype)
         tokens = self.tower.prefix(pixels, keep=self._config.layers)
         structure = self._structure_of(pixels)
         attended = self._recipe.run(self._last_block(tokens, pixels, structure), self._config.options)
         values = functional.normalize(self._finish(attended, tokens), dim=1)
         fits = structure is not None and structure.shape[-2:] == values.shape[-2:]
-        return DenseFeatures(
-            values,
-            self.spec.space,
-            pixels.shape[-2] // values.shape[-2],
-            structure=structure if fits else None,
-        )
+        return (values, structure) if structure is not None and fits else (values,)
 
     def image_vector(self, pixels: Tensor) -> Tensor:
         """Image vectors of ``pixels``: (B, C), unit length, from the unchanged tower."""

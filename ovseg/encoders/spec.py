@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -56,23 +56,37 @@ class DenseFeatures:
         space: name of the embedding space; compared before any dot product.
         stride: pixels per cell.
         structure: (B, S, h, w) unit maps whose dot products say which cells belong together, or None.
+        inputs: (B, I, h, w) maps that a trained head reads beside ``values``, or None.
     """
 
     values: Tensor
     space: str
     stride: int
     structure: Tensor | None = None
+    inputs: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_shape("values", self.values, "B C h w")
-        if self.structure is not None:
-            batch, _, rows, columns = self.values.shape
-            check_shape("structure", self.structure, "B S h w", B=batch, h=rows, w=columns)
+        batch, _, rows, columns = self.values.shape
+        for name, maps in (("structure", self.structure), ("inputs", self.inputs)):
+            if maps is not None:
+                check_shape(name, maps, f"B {name[0].upper()} h w", B=batch, h=rows, w=columns)
 
     @property
     def grid(self) -> tuple[int, int]:
         """(h, w) cells."""
         return self.values.shape[-2], self.values.shape[-1]
+
+    def of_image(self, row: int) -> DenseFeatures:
+        """The features of one image of the batch, as a batch of one."""
+        maps = {name: getattr(self, name) for name in ("values", "structure", "inputs")}
+        return replace(self, **{name: each[row : row + 1] for name, each in maps.items() if each is not None})
+
+
+def as_features(maps: tuple[Tensor, ...], pixels: Tensor, space: str) -> DenseFeatures:
+    """The plain tensors of an encoder's ``forward``, values and perhaps structure, with what they mean."""
+    values, structure = maps[0], maps[1] if len(maps) > 1 else None
+    return DenseFeatures(values, space, pixels.shape[-2] // values.shape[-2], structure=structure)
 
 
 @runtime_checkable

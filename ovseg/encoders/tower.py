@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -47,10 +47,13 @@ class ViTTower(nn.Module, ABC):
     Attributes:
         stride: pixels per patch.
         channels: length C of a projected vector.
+        between: called after each block before the last with its number and the tokens (B, N, D); may merge or
+            drop tokens, as long as all are back before the last block, whose recipes need the whole grid.
     """
 
     stride: int
     channels: int
+    between: Callable[[int, Tensor], Tensor] | None = None
 
     @property
     @abstractmethod
@@ -103,9 +106,16 @@ class ViTTower(nn.Module, ABC):
         check_pixels(pixels, self.stride)
         tokens, ropes = self.embed(pixels)
         values, passed = tokens.values, []
-        for block, rope in zip(self.blocks[:-1], ropes[:-1], strict=True):
+        for number, (block, rope) in enumerate(zip(self.blocks[:-1], ropes[:-1], strict=True)):
             values = self.run_block(block, values, rope)
+            if self.between is not None:
+                values = self.between(number, values)
             passed.append(values)
+        if values.shape[1] != tokens.values.shape[1]:
+            raise ShapeError(
+                f"the last block must get {tokens.values.shape[1]} tokens, got {values.shape[1]}; what merges some "
+                "between blocks must put them back"
+            )
         hidden = tuple(passed[-keep:]) if keep else ()
         return replace(tokens, values=values, rope=ropes[-1], hidden=hidden)
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ovseg.encoders.spec import DenseFeatures
-from ovseg.heads.base import Head
-from ovseg.heads.stacked import StackedHead, StackedSettings
+from ovseg.heads.base import Head, Phrases
+from ovseg.heads.stacked import StackedHead, StackedSettings, inputs_of, trust_of
 
 
 class AdapterSettings(StackedSettings):
@@ -58,19 +58,17 @@ class Adapter(StackedHead):
     def pixels(self, features: DenseFeatures) -> DenseFeatures:
         """(B, C, h, w) encoder features to (B, D, h, w): the scaled joint space below, then the map."""
         below = super().pixels(features)
-        mapped = self.visual(
-            self.dropout(functional.gelu(self.around(self.reduce(self.pixel_inputs(below.values)))))
-        )
+        mapped = self.visual(self.dropout(functional.gelu(self.around(self.reduce(inputs_of(below))))))
         mapped = functional.normalize(mapped, dim=1) * (self.gain / self.temperature)
-        values = [self.joint_part(below.values) * self.base_scale, mapped] if self.residual else [mapped]
+        values = [below.values * self.base_scale, mapped] if self.residual else [mapped]
         return DenseFeatures(torch.cat(values, 1), self.space, below.stride, structure=below.structure)
 
-    def phrases(self, vectors: Tensor) -> Tensor:
-        """(Q, C) text vectors to (Q, D): the joint space below, then the map, unit length."""
+    def phrases(self, vectors: Tensor) -> Phrases:
+        """(Q, C) text vectors to (Q, D): the joint space below, then the map, its length the trust."""
         below = super().phrases(vectors)
-        mapped = functional.normalize(self.textual(self.phrase_inputs(below)), dim=-1) * below[:, -1:]
-        return torch.cat([self.joint_part(below), mapped], 1) if self.residual else mapped
+        mapped = functional.normalize(self.textual(inputs_of(below)), dim=-1) * trust_of(below)[:, None]
+        return Phrases(torch.cat([below.values, mapped], 1) if self.residual else mapped)
 
-    def graded(self, pixels: DenseFeatures, phrases: Tensor) -> list[tuple[float, Tensor]]:
+    def graded(self, pixels: DenseFeatures, phrases: Phrases) -> list[tuple[float, Tensor]]:
         """One loss, on the logits."""
-        return [(1.0, torch.einsum("bdhw,qd->bqhw", pixels.values, phrases))]
+        return [(1.0, torch.einsum("bdhw,qd->bqhw", pixels.values, phrases.values))]

@@ -23,6 +23,7 @@ from ovseg.encoders.embedded.sentence import SPACE as TEXT_SPACE
 from ovseg.encoders.embedded.vision import PARTS, STRIDE, part_slices
 from ovseg.encoders.embedded.vision import SPACE as FEATURE_SPACE
 from ovseg.encoders.spec import DenseFeatures, check_space
+from ovseg.heads.base import Phrases
 from ovseg.weights import load_module, load_weights
 
 TRAINED_PARTS = ("fine", "middle", "body", "near", "mid", "far")
@@ -45,6 +46,7 @@ class AlignmentHead(nn.Module):
     feature_space = FEATURE_SPACE
     text_space = TEXT_SPACE
     space = "mini-alignment"
+    reads_tokens = False
     class_text: Tensor
     class_columns: Tensor
     thing_text: Tensor
@@ -148,9 +150,9 @@ class AlignmentHead(nn.Module):
         head.load_state_dict({**head.state_dict(), **tables})
         return head
 
-    def phrases(self, vectors: Tensor) -> Tensor:
+    def phrases(self, vectors: Tensor) -> Phrases:
         """(Q, 384) unit sentence vectors to (Q, 1618) in the joint space."""
-        return torch.cat([self.map_phrases(vectors), self.prototypes(vectors)], 1)
+        return Phrases(torch.cat([self.map_phrases(vectors), self.prototypes(vectors)], 1))
 
     def map_phrases(self, vectors: Tensor) -> Tensor:
         """The trained part: (Q, 384) to (Q, 256), unit length."""

@@ -8,6 +8,7 @@ and so a closed vocabulary; here the same small pyramid decodes the score map of
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -15,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ovseg.encoders.spec import DenseFeatures, TextEncoder
-from ovseg.heads.base import SCORES, Head
+from ovseg.heads.base import SCORES, Head, Phrases
 from ovseg.heads.blocks import CrossBlock
-from ovseg.heads.prompts import encode_with_contexts, token_ids
-from ovseg.heads.stacked import StackedHead, StackedSettings
+from ovseg.heads.prompts import encode_with_contexts
+from ovseg.heads.stacked import StackedHead, StackedSettings, inputs_of
 
 _CHUNK = 64  # phrases decoded at once, so that memory does not grow with the vocabulary
 
@@ -81,31 +82,29 @@ class DenseClip(StackedHead):
             if settings.residual:
                 nn.init.zeros_(self.pyramid.out.weight)
 
-    def phrases(self, vectors: Tensor) -> Tensor:
-        """(Q, C) vectors, or (Q, 1 + T) token rows where there are contexts, to what ``fuse`` takes."""
+    def phrases(self, vectors: Tensor) -> Phrases:
+        """(Q, C) vectors, or (Q, T) tokens where there are contexts, to what ``fuse`` takes."""
         if not self.reads_tokens:
             return super().phrases(vectors)
-        if self.before:
-            return vectors / vectors[:, :1]
-        return super().phrases(self._encode(token_ids(vectors), self.contexts))
+        encoded = super().phrases(self._encode(vectors, self.contexts))
+        return replace(encoded, tokens=vectors) if self.before else encoded
 
-    def fuse(self, pixels: DenseFeatures, phrases: Tensor) -> DenseFeatures:
-        """(B, D, h, w) and (Q, D) to (B, Q, finest·h, finest·w) logits."""
+    def fuse(self, pixels: DenseFeatures, phrases: Phrases) -> DenseFeatures:
+        """(B, Q, finest·h, finest·w) logits."""
         logits = self.graded(pixels, phrases)[0][1]
         finer = logits.shape[-1] // pixels.values.shape[-1]
         structure = pixels.structure if finer == 1 else None
         return DenseFeatures(logits, SCORES, pixels.stride // finer, structure=structure)
 
-    def graded(self, pixels: DenseFeatures, phrases: Tensor) -> list[tuple[float, Tensor]]:
+    def graded(self, pixels: DenseFeatures, phrases: Phrases) -> list[tuple[float, Tensor]]:
         """The decoded logits, and the score maps with the auxiliary weight."""
-        visual = self.pixel_inputs(pixels.values)
-        joint = self.joint_part(pixels.values)
+        visual, joint = inputs_of(pixels), pixels.values
         answers = [self.scores(joint, self.prompted(visual, phrases))]
         if self.pyramid is not None:
             decoded = self.pyramid(visual, answers[0] * (self.settings.temperature or 0.07))
             answers.insert(0, decoded + _resize(answers[0], decoded.shape[-2:]) if self.residual else decoded)
         if self.residual and not self.before:
-            below = self.scores(joint, self.joint_part(phrases)[None])
+            below = self.scores(joint, phrases.values[None])
             answers = [self.corrected(_resize(below, maps.shape[-2:]), maps, phrases) for maps in answers]
         return list(zip((1.0, self.settings.auxiliary), answers, strict=False))
 
@@ -116,13 +115,13 @@ class DenseClip(StackedHead):
         pixels, words = functional.normalize(joint, dim=1), functional.normalize(text, dim=-1)
         return torch.einsum("bdhw,bqd->bqhw", pixels, words.expand(len(pixels), -1, -1)) / self.settings.temperature
 
-    def prompted(self, visual: Tensor, phrases: Tensor) -> Tensor:
-        """Text vectors that have seen the image: (B, C, h, w) inputs and (Q, …) phrases to (B, Q, D)."""
-        if self.before:
-            moved = self.contexts + self.gamma * self.delta(visual, self.contexts)  # (B, m, W)
-            ids = token_ids(phrases)
-            return torch.stack([self.base.phrases(self._encode(ids, contexts)) for contexts in moved])
-        return self.joint_part(phrases) + self.gamma * self.delta(visual, self.phrase_inputs(phrases))
+    def prompted(self, visual: Tensor, phrases: Phrases) -> Tensor:
+        """(B, Q, D) text vectors that have looked at the pixels' inputs ``visual`` (B, C, h, w)."""
+        if phrases.tokens is None:
+            return phrases.values + self.gamma * self.delta(visual, inputs_of(phrases))
+        moved = self.contexts + self.gamma * self.delta(visual, self.contexts)  # (B, m, W)
+        encoded = [self._encode(phrases.tokens, contexts) for contexts in moved]
+        return torch.stack([self.base.phrases(vectors).values for vectors in encoded])
 
     def delta(self, visual: Tensor, queries: Tensor) -> Tensor:
         """What the queries (n, C') read from [global; dense] features (B, C, h, w): (B, n, C'')."""
@@ -134,8 +133,8 @@ class DenseClip(StackedHead):
         read: Tensor = self.delta_out(tokens)
         return read
 
-    def _encode(self, ids: Tensor, contexts: Tensor) -> Tensor:
-        return encode_with_contexts(self._text(), ids, contexts).to(contexts)
+    def _encode(self, tokens: Tensor, contexts: Tensor) -> Tensor:
+        return encode_with_contexts(self._text(), tokens, contexts).to(contexts)
 
 
 class PhrasePyramid(nn.Module):

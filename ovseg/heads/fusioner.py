@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ovseg.encoders.spec import DenseFeatures
-from ovseg.heads.base import SCORES, Head
+from ovseg.heads.base import SCORES, Head, Phrases
 from ovseg.heads.blocks import Block
-from ovseg.heads.stacked import StackedHead, StackedSettings
+from ovseg.heads.stacked import StackedHead, StackedSettings, inputs_of
 
 
 class FusionerSettings(StackedSettings):
@@ -69,18 +69,18 @@ class Fusioner(StackedHead):
         self.gain = nn.Parameter(torch.tensor(0.0 if settings.residual else 1.0))
         self.offset = nn.Parameter(torch.tensor(0.0))
 
-    def fuse(self, pixels: DenseFeatures, phrases: Tensor) -> DenseFeatures:
-        """(B, D, h, w) and (Q, D) to (B, Q, h·2^u, w·2^u) logits, u the number of upsamplings."""
+    def fuse(self, pixels: DenseFeatures, phrases: Phrases) -> DenseFeatures:
+        """(B, Q, h·2^u, w·2^u) logits, u the number of upsamplings."""
         logits = self.graded(pixels, phrases)[0][1]
         structure = pixels.structure if self.shrink == 1 else None
         return DenseFeatures(logits, SCORES, pixels.stride // self.shrink, structure=structure)
 
-    def graded(self, pixels: DenseFeatures, phrases: Tensor) -> list[tuple[float, Tensor]]:
+    def graded(self, pixels: DenseFeatures, phrases: Phrases) -> list[tuple[float, Tensor]]:
         """One loss, on the logits."""
-        cosine = self.cosine(self.pixel_inputs(pixels.values), self.phrase_inputs(phrases))
+        cosine = self.cosine(inputs_of(pixels), inputs_of(phrases))
         logits = self.gain * cosine / self.temperature + self.offset
         if self.residual:
-            below = self.base_scores(pixels.values, phrases)
+            below = self.base_scores(pixels, phrases)
             below = functional.interpolate(below, size=logits.shape[-2:], mode="bilinear")
             logits = self.corrected(below, below + logits, phrases)
         return [(1.0, logits)]

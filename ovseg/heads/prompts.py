@@ -20,39 +20,19 @@ from ovseg.errors import ConfigError
 LONGEST = 32  # tokens of a phrase, with those that mark start and end
 
 
-class PhraseTokens:
-    """A text encoder whose "vectors" are token ids, for heads that run the text encoder themselves.
+def encode_tokens(text: TextEncoder, phrases: Sequence[str]) -> Tensor:
+    """(Q, LONGEST) int64 token ids, −1 after the last, for heads that run the text encoder themselves.
 
-    A row is (1, id + 1, …) with zeros after the last token. The leading 1 undoes the unit length that text banks
-    give to every row; float32 then still tells ids up to 2^20 apart.
+    Raises:
+        VocabularyError: a phrase has more tokens.
+        ConfigError: the text encoder cannot take contexts.
     """
-
-    def __init__(self, text: TextEncoder) -> None:
-        self.text = text
-
-    @property
-    def space(self) -> str:
-        """Space of the rows."""
-        return f"{self.text.space}|tokens"
-
-    def encode(self, phrases: Sequence[str]) -> Tensor:
-        """(n, 1 + LONGEST) float32.
-
-        Raises:
-            VocabularyError: a phrase has more tokens.
-        """
-        ids = [_ids_of(self.text, phrase) for phrase in phrases]
-        refuse_long([phrase for phrase, row in zip(phrases, ids, strict=True) if len(row) > LONGEST], LONGEST)
-        rows = torch.zeros(len(phrases), 1 + LONGEST)
-        rows[:, 0] = 1
-        for row, numbers in zip(rows, ids, strict=True):
-            row[1 : 1 + len(numbers)] = torch.tensor(numbers) + 1
-        return rows
-
-
-def token_ids(rows: Tensor) -> Tensor:
-    """(n, T) int64 ids, −1 after the last token, of rows that ``PhraseTokens`` wrote, scaled or not."""
-    return (rows[:, 1:].double() / rows[:, :1].double()).round().long() - 1
+    ids = [_ids_of(text, phrase) for phrase in phrases]
+    refuse_long([phrase for phrase, row in zip(phrases, ids, strict=True) if len(row) > LONGEST], LONGEST)
+    tokens = torch.full((len(phrases), LONGEST), -1)
+    for row, numbers in zip(tokens, ids, strict=True):
+        row[: len(numbers)] = torch.tensor(numbers)
+    return tokens
 
 
 def context_width(text: TextEncoder) -> int:
@@ -64,12 +44,12 @@ def context_width(text: TextEncoder) -> int:
     return int(_opened(text)[0].weight.shape[1])
 
 
-def encode_with_contexts(text: TextEncoder, ids: Tensor, contexts: Tensor) -> Tensor:
+def encode_with_contexts(text: TextEncoder, tokens: Tensor, contexts: Tensor) -> Tensor:
     """Unit vectors of phrases whose first token is followed by contexts; gradients reach the contexts only.
 
     Args:
         text: the frozen text encoder.
-        ids: (n, T) int64, −1 after the last token.
+        tokens: (n, T) int64, −1 after the last.
         contexts: (m, W), the same for all phrases.
 
     Returns:
@@ -79,7 +59,7 @@ def encode_with_contexts(text: TextEncoder, ids: Tensor, contexts: Tensor) -> Te
         ConfigError: the text encoder cannot take contexts.
     """
     embedding, run = _opened(text)
-    ids = ids[:, : int((ids >= 0).sum(1).max())].to(embedding.weight.device)
+    ids = tokens[:, : int((tokens >= 0).sum(1).max())].to(embedding.weight.device)
     gap = ids.new_zeros(len(ids), len(contexts))
     places = slice(1, 1 + len(contexts))
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from ovseg.config import Config
 from ovseg.encoders.spec import DenseFeatures
-from ovseg.heads.base import Head
+from ovseg.heads.base import Head, Phrases
 
 
 class Widths(Config):
@@ -29,11 +29,12 @@ class StackedSettings(Config):
         inputs: the joint space of the head below, or the encoders' own features and vectors.
         residual: add the logits of the head below, so that training starts from the untrained score.
         base_scale: factor from the dot products of the head below to its logits.
-        trust: with ``residual``, a phrase gets the more of the head the more it is like a name that was trained on:
-            none of it at this cosine of text vectors or under, all of it at 1. None: all phrases get all of it.
-            In a head that fuses, the phrases that get some share among them the cells that they won below.
-        contrast: share of its mean over the image that is taken off a phrase's score below.
-        names: how many names are trained on; filled in when training starts.
+        trust: with ``residual``, the cosine between a phrase and the nearest name that was trained on, up to which
+            the phrase keeps its score of the head below. From there to 1 the head's correction grows linearly to
+            the whole. None: the whole for every phrase. In a head that fuses, the phrases that are corrected win
+            no cell from the others.
+        contrast: share of its mean over the image that is subtracted from a phrase's score below.
+        names: number of names that are trained on; filled in when training starts.
     """
 
     widths: Widths
@@ -46,7 +47,7 @@ class StackedSettings(Config):
 
 
 class StackedHead(nn.Module):
-    """The base of trained heads: brings features and vectors into joint space, inputs beside them if need be.
+    """The base of trained heads: pixels and phrases in the joint space of the head below, and this head's inputs.
 
     Args:
         base: the model's own head; frozen, and no part of this head's weights.
@@ -58,6 +59,7 @@ class StackedHead(nn.Module):
     """
 
     known: Tensor
+    reads_tokens = False
 
     def __init__(self, base: Head, settings: StackedSettings, *, kind: str) -> None:
         super().__init__()
@@ -80,60 +82,49 @@ class StackedHead(nn.Module):
         return self._base[0]
 
     def pixels(self, features: DenseFeatures) -> DenseFeatures:
-        """(B, C, h, w) to the joint space of the head below; the encoder's features follow where they are read."""
+        """(B, C, h, w) encoder features to the joint space of the head below, with this head's inputs."""
         joint = self.base.pixels(features)
         values = joint.values - self.contrast * joint.values.mean((2, 3), keepdim=True)
-        values = torch.cat([values, features.values], 1) if self.apart else values
-        return DenseFeatures(values, self.space, joint.stride, structure=joint.structure)
+        inputs = features.values if self.apart else None
+        return DenseFeatures(values, self.space, joint.stride, structure=joint.structure, inputs=inputs)
 
-    def phrases(self, vectors: Tensor) -> Tensor:
-        """(Q, C) to the joint space of the head below, the vectors where they are read, and the trust in each."""
-        joint = self.base.phrases(vectors)
-        parts = [joint, vectors.to(joint)] if self.apart else [joint]
-        return torch.cat([*parts, self._trust_in(vectors)[:, None].to(joint)], 1)
+    def phrases(self, vectors: Tensor) -> Phrases:
+        """(Q, C) text vectors to the joint space of the head below, with this head's inputs and the trust."""
+        values = self.base.phrases(vectors).values
+        inputs = vectors.to(values) if self.apart else None
+        return Phrases(values, inputs=inputs, trust=self._trust_in(vectors).to(values))
 
     def remember(self, vectors: Tensor) -> None:
         """Keep the text vectors of the names trained on, (names, C)."""
         self.known.copy_(vectors)
 
-    def joint_part(self, values: Tensor) -> Tensor:
-        """What the head below compares, of (B, D, h, w) pixels or (Q, D) phrases."""
-        return values[:, : self.widths.joint]
-
-    def pixel_inputs(self, pixels: Tensor) -> Tensor:
-        """(B, C, h, w) that this head reads of pixels."""
-        return pixels[:, self.widths.joint :] if self.apart else pixels
-
-    def phrase_inputs(self, phrases: Tensor) -> Tensor:
-        """(Q, C) that this head reads of phrases."""
-        return phrases[:, self.widths.joint : -1] if self.apart else self.joint_part(phrases)
-
-    def trusted(self, phrases: Tensor) -> Tensor:
-        """(Q, 1, 1) in [0, 1]: how much of this head's correction the phrases get."""
-        return phrases[:, -1, None, None]
-
-    def corrected(self, below: Tensor, answer: Tensor, phrases: Tensor) -> Tensor:
+    def corrected(self, below: Tensor, answer: Tensor, phrases: Phrases) -> Tensor:
         """The answer for phrases like those trained on, the logits below for the others.
 
         Args:
             below: (B, Q, h, w) logits of the head below.
             answer: (B, Q, h, w) logits of this head.
-            phrases: (Q, D) from ``phrases``.
+            phrases: Q rows from ``phrases``.
 
         Returns:
-            (B, Q, h, w): below + trust · (answer − below). Where only some phrases get some of the answer, these
-            are then moved together, so that the best of them at a cell is as high as it was below: training on few
+            (B, Q, h, w): below + trust · (answer − below). Where only some phrases are trusted, their scores are
+            then shifted together, so that the best of them at a cell is as high as it was below: training on few
             names raises them all, also where a name without a mask belongs.
 
         Source: after calibrated stacking (Chao et al., ECCV 2016), here by cell and with nothing to choose.
         """
-        trust = self.trusted(phrases)
+        trust = trust_of(phrases)[:, None, None]
         mixed = below + trust * (answer - below)
-        liked = trust.flatten() > 0
-        if liked.all() or not liked.any():
+        trusted = trust.flatten() > 0
+        if trusted.all() or not trusted.any():
             return mixed
-        gap = below[:, liked].amax(1, keepdim=True) - mixed[:, liked].amax(1, keepdim=True)
-        return mixed + gap * liked[:, None, None]
+        gap = below[:, trusted].amax(1, keepdim=True) - mixed[:, trusted].amax(1, keepdim=True)
+        return mixed + gap * trusted[:, None, None]
+
+    def base_scores(self, pixels: DenseFeatures, phrases: Phrases) -> Tensor:
+        """(B, Q, h, w) logits of the head below."""
+        values = pixels.values
+        return self.base_scale * torch.einsum("bdhw,qd->bqhw", values, phrases.values.to(values))
 
     def _trust_in(self, vectors: Tensor) -> Tensor:
         """(Q,): nearness to the names trained on, from 0 at ``trust`` to 1."""
@@ -143,7 +134,12 @@ class StackedHead(nn.Module):
         nearest = (unit @ known.T.to(unit)).amax(-1)
         return ((nearest - self.trust) / (1 - self.trust)).clamp(0, 1)
 
-    def base_scores(self, pixels: Tensor, phrases: Tensor) -> Tensor:
-        """(B, Q, h, w) logits of the head below."""
-        joint, text = self.joint_part(pixels), self.joint_part(phrases)
-        return self.base_scale * torch.einsum("bdhw,qd->bqhw", joint, text.to(joint))
+
+def inputs_of(given: DenseFeatures | Phrases) -> Tensor:
+    """What a trained head reads of pixels or phrases: their ``inputs``; their ``values`` where there are none."""
+    return given.values if given.inputs is None else given.inputs
+
+
+def trust_of(phrases: Phrases) -> Tensor:
+    """(Q,) in [0, 1]; 1 where ``trust`` was left out."""
+    return phrases.values.new_ones(len(phrases)) if phrases.trust is None else phrases.trust

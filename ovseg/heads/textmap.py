@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ovseg.encoders.spec import DenseFeatures
-from ovseg.heads.base import Head
+from ovseg.heads.base import Head, Phrases
 from ovseg.heads.stacked import StackedSettings
 
 
@@ -34,6 +34,7 @@ class TextMap(nn.Module):
     that share a large common direction say little.
     """
 
+    reads_tokens = False
     mean: Tensor
 
     def __init__(self, base: Head, settings: TextMapSettings) -> None:
@@ -52,9 +53,9 @@ class TextMap(nn.Module):
         unit = functional.normalize(features.values - self.mean[:, None, None], dim=1) * self.log_scale.exp()
         return DenseFeatures(unit, self.space, features.stride, structure=features.structure)
 
-    def phrases(self, vectors: Tensor) -> Tensor:
+    def phrases(self, vectors: Tensor) -> Phrases:
         """(Q, C') text vectors to (Q, C) unit vectors: outer(tanh(inner(v)))."""
-        return functional.normalize(self.outer(torch.tanh(self.inner(vectors))), dim=-1)
+        return Phrases(functional.normalize(self.outer(torch.tanh(self.inner(vectors))), dim=-1))
 
     def captions_to_images(self, vectors: Tensor, pooled: Tensor) -> Tensor:
         """Logits of every caption for every image.
@@ -67,5 +68,5 @@ class TextMap(nn.Module):
             (n, m): the best head's cosine, times the scale.
         """
         unit = functional.normalize(pooled - self.mean, dim=-1)
-        cosine = torch.einsum("nc,mkc->nmk", self.phrases(vectors), unit)
+        cosine = torch.einsum("nc,mkc->nmk", self.phrases(vectors).values, unit)
         return cosine.amax(-1) * self.log_scale.exp()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image
+from PIL import Image, ImageOps
 
 from ovseg.errors import ImageError
 from ovseg.images.find import refuse_address
@@ -27,15 +27,6 @@ if TYPE_CHECKING:
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | npt.NDArray[Any]
 
 
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 # Pillow's size limit and Python's warning filters belong to the process: one thread changes them at a time.
 _PILLOW_LOCK = threading.RLock()
 
@@ -149,10 +140,9 @@ def _upright(image: Image.Image) -> Image.Image:
     """The image turned as its EXIF orientation says; unreadable EXIF data counts as none."""
     try:
         with quiet_pillow():
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            return ImageOps.exif_transpose(image)
     except Exception:  # the pixels are sound, whatever is wrong with their annotations
-        orientation = 1
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+        return image
 
 
 def _to_rgb(image: Image.Image, *, name: str) -> Image.Image:

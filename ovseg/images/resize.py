@@ -9,8 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ovseg.errors import ShapeError
-from ovseg.images.geometry import ImageGeometry, Size, check_size
-from ovseg.tensors import check_shape
+from ovseg.images.geometry import Geometry, ImageGeometry, Size, check_size
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +91,7 @@ def prepare(image: npt.NDArray[np.uint8], spec: Preprocessing, *, size: Size) ->
     return padded, geometry
 
 
-def restore(maps: torch.Tensor, geometry: ImageGeometry, *, stride: int) -> torch.Tensor:
+def restore(maps: torch.Tensor, geometry: Geometry, *, stride: int) -> torch.Tensor:
     """Coarse maps at the size of the original image, without the padding.
 
     One bilinear interpolation (pixel centres at half positions) from cells to original pixels; without
@@ -109,27 +108,7 @@ def restore(maps: torch.Tensor, geometry: ImageGeometry, *, stride: int) -> torc
     Raises:
         ShapeError: (h, w) is not the padded size divided by ``stride``.
     """
-    import torch
-
-    h, w = (side // stride for side in geometry.padded)
-    check_shape("maps", maps, "B L h w", h=h, w=w)
-    axes = [
-        _grid_axis(geometry.original[i], resized=geometry.resized[i], padded=geometry.padded[i], like=maps)
-        for i in (0, 1)
-    ]
-    rows, columns = torch.meshgrid(axes[0], axes[1], indexing="ij")
-    grid = torch.stack([columns, rows], dim=-1).expand(maps.shape[0], -1, -1, -1)  # (B, H, W, 2) as x, y
-    return torch.nn.functional.grid_sample(
-        maps.float(), grid, mode="bilinear", padding_mode="border", align_corners=False
-    )
-
-
-def _grid_axis(original: int, *, resized: int, padded: int, like: torch.Tensor) -> torch.Tensor:
-    """Centres of ``original`` pixels in the [-1, 1] coordinates of the padded side."""
-    import torch
-
-    centres = (torch.arange(original, device=like.device, dtype=torch.float32) + 0.5) * (resized / original)
-    return centres * (2 / padded) - 1
+    return geometry.sample(maps, slice(0, geometry.original[0]), stride=stride)
 
 
 def _resize(image: npt.NDArray[np.uint8], size: Size, *, interpolation: str) -> npt.NDArray[np.uint8]:

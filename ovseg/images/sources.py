@@ -6,6 +6,7 @@ Every image has a key, from which it can be read again: a path, ``archive.tar::m
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tarfile
 from collections.abc import Iterator
@@ -15,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from ovseg.errors import DatasetError, ImageError
+from ovseg.files import sha256_of_bytes
+from ovseg.identity import FileMark
 from ovseg.images.find import IMAGE_SUFFIXES, find_images
+from ovseg.images.hub import HubName, image_column, is_hub
 
 _MEMBER = "::"
-_HUB = "hf://"
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def iterate(source: str | Path) -> Iterator[Item]:
         DatasetError: an archive or data set cannot be read.
     """
     text = str(source)
-    if text.startswith(_HUB):
+    if is_hub(text):
         yield from _hub_items(text)
     elif text.endswith(".tar"):
         yield from _tar_items(text)
@@ -60,15 +63,38 @@ def iterate(source: str | Path) -> Iterator[Item]:
             yield Item(str(path.resolve()))
 
 
+def is_file_key(key: str) -> bool:
+    """Whether a key is the path of a file of its own."""
+    return not is_hub(key) and _MEMBER not in key
+
+
+def mark_key(key: str, content: bytes) -> FileMark:
+    """What the bytes behind a key are known by; members of archives and rows of data sets have no stamp."""
+    if is_file_key(key):
+        with contextlib.suppress(OSError):
+            return FileMark.of(key, content=content)
+    return FileMark(len(content), "", sha256_of_bytes(content))
+
+
+def still_marked(key: str, mark: FileMark) -> bool:
+    """Whether the bytes behind a key are those that were marked."""
+    if is_file_key(key):
+        return mark.still(key)
+    try:
+        return sha256_of_bytes(read_key(key)) == mark.sha256
+    except ImageError:
+        return False
+
+
 def read_key(key: str) -> bytes:
     """The encoded image behind a key.
 
     Raises:
         ImageError: it is gone or cannot be read.
     """
-    if key.startswith(_HUB):
+    if is_hub(key):
         name, _, row = key.rpartition("#")
-        return _encoded(_hub_dataset(name), int(row))
+        return _encoded(_hub_images(name), int(row))
     archive, found, member = key.partition(_MEMBER)
     try:
         if not found:
@@ -109,26 +135,15 @@ def _tar_items(pattern: str) -> Iterator[Item]:
 
 
 def _hub_items(name: str) -> Iterator[Item]:
-    dataset = _hub_dataset(name)
-    for row in range(len(dataset)):
+    rows = _hub_images(name)
+    for row in range(len(rows)):
         yield Item(f"{name}#{row}")
 
 
 @lru_cache(maxsize=2)
-def _hub_dataset(name: str) -> Any:
-    """The image column of ``hf://name:split``, undecoded; a local folder made by ``save_to_disk`` also goes."""
-    import datasets
-
-    repository, _, split = name.removeprefix(_HUB).partition(":")
-    try:
-        local = Path(repository).is_dir()
-        loaded = datasets.load_from_disk(repository) if local else datasets.load_dataset(repository, split=split)
-    except Exception as error:  # the hub client raises many kinds
-        raise DatasetError(f"cannot read the data set '{repository}' ({error}); check name and network") from error
-    columns = [key for key, value in loaded.features.items() if isinstance(value, datasets.Image)]
-    if not columns:
-        raise DatasetError(f"data set '{repository}' must have an image column, got {list(loaded.features)}")
-    return loaded.select_columns(columns[:1]).cast_column(columns[0], datasets.Image(decode=False))
+def _hub_images(name: str) -> Any:
+    """The images of a data set, undecoded; kept open, as its rows are read one by one."""
+    return image_column(HubName.parse(name).open())
 
 
 def _encoded(dataset: Any, row: int) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from ovseg.encoders.embedded.vision import MiniVision
 from ovseg.errors import ModelError
 from ovseg.heads.alignment import AlignmentHead
 from ovseg.models.config import ModelConfig
-from ovseg.models.model import Model
+from ovseg.models.model import Model, made_once
 from ovseg.weights import check_sum
 
 VISION_FILE, TEXT_FILE, HEAD_FILE, TOKENIZER_FILE = (
@@ -38,7 +37,7 @@ def build_embedded(config: ModelConfig, device: torch.device, dtype: torch.dtype
     vision = MiniVision.load(folder / VISION_FILE).to(device, dtype)
     head = AlignmentHead.load(folder / HEAD_FILE).to(device)  # small: stays in single precision
 
-    @lru_cache(maxsize=1)
+    @made_once
     def text() -> SentenceEncoder:
         return SentenceEncoder.load(folder / TEXT_FILE, folder / TOKENIZER_FILE)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from ovseg.hub import content_of, download_folder
 from ovseg.models.assemble import CLIP_MEAN, CLIP_STD, assemble
 from ovseg.models.config import ModelConfig
 from ovseg.models.download import describe
-from ovseg.models.model import Model
+from ovseg.models.model import Model, made_once
 from ovseg.weights import freeze
 
 
@@ -49,7 +48,7 @@ def build_huggingface(config: ModelConfig, device: torch.device, dtype: torch.dt
     )
     image, marks = assemble(tower, spec, config, weights)
 
-    @lru_cache(maxsize=1)
+    @made_once
     def text() -> HuggingFaceText:
         from transformers import AutoTokenizer
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from typing import TypeVar
+
+import torch
 
 from ovseg.encoders.spec import ImageEncoder, TextEncoder
 from ovseg.heads.base import Head
 from ovseg.identity import digest
 from ovseg.models.config import ModelConfig
 
+MadeT = TypeVar("MadeT")
 _IMAGE_SIDE = ("image", "structure", "regions")  # parts whose weights decide the features of an image
 
 
@@ -55,3 +60,17 @@ class Model:
             "features": digest(self.encoder_digest, head, self.weights.get("head", "")),
             "settings": digest(rest),
         }
+
+
+def made_once(make: Callable[[], MadeT]) -> Callable[[], MadeT]:
+    """A function that calls ``make`` the first time it is called, and then returns the same.
+
+    Networks are made outside of inference mode, whoever asks first: tensors made inside could never be trained on.
+    """
+
+    @cache
+    def made() -> MadeT:
+        with torch.inference_mode(False):
+            return make()
+
+    return made

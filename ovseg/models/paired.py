@@ -13,6 +13,7 @@ from ovseg.encoders.spec import DenseFeatures
 from ovseg.encoders.structure import create_timm, load_timm, open_network, timm_spec
 from ovseg.encoders.tower import ViTTower
 from ovseg.errors import ConfigError, ModelError
+from ovseg.heads.base import Phrases
 from ovseg.hub import find_weights
 from ovseg.models.assemble import assemble, mark_of
 from ovseg.models.clip import openclip_text
@@ -31,6 +32,8 @@ class Unjoined:
         name: of the model, for messages.
     """
 
+    reads_tokens = False
+
     def __init__(self, feature_space: str, text_space: str, *, name: str) -> None:
         self.feature_space, self.text_space = feature_space, text_space
         self.space = f"{feature_space}|none"
@@ -47,9 +50,9 @@ class Unjoined:
             "has none; train one with the recipe 'captions' and load the folder of that run"
         )
 
-    def phrases(self, vectors: Tensor) -> Tensor:
+    def phrases(self, vectors: Tensor) -> Phrases:
         """``vectors`` as they are."""
-        return vectors
+        return Phrases(vectors)
 
 
 def build_paired(config: ModelConfig, device: torch.device, dtype: torch.dtype, weights: Path | None) -> Model:

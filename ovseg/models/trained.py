@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from ovseg.heads.prompts import PhraseTokens
 from ovseg.heads.registry import HeadConfig, build_head, check_spaces
 from ovseg.models.model import Model
 from ovseg.weights import check_sum, freeze, load_module, load_weights
@@ -33,8 +32,5 @@ def with_head(model: Model, config: HeadConfig, *, device: torch.device) -> Mode
 
 def join(model: Model, head: Any, *, mark: str) -> Model:
     """``model`` with ``head`` in place of its own; ``mark`` tells its weights apart from others."""
-    text = model.text
-    if getattr(head, "reads_tokens", False):
-        text = lambda: PhraseTokens(model.text())  # noqa: E731
     below = model.weights.get("head", "")
-    return replace(model, head=head, text=text, weights={**model.weights, "head": f"{mark}+{below}"})
+    return replace(model, head=head, weights={**model.weights, "head": f"{mark}+{below}"})

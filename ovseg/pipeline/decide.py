@@ -10,6 +10,7 @@ from torch import Tensor
 from ovseg.config import check_options, choose
 from ovseg.models.config import ModelConfig
 from ovseg.pipeline.encoded import EncodedImage
+from ovseg.pipeline.logits import ClassLogits
 from ovseg.pipeline.upsample import Winners, find_winners
 from ovseg.refine import METHODS, refine_maps
 from ovseg.regions.sources import build_regions
@@ -35,8 +36,8 @@ class Decision:
     stride: int
 
 
-class Scorer:
-    """The rules of one model file.
+class DecisionRules:
+    """The rules of one model file, from class logits to labels.
 
     Raises:
         ConfigError: an unknown refinement or region source, or one of their options.
@@ -48,28 +49,25 @@ class Scorer:
         check_options(f"refinement '{config.refine.method}'", method, config.refine.options, given=2)
         self._regions = None if config.correction is None else build_regions(config.correction)
 
-    def decide(
-        self, logits: Tensor, encoded: EncodedImage, *, stride: int, labels: int, background: bool, refine: bool
-    ) -> Decision:
+    def decide(self, logits: ClassLogits, encoded: EncodedImage, *, background: bool, refine: bool) -> Decision:
         """A label for every pixel.
 
         Args:
-            logits: (K, h, w); the first ``labels`` of the classes are asked for, the rest are background.
+            logits: of labels and of things that are none of them.
             encoded: the image.
-            stride: pixels of the encoder's input per cell of ``logits``.
-            labels: L.
             background: whether a pixel may be none of the labels.
             refine: whether borders are pulled to the edges of the image.
         """
-        probabilities = logits.softmax(0)
+        labels, stride = logits.labels, logits.stride
+        probabilities = logits.values.softmax(0)
         presence = self._presence(probabilities[:labels])
-        shown = self._drop_absent(probabilities, presence) if background else probabilities
-        winners = self._winners(encoded, shown, stride=stride, refine=refine)
+        candidates = self._drop_absent(probabilities, presence) if background else probabilities
+        winners = self._winners(encoded, candidates, stride=stride, refine=refine)
         small = self._small(winners.index, labels) if background else None
         if small is not None and bool(small.any()):
-            shown = shown.clone()
-            shown[:labels][small] = 0
-            winners = self._winners(encoded, shown, stride=stride, refine=refine)
+            candidates = candidates.clone()
+            candidates[:labels][small] = 0
+            winners = self._winners(encoded, candidates, stride=stride, refine=refine)
         index = self._reject(winners, labels) if background else winners.index
         if self._regions is not None:
             index = self._correct(index, encoded)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -83,6 +83,33 @@ def encode_image(
 
 
 @torch.inference_mode()
+def encode_images(
+    encode: Encode, images: Sequence[npt.NDArray[np.uint8]], spec: EncoderSpec, config: InputConfig
+) -> list[tuple[DenseFeatures, ImageGeometry]]:
+    """As ``encode_image`` of each image; those that are of one size after resizing run through together.
+
+    Images that run in windows fill batches by themselves and are encoded one by one.
+    """
+    found: dict[int, tuple[DenseFeatures, ImageGeometry]] = {}
+    waiting: dict[Size, list[int]] = {}
+    for place, image in enumerate(images):
+        size, window = plan_input((image.shape[0], image.shape[1]), config, multiple=spec.granularity)
+        if window is None:
+            waiting.setdefault(size, []).append(place)
+        else:
+            found[place] = encode_image(encode, image, spec, config)
+    for size, places in waiting.items():
+        at_once = max(1, _BATCH_PIXELS // (size[0] * size[1]))
+        for start in range(0, len(places), at_once):
+            some = places[start : start + at_once]
+            prepared = [prepare(images[place], spec, size=size) for place in some]
+            features = encode(torch.cat([pixels for pixels, _ in prepared]))
+            for row, (place, (_, geometry)) in enumerate(zip(some, prepared, strict=True)):
+                found[place] = (features.of_image(row), geometry)
+    return [found[place] for place in range(len(images))]
+
+
+@torch.inference_mode()
 def encode_windows(
     encode: Encode,
     pixels: Tensor,
@@ -140,7 +167,10 @@ def encode_windows(
     means = {name: total / count for name, total in sums.items()}
     values = functional.normalize(means["values"], dim=1) if splice == "features" else means["values"]
     structure = functional.normalize(means["structure"], dim=1) if "structure" in means else None
-    return DenseFeatures(values, part.space, part.stride, structure=structure)
+    inputs = means.get("inputs")
+    if inputs is not None and splice == "features":
+        inputs = functional.normalize(inputs, dim=1)
+    return DenseFeatures(values, part.space, part.stride, structure=structure, inputs=inputs)
 
 
 def _plan(height: int, width: int, *, window: int, overlap: int, multiple: int) -> list[Tile]:
@@ -162,7 +192,7 @@ def _batches(tiles: list[Tile]) -> Iterator[list[Tile]]:
 
 
 def _maps(features: DenseFeatures) -> dict[str, Tensor]:
-    parts = {"values": features.values, "structure": features.structure}
+    parts = {"values": features.values, "structure": features.structure, "inputs": features.inputs}
     return {name: maps for name, maps in parts.items() if maps is not None}
 
 

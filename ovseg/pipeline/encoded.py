@@ -9,7 +9,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from ovseg.encoders.spec import DenseFeatures
-from ovseg.images.geometry import ImageGeometry
+from ovseg.images.geometry import Geometry
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,17 @@ class EncodedImage:
     Attributes:
         image: (H, W, 3) uint8, upright.
         features: (1, D, h, w) in the model's joint space.
-        geometry: sizes on the way.
+        geometry: how the cells lie on the pixels of the image.
         vector: (C,) unit vector of the whole image, for models that leave out unlikely labels; or None.
     """
 
     image: npt.NDArray[np.uint8]
     features: DenseFeatures
-    geometry: ImageGeometry
+    geometry: Geometry
     vector: Tensor | None = None
+
+    def unpadded(self, maps: Tensor) -> Tensor:
+        """The cells of (…, h, w) maps that show the image, without the padding."""
+        height, width = self.image.shape[:2]
+        rows, columns = self.geometry.block((0, 0, height, width), stride=self.features.stride)
+        return maps[..., rows, columns]

@@ -1,6 +1,8 @@
-"""Features against a text bank: logits per class, smoothed over cells that look alike."""
+"""Features against queries: the logit of every class at every cell, shared out over cells that look alike."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -8,82 +10,102 @@ from torch import Tensor
 from ovseg.encoders.spec import DenseFeatures, check_space
 from ovseg.errors import ShapeError
 from ovseg.heads.base import FusionHead, Head
-from ovseg.pipeline.queries import TextBank
+from ovseg.pipeline.queries import QueryBank
 from ovseg.refine import affinity, pool_cells
+from ovseg.tensors import check_shape
 
 POOL = 2  # cells take from squares of 2×2 cells, so only those are compared with text: a quarter of the cost
 
 
-def match(features: DenseFeatures, bank: TextBank, *, smoothing: float | None = None) -> Tensor:
-    """Logits of every class at every cell.
+@dataclass(frozen=True)
+class ClassLogits:
+    """The logits of an image for a vocabulary. Nothing changes them in place; modifiers return new ones.
+
+    Attributes:
+        values: (K, h, w) float32; the first L classes are the labels, the rest are none of them.
+        stride: pixels of the encoder's input per cell.
+        queries: what was asked for.
+        sharing: (h·w, n) how much each cell takes from each square of cells, rows add to 1; None where cells are
+            left alone.
+    """
+
+    values: Tensor
+    stride: int
+    queries: QueryBank
+    sharing: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        check_shape("values", self.values, "K h w")
+
+    @property
+    def labels(self) -> int:
+        """Number L of labels."""
+        return self.queries.labels
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) cells."""
+        return self.values.shape[1], self.values.shape[2]
+
+    def smooth(self, maps: Tensor) -> Tensor:
+        """Maps (M, h, w) shared out over cells as these logits were, so that both may be added."""
+        if self.sharing is None:
+            return maps
+        return (pool_cells(maps, POOL).flatten(1) @ self.sharing.T).view_as(maps)
+
+    def plus(self, rows: Tensor, amounts: Tensor) -> ClassLogits:
+        """With ``amounts`` (n, h, w) or (n, 1, 1) added to the classes ``rows`` (n,)."""
+        values = self.values.index_add(
+            0, rows.to(self.values.device), amounts.to(self.values).expand(-1, *self.grid)
+        )
+        return replace(self, values=values)
+
+    def without(self, rows: Tensor) -> ClassLogits:
+        """With the classes where ``rows`` (K,) or (L,) bool is true made impossible."""
+        gone = torch.zeros(len(self.values), dtype=torch.bool, device=self.values.device)
+        gone[: len(rows)] = rows.to(gone.device)
+        return replace(self, values=self.values.masked_fill(gone[:, None, None], -torch.inf))
+
+
+def class_logits(
+    head: Head, features: DenseFeatures, queries: QueryBank, *, smoothing: float | None = None
+) -> ClassLogits:
+    """Logits of every class at every cell: the largest of its queries', then shared out over similar cells.
 
     Args:
-        features: of one image, (1, C, h, w), in the bank's space.
-        bank: Q phrases of K classes (labels, then background phrases).
-        smoothing: temperature of the affinity between cells; None leaves the cells alone.
-
-    Returns:
-        (K, h, w) float32: per class the largest logit of its phrases, then smoothed. Smoothed cells take from
-        means of squares of cells, which are compared with the phrases in place of the cells.
+        head: of the model that made features and queries; one that fuses answers with maps of its own.
+        features: of one image, (1, C, h, w), in the space of the queries.
+        queries: Q queries of K classes.
+        smoothing: temperature of the affinity between cells; None leaves the cells alone. So does a fused map
+            that is finer than the structure.
 
     Raises:
-        SpaceError: features and bank are in different spaces.
+        SpaceError: features and queries are in different spaces.
         ShapeError: more than one image.
     """
-    check_space(features.space, bank.space)
+    check_space(features.space, queries.space)
     if features.values.shape[0] != 1:
         raise ShapeError(f"features must be of one image, (1, C, h, w), got {tuple(features.values.shape)}")
-    values = features.values[0]
-    weights = _cell_weights(features, smoothing)
-    if weights is not None:
-        values = pool_cells(values, POOL)
-    logits = (bank.embeddings.to(values) @ values.flatten(1)).float() * bank.logit_scale
-    logits = best_phrase(logits, bank.label_of_query, classes=bank.classes)
-    if weights is not None:
-        logits = logits @ weights.T
-    return logits.view(bank.classes, *features.grid)
+    if isinstance(head, FusionHead):
+        fused = head.fuse(features, queries.phrases.to(features.values.device))
+        best = best_query(fused.values[0].flatten(1).float(), queries.class_of_query, classes=queries.classes)
+        whole = ClassLogits(best.view(-1, *fused.grid), fused.stride, queries, _sharing(fused, smoothing))
+        return replace(whole, values=whole.smooth(whole.values))
+    sharing = _sharing(features, smoothing)
+    # Sharing takes means of squares of cells. Dot products are linear, so the means of features serve as well.
+    cells = features.values[0] if sharing is None else pool_cells(features.values[0], POOL)
+    scores = (queries.embeddings.to(cells) @ cells.flatten(1)).float() * queries.logit_scale
+    best = best_query(scores, queries.class_of_query, classes=queries.classes)
+    shared = best if sharing is None else best @ sharing.T
+    return ClassLogits(shared.view(-1, *features.grid), features.stride, queries, sharing)
 
 
-def score(
-    head: Head, features: DenseFeatures, bank: TextBank, *, smoothing: float | None = None
-) -> tuple[Tensor, int]:
-    """Logits of every class, and the pixels per cell: ``match``, or the score maps of a head that fuses.
-
-    Args:
-        head: of the model that made features and bank.
-        features, bank, smoothing: as of ``match``; a fused map that is finer than the structure is not smoothed.
-
-    Returns:
-        (K, h, w) float32, and its stride.
-
-    Raises:
-        SpaceError: features and bank are in different spaces.
-    """
-    if not isinstance(head, FusionHead):
-        return match(features, bank, smoothing=smoothing), features.stride
-    check_space(features.space, bank.space)
-    fused = head.fuse(features, bank.embeddings.to(features.values.device))
-    logits = best_phrase(fused.values[0].flatten(1).float(), bank.label_of_query, classes=bank.classes)
-    logits = logits.view(bank.classes, *fused.grid)
-    weights = _cell_weights(fused, smoothing)
-    if weights is not None:
-        logits = (pool_cells(logits, POOL).flatten(1) @ weights.T).view_as(logits)
-    return logits, fused.stride
-
-
-def _cell_weights(features: DenseFeatures, temperature: float | None) -> Tensor | None:
-    """How much each cell takes from each square of cells; None where the cells are left alone."""
-    if temperature is None or features.structure is None:
-        return None
-    return affinity(features.structure[0], temperature=temperature, pool=POOL).float()
-
-
-def best_phrase(logits: Tensor, label_of_query: Tensor, *, classes: int) -> Tensor:
-    """Per class the maximum over its phrases.
+def best_query(logits: Tensor, class_of_query: Tensor, *, classes: int) -> Tensor:
+    """Per class the maximum over its queries.
 
     Args:
         logits: (Q, n).
-        label_of_query: (Q,) int64 in [0, classes).
+        class_of_query: (Q,) int64 in [0, classes).
         classes: K.
 
     Returns:
@@ -91,6 +113,13 @@ def best_phrase(logits: Tensor, label_of_query: Tensor, *, classes: int) -> Tens
     """
     if classes == logits.shape[0]:
         return logits
-    owner = label_of_query.to(logits.device)[:, None].expand_as(logits)
+    owner = class_of_query.to(logits.device)[:, None].expand_as(logits)
     empty = torch.full((classes, logits.shape[1]), -torch.inf, dtype=logits.dtype, device=logits.device)
     return empty.scatter_reduce(0, owner, logits, reduce="amax")
+
+
+def _sharing(features: DenseFeatures, temperature: float | None) -> Tensor | None:
+    """How much each cell takes from each square of cells; None where the cells are left alone."""
+    if temperature is None or features.structure is None:
+        return None
+    return affinity(features.structure[0], temperature=temperature, pool=POOL).float()

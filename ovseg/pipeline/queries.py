@@ -1,13 +1,19 @@
-"""Vocabularies to text banks: every phrase as a vector in the space of the pixels, kept on disk between runs."""
+"""What is asked for, as vectors: phrases today, pictures and learned vectors alike."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ovseg.errors import ShapeError
+from ovseg.heads.base import Phrases
+from ovseg.heads.prompts import encode_tokens
+from ovseg.models.model import Model
+from ovseg.pipeline.text_cache import TextCache
 from ovseg.tensors import check_shape
 from ovseg.vocabulary.labels import Vocabulary
 from ovseg.vocabulary.spellings import phrase_for_encoder
@@ -17,37 +23,84 @@ PhraseEncoder = Callable[[Sequence[str]], Tensor]
 
 
 @dataclass(frozen=True)
-class TextBank:
-    """Phrases as vectors, and which label each stands for.
+class QueryBank:
+    """Queries as vectors, and which class each stands for.
+
+    A class is a label, or one of the things that are none of the labels. Where a query came from makes no
+    difference here: text fills a bank through ``encode_vocabulary``, vectors of pictures through ``of_vectors``.
 
     Attributes:
-        embeddings: (Q, C) float32.
-        label_of_query: (Q,) int64; 0…L−1 for labels, L and above for background phrases.
-        vocabulary: the labels and phrases.
-        templates: name of the prompt ensemble.
+        phrases: what the model's head made of Q queries; ``embeddings`` are its (Q, C) vectors.
+        class_of_query: (Q,) int64; 0…L−1 for labels, L and above for what is none of them.
+        vocabulary: the L labels.
         space: embedding space; compared with that of the features.
         logit_scale: factor from dot product to logit.
+
+    Raises:
+        ShapeError: ``class_of_query`` is not (Q,).
     """
 
-    embeddings: Tensor
-    label_of_query: Tensor
+    phrases: Phrases
+    class_of_query: Tensor
     vocabulary: Vocabulary
-    templates: str
     space: str
     logit_scale: float
 
     def __post_init__(self) -> None:
         check_shape("embeddings", self.embeddings, "Q C")
-        check_shape("label_of_query", self.label_of_query, "Q", Q=self.embeddings.shape[0])
+        check_shape("class_of_query", self.class_of_query, "Q", Q=len(self.embeddings))
+
+    @classmethod
+    def of_vectors(
+        cls, vectors: Tensor, class_of_query: Sequence[int], labels: Vocabulary, *, space: str, logit_scale: float
+    ) -> QueryBank:
+        """A bank of (Q, C) vectors that are in the joint space already, such as means over regions of pictures."""
+        return cls(Phrases(vectors), torch.tensor(class_of_query), labels, space, logit_scale)
+
+    @property
+    def embeddings(self) -> Tensor:
+        """(Q, C) vectors in the joint space."""
+        return self.phrases.values
+
+    @property
+    def labels(self) -> int:
+        """Number L of labels; these classes come first."""
+        return len(self.vocabulary)
 
     @property
     def classes(self) -> int:
-        """Number of labels plus background phrases."""
-        return int(self.label_of_query.max()) + 1
+        """Number K of labels and of things that are none of them."""
+        return int(self.class_of_query.max()) + 1
 
 
-def queries(vocabulary: Vocabulary) -> tuple[list[str], list[int]]:
-    """The phrases to encode, cleaned, and the class of each.
+def encode_vocabulary(
+    vocabulary: Vocabulary, model: Model, templates: Templates, *, cache: TextCache, device: torch.device
+) -> QueryBank:
+    """The phrases of a vocabulary in the joint space of a model.
+
+    Vectors that the text encoder has made before come from the cache; the encoder is then not even loaded.
+    """
+    phrases, owner = phrases_of(vocabulary)
+    if model.head.reads_tokens:
+        vectors = encode_tokens(model.text(), phrases)  # quick; the text encoder itself runs inside the head
+    else:
+        # The head is not part of the key: it comes after what is kept.
+        text_side = model.weights.get("text", model.weights["image"])
+        key = {"text": text_side, "templates": templates.templates, "phrases": phrases}
+        vectors = cache.fetch(key, lambda: encode_phrases(phrases, templates, model.text().encode))
+    vectors = vectors.to(device)
+    with torch.inference_mode():
+        return QueryBank(
+            phrases=model.head.phrases(vectors),
+            class_of_query=torch.tensor(owner),
+            vocabulary=vocabulary,
+            space=model.head.space,
+            logit_scale=model.config.logit_scale,
+        )
+
+
+def phrases_of(vocabulary: Vocabulary) -> tuple[list[str], list[int]]:
+    """The phrases to encode, in plain English, and the class of each.
 
     Classes 0…L−1 are the labels; background phrases and the contrasts of labels follow, one class each.
     """
@@ -67,8 +120,15 @@ def encode_phrases(phrases: Sequence[str], templates: Templates, encode: PhraseE
     """Unit mean over the prompt ensemble of the unit vectors of each phrase.
 
     Returns:
-        (Q, C) float32. Source: Radford et al., CLIP, ICML 2021, section 3.1.4.
+        (Q, C) float32.
+
+    Raises:
+        ShapeError: the encoder gave another number of vectors.
+
+    Source: Radford et al., CLIP, ICML 2021, section 3.1.4.
     """
     sentences = [sentence for phrase in phrases for sentence in templates.fill(phrase)]
     vectors = functional.normalize(encode(sentences).float(), dim=-1)
+    if len(vectors) != len(sentences):
+        raise ShapeError(f"the text encoder must give {len(sentences)} vectors, got {len(vectors)}")
     return functional.normalize(vectors.view(len(phrases), len(templates.templates), -1).mean(1), dim=-1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,55 +17,107 @@ from torch import Tensor
 from ovseg._version import __version__
 from ovseg.encoders.compiled import compile_blocks
 from ovseg.encoders.spec import DenseFeatures, choose_device, choose_dtype
-from ovseg.errors import ConfigError, ImageError
+from ovseg.errors import ConfigError, ImageError, OvsegError, VocabularyError
 from ovseg.identity import digest
 from ovseg.images.load import ImageSource, load_image
 from ovseg.images.resize import prepare, restore, working_size
 from ovseg.models.build import build_model
 from ovseg.models.config import for_benchmark, read_model_config
 from ovseg.models.model import Model
-from ovseg.pipeline.decide import Scorer
-from ovseg.pipeline.encode import encode_image, whole_image
+from ovseg.pipeline.decide import Decision, DecisionRules
+from ovseg.pipeline.encode import encode_images, whole_image
 from ovseg.pipeline.encoded import EncodedImage
-from ovseg.pipeline.logits import score
-from ovseg.pipeline.modifiers import likely_labels
-from ovseg.pipeline.queries import TextBank, encode_phrases, queries
-from ovseg.pipeline.text_cache import TextCache
+from ovseg.pipeline.logits import ClassLogits, class_logits
+from ovseg.pipeline.modifiers import LabelWeights, Modifier, Pruning
+from ovseg.pipeline.queries import QueryBank, encode_vocabulary, phrases_of
+from ovseg.pipeline.text_cache import DEFAULT_FOLDER, TextCache
+from ovseg.prefetch import prefetch
 from ovseg.result import SegmentationResult
 from ovseg.vocabulary.labels import Background, Concept, Vocabulary
 from ovseg.vocabulary.templates import Templates
 
 if TYPE_CHECKING:
     from ovseg.concepts import ConceptSet
-    from ovseg.concepts.evidence import ConceptSegmenter
 
-Labels: TypeAlias = Sequence[str | Concept] | Vocabulary
+Labels: TypeAlias = Sequence[str | Concept] | Vocabulary | QueryBank
+ItemT = TypeVar("ItemT")
+
+MAX_PIXELS = 200_000_000
+_RECENT = 8  # vocabularies whose vectors are kept in memory
 
 
 class Segmenter:
-    """Segments images by words with one model. Made by ``ovseg.load``; holds no state between images."""
+    """Segments images by words with one model: ``encode``, ``logits``, ``decide``, one after the other.
+
+    Made by ``ovseg.load``. It holds no state between images, and threads may share it.
+
+    Args:
+        model: the networks.
+        device: where they are.
+        cache: folder for text vectors; None keeps none.
+        benchmark: whose constants the configuration has, if any.
+        modifiers: what changes the logits besides the weights of labels and the model file's pruning.
+    """
 
     def __init__(
-        self, model: Model, *, device: torch.device, cache: Path | None = None, benchmark: str | None = None
+        self,
+        model: Model,
+        *,
+        device: torch.device,
+        cache: Path | None = None,
+        benchmark: str | None = None,
+        modifiers: Sequence[Modifier] = (),
     ) -> None:
         self.model = model
         self.config = model.config
-        self.benchmark = benchmark  # whose constants the configuration has, if any
+        self.benchmark = benchmark
         self.device = device
-        self._scorer = Scorer(model.config)
+        self.added = tuple(modifiers)
+        self.rules = DecisionRules(model.config)
         self.templates = Templates.named(model.config.templates)
         self._cache = TextCache(cache)
-        self._recent: dict[Hashable, TextBank] = {}
+        self._recent: dict[Hashable, QueryBank] = {}
+        self._lock = threading.Lock()  # of the recent vocabularies
+
+    @property
+    def modifiers(self) -> tuple[Modifier, ...]:
+        """What changes the logits, in order."""
+        modifiers: list[Modifier] = [LabelWeights()]
+        if self.config.prune is not None:
+            # The image as a whole is compared with text alone, which knows less of a label than its own modifier.
+            spared = {name for modifier in self.added for name in modifier.names}
+            modifiers.append(Pruning(self.config.prune, self.model.image.spec.space, spared))
+        return (*self.added, *modifiers)  # a weight counts in full, whatever the logits were mixed from
 
     @property
     def info(self) -> dict[str, str]:
-        """What identifies this segmenter in a manifest: model, weights, version."""
+        """What identifies this segmenter part by part: equal values mean equal results for equal labels."""
         templates = f"{self.config.templates}:{digest(self.templates.templates)}"
         facts = {**self.model.info, "templates": templates, "version": __version__}
-        return facts if self.benchmark is None else {**facts, "constants": self.benchmark}
+        if self.benchmark is not None:
+            facts["constants"] = self.benchmark
+        for modifier in self.modifiers:
+            facts.update(modifier.info)
+        return facts
+
+    def identity(
+        self, labels: Labels | None = None, *, background: Background = "auto", refine: bool | None = None
+    ) -> dict[str, str]:
+        """Everything besides the image that decides what ``segment`` returns; what a kept result is known by.
+
+        Raises:
+            VocabularyError: a label cannot be used.
+        """
+        wanted = self._labels(labels)
+        if isinstance(wanted, QueryBank):
+            asked = digest(asdict(wanted.vocabulary), wanted.embeddings.tolist(), wanted.class_of_query.tolist())
+        else:
+            vocabulary = Vocabulary.of(wanted, background=background)
+            asked = digest(asdict(vocabulary), phrases_of(vocabulary))
+        return {**self.info, "asked": asked, "background": str(background), "refine": str(self._refines(refine))}
 
     def for_benchmark(self, name: str) -> Segmenter:
-        """The same networks with the constants that the model's paper gives for the benchmark ``name``.
+        """The same networks and modifiers with the constants that the model's paper gives for a benchmark.
 
         Returns this segmenter itself where the model file has none for it.
 
@@ -79,10 +132,21 @@ class Segmenter:
                 f"model '{config.name}': the constants of '{name}' must leave the section 'encoder' alone; "
                 "write a model file of its own for it"
             )
-        model = replace(self.model, config=config)
-        return Segmenter(model, device=self.device, cache=self._cache.folder, benchmark=name)
+        return self._changed(model=replace(self.model, config=config), benchmark=name)
 
-    def encode(self, image: ImageSource, *, max_pixels: int = 200_000_000) -> EncodedImage:
+    def with_modifiers(self, *modifiers: Modifier) -> Segmenter:
+        """The same segmenter with these modifiers added, after those it has."""
+        return self._changed(modifiers=(*self.added, *modifiers))
+
+    def with_concepts(self, concepts: ConceptSet) -> Segmenter:
+        """A segmenter that knows learned concepts besides plain labels; of two of a name the later counts.
+
+        Raises:
+            SpaceError: the concepts were learned with another model, or there are no logits to add to.
+        """
+        return self._changed(modifiers=concepts.joined(self))
+
+    def encode(self, image: ImageSource, *, max_pixels: int = MAX_PIXELS) -> EncodedImage:
         """Run the encoder once; the result can be given to ``segment`` in place of the image.
 
         Args:
@@ -92,70 +156,84 @@ class Segmenter:
         Raises:
             ImageError: the image cannot be read or is too large.
         """
-        pixels = load_image(image, max_pixels=max_pixels)
-        features, geometry = encode_image(self._joint, pixels, self.model.image.spec, self.config.input)
-        vector = None if self.config.prune is None else self._whole(pixels)
-        return EncodedImage(pixels, features, geometry, vector)
+        return self.encode_batch([load_image(image, max_pixels=max_pixels)])[0]
 
-    @torch.inference_mode()
-    def _whole(self, image: npt.NDArray[np.uint8]) -> Tensor:
-        """The image as a whole, at the size of one window, to its unit vector (C,)."""
-        spec, sizes = self.model.image.spec, self.config.input
-        side = sizes.window or sizes.short_side
-        size = working_size(image.shape[:2], short_side=side, max_long_side=2 * side, stride=spec.granularity)
-        return whole_image(self.model.image, prepare(image, spec, size=size)[0].to(self.device))
+    def encode_batch(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[EncodedImage]:
+        """``encode`` of decoded images (H, W, 3) uint8; those of one size run through the encoder together."""
+        encoded = encode_images(self._joint, images, self.model.image.spec, self.config.input)
+        return [
+            EncodedImage(image, features, geometry, None if self.config.prune is None else self._whole(image))
+            for image, (features, geometry) in zip(images, encoded, strict=True)
+        ]
 
-    def _joint(self, pixels: Tensor) -> DenseFeatures:
-        return self.model.head.pixels(self.model.image.dense(pixels.to(self.device)))
+    def queries(self, labels: Labels | None = None, *, background: Background = None) -> QueryBank:
+        """The queries of a vocabulary in the joint space; kept in memory and, if they are words, on disk.
 
-    @torch.inference_mode()
-    def text_bank(self, labels: Labels, *, background: Background = None) -> TextBank:
-        """The phrases of a vocabulary in the joint space; kept in memory and on disk.
+        Args:
+            labels: what to look for; None for what the modifiers know, such as learned concepts.
+            background: see ``segment``.
 
         Raises:
-            VocabularyError: a label cannot be used; the entry is named.
+            VocabularyError: a label cannot be used (the entry is named), or there is none.
         """
-        key = _key(labels, background) or Vocabulary.of(labels, background=background)
-        if key not in self._recent:
-            if len(self._recent) >= 8:
+        wanted = self._labels(labels)
+        if isinstance(wanted, QueryBank):
+            return wanted
+        key = _key(wanted, background) or Vocabulary.of(wanted, background=background)
+        with self._lock:
+            found = self._recent.get(key)
+        if found is not None:
+            return found
+        vocabulary = key if isinstance(key, Vocabulary) else Vocabulary.of(wanted, background=background)
+        made = encode_vocabulary(vocabulary, self.model, self.templates, cache=self._cache, device=self.device)
+        with self._lock:
+            while len(self._recent) >= _RECENT:
                 self._recent.pop(next(iter(self._recent)))
-            vocabulary = key if isinstance(key, Vocabulary) else Vocabulary.of(labels, background=background)
-            self._recent[key] = self._make_bank(vocabulary)
-        return self._recent[key]
-
-    def _make_bank(self, vocabulary: Vocabulary) -> TextBank:
-        phrases, owner = queries(vocabulary)
-        key: dict[str, object] = {**self.info, "phrases": phrases}
-
-        def encode() -> Tensor:
-            return encode_phrases(phrases, self.templates, self.model.text().encode)
-
-        vectors = self._cache.fetch(key, encode).to(self.device)
-        return TextBank(
-            embeddings=self.model.head.phrases(vectors),
-            label_of_query=torch.tensor(owner),
-            vocabulary=vocabulary,
-            templates=self.config.templates,
-            space=self.model.head.space,
-            logit_scale=self.config.logit_scale,
-        )
+            self._recent[key] = made
+        return made
 
     @torch.inference_mode()
+    def logits(self, encoded: EncodedImage, queries: QueryBank) -> ClassLogits:
+        """The logits of every class at every cell, after all modifiers.
+
+        Raises:
+            SpaceError: the queries are of another model.
+        """
+        found = class_logits(self.model.head, encoded.features, queries, smoothing=self.config.smoothing)
+        for modifier in self.modifiers:
+            found = modifier(found, encoded)
+        return found
+
+    @torch.inference_mode()
+    def decide(
+        self, logits: ClassLogits, encoded: EncodedImage, *, background: bool = True, refine: bool | None = None
+    ) -> Decision:
+        """A label for every pixel.
+
+        Args:
+            logits: of the image.
+            encoded: the image.
+            background: whether a pixel may be none of the labels.
+            refine: see ``segment``.
+        """
+        return self.rules.decide(logits, encoded, background=background, refine=self._refines(refine))
+
     def segment(
         self,
         image: ImageSource | EncodedImage,
-        labels: Labels,
+        labels: Labels | None = None,
         *,
         background: Background = "auto",
         refine: bool | None = None,
         keep_scores: bool = False,
-        max_pixels: int = 200_000_000,
+        max_pixels: int = MAX_PIXELS,
     ) -> SegmentationResult:
         """Which of ``labels`` each pixel shows.
 
         Args:
             image: anything ``encode`` takes, or what it returned.
-            labels: strings or ``Concept``; at least one.
+            labels: strings or ``Concept``, at least one; or a ``QueryBank``. None looks for the learned concepts
+                that the segmenter knows.
             background: "auto" lets everyday contrast phrases compete, so that a pixel may be none of the
                 labels; None gives every pixel a label; a list is your own contrast phrases.
             refine: pull the borders to image edges (PAMR); None follows the model file.
@@ -169,86 +247,124 @@ class Segmenter:
             VocabularyError: a label cannot be used.
             ImageError: the image cannot be read.
         """
-        bank = self.text_bank(labels, background=background)
+        queries = self.queries(labels, background=background)
         encoded = image if isinstance(image, EncodedImage) else self.encode(image, max_pixels=max_pixels)
-        logits, stride = score(self.model.head, encoded.features, bank, smoothing=self.config.smoothing)
-        if any(weight != 1 for weight in bank.vocabulary.weights):
-            logits[: len(bank.vocabulary)] += torch.tensor(bank.vocabulary.weights).log().to(logits)[:, None, None]
-        if self.config.prune is not None and encoded.vector is not None:
-            likely = likely_labels(encoded.vector, bank, self.config.prune, space=self.model.image.spec.space)
-            logits[: len(bank.vocabulary)][~likely] = -torch.inf
-        refine = self.config.refine.default if refine is None else refine
-        decision = self._scorer.decide(
-            logits,
-            encoded,
-            stride=stride,
-            labels=len(bank.vocabulary),
-            background=background is not None,
-            refine=refine,
-        )
-        scores = None
-        if keep_scores:
-            whole = restore(decision.probabilities[None], encoded.geometry, stride=stride)
-            scores = whole[0].half().cpu().numpy()
-        names = bank.vocabulary.labels
+        logits = self.logits(encoded, queries)
+        decision = self.decide(logits, encoded, background=background is not None, refine=refine)
+        names = queries.vocabulary.labels
         return SegmentationResult(
             index_map=decision.index.cpu().numpy(),
             labels=names,
             score_map=decision.best.clamp(0, 1).cpu().numpy(),
             presence=dict(zip(names, decision.presence.tolist(), strict=True)),
-            scores=scores,
+            scores=_scores(decision, encoded) if keep_scores else None,
             image=encoded.image,
             provenance=self._provenance(background, refine),
         )
 
     def segment_batch(
-        self, images: Iterable[ImageSource], labels: Labels, **options: Any
+        self,
+        images: Iterable[ImageSource],
+        labels: Labels | None = None,
+        *,
+        batch_size: int = 4,
+        max_pixels: int = MAX_PIXELS,
+        **options: Any,
     ) -> Iterator[SegmentationResult]:
-        """``segment`` for many images, in order, one result in memory at a time.
+        """``segment`` for many images, in order, as they are done.
 
-        The next image is decoded while the current one is encoded. Keyword arguments are those of ``segment``.
-
-        Raises:
-            ImageError: one image in place of a list, or an image cannot be read.
-        """
-        from concurrent.futures import ThreadPoolExecutor
-
-        if isinstance(images, str | bytes | PathLike) or (
-            isinstance(images, np.ndarray) and images.shape[2:] in {(), (3,)}
-        ):
-            raise ImageError(f"images must be a list of images, got one {type(images).__name__}; write [image]")
-        limit = options.get("max_pixels", 200_000_000)
-        sources = iter(images)
-        with ThreadPoolExecutor(1) as pool:
-            ahead = [pool.submit(load_image, source, max_pixels=limit) for source in [*_take(sources, 2)]]
-            while ahead:
-                pixels = ahead.pop(0).result()
-                ahead += [pool.submit(load_image, source, max_pixels=limit) for source in _take(sources, 1)]
-                yield self.segment(pixels, labels, **options)
-
-    def with_concepts(self, concepts: ConceptSet) -> ConceptSegmenter:
-        """A segmenter that knows learned concepts besides plain labels.
+        Images are decoded ahead in a thread; of ``batch_size`` that follow each other, those of one size run
+        through the encoder together. Keyword arguments are those of ``segment``.
 
         Raises:
-            SpaceError: the concepts were learned with another model.
+            ImageError: one image in place of a list, or an image cannot be read (once those before it are done).
         """
-        from ovseg.concepts.evidence import ConceptSegmenter
+        _refuse_single(images)
+        pixels = prefetch(lambda source: load_image(source, max_pixels=max_pixels), images, ahead=batch_size)
+        for some in _chunks(pixels, batch_size):
+            for encoded in self.encode_batch(some):
+                yield self.segment(encoded, labels, **options)
 
-        return ConceptSegmenter(self, concepts)
+    @torch.inference_mode()
+    def _whole(self, image: npt.NDArray[np.uint8]) -> Tensor:
+        """The image as a whole, at the size of one window, to its unit vector (C,)."""
+        spec, sizes = self.model.image.spec, self.config.input
+        side = sizes.window or sizes.short_side
+        size = working_size(image.shape[:2], short_side=side, max_long_side=2 * side, stride=spec.granularity)
+        return whole_image(self.model.image, prepare(image, spec, size=size)[0].to(self.device))
 
-    def _provenance(self, background: Background, refine: bool) -> dict[str, Any]:
-        shown = background if background is None or isinstance(background, str) else list(background)
+    def _joint(self, pixels: Tensor) -> DenseFeatures:
+        return self.model.head.pixels(self.model.image.dense(pixels.to(self.device)))
+
+    def _labels(self, labels: Labels | None) -> Labels:
+        """What to look for; where nothing is given, what the modifiers know by themselves."""
+        given = labels is not None and (isinstance(labels, Vocabulary | QueryBank) or len(labels) > 0)
+        known = [name for modifier in self.added for name in modifier.names]
+        if labels is None and not known:
+            raise VocabularyError("expected labels, got none; name what to find, as in segment(image, ['cat'])")
+        return labels if given or not known else known  # type: ignore[return-value]
+
+    def _refines(self, refine: bool | None) -> bool:
+        return self.config.refine.default if refine is None else refine
+
+    def _changed(self, **changes: Any) -> Segmenter:
+        """A segmenter like this one with other arguments; what is kept of text vectors is shared."""
+        given: dict[str, Any] = {
+            "model": self.model,
+            "device": self.device,
+            "cache": self._cache.folder,
+            "benchmark": self.benchmark,
+            "modifiers": self.added,
+        }
+        return Segmenter(**{**given, **changes})
+
+    def _provenance(self, background: Background, refine: bool | None) -> dict[str, Any]:
+        contrast = background if background is None or isinstance(background, str) else list(background)
         settings = self.config.model_dump(include={"input", "smoothing", "background"})
-        return {**self.info, **settings, "contrast": shown, "refine": refine}
+        return {**self.info, **settings, "contrast": contrast, "refine": self._refines(refine)}
+
+
+def _scores(decision: Decision, encoded: EncodedImage) -> npt.NDArray[np.float16]:
+    """(L, H, W) probability of every label at every pixel."""
+    whole = restore(decision.probabilities[None], encoded.geometry, stride=decision.stride)
+    scores: npt.NDArray[np.float16] = whole[0].half().cpu().numpy()
+    return scores
 
 
 def _key(labels: Labels, background: Background) -> Hashable | None:
-    """What a text bank is remembered by, cheaply: plain words; None for anything else."""
+    """What a query bank is remembered by, cheaply: plain words; None for anything else."""
     plain = background is None or isinstance(background, str)
     for words in (labels, () if plain else background):
         if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
             return None
     return tuple(labels), background if plain else tuple(background)  # type: ignore[arg-type]
+
+
+def _refuse_single(images: Any) -> None:
+    if isinstance(images, str | bytes | PathLike) or (
+        isinstance(images, np.ndarray) and images.shape[2:] in {(), (3,)}
+    ):
+        raise ImageError(f"images must be a list of images, got one {type(images).__name__}; write [image]")
+
+
+def _chunks(items: Iterator[ItemT], size: int) -> Iterator[list[ItemT]]:
+    """Lists of ``size`` items; where an item fails, those before it come first."""
+    chunk: list[ItemT] = []
+    failed: OvsegError | None = None
+    while failed is None:
+        try:
+            chunk.append(next(items))
+        except StopIteration:
+            break
+        except OvsegError as error:
+            failed = error
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+    if failed is not None:
+        raise failed
 
 
 def load(
@@ -283,12 +399,4 @@ def load(
     )
     if compile:
         compile_blocks(model.image, device=chosen)
-    return Segmenter(model, device=chosen, cache=Path(cache or Path.home() / ".cache" / "ovseg" / "text"))
-
-
-def _take(source: Iterator[Any], count: int) -> Iterator[Any]:
-    for _ in range(count):
-        try:
-            yield next(source)
-        except StopIteration:
-            return
+    return Segmenter(model, device=chosen, cache=DEFAULT_FOLDER if cache is None else Path(cache))

@@ -15,7 +15,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from ovseg.images.geometry import ImageGeometry
+from ovseg.images.geometry import Geometry, ImageGeometry
 from ovseg.tensors import check_shape
 
 _BLOCK_CELLS = 4  # a power of two; smaller blocks have fewer candidates but cost more calls
@@ -73,7 +73,7 @@ def axis_matrices(
     ]
 
 
-def find_winners(maps: Tensor, geometry: ImageGeometry, *, stride: int) -> Winners:
+def find_winners(maps: Tensor, geometry: Geometry, *, stride: int) -> Winners:
     """The best and second-best class at each pixel of the original image.
 
     Args:
@@ -89,6 +89,8 @@ def find_winners(maps: Tensor, geometry: ImageGeometry, *, stride: int) -> Winne
     """
     check_shape("maps", maps, "K h w")
     maps = maps.float()
+    if not isinstance(geometry, ImageGeometry):
+        return _winners_by_rows(maps, geometry, stride=stride)
     down, across = axis_matrices(geometry, (maps.shape[1], maps.shape[2]), stride=stride, device=maps.device)
     height, width = geometry.original
     index = torch.empty(height, width, dtype=torch.int32, device=maps.device)
@@ -107,6 +109,18 @@ def find_winners(maps: Tensor, geometry: ImageGeometry, *, stride: int) -> Winne
                 values.scatter_(0, order.unsqueeze(0), -torch.inf)
                 second[some, columns] = values.amax(0)
     return Winners(index, best, second)
+
+
+def _winners_by_rows(maps: Tensor, geometry: Geometry, *, stride: int) -> Winners:
+    """The same where nothing is known of how cells lie on pixels: every class, a band of rows at a time."""
+    height, width = geometry.original
+    bands = []
+    for rows in _row_chunks(slice(0, height), len(maps) * width):
+        values = geometry.sample(maps[None], rows, stride=stride)[0]
+        best, order = values.topk(min(2, len(maps)), dim=0)
+        second = best[1] if len(maps) > 1 else torch.zeros_like(best[0])
+        bands.append((order[0].to(torch.int32), best[0], second))
+    return Winners(*(torch.cat(part) for part in zip(*bands, strict=True)))
 
 
 @dataclass(frozen=True)

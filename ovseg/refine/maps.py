@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ovseg.images.geometry import ImageGeometry
+from ovseg.images.geometry import Geometry, ImageGeometry
 from ovseg.images.resize import prepare, restore, working_size
 from ovseg.refine.crf import dense_crf
 from ovseg.refine.guided import guided_filter
@@ -47,7 +47,7 @@ class _Plain:
 def refine_maps(
     image: npt.NDArray[np.uint8],
     maps: Tensor,
-    geometry: ImageGeometry,
+    geometry: Geometry,
     *,
     stride: int,
     long_side: int,
@@ -72,8 +72,7 @@ def refine_maps(
     long_side = min(long_side, max(geometry.original))
     size = working_size(geometry.original, short_side=long_side, max_long_side=long_side, stride=1)
     pixels, at_size = prepare(image, _Plain(), size=size)
-    shrunk = ImageGeometry(size, geometry.resized, geometry.padded)
-    coarse = restore(maps[classes][None].float(), shrunk, stride=stride)
+    coarse = restore(maps[classes][None].float(), geometry.shrunk(size), stride=stride)
     fine = METHODS[method](pixels.to(maps.device), coarse, **(options or {}))
     return Refined(fine[0], classes, at_size)
 

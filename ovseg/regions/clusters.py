@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.nn import functional
 
@@ -25,8 +28,6 @@ def kmeans(image: Tensor, structure: Tensor, *, count: int = 12, steps: int = 20
 def cluster_cells(structure: Tensor, *, count: int = 12, steps: int = 20) -> Tensor:
     """Clusters of structure cells by cosine; the same features always give the same clusters.
 
-    The first centre is the cell nearest to the mean; each further one is the cell furthest from those chosen.
-
     Args:
         structure: (S, h, w) unit over S.
         count: how many clusters, at most.
@@ -36,7 +37,26 @@ def cluster_cells(structure: Tensor, *, count: int = 12, steps: int = 20) -> Ten
         (h, w) int64 numbers from 0.
     """
     check_shape("structure", structure, "S h w")
-    vectors = structure.flatten(1).T.float()  # (M, S)
+    _, owner = spherical_kmeans(structure.flatten(1).T.float(), count, steps=steps)
+    compact: Tensor = torch.unique(owner, return_inverse=True)[1].view(structure.shape[1:])
+    return compact
+
+
+def spherical_kmeans(vectors: Tensor, count: int, *, steps: int = 20) -> tuple[Tensor, Tensor]:
+    """K-means by cosine, without chance: the same vectors always give the same clusters.
+
+    The first centre is the vector nearest to the mean; each further one is the vector furthest from those chosen.
+
+    Args:
+        vectors: (n, C) float32 unit.
+        count: how many clusters, at most.
+        steps: how often the centres move, at most.
+
+    Returns:
+        (R, C) unit centres, R at most ``count``, and (n,) int64 the cluster of each vector; a cluster may be empty.
+
+    Source: Dhillon and Modha, Machine Learning 2001, section 3.
+    """
     centres = _spread(vectors, min(int(count), len(vectors)))
     owner = (vectors @ centres.T).argmax(1)
     for _ in range(int(steps)):
@@ -45,8 +65,7 @@ def cluster_cells(structure: Tensor, *, count: int = 12, steps: int = 20) -> Ten
         if torch.equal(moved, owner):
             break
         owner = moved
-    compact: Tensor = torch.unique(owner, return_inverse=True)[1].view(structure.shape[1:])
-    return compact
+    return centres, owner
 
 
 def linked(image: Tensor, structure: Tensor, *, nearness: float = 0.6) -> Tensor:
@@ -61,18 +80,15 @@ def linked(image: Tensor, structure: Tensor, *, nearness: float = 0.6) -> Tensor
         (H, W) int32 numbers from 0; each region is connected.
     """
     check_shape("structure", structure, "S h w")
-    right = (structure[:, :, 1:] * structure[:, :, :-1]).sum(0) > nearness  # (h, w−1)
-    below = (structure[:, 1:] * structure[:, :-1]).sum(0) > nearness  # (h−1, w)
     rows, columns = structure.shape[1:]
-    numbers = torch.arange(rows * columns, device=structure.device).view(rows, columns)
-    while True:
-        smaller = numbers.clone()
-        _take_smaller(smaller[:, 1:], smaller[:, :-1], right)
-        _take_smaller(smaller[1:], smaller[:-1], below)
-        if torch.equal(smaller, numbers):
-            break
-        numbers = smaller
-    return _to_pixels(torch.unique(numbers, return_inverse=True)[1], image)
+    numbers = np.arange(rows * columns).reshape(rows, columns)
+    beside = (structure[:, :, 1:] * structure[:, :, :-1]).sum(0).cpu().numpy() > nearness  # (h, w−1)
+    below = (structure[:, 1:] * structure[:, :-1]).sum(0).cpu().numpy() > nearness  # (h−1, w)
+    first = np.concatenate([numbers[:, :-1][beside], numbers[:-1][below]])
+    second = np.concatenate([numbers[:, 1:][beside], numbers[1:][below]])
+    joined = coo_array((np.ones(len(first), bool), (first, second)), shape=(numbers.size, numbers.size))
+    _, owner = connected_components(joined, directed=False)
+    return _to_pixels(torch.from_numpy(owner).view(rows, columns), image)
 
 
 def _spread(vectors: Tensor, count: int) -> Tensor:
@@ -91,13 +107,6 @@ def _means(vectors: Tensor, owner: Tensor, centres: Tensor) -> Tensor:
     totals = members.T @ vectors
     moved = torch.where((members.sum(0) > 0)[:, None], totals, centres)
     return functional.normalize(moved, dim=1)
-
-
-def _take_smaller(later: Tensor, earlier: Tensor, joined: Tensor) -> None:
-    """Give both of two joined neighbours the smaller number, in place."""
-    smaller = torch.minimum(later, earlier)
-    later.copy_(torch.where(joined, smaller, later))
-    earlier.copy_(torch.where(joined, torch.minimum(smaller, earlier), earlier))
 
 
 def _to_pixels(numbers: Tensor, image: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ovseg.errors import ShapeError, VocabularyError, did_you_mean
-from ovseg.result import coco, descriptors, overlay
-from ovseg.result import save as storage
+from ovseg.result import coco, descriptors, overlay, storage
+from ovseg.result.segments import Segment, encode_mask
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,6 +37,7 @@ class SegmentationResult:
         presence: per label, in order, how sure it is that the image shows it at all, in [0, 1].
         scores: (L, H, W) float16, the scores of all labels; or None.
         image: (H, W, 3) uint8 RGB, for the overlay; or None.
+        segments: objects, where the model found some; None where it only labelled pixels.
         provenance: what made the result: model, settings, source; plain values that fit into JSON.
 
     Raises:
@@ -49,6 +50,7 @@ class SegmentationResult:
     presence: dict[str, float]
     scores: npt.NDArray[np.float16] | None = field(default=None, repr=False)
     image: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
+    segments: tuple[Segment, ...] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -68,6 +70,10 @@ class SegmentationResult:
                 f"presence must have one entry per label in the order {list(self.labels)}, "
                 f"got {list(self.presence)}"
             )
+        for segment in self.segments or ():
+            self._index_of(segment.label)
+            if tuple(segment.rle["size"]) != self.size:
+                raise ShapeError(f"segments must be of {self.size} pixels, got one of {segment.rle['size']}")
 
     def __repr__(self) -> str:
         shares = ", ".join(f"{row.label} {row.area:.1%}" for row in self.table() if row.area)
@@ -149,14 +155,15 @@ class SegmentationResult:
         Raises:
             VocabularyError: no such label; the nearest is offered.
         """
-        return coco.encode_mask(self.mask(label))
+        return encode_mask(self.mask(label))
 
     def to_coco(self, *, image_id: int = 0, per_component: bool = False) -> dict[str, Any]:
         """A COCO data set of this one image: ``images``, ``annotations`` and ``categories``.
 
         Args:
             image_id: id of the image; categories and annotations are counted from 1.
-            per_component: one annotation for each connected part of a label, instead of one per label.
+            per_component: one annotation for each connected part of a label, instead of one per label; a result
+                with segments has one annotation for each of these.
 
         Returns:
             Plain values that fit into JSON; the score of an annotation is the mean of its pixels.

@@ -6,12 +6,14 @@ import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import faiss
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from helpers.toy import make_segmenter
 from PIL import Image
 
 from ovseg.bank import BankOptions, ImageBank, Region, store
@@ -304,16 +306,19 @@ def test_a_missing_shard_a_changed_file_and_no_bank_are_clear(bank: ImageBank, t
 
 
 def test_another_model_is_refused(bank: ImageBank, photos: Path, segmenter: Segmenter) -> None:
-    class Other(Segmenter):
-        @property
-        def info(self) -> dict[str, str]:
-            return {**super().info, "weights": "others"}
-
-    other = Other(segmenter.model, device=segmenter.device)
-    with pytest.raises(SpaceError, match="weights 'toy-weights', got 'others'"):
+    other = make_segmenter("others")
+    with pytest.raises(SpaceError, match="weights 'image-toy-weights', got 'image-others'"):
         ImageBank.open(bank.root, segmenter=other)
     with pytest.raises(SpaceError, match="was built with"):
         ImageBank.build(photos, out=bank.root, segmenter=other)
+
+
+def test_the_same_model_at_another_size_is_refused(bank: ImageBank, segmenter: Segmenter) -> None:
+    sizes = segmenter.config.input.model_copy(update={"short_side": 96})
+    config = segmenter.config.model_copy(update={"input": sizes})
+    larger = Segmenter(replace(segmenter.model, config=config), device=segmenter.device)
+    with pytest.raises(SpaceError, match="was built with features"):
+        ImageBank.open(bank.root, segmenter=larger)
 
 
 def test_a_second_writer_is_refused(photos: Path, bank: ImageBank, segmenter: Segmenter) -> None:

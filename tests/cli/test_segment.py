@@ -2,7 +2,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +35,14 @@ class FakeSegmenter:
     def with_concepts(self, concepts: str) -> "FakeSegmenter":
         self.calls.append({"concepts": concepts})
         return self
+
+    def identity(self, labels: list[str] | None, **options: Any) -> dict[str, str]:
+        return {"loaded": str(self.loads[-1]), "labels": str(labels), **{key: str(options[key]) for key in options}}
+
+    def segment_batch(
+        self, images: list[np.ndarray], labels: list[str] | None, **options: Any
+    ) -> Iterator[SegmentationResult]:
+        return (self.segment(image, labels, **options) for image in images)
 
     def segment(self, image: np.ndarray, labels: list[str] | None, **options: Any) -> SegmentationResult:
         names = tuple(labels or ["concept"])
@@ -173,9 +181,9 @@ def test_a_second_run_skips_what_is_done(invoke: Invoke, segmenter: FakeSegmente
     make_image(tmp_path / "photos/a.png")
     make_image(tmp_path / "photos/b.png")
     invoke("photos", "cat")
-    assert (len(segmenter.calls), len(segmenter.loads)) == (2, 1)
+    assert len(segmenter.calls) == 2
     assert invoke("photos", "cat").exit_code == 0
-    assert (len(segmenter.calls), len(segmenter.loads)) == (2, 1)
+    assert len(segmenter.calls) == 2
     invoke("photos", "cat", "--overwrite")
     assert len(segmenter.calls) == 4
 

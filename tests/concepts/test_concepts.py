@@ -10,7 +10,7 @@ from ovseg.bank import ImageBank
 from ovseg.concepts import ConceptSet, learn_concepts
 from ovseg.concepts.calibrate import calibrate, separation
 from ovseg.concepts.concept_set import merge_concepts
-from ovseg.concepts.evidence import ConceptSegmenter
+from ovseg.concepts.evidence import STRENGTH, feature_maps
 from ovseg.concepts.learn import LearnOptions, cluster, over_regions
 from ovseg.encoders.spec import DenseFeatures
 from ovseg.errors import ModelError, SpaceError, VocabularyError
@@ -69,26 +69,28 @@ def test_wrong_files_and_names_are_refused(learned: ConceptSet, tmp_path: Path) 
 
 def test_concepts_of_another_model_are_refused(learned: ConceptSet, segmenter: Segmenter) -> None:
     other = ConceptSet(learned.references, learned.space, learned.features, {**learned.encoder, "weights": "x"})
-    with pytest.raises(SpaceError, match="weights 'x', got 'toy-weights'"):
+    with pytest.raises(SpaceError, match="weights 'x', got 'image-toy-weights'"):
         segmenter.with_concepts(other)
     with pytest.raises(SpaceError):
         merge_concepts([learned, other])
     assert merge_concepts([learned, learned]).names == learned.names
 
 
-def test_evidence_adds_to_the_text_logit_of_its_label_only(learned: ConceptSet, segmenter: Segmenter) -> None:
-    from ovseg.pipeline.logits import match
-
-    with_concepts = segmenter.with_concepts(learned)
-    image = np.full((64, 64, 3), (220, 30, 30), np.uint8)
-    labels = ["green", "red"]
-    plain = match(segmenter.encode(image).features, segmenter.text_bank(labels))
-    encoded = with_concepts.encode(image)
-    told = match(encoded.features, with_concepts.text_bank(labels))
-    expected = plain.clone()
-    expected[1] += with_concepts.strength * learned["red"].confidence * encoded.features.values[0, 7]
-    torch.testing.assert_close(told, expected)
-    assert with_concepts.text_bank(["zebra"]).embeddings[:, 7:].eq(0).all()  # not found: the text alone
+@pytest.mark.parametrize("smoothing", [None, 0.2])
+def test_evidence_adds_to_the_text_logit_of_its_label_only(
+    learned: ConceptSet, segmenter: Segmenter, photos: Path, smoothing: float | None
+) -> None:
+    config = segmenter.config.model_copy(update={"smoothing": smoothing})
+    plain = Segmenter(replace(segmenter.model, config=config), device=segmenter.device)
+    told = plain.with_concepts(learned)
+    encoded = plain.encode(photos / "00-red-green.png")
+    queries = plain.queries(["green", "red", "zebra"])
+    before, after = plain.logits(encoded, queries), told.logits(encoded, queries)
+    evidence = learned["red"].evidence(feature_maps(encoded.features, learned.features))
+    expected = before.values.clone()
+    expected[1] += STRENGTH * learned["red"].confidence * before.smooth(evidence[None])[0]
+    torch.testing.assert_close(after.values, expected)
+    assert torch.equal(after.values[2], before.values[2])  # a zebra was not found: the text alone
 
 
 def test_learned_and_plain_labels_mix(learned: ConceptSet, segmenter: Segmenter, photos: Path) -> None:
@@ -111,9 +113,9 @@ def test_constants_of_a_benchmark_reach_the_model_below(
     sharper = segmenter.config.model_copy(update={"logit_scale": 40.0})
     monkeypatch.setattr("ovseg.pipeline.segmenter.for_benchmark", lambda config, name: sharper)
     forwarded = with_concepts.for_benchmark("camvid11")
-    assert isinstance(forwarded, ConceptSegmenter)
+    assert forwarded.added == with_concepts.added
     assert (forwarded.config.logit_scale, forwarded.benchmark) == (40.0, "camvid11")
-    assert forwarded.text_bank(["red"]).logit_scale == 40.0
+    assert forwarded.queries(["red"]).logit_scale == 40.0
     assert forwarded.info["constants"] == "camvid11"
 
 
@@ -130,11 +132,19 @@ def test_a_stream_without_labels_looks_for_the_concepts(
 def test_more_concepts_join_those_there_are(learned: ConceptSet, segmenter: Segmenter, bank: ImageBank) -> None:
     more = learn_concepts(["green"], bank, k=7)
     both = segmenter.with_concepts(learned).with_concepts(more)
-    assert both.concepts.names == ("red", "blue", "zebra", "green")
-    assert both.space != segmenter.with_concepts(learned).space
+    assert both.queries().vocabulary.labels == ("red", "blue", "zebra", "green")
+    assert both.info["concepts"] != segmenter.with_concepts(learned).info["concepts"]
 
 
-def test_a_head_that_fuses_and_a_pruning_by_text_are_dealt_with(learned: ConceptSet, segmenter: Segmenter) -> None:
+def test_what_was_added_before_the_concepts_stays_and_is_told(
+    learned: ConceptSet, segmenter: Segmenter, bank: ImageBank
+) -> None:
+    both = segmenter.with_modifiers(bank.support()).with_concepts(learned)
+    assert {"support", "concepts"} <= set(both.info)
+    assert {"support", "concepts"} <= set(both.with_concepts(learned).info)
+
+
+def test_a_head_that_fuses_is_refused(learned: ConceptSet, segmenter: Segmenter) -> None:
     class Fusing(IdentityHead):
         def fuse(self, pixels: DenseFeatures, phrases: torch.Tensor) -> DenseFeatures:
             return pixels
@@ -142,9 +152,18 @@ def test_a_head_that_fuses_and_a_pruning_by_text_are_dealt_with(learned: Concept
     fused = Segmenter(replace(segmenter.model, head=Fusing(segmenter.model.head.space)), device=segmenter.device)
     with pytest.raises(SpaceError, match="whose head fuses"):
         fused.with_concepts(learned)
-    config = segmenter.config.model_copy(update={"prune": PruneConfig()})
+
+
+def test_a_label_that_was_learned_is_not_pruned_by_its_text(learned: ConceptSet, segmenter: Segmenter) -> None:
+    image = np.full((64, 64, 3), (220, 30, 30), np.uint8)
+    encoded = replace(segmenter.encode(image), vector=functional.normalize(torch.arange(7.0), dim=0))
+    config = segmenter.config.model_copy(update={"prune": PruneConfig(percentile=100, least=1)})
     pruning = Segmenter(replace(segmenter.model, config=config), device=segmenter.device)
-    assert pruning.with_concepts(learned).config.prune is None
+    labels = ["red", "green", "zebra"]
+    gone = pruning.logits(encoded, pruning.queries(labels)).values.amax((1, 2)).isinf()
+    assert gone.tolist() == [True, True, False]  # the vector of the whole image points at things without a colour
+    told = pruning.with_concepts(learned)
+    assert told.logits(encoded, told.queries(labels)).values.amax((1, 2)).isinf().tolist() == [False, True, False]
 
 
 def test_a_context_is_learned_first_and_is_returned_as_itself(bank: ImageBank) -> None:

@@ -38,7 +38,7 @@ def test_features_have_the_documented_shape(vision: MiniVision) -> None:
     assert features.values.shape == (1, sum(PARTS.values()), 96 // STRIDE, 160 // STRIDE)
     assert features.values.shape[1] == vision.spec.channels
     assert features.structure is not None and features.structure.shape == (1, PARTS["middle"], 6, 10)
-    assert (features.space, features.stride, features.normalized) == (SPACE, STRIDE, False)
+    assert (features.space, features.stride) == (SPACE, STRIDE)
     assert features.values.dtype == torch.float32
 
 

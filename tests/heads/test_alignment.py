@@ -43,7 +43,7 @@ def phrases(count: int = 5) -> Tensor:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_joint_dot_product_is_the_sum_of_all_evidence(seed: int) -> None:
     head, dense, vectors = random_head(seed), features(), phrases()
-    joint = torch.einsum("qc,chw->hwq", head.phrases(vectors), head.pixels(dense).values[0]).flatten(0, 1)
+    joint = torch.einsum("qc,chw->hwq", head.phrases(vectors).values, head.pixels(dense).values[0]).flatten(0, 1)
     cells = dense.values[0].flatten(1).T  # (n, C)
     prototypes = head.prototypes(vectors)
     evidence = head.evidence_parts(cells, prototypes) @ head.log_evidence.exp()
@@ -62,9 +62,9 @@ def test_untrained_cells_and_prototypes_give_the_first_two_parts() -> None:
 
 def test_shapes_and_lengths_of_both_sides() -> None:
     head = random_head()
-    joint, bank = head.pixels(features(2)), head.phrases(phrases())
+    joint, bank = head.pixels(features(2)), head.phrases(phrases()).values
     assert joint.values.shape == (2, 1618, 3, 4) and bank.shape == (5, 1618)
-    assert (joint.space, joint.stride, joint.normalized) == (head.space, STRIDE, False)
+    assert (joint.space, joint.stride) == (head.space, STRIDE)
     torch.testing.assert_close(bank[:, :256].norm(dim=1), torch.ones(5))
     torch.testing.assert_close(bank[:, 256:1536].norm(dim=1), torch.ones(5))
     scale = head.log_scale.exp().expand(2, 3, 4)

@@ -261,7 +261,9 @@ def test_two_images_at_once_are_the_two_alone() -> None:
         both = head.fuse(head.pixels(features()), head.phrases(phrases)).values
         for image in range(2):
             alone = DenseFeatures(features().values[image : image + 1], "toy", 16)
-            torch.testing.assert_close(both[image : image + 1], head.fuse(head.pixels(alone), phrases).values)
+            torch.testing.assert_close(
+                both[image : image + 1], head.fuse(head.pixels(alone), head.phrases(phrases)).values
+            )
 
 
 def test_names_unlike_all_trained_ones_keep_the_scores_of_the_head_below() -> None:
@@ -272,7 +274,7 @@ def test_names_unlike_all_trained_ones_keep_the_scores_of_the_head_below() -> No
     between = torch.zeros(JOINT, dtype=torch.float64)
     between[0], between[3] = 0.8, 0.6  # cosine 0.8 to the first
     phrases = torch.stack([known[0], torch.eye(JOINT, dtype=torch.float64)[4], between])
-    assert head.trusted(head.phrases(phrases)).flatten().tolist() == pytest.approx([1.0, 0.0, 0.6])
+    assert head.phrases(phrases).trust.tolist() == pytest.approx([1.0, 0.0, 0.6])
     found = head.fuse(head.pixels(features()), head.phrases(phrases)).values
     below = torch.einsum("bchw,qc->bqhw", features().values, phrases)
     torch.testing.assert_close(found[:, 1], below[:, 1])

@@ -11,11 +11,9 @@ from ovseg.encoders.openclip_text import OpenClipText
 from ovseg.encoders.spec import DenseFeatures
 from ovseg.errors import ConfigError, VocabularyError
 from ovseg.heads.denseclip import DenseClip, DenseClipSettings
-from ovseg.heads.prompts import PhraseTokens, context_width, encode_with_contexts, token_ids
+from ovseg.heads.prompts import LONGEST, context_width, encode_tokens, encode_with_contexts
 from ovseg.heads.textmap import TextMap, TextMapSettings
-from ovseg.pipeline.queries import encode_phrases
 from ovseg.pipeline.segmenter import Segmenter
-from ovseg.vocabulary.templates import Templates
 
 PHRASES = ["cat", "a red traffic light", "hot dog stand"]
 
@@ -39,17 +37,19 @@ def texts(mini: Segmenter, clip: OpenClipText) -> list[Any]:
     return [mini.model.text(), clip]
 
 
-def test_token_ids_survive_the_text_bank(mini: Segmenter, clip: OpenClipText) -> None:
-    for text in texts(mini, clip):
-        tokens = PhraseTokens(text)
-        rows = encode_phrases(PHRASES, Templates.named("word"), tokens.encode)  # unit length
-        assert torch.equal(token_ids(rows), token_ids(tokens.encode(PHRASES)))
-        assert token_ids(rows).amax() > 1000 and (token_ids(rows)[0] >= 0).sum() == 3
+def test_tokens_are_the_tokenizers_own_and_minus_one_after_the_last(mini: Segmenter, clip: OpenClipText) -> None:
+    tokens = encode_tokens(mini.model.text(), PHRASES)
+    assert tokens.shape == (3, LONGEST) and tokens.dtype == torch.int64
+    for row, phrase in zip(tokens.tolist(), PHRASES, strict=True):
+        ids = mini.model.text().tokenizer.encode(phrase).ids  # type: ignore[attr-defined]
+        assert row == [*ids, *[-1] * (LONGEST - len(ids))]
+    start, cat, end = encode_tokens(clip, ["cat"])[0, :3].tolist()
+    assert (start, end) == (49406, 49407) and 0 < cat < start
 
 
 def test_no_contexts_give_the_encoders_own_vectors(mini: Segmenter, clip: OpenClipText) -> None:
     for text in texts(mini, clip):
-        ids = token_ids(PhraseTokens(text).encode(PHRASES))
+        ids = encode_tokens(text, PHRASES)
         vectors = encode_with_contexts(text, ids, torch.zeros(0, context_width(text)))
         torch.testing.assert_close(vectors, text.encode(PHRASES).clone(), atol=1e-5, rtol=1e-4)
 
@@ -60,8 +60,8 @@ def test_contexts_that_are_words_give_the_vectors_of_those_words(mini: Segmenter
         (mini.model.text().model.words, clip.model.token_embedding),
         strict=True,  # type: ignore[attr-defined]
     ):
-        words = token_ids(PhraseTokens(text).encode(["photo of"]))[0, 1:3]
-        ids = token_ids(PhraseTokens(text).encode(["cat", "dog"]))
+        words = encode_tokens(text, ["photo of"])[0, 1:3]
+        ids = encode_tokens(text, ["cat", "dog"])
         vectors = encode_with_contexts(text, ids, embedding.weight[words])
         expected = text.encode(["photo of cat", "photo of dog"])
         torch.testing.assert_close(vectors, expected.clone(), atol=1e-5, rtol=1e-4)
@@ -70,7 +70,7 @@ def test_contexts_that_are_words_give_the_vectors_of_those_words(mini: Segmenter
 def test_gradients_reach_the_contexts_and_nothing_else(mini: Segmenter) -> None:
     text = mini.model.text()
     contexts = torch.zeros(2, context_width(text), requires_grad=True)
-    encode_with_contexts(text, token_ids(PhraseTokens(text).encode(PHRASES)), contexts)[0, 0].backward()
+    encode_with_contexts(text, encode_tokens(text, PHRASES), contexts)[0, 0].backward()
     assert contexts.grad is not None and contexts.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in text.model.parameters())  # type: ignore[attr-defined]
     embedding = text.model.words  # type: ignore[attr-defined]
@@ -79,7 +79,7 @@ def test_gradients_reach_the_contexts_and_nothing_else(mini: Segmenter) -> None:
 
 def test_a_phrase_of_too_many_tokens_is_named(mini: Segmenter) -> None:
     with pytest.raises(VocabularyError, match="at most 32 tokens, got 'cat cat"):
-        PhraseTokens(mini.model.text()).encode(["dog", "cat " * 40])
+        encode_tokens(mini.model.text(), ["dog", "cat " * 40])
 
 
 def test_a_text_encoder_that_takes_no_contexts_is_refused() -> None:
@@ -107,26 +107,26 @@ def prompted_head(mini: Segmenter, prompting: str) -> DenseClip:
 def test_pre_model_prompting_encodes_the_phrases_once_per_image(mini: Segmenter) -> None:
     """Contexts = learned + γ·Δ(learned, image); then the frozen text encoder and the head below."""
     head = prompted_head(mini, "pre")
-    rows = encode_phrases(PHRASES, Templates.named("word"), PhraseTokens(mini.model.text()).encode)
+    tokens = encode_tokens(mini.model.text(), PHRASES)
     values = torch.randn(2, 3440, 2, 3, generator=torch.Generator().manual_seed(1))
     pixels = head.pixels(DenseFeatures(values, head.feature_space, 16))
     with torch.no_grad():
-        found = head.fuse(pixels, head.phrases(rows))
+        found = head.fuse(pixels, head.phrases(tokens))
         moved = head.contexts + head.gamma * head.delta(pixels.values, head.contexts)
         assert not torch.allclose(moved[0], moved[1])
         for image in range(2):
-            vectors = encode_with_contexts(mini.model.text(), token_ids(rows), moved[image])
-            text = head.base.phrases(vectors)
+            vectors = encode_with_contexts(mini.model.text(), tokens, moved[image])
+            text = head.base.phrases(vectors).values
             slow = torch.einsum("dhw,qd->qhw", pixels.values[image], text)
             torch.testing.assert_close(found.values[image], slow, atol=1e-4, rtol=1e-4)
 
 
 def test_post_model_contexts_are_encoded_with_the_vocabulary(mini: Segmenter) -> None:
     head = prompted_head(mini, "post")
-    rows = encode_phrases(PHRASES, Templates.named("word"), PhraseTokens(mini.model.text()).encode)
-    vectors = encode_with_contexts(mini.model.text(), token_ids(rows), head.contexts)
+    tokens = encode_tokens(mini.model.text(), PHRASES)
+    vectors = encode_with_contexts(mini.model.text(), tokens, head.contexts)
     with torch.no_grad():
-        torch.testing.assert_close(head.phrases(rows)[:, :-1], head.base.phrases(vectors))
+        torch.testing.assert_close(head.phrases(tokens).values, head.base.phrases(vectors).values)
 
 
 def test_the_text_map_is_linear_tanh_linear_and_takes_the_best_attention_head() -> None:

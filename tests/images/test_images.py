@@ -345,5 +345,5 @@ def test_restore_puts_a_cell_where_its_pixels_were() -> None:
 
 
 def test_restore_refuses_maps_of_another_grid() -> None:
-    with pytest.raises(ShapeError, match=r"maps must be \(B, L, h=4, w=4\), got \(1, 1, 4, 5\)"):
+    with pytest.raises(ShapeError, match=r"maps must be \(B, K, h=4, w=4\), got \(1, 1, 4, 5\)"):
         restore(torch.zeros(1, 1, 4, 5), ImageGeometry((9, 9), (32, 32), (32, 32)), stride=8)

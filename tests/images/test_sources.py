@@ -38,5 +38,5 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_a_data_set_without_images_is_refused(tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"n": [1]}).save_to_disk(tmp_path / "set")
-    with pytest.raises(DatasetError, match="image column"):
+    with pytest.raises(DatasetError, match="a column of images"):
         list(iterate(f"hf://{tmp_path}/set"))

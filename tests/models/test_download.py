@@ -1,6 +1,7 @@
 """Weights that are missing, gated, damaged or too large: every error says what to do by hand."""
 
 import errno
+import hashlib
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -113,16 +114,16 @@ def test_a_model_is_local_when_every_part_of_it_is(monkeypatch):
     assert not models_download.is_local(read_model_config("clip-l14-naclip-shared"))
 
 
-def test_the_identity_of_a_file_follows_its_bytes_in_the_cache(tmp_path):
+def test_weights_are_known_by_their_bytes_which_the_cache_names(tmp_path):
     (tmp_path / "blobs").mkdir()
     blob = tmp_path / "blobs" / ("f" * 64)
     blob.write_bytes(b"x")
     link = tmp_path / "model.safetensors"
     link.symlink_to(blob)
-    assert hub.identity(link) == "f" * 16
+    assert hub.content_of(link) == "f" * 64
     plain = tmp_path / "other.safetensors"
     plain.write_bytes(b"abc")
-    assert hub.identity(plain).startswith("other.safetensors:3:")
+    assert hub.content_of(plain) == hashlib.sha256(b"abc").hexdigest()
 
 
 def test_the_embedded_model_needs_no_fetching():

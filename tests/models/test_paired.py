@@ -67,7 +67,7 @@ def test_a_text_map_joins_the_two():
     model = build_model(config_of(head={"kind": "textmap", "settings": {"widths": widths}}))
     pixels = model.head.pixels(model.image.dense(torch.randn(1, 3, 32, 64)))
     phrases = model.head.phrases(model.text().encode(["a cat", "a dog"]))
-    assert pixels.values.shape == (1, CHANNELS, 2, 4) and phrases.shape == (2, CHANNELS)
+    assert pixels.values.shape == (1, CHANNELS, 2, 4) and phrases.values.shape == (2, CHANNELS)
     assert pixels.space == "timm:test_vit|textmap"
 
 

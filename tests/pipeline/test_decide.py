@@ -15,11 +15,12 @@ from ovseg.heads.base import IdentityHead
 from ovseg.images.geometry import ImageGeometry
 from ovseg.models.config import ModelConfig, PruneConfig, read_model_config
 from ovseg.models.model import Model
-from ovseg.pipeline.decide import Scorer
+from ovseg.pipeline.decide import DecisionRules
 from ovseg.pipeline.encode import whole_image
 from ovseg.pipeline.encoded import EncodedImage
+from ovseg.pipeline.logits import ClassLogits
 from ovseg.pipeline.modifiers import likely_labels
-from ovseg.pipeline.queries import TextBank
+from ovseg.pipeline.queries import QueryBank
 from ovseg.pipeline.segmenter import Segmenter
 from ovseg.vocabulary.labels import Vocabulary
 
@@ -51,8 +52,11 @@ def certain(index: Tensor, classes: int) -> Tensor:
 def decide(rules: ModelConfig, index: Tensor, *, classes: int = LABELS + 1) -> Tensor:
     """The labels that ``rules`` give; the last class is background."""
     picture = encoded(len(index))
-    logits = certain(index, classes)
-    decision = Scorer(rules).decide(logits, picture, stride=1, labels=LABELS, background=True, refine=False)
+    queries = QueryBank.of_vectors(
+        torch.zeros(classes, 1), range(classes), Vocabulary.of(["a", "b", "c"]), space="toy", logit_scale=1.0
+    )
+    logits = ClassLogits(certain(index, classes), 1, queries)
+    decision = DecisionRules(rules).decide(logits, picture, background=True, refine=False)
     return decision.index
 
 
@@ -86,12 +90,12 @@ def test_regions_take_their_most_frequent_label() -> None:
 
 def test_an_unknown_refinement_and_its_options_are_refused() -> None:
     with pytest.raises(ConfigError, match="unknown refinement 'pamrr'; did you mean 'pamr'"):
-        Scorer(config(refine={"method": "pamrr"}))
+        DecisionRules(config(refine={"method": "pamrr"}))
     with pytest.raises(ConfigError, match="refinement 'guided' has no option 'radios'; did you mean 'radius'"):
-        Scorer(config(refine={"method": "guided", "options": {"radios": 3}}))
+        DecisionRules(config(refine={"method": "guided", "options": {"radios": 3}}))
 
 
-def bank(count: int) -> TextBank:
+def bank(count: int) -> QueryBank:
     """Labels at growing angles from the first axis, two phrases each, and one background phrase."""
     angles = torch.linspace(0, 1.5, count)
     near = torch.stack([angles.cos(), angles.sin()], 1)
@@ -99,7 +103,7 @@ def bank(count: int) -> TextBank:
     embeddings = torch.cat([torch.stack([far, near], 1).flatten(0, 1), torch.tensor([[1.0, 0.0]])])
     owner = torch.tensor([*(number for number in range(count) for _ in range(2)), count])
     vocabulary = Vocabulary.of([f"label {number}" for number in range(count)], background=["wall"])
-    return TextBank(embeddings, owner, vocabulary, "one", "toy", 1.0)
+    return QueryBank.of_vectors(embeddings, owner.tolist(), vocabulary, space="toy", logit_scale=1.0)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +172,7 @@ def test_a_label_that_the_whole_image_does_not_suggest_is_nowhere() -> None:
     image = encoded(64).image
     found = {}
     for name, rule in (("all", rules.model_copy(update={"prune": None})), ("pruned", rules)):
-        model = Model(rule, Tower(), Phrases, IdentityHead("toy"), "none")
+        model = Model(rule, Tower(), Phrases, IdentityHead("toy"), {"image": "none"})
         result = Segmenter(model, device=torch.device("cpu")).segment(image, labels, background=None)
         found[name] = {labels[number].split()[0] for number in np.unique(result.index_map)}
     assert found == {"all": {"black", "white"}, "pruned": {"black"}}

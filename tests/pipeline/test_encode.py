@@ -42,7 +42,6 @@ def test_splicing_equals_a_slow_loop() -> None:
                     total[:, top // 4 + row, left // 4 + column] += values[:, row, column]
                     count[top // 4 + row, left // 4 + column] += 1
     torch.testing.assert_close(spliced.values[0], total / count)
-    assert not spliced.normalized
     torch.testing.assert_close(spliced.structure.norm(dim=1), torch.ones(1, 6, 10))
 
 
@@ -61,7 +60,6 @@ def test_the_feature_splice_has_unit_length_and_the_same_direction() -> None:
     options = {"window": 16, "overlap": 8, "multiple": 4}
     scores = encode_windows(Encoder(), image(16, 40), **options)
     features = encode_windows(Encoder(), image(16, 40), **options, splice="features")
-    assert features.normalized
     torch.testing.assert_close(features.values, functional.normalize(scores.values, dim=1))
 
 

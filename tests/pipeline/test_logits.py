@@ -5,14 +5,19 @@ import torch
 
 from ovseg.encoders.spec import DenseFeatures
 from ovseg.errors import ShapeError, SpaceError
-from ovseg.pipeline.logits import best_phrase, match
-from ovseg.pipeline.queries import TextBank
+from ovseg.heads.base import IdentityHead
+from ovseg.pipeline.logits import best_query, class_logits
+from ovseg.pipeline.queries import QueryBank
 from ovseg.vocabulary.labels import Vocabulary
 
 
-def bank(queries: torch.Tensor, owner: list[int], *, space: str = "toy", scale: float = 2.0) -> TextBank:
+def bank(queries: torch.Tensor, owner: list[int], *, space: str = "toy", scale: float = 2.0) -> QueryBank:
     vocabulary = Vocabulary.of([f"label {index}" for index in range(max(owner) + 1)])
-    return TextBank(queries, torch.tensor(owner), vocabulary, "one", space, scale)
+    return QueryBank.of_vectors(queries, owner, vocabulary, space=space, logit_scale=scale)
+
+
+def match(maps: DenseFeatures, queries: QueryBank, *, smoothing: float | None = None) -> torch.Tensor:
+    return class_logits(IdentityHead("toy"), maps, queries, smoothing=smoothing).values
 
 
 def features(seed: int = 0) -> DenseFeatures:
@@ -58,9 +63,9 @@ def test_permuting_labels_permutes_logits() -> None:
     )
 
 
-def test_best_phrase_of_each_label() -> None:
+def test_the_best_query_of_each_class_counts() -> None:
     logits = torch.tensor([[1.0], [5.0], [3.0], [-2.0]])
-    assert best_phrase(logits, torch.tensor([0, 0, 1, 2]), classes=3).tolist() == [[5.0], [3.0], [-2.0]]
+    assert best_query(logits, torch.tensor([0, 0, 1, 2]), classes=3).tolist() == [[5.0], [3.0], [-2.0]]
 
 
 def test_features_of_another_space_are_refused() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ovseg.errors import ConfigError
-from ovseg.pipeline.queries import encode_phrases, queries
+from ovseg.pipeline.queries import encode_phrases, phrases_of
 from ovseg.pipeline.text_cache import TextCache
 from ovseg.vocabulary.labels import Concept, Vocabulary
 from ovseg.vocabulary.templates import Templates
@@ -21,7 +21,7 @@ def test_queries_list_labels_synonyms_background_and_contrasts() -> None:
     vocabulary = Vocabulary.of(
         [Concept("cat", synonyms=("kitten",), not_=("dog",)), "road"], background=["sky", "wall"]
     )
-    phrases, owner = queries(vocabulary)
+    phrases, owner = phrases_of(vocabulary)
     assert list(zip(phrases, owner, strict=True)) == [
         ("cat", 0), ("kitten", 0), ("road", 1), ("sky", 2), ("wall", 3), ("dog", 4),
     ]  # fmt: skip

@@ -110,12 +110,12 @@ def test_a_background_that_is_no_list_is_refused(small: Segmenter) -> None:
 
 
 def test_a_background_may_come_from_a_generator(small: Segmenter) -> None:
-    phrases = small.text_bank(LABELS, background=(word for word in ["wall"])).vocabulary.background  # type: ignore[arg-type]
+    phrases = small.queries(LABELS, background=(word for word in ["wall"])).vocabulary.background  # type: ignore[arg-type]
     assert phrases == ("wall",)
 
 
 def test_the_folder_for_text_vectors_may_be_text(tmp_path: Path) -> None:
-    load(cache=str(tmp_path / "vectors")).text_bank(["an odd word"])
+    load(cache=str(tmp_path / "vectors")).queries(["an odd word"])
     assert any((tmp_path / "vectors").rglob("*"))
 
 
@@ -219,9 +219,9 @@ def test_a_name_that_is_near_none_ends_its_sentence() -> None:
         load("zzz")
 
 
-def test_weights_from_a_folder_give_the_same_model(small: Segmenter) -> None:
+def test_weights_from_a_folder_give_the_same_model(mini: Segmenter) -> None:
     loaded = load("mini", device="cpu", weights=asset_root("models") / "mini")
-    assert loaded.info == small.info
+    assert loaded.info == mini.info
 
 
 def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ovseg.encoders.embedded.lcnet import LCNetV2
 from ovseg.encoders.embedded.picodet import PicoDet
-from ovseg.encoders.spec import DenseFeatures, EncoderSpec
+from ovseg.encoders.spec import DenseFeatures, EncoderSpec, as_features
 from ovseg.weights import freeze, load_module, load_weights
 
 # name and channels of the parts of a feature vector, in order
@@ -113,10 +113,14 @@ class MiniVision(nn.Module):
         Returns:
             values (B, 3440, H/16, W/16); structure is the middle level, (B, 512, H/16, W/16), unit length.
         """
+        return as_features(self(pixels), pixels, SPACE)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """What ``dense`` returns as plain tensors, for export: values and structure."""
         levels = self.levels(pixels)
         units = {name: self._centred(name, maps) for name, maps in levels.items() if name != "detected"}
         values = torch.cat([*units.values(), levels["detected"]], 1).float()
-        return DenseFeatures(values, SPACE, STRIDE, structure=units["middle"].float())
+        return values, units["middle"].float()
 
     def _centred(self, name: str, maps: Tensor) -> Tensor:
         return functional.normalize(maps - self.means[name][:, None, None], dim=1)

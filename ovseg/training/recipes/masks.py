@@ -20,7 +20,7 @@ from ovseg.encoders.spec import DenseFeatures
 from ovseg.errors import ConfigError, DatasetError
 from ovseg.heads.base import FusionHead, TrainableHead
 from ovseg.heads.denseclip import DenseClipSettings
-from ovseg.heads.prompts import PhraseTokens, context_width
+from ovseg.heads.prompts import context_width, encode_tokens
 from ovseg.heads.registry import HeadConfig, build_head, spaces_of
 from ovseg.heads.stacked import StackedHead
 from ovseg.models.model import Model
@@ -189,13 +189,14 @@ def build_masks(config: MasksConfig, model: Model, folder: Path, accelerator: Ac
     head: Any = build_head(settings, model.head, model.text)
     if not isinstance(head, StackedHead) or not isinstance(head, TrainableHead):
         raise ConfigError(f"recipe 'masks' cannot train a head of kind '{settings.kind}'; its recipe is another")
-    tokens = getattr(head, "reads_tokens", False)
-    text: Any = PhraseTokens(model.text()) if tokens else model.text()
-    templates = Templates.named("word" if tokens else model.config.templates)
+    templates = Templates.named(model.config.templates)
     vocabularies = []
     for source in sources:
         phrases, owner = _phrases(source)
-        vectors = encode_phrases(phrases, templates, text.encode)
+        if head.reads_tokens:
+            vectors = encode_tokens(model.text(), phrases)
+        else:
+            vectors = encode_phrases(phrases, templates, model.text().encode)
         cache = ViewCache(folder if config.cache else None, cache_key(config, model, source))
         chosen = Vocabulary(source, cache, vectors, torch.tensor(owner), torch.ones(len(source.phrases)))
         for index in range(accelerator.process_index, len(source.names), accelerator.num_processes):
@@ -215,7 +216,7 @@ def fill_in(head: HeadConfig, model: Model, *, names: int = 0) -> HeadConfig:
     """``head`` with the settings that follow from model and data: widths, scale, contexts, number of names."""
     text = model.text()
     vector = text.encode(["a"]).to(next(iter(_tensors(model.head)), torch.zeros(1)).device)
-    joint = model.head.phrases(vector).shape[1]
+    joint = model.head.phrases(vector).values.shape[1]
     widths = {"features": model.image.spec.channels, "text": vector.shape[1], "joint": joint}
     known: dict[str, Any] = {"widths": widths, "base_scale": model.config.logit_scale}
     contexts = learned_contexts(head)

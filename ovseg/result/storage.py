@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from ovseg.errors import ImageError
-from ovseg.files import atomic_path, write_json
+from ovseg.files import atomic_paths, to_json
 from ovseg.images.load import quiet_pillow
 from ovseg.result.overlay import palette
+from ovseg.result.segments import Segment
 
 if TYPE_CHECKING:
     from ovseg.result.core import SegmentationResult
@@ -30,12 +32,13 @@ def save(result: SegmentationResult, folder: Path, *, name: str) -> list[Path]:
     index_path, overlay_path, json_path = (
         folder / f"{name}{ending}" for ending in (".png", "_overlay.png", ".json")
     )
-    with atomic_path(index_path) as temporary:
-        _index_image(result.index_map, colours).save(temporary, optimize=True)
-    with atomic_path(overlay_path) as temporary:
-        result.overlay().save(temporary)
-    write_json(json_path, {"index": index_path.name, "overlay": overlay_path.name} | describe(result))
-    return [index_path, overlay_path, json_path]
+    record = {"index": index_path.name, "overlay": overlay_path.name} | describe(result)
+    paths = [index_path, overlay_path, json_path]
+    with atomic_paths(paths) as (index, overlay, document):
+        _index_image(result.index_map, colours).save(index, optimize=True)
+        result.overlay().save(overlay)
+        document.write_text(to_json(record), "utf-8", "backslashreplace")
+    return paths
 
 
 def describe(result: SegmentationResult) -> dict[str, Any]:
@@ -50,6 +53,7 @@ def describe(result: SegmentationResult) -> dict[str, Any]:
         "presence": {row.label: row.presence for row in rows},
         "areas": {row.label: row.area for row in rows},
         "scores": {row.label: row.score for row in rows},
+        "segments": None if result.segments is None else [asdict(each) for each in result.segments],
         "provenance": provenance,
         "palette": palette(len(result.labels)).tolist(),
     }
@@ -62,7 +66,7 @@ def load(source: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
         with quiet_pillow(), Image.open(path.parent / record["index"]) as image:
             stored = np.array(image).astype(np.int32)
-        labels = tuple(record["labels"])
+        labels, segments = tuple(record["labels"]), record.get("segments")
         index_map = np.where(stored == record["none"], -1, stored).astype(np.int32)
         means = np.array([*(record["scores"][label] for label in labels), 0], dtype=np.float32)
         return {
@@ -70,6 +74,7 @@ def load(source: Path) -> dict[str, Any]:
             "labels": labels,
             "score_map": means[index_map],  # -1 takes the last, 0
             "presence": {label: record["presence"][label] for label in labels},
+            "segments": None if segments is None else tuple(Segment(**each) for each in segments),
             "provenance": record["provenance"],
         }
     except (OSError, KeyError, TypeError, ValueError, IndexError) as error:

@@ -1,0 +1,105 @@
+"""Objects of a result: parts of the image with a label, each as small as its outline is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ovseg.errors import ShapeError
+
+if TYPE_CHECKING:
+    from ovseg.result.core import SegmentationResult
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One object, or one label's whole area.
+
+    Attributes:
+        label: what it is.
+        score: how sure that is, in [0, 1].
+        box: x0, y0, x1, y1 in pixels; x1 and y1 are not included.
+        area: pixels.
+        rle: COCO's compressed run-length encoding, ``size`` [H, W] and ``counts`` as text.
+
+    Raises:
+        ShapeError: the box is empty or outside the image.
+    """
+
+    label: str
+    score: float
+    box: tuple[int, int, int, int]
+    area: int
+    rle: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "box", tuple(self.box))
+        (height, width), (x0, y0, x1, y1) = self.rle["size"], self.box
+        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+            raise ShapeError(f"box must be x0, y0, x1, y1 inside {height} x {width} pixels, got {self.box}")
+
+    @classmethod
+    def of_pixels(
+        cls, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp], label: str, scores: npt.NDArray[np.float32]
+    ) -> Segment:
+        """The segment of some pixels, at least one, of an image with (H, W) scores; costs what its pixels cost."""
+        x0, y0, x1, y1 = (int(end) for end in (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
+        rle = encode_pixels(rows, columns, scores.shape)
+        score = float(scores[rows, columns].mean(dtype=np.float64))
+        return cls(label, score, (x0, y0, x1, y1), len(rows), rle)
+
+    def mask(self) -> Mask:
+        """(H, W) bool."""
+        from pycocotools import mask as masks
+
+        decoded: Mask = masks.decode(self.rle).astype(bool)
+        return decoded
+
+
+def whole_labels(result: SegmentationResult) -> Iterator[Segment]:
+    """One segment for each label that has pixels."""
+    for label in result.labels:
+        rows, columns = np.nonzero(result.mask(label))
+        if len(rows):
+            yield Segment.of_pixels(rows, columns, label, result.score_map)
+
+
+def components(result: SegmentationResult) -> Iterator[Segment]:
+    """One segment for each 8-connected part of each label; many small parts cost little more than few."""
+    from scipy.ndimage import find_objects, label
+
+    for name in result.labels:
+        parts, _ = label(result.mask(name), structure=np.ones((3, 3)))
+        for number, window in enumerate(find_objects(parts), start=1):
+            rows, columns = np.nonzero(parts[window] == number)
+            top, left = window[0].start, window[1].start
+            yield Segment.of_pixels(rows + top, columns + left, name, result.score_map)
+
+
+def encode_mask(mask: Mask) -> dict[str, Any]:
+    """COCO's compressed run-length encoding of an (H, W) bool mask, with ``counts`` as text."""
+    rows, columns = np.nonzero(mask)
+    return encode_pixels(rows, columns, mask.shape)
+
+
+def encode_pixels(
+    rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp], size: tuple[int, ...]
+) -> dict[str, Any]:
+    """The same of the pixels of a mask, in any order, without making the mask."""
+    from pycocotools import mask as masks
+
+    height, width = size
+    places = np.sort(columns.astype(np.int64) * height + rows)  # COCO counts column by column
+    breaks = np.flatnonzero(np.diff(places) > 1)
+    first = places[np.concatenate([[0], breaks + 1])] if len(places) else places
+    last = places[np.concatenate([breaks, [-1]])] + 1 if len(places) else places
+    # runs of zeros and ones in turn, zeros first
+    ends = np.concatenate([[0], np.stack([first, last], 1).ravel(), [height * width]])
+    encoded = masks.frPyObjects({"size": [height, width], "counts": np.diff(ends).tolist()}, height, width)
+    return {"size": [height, width], "counts": encoded["counts"].decode("ascii")}
