@@ -28,7 +28,7 @@ def test_presence_equals_the_count_over_single_questions() -> None:
 
 def test_presence_by_area_leaves_out_specks() -> None:
     pairs = np.array([[0, 0, 9995], [0, 1, 5]])
-    row = ImageRow("a", pairs, asked=(0, 1), seconds=0.1)
+    row = ImageRow("a", pairs, candidates=(0, 1), seconds=0.1)
     assert presence_from_maps([row]).absent_false_positive_rate == 0
     assert presence_from_maps([row], area_fraction=0.0001).absent_false_positive_rate == 1
     assert presence_from_scores([row]) is None
