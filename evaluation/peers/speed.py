@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,24 +24,26 @@ from PIL import Image
 
 import ovseg
 from ovseg.images.resize import prepare, working_size
-from ovseg.pipeline.logits import match
+from ovseg.pipeline.logits import class_logits
 from ovseg.pipeline.upsample import find_winners
+from ovseg.provenance import peak_memory_mib
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cat.jpg"
 LABELS = ["person", "dog", "car", "tree", "road"]
 MANY = """
-import resource, sys, time
+import sys, time
 import numpy as np
 import torch
 from PIL import Image
 import ovseg
+from ovseg.provenance import peak_memory_mib
 torch.set_num_threads(2)
 image = np.asarray(Image.open(sys.argv[1]).convert("RGB").resize((2000, 2000)))
 segmenter, labels = ovseg.load("mini"), [f"thing {number}" for number in range(10_000)]
-segmenter.text_bank(labels, background="auto")
+segmenter.queries(labels, background="auto")
 start = time.perf_counter()
 segmenter.segment(image, labels)
-print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(time.perf_counter() - start, peak_memory_mib()["resident"])
 """
 
 
@@ -102,8 +103,9 @@ def main() -> None:
     small, _ = prepare(image, spec, size=(448, 448))
     dense = segmenter.model.image.dense(pixels)
     features = segmenter.model.head.pixels(dense)
-    bank = segmenter.text_bank(LABELS, background="auto")
-    maps = match(features, bank, smoothing=segmenter.config.smoothing).softmax(0)
+    head, smoothing = segmenter.model.head, segmenter.config.smoothing
+    queries = segmenter.queries(LABELS, background="auto")
+    maps = class_logits(head, features, queries, smoothing=smoothing).values.softmax(0)
     ten, thousand = [f"thing {n}" for n in range(10)], [f"thing {n}" for n in range(1000)]
     times = medians(
         {
@@ -112,7 +114,7 @@ def main() -> None:
             "segment, refined": lambda: segmenter.segment(image, LABELS, refine=True),
             "prepare": lambda: prepare(image, spec, size=size),
             "head": lambda: segmenter.model.head.pixels(dense),
-            "match": lambda: match(features, bank, smoothing=segmenter.config.smoothing),
+            "match": lambda: class_logits(head, features, queries, smoothing=smoothing),
             "paint": lambda: find_winners(maps, geometry, stride=spec.stride),
             "encoder at 448": lambda: segmenter.model.image.dense(small),
             "10 labels, 1000 px": lambda: segmenter.segment(large, ten, refine=False),
@@ -125,7 +127,7 @@ def main() -> None:
     figures["1000 labels / 10 labels"] = times["1000 labels, 1000 px"] / times["10 labels, 1000 px"]
     figures["import ovseg (s)"] = start_up(["-c", "import ovseg"]) - start_up(["-c", "pass"])
     figures["ovseg --help (s)"] = start_up(["-m", "ovseg.cli", "--help"])
-    figures["peak memory (MB)"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    figures["peak memory (MB)"] = peak_memory_mib()["resident"]
     figures |= many_labels(options.image)
     show(figures, options.json)
 

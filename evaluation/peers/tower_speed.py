@@ -39,13 +39,13 @@ import open_clip  # noqa: E402  (it imports torchvision)
 EXAMPLE = Path(__file__).parents[2] / "examples" / "temple.jpg"
 RECIPES = ("maskclip", "sclip", "clearclip", "naclip", "proxyclip", "corrclip")
 LARGE = """
-import resource
 import numpy as np
+from ovseg.provenance import peak_memory_mib
 from tower_speed import random_bank_segmenter
 segmenter, labels = random_bank_segmenter("clip-b16-naclip-shared", 20)
 image = np.tile(np.arange(10_000, dtype=np.uint8)[:, None, None], (1, 10_000, 3))
 segmenter.segment(image, labels, background=None)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(peak_memory_mib()["resident"])
 """
 
 

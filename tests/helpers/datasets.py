@@ -38,6 +38,16 @@ class Oracle:
         )
 
 
+class Unsure(Oracle):
+    """An oracle whose confidences differ from pixel to pixel, in all their digits."""
+
+    def segment(self, image: Any, labels: list[Any], *, background: Any = None) -> Any:
+        result = super().segment(image, labels, background=background)
+        seed = int(image.astype(np.int64).sum())
+        result.score_map = np.random.default_rng(seed).random(result.index_map.shape, np.float32)
+        return result
+
+
 def truth_of(number: int) -> np.ndarray[Any, Any]:
     """(12, 16) uint8: sky above road, a cat in every second image, two ignored pixels."""
     truth = np.zeros((12, 16), np.uint8)
@@ -58,6 +68,20 @@ def write_folder(root: Path, *, images: int = 6) -> Path:
         Image.fromarray(truth).save(root / "masks" / f"{number:03d}.png")
     (root / "classes.txt").write_text("\n".join(NAMES) + "\n")
     return root
+
+
+def write_rows(folder: Path, numbers: list[int], *, split: str = "val") -> Path:
+    """The images and masks of these numbers, as the ``datasets`` library saves them."""
+    import datasets
+
+    truths = [truth_of(number) for number in numbers]
+    images = [np.stack([np.where(truth == 255, 0, truth) * 50] * 3, -1).astype(np.uint8) for truth in truths]
+    columns = {"image": images, "annotation": truths}
+    table = datasets.Dataset.from_dict({key: [*map(Image.fromarray, values)] for key, values in columns.items()})
+    for column in columns:
+        table = table.cast_column(column, datasets.Image())
+    datasets.DatasetDict({split: table}).save_to_disk(str(folder))
+    return folder
 
 
 @pytest.fixture

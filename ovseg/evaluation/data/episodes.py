@@ -23,7 +23,7 @@ Pairs = dict[int, list[int]]  # class index -> positions of the images that show
 
 @dataclass(frozen=True)
 class Episode:
-    """A question: the image at ``query``, one class, and the images that show what it looks like."""
+    """The image at ``query``, the one class to find in it, and the images that show what it looks like."""
 
     name: str
     query: int
@@ -33,7 +33,7 @@ class Episode:
 
 @dataclass
 class EpisodeDataset:
-    """Binary questions over the images of another data set; what is not the class is background."""
+    """Episodes over the images of another data set; what is not the class of an episode is background."""
 
     base: FileDataset
     episodes: tuple[Episode, ...]
@@ -50,7 +50,7 @@ class EpisodeDataset:
         return tuple(episode.name for episode in self.episodes)
 
     def load(self, index: int) -> Example:
-        """The query with its binary truth, asked for one class, and the visual examples."""
+        """The query with its binary truth, one candidate class, and the visual examples of it."""
         episode = self.episodes[index]
         query = self.base.load(episode.query)
         supports = tuple(self._support(place, episode.class_index) for place in episode.supports)
@@ -81,7 +81,7 @@ class OneClassFiles(FileDataset):
     """Binary masks in a folder for each class; the folder's name is the class."""
 
     def load(self, index: int) -> Example:
-        """The image, asked for its folder's class."""
+        """The image; its candidate is its folder's class."""
         class_index = self.class_of(index)
         example = super().load(index)
         truth = np.where(example.truth > BACKGROUND, class_index, example.truth).astype(np.int32)
@@ -94,7 +94,7 @@ class OneClassFiles(FileDataset):
 
 @dataclass
 class MosaicDataset:
-    """Four images of different classes in a 2 x 2 picture, asked for the four classes."""
+    """Four images of different classes in a 2 x 2 picture; the candidates are these four."""
 
     base: OneClassFiles
     quadruples: tuple[tuple[int, ...], ...]

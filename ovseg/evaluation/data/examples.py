@@ -42,7 +42,7 @@ class Example:
 
 
 class Dataset(Interface):
-    """A sequence of examples that are decoded when asked for."""
+    """A sequence of examples that are decoded when they are needed."""
 
     @property
     def protocol(self) -> Protocol:

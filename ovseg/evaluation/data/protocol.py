@@ -1,4 +1,4 @@
-"""A benchmark's protocol: what is read, asked and counted. One YAML file each, hashed into every result."""
+"""A benchmark's protocol: what is read, which labels are given, what counts. Its hash is in every result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ClassEntry(Config):
 
     name: str
     ids: tuple[int, ...] = ()  # values of the mask; empty: the position in the list
-    prompt: str | None = None  # what is asked instead of the name, where the data's name is no English word
+    prompt: str | None = None  # the label in place of the name, where the data's name is no English word
     synonyms: tuple[str, ...] = ()
     unseen: bool = False  # counts as a novel class in the harmonic mean
     thing: bool = False
@@ -186,7 +186,7 @@ class Protocol(Config):
         return f"the folder should hold {'; or '.join(shown)}{named}"
 
     def candidates(self, labels: str) -> tuple[int, ...]:
-        """Class indices that are asked for, before an image narrows them.
+        """Indices of the classes whose labels are given, before an image narrows them.
 
         Raises:
             ConfigError: ``labels`` is neither a mode nor a subset of this protocol.
@@ -269,7 +269,7 @@ def with_classes(
     """``protocol`` with classes read from ``source``, which is named in errors.
 
     A class named background, null or void takes what the segmenter leaves unlabelled. It stays among
-    the labels, asked by the word "background", so that positions do not shift.
+    the labels, under the word "background", so that positions do not shift.
 
     Raises:
         ConfigError: the classes do not fit the rest of the protocol.

@@ -29,31 +29,31 @@ class PresenceScores:
 
 
 def presence_scores(
-    claimed: Sequence[Sequence[int]], present: Sequence[Sequence[int]], asked: Sequence[Sequence[int]]
+    claimed: Sequence[Sequence[int]], present: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]
 ) -> PresenceScores:
     """Precision, recall and false-positive rate over images.
 
     Args:
         claimed: class indices that the segmenter says are in each image.
         present: class indices that are in each image.
-        asked: candidate class indices of each image; only these count.
+        candidates: class indices whose labels were given for each image; only these count.
 
     Raises:
         ShapeError: the three differ in length.
     """
-    if not len(claimed) == len(present) == len(asked):
+    if not len(claimed) == len(present) == len(candidates):
         raise ShapeError(
-            "claimed, present and asked must have one entry an image, "
-            f"got {len(claimed)}, {len(present)} and {len(asked)}"
+            "claimed, present and candidates must have one entry an image, "
+            f"got {len(claimed)}, {len(present)} and {len(candidates)}"
         )
     right = said = there = absent = wrong = 0
-    for claims, truths, indices in zip(claimed, present, asked, strict=True):
-        candidates = set(indices)
-        claim, truth = set(claims) & candidates, set(truths) & candidates
+    for claims, truths, indices in zip(claimed, present, candidates, strict=True):
+        chosen = set(indices)
+        claim, truth = set(claims) & chosen, set(truths) & chosen
         right += len(claim & truth)
         said += len(claim)
         there += len(truth)
-        absent += len(candidates - truth)
+        absent += len(chosen - truth)
         wrong += len(claim - truth)
     return PresenceScores(_share(right, said), _share(right, there), _share(wrong, absent))
 
@@ -68,7 +68,7 @@ def presence_from_maps(
         area = np.bincount(prediction[prediction >= 0], pixels[prediction >= 0])
         claimed.append(np.flatnonzero(area >= max(1.0, area_fraction * pixels.sum())).tolist())
         present.append(np.unique(truth).tolist())
-    return presence_scores(claimed, present, [_without(row.asked, background) for row in rows])
+    return presence_scores(claimed, present, [_without(row.candidates, background) for row in rows])
 
 
 def presence_from_scores(rows: Sequence[ImageRow], *, background: int | None = None) -> PresenceScores | None:
@@ -77,12 +77,12 @@ def presence_from_scores(rows: Sequence[ImageRow], *, background: int | None = N
     if not stated:
         return None
     present = [np.unique(row.pairs[:, 0]).tolist() for row in stated]
-    asked = [_without(row.asked, background) for row in stated]
-    return presence_scores([row.claimed or () for row in stated], present, asked)
+    candidates = [_without(row.candidates, background) for row in stated]
+    return presence_scores([row.claimed or () for row in stated], present, candidates)
 
 
-def _without(asked: Sequence[int], background: int | None) -> list[int]:
-    return [index for index in asked if index != background]
+def _without(candidates: Sequence[int], background: int | None) -> list[int]:
+    return [index for index in candidates if index != background]
 
 
 def _share(part: int, whole: int) -> float:

@@ -16,7 +16,7 @@ class ImageRow:
     Attributes:
         name: the example's name.
         pairs: (k, 3) int64 true class, predicted class (-1 none), pixels.
-        asked: class indices whose labels the segmenter was given.
+        candidates: class indices whose labels the segmenter was given.
         seconds: time inside the segmenter.
         boundary: (m, 7) int64 of ``boundary.boundary_counts``; (0, 7) when it was not measured.
         calibration: (bins, 3) float64 of ``calibration.reliability_bins``; (0, 3) without confidences.
@@ -26,7 +26,7 @@ class ImageRow:
 
     name: str
     pairs: NDArray[np.int64]
-    asked: tuple[int, ...]
+    candidates: tuple[int, ...]
     seconds: float
     boundary: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 7), np.int64))
     calibration: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3)))
@@ -40,7 +40,7 @@ class ImageRow:
             "content": self.content,
             "seconds": self.seconds,
             "pairs": _pack(self.pairs),
-            "asked": " ".join(map(str, self.asked)),
+            "asked": " ".join(map(str, self.candidates)),  # the candidates' name in reports, from the first on
             "boundary": _pack(self.boundary),
             "calibration": _pack(self.calibration),
             "claimed": None if self.claimed is None else " ".join(map(str, self.claimed)),
@@ -57,7 +57,7 @@ class ImageRow:
         return cls(
             name=str(values["name"]),
             pairs=_unpack(values["pairs"], 3).astype(np.int64),
-            asked=_integers(values["asked"]),
+            candidates=_integers(values["asked"]),
             seconds=float(values["seconds"]),
             boundary=_unpack(values["boundary"], 7).astype(np.int64),
             calibration=_unpack(values["calibration"], 3),

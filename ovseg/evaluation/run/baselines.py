@@ -20,13 +20,13 @@ from ovseg.provenance import describe_model
 
 @dataclass
 class Majority:
-    """One label everywhere: of those asked for, the one with the largest area in the truth.
+    """One label everywhere: of those given, the one with the largest area in the truth.
 
-    It looks at the truth to choose, so that no constant answer has a higher pixel accuracy.
+    It looks at the truth to choose, so that no constant prediction has a higher pixel accuracy.
 
     Attributes:
-        areas: pixels by the words that a class is asked by.
-        background: pixels that no label is asked for; where these are most, the answer is -1.
+        areas: pixels of each class in the truth, by its label.
+        background: pixels of a background that has no label; where these are most, the prediction is -1.
     """
 
     areas: dict[str, int]
@@ -46,10 +46,10 @@ class Majority:
         for index in spread(dataset.names, task.limit):
             truth = dataset.load(index).truth
             total += np.bincount(truth.ravel() + 1, minlength=len(total))  # place 0 holds the ignored pixels
-        asked = [entry.prompt or entry.name for entry in protocol.classes]
+        labels = [entry.prompt or entry.name for entry in protocol.classes]
         place = None if protocol.background.asked else protocol.background_index
         background = 0 if place is None else int(total[place + 1])
-        return cls(dict(zip(asked, total[1:].tolist(), strict=True)), background)
+        return cls(dict(zip(labels, total[1:].tolist(), strict=True)), background)
 
     def segment(self, image: Any, labels: list[Any], *, background: Any = None) -> Any:
         """One label for all of ``image``, as an object with an (H, W) int32 ``index_map``."""
@@ -65,7 +65,7 @@ class Without:
     """A segmenter whose ``segment`` gets other values of some keywords, whatever the protocol says.
 
     Attributes:
-        segmenter: what is asked.
+        segmenter: what is called.
         fixed: the keywords and their values; those that ``segmenter.segment`` does not take are left out.
         less: what the name in reports says is missing.
     """
@@ -75,12 +75,12 @@ class Without:
     less: str
 
     def __post_init__(self) -> None:
-        ask = self.segmenter.segment
-        fixed = taken(ask, self.fixed)
+        whole = self.segmenter.segment
+        fixed = taken(whole, self.fixed)
 
-        @functools.wraps(ask)  # with its signature, so that it is given the same keywords
+        @functools.wraps(whole)  # with its signature, so that it is given the same keywords
         def segment(image: Any, labels: list[Any], **keywords: Any) -> Any:
-            return ask(image, labels, **{**keywords, **fixed})
+            return whole(image, labels, **{**keywords, **fixed})
 
         self.segment = segment
 

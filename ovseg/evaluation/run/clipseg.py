@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 
 from ovseg._torchvision import ensure_torchvision
+from ovseg.files import sha256_of_bytes
+from ovseg.identity import digest
 
 SIDE = 352  # pixels: the resolution CLIPSeg was trained at
 CHUNK = 8  # labels a pass
@@ -22,7 +24,7 @@ LONGEST = 77  # tokens
 
 
 @dataclass
-class Answer:
+class LabelMap:
     """Index of the best label at each pixel and its probability."""
 
     index_map: np.ndarray[Any, np.dtype[np.int32]]
@@ -43,19 +45,22 @@ class ClipSeg:
         from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, CLIPTokenizer
 
         self.threshold = threshold
-        self.info = {"name": "CLIPSeg" if weights else "CLIPSeg, random weights: speed only"}
+        self.info = {
+            "name": "CLIPSeg" if weights else "CLIPSeg, random weights: speed only",
+            "threshold": threshold,
+        }
         if weights is None:
             torch.manual_seed(0)
             self.model = CLIPSegForImageSegmentation(CLIPSegConfig()).eval()
             self.tokenize = invented_tokens
             return
-        self.info["weights"] = weights
         self.model = CLIPSegForImageSegmentation.from_pretrained(weights).eval()
+        self.info |= {"weights": weights, "weights content": content_of(self.model)}
         tokenizer = CLIPTokenizer.from_pretrained(weights)
         self.tokenize = lambda texts: tokenizer(texts, padding="max_length", return_tensors="pt")
 
     @torch.inference_mode()
-    def segment(self, image: Any, labels: list[Any], *, background: Any = None) -> Answer:
+    def segment(self, image: Any, labels: list[Any], *, background: Any = None) -> LabelMap:
         """The label of highest probability at each pixel; -1 below the threshold if there is a background."""
         names = [label if isinstance(label, str) else label.label for label in labels]
         array = np.asarray(image)
@@ -70,13 +75,19 @@ class ClipSeg:
         if background is not None:
             index[best < self.threshold] = -1
         size = array.shape[1::-1]
-        return Answer(enlarged(index.to(torch.int32), size), enlarged(best, size))
+        return LabelMap(enlarged(index.to(torch.int32), size), enlarged(best, size))
 
     def scores(self, pixels: torch.Tensor, names: list[str]) -> torch.Tensor:
         """(labels, 352, 352) probabilities."""
         tokens = self.tokenize([f"a photo of a {name}" for name in names])
         logits = self.model(pixel_values=pixels.expand(len(names), -1, -1, -1), **tokens).logits
         return torch.as_tensor(logits).reshape(len(names), SIDE, SIDE).sigmoid()
+
+
+def content_of(model: torch.nn.Module) -> str:
+    """What the values of the weights are known by, wherever they came from."""
+    values = model.state_dict().values()
+    return digest(*(sha256_of_bytes(value.contiguous().numpy().tobytes()) for value in values))
 
 
 def invented_tokens(texts: list[str]) -> dict[str, torch.Tensor]:

@@ -67,7 +67,7 @@ def evaluate(
     Raises:
         DatasetError: the data is incomplete or laid out otherwise, or a mask holds an unknown id.
         ConfigError: the protocol, label mode or setting is unknown, or ``out`` holds another run.
-        ShapeError: the segmenter's answer has the wrong size, type or range.
+        ShapeError: a prediction has the wrong size, type or range.
     """
     task = Task(benchmark, data, limit=limit, labels=labels, setting=setting)
     return evaluate_task(segmenter, task, out=out, bank=bank, options=options)

@@ -16,7 +16,7 @@ from ovseg.evaluation import EvaluationReport, RunOptions, Task, compare_reports
 from ovseg.evaluation.run.baselines import BASELINES, Majority, make_baseline
 from ovseg.evaluation.run.peer import run_all, side_by_side, with_baselines
 
-PEERS = Path(__file__).parents[2] / "evaluation" / "peers"
+PEERS = Path(__file__).parents[3] / "evaluation" / "peers"
 OPTIONS = RunOptions(sheet=False)
 
 
