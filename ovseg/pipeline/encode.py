@@ -167,7 +167,10 @@ def encode_windows(
     means = {name: total / count for name, total in sums.items()}
     values = functional.normalize(means["values"], dim=1) if splice == "features" else means["values"]
     structure = functional.normalize(means["structure"], dim=1) if "structure" in means else None
-    return DenseFeatures(values, part.space, part.stride, structure=structure)
+    inputs = means.get("inputs")
+    if inputs is not None and splice == "features":
+        inputs = functional.normalize(inputs, dim=1)
+    return DenseFeatures(values, part.space, part.stride, structure=structure, inputs=inputs)
 
 
 def _plan(height: int, width: int, *, window: int, overlap: int, multiple: int) -> list[Tile]:
@@ -189,7 +192,7 @@ def _batches(tiles: list[Tile]) -> Iterator[list[Tile]]:
 
 
 def _maps(features: DenseFeatures) -> dict[str, Tensor]:
-    parts = {"values": features.values, "structure": features.structure}
+    parts = {"values": features.values, "structure": features.structure, "inputs": features.inputs}
     return {name: maps for name, maps in parts.items() if maps is not None}
 
 
