@@ -1,1 +1,1 @@
-"""Heads: pixels and phrases brought into one space."""
+"""Heads: features and phrases brought into one space."""

@@ -1,4 +1,4 @@
-"""The lightest trained head: a small map of the pixels and one of the text, compared by cosine.
+"""The lightest trained head: a small map of the features and one of the text, compared by cosine.
 
 It stays a dot product, so one encoded image answers any vocabulary as cheaply as before.
 """
@@ -22,7 +22,7 @@ class AdapterSettings(StackedSettings):
     Attributes:
         width: of the space of its cosine.
         hidden: of the two maps.
-        kernel: cells that the map of the pixels looks at, 1 or 3 to a side.
+        kernel: cells that the map of the features looks at, 1 or 3 to a side.
         dropout: of the hidden layer.
         temperature: divides the cosine.
     """
@@ -46,7 +46,7 @@ class Adapter(StackedHead):
         super().__init__(base, settings, kind="adapter")
         hidden, width = settings.hidden, settings.width
         self.temperature = settings.temperature
-        self.reduce = nn.Conv2d(self.pixel_width, hidden, 1)
+        self.reduce = nn.Conv2d(self.feature_width, hidden, 1)
         self.around = nn.Conv2d(hidden, hidden, settings.kernel, padding=settings.kernel // 2, groups=hidden)
         self.visual = nn.Conv2d(hidden, width, 1)
         self.dropout = nn.Dropout(settings.dropout)
@@ -69,6 +69,6 @@ class Adapter(StackedHead):
         mapped = functional.normalize(self.textual(inputs_of(below)), dim=-1) * trust_of(below)[:, None]
         return Phrases(torch.cat([below.values, mapped], 1) if self.residual else mapped)
 
-    def graded(self, pixels: DenseFeatures, phrases: Phrases) -> list[tuple[float, Tensor]]:
+    def graded(self, features: DenseFeatures, phrases: Phrases) -> list[tuple[float, Tensor]]:
         """One loss, on the logits."""
-        return [(1.0, torch.einsum("bdhw,qd->bqhw", pixels.values, phrases.values))]
+        return [(1.0, torch.einsum("bdhw,qd->bqhw", features.values, phrases.values))]

@@ -2,7 +2,7 @@
 
 Three kinds of evidence are added, each a dot product, so that their sum is one dot product as well:
 
-1. a trained map: a linear layer on the pixels and a small network on the text, compared by cosine
+1. a trained map: a linear layer on the features and a small network on the text, compared by cosine
    (as Talk2DINO does, Barsellotti et al., ICCV 2025, but with few masks instead of captions);
 2. classifier prototypes: a phrase becomes the mean of the ImageNet classifier's columns, weighted by how
    near the phrase is to the names of the classes (ConSE, Norouzi et al., ICLR 2014, in weight space);
@@ -87,10 +87,10 @@ class AlignmentHead(nn.Module):
         """
         check_space(features.space, self.feature_space)
         values = features.values
-        joint = torch.cat([self.map_pixels(values), self.evidence(values)], 1)
+        joint = torch.cat([self.map_features(values), self.evidence(values)], 1)
         return DenseFeatures(joint, self.space, STRIDE, structure=features.structure)
 
-    def map_pixels(self, values: Tensor) -> Tensor:
+    def map_features(self, values: Tensor) -> Tensor:
         """The trained part: (B, 3440, h, w) to (B, 256, h, w), of length exp(log_scale)."""
         weight = self.visual.weight[:, :, None, None]
         mapped = functional.conv2d(values[:, self._trained], weight, self.visual.bias)

@@ -1,4 +1,4 @@
-"""What a head is: pixels and phrases brought into one space, where a dot product is a logit.
+"""What a head is: features and phrases brought into one space, where a dot product is a logit.
 
 A head whose text depends on the image answers with score maps instead (``FusionHead``). Heads that return masks
 of their own (FrozenSeg's queries) or take visual examples (multi-modal prototypes) fit the same two protocols:
@@ -22,7 +22,7 @@ SCORES = "scores"  # the space of score maps: channel q is phrase q
 
 @dataclass(frozen=True)
 class Phrases:
-    """Phrases as a head brings them to the pixels, a row each.
+    """Phrases as a head compares them with features, a row each.
 
     Attributes:
         values: (Q, D) in the joint space; of a ``FusionHead``, in the joint space of the head below it.
@@ -94,7 +94,7 @@ class FusionHead(Head, Protocol):
     into what ``fuse`` takes.
     """
 
-    def fuse(self, pixels: DenseFeatures, phrases: Phrases) -> DenseFeatures:
+    def fuse(self, features: DenseFeatures, phrases: Phrases) -> DenseFeatures:
         """Logits of every phrase at every cell, from what ``pixels`` and ``phrases`` returned.
 
         Returns:
@@ -106,7 +106,7 @@ class FusionHead(Head, Protocol):
 class TrainableHead(Head, Protocol):
     """A head that the recipe ``masks`` can train."""
 
-    def graded(self, pixels: DenseFeatures, phrases: Phrases) -> list[tuple[float, Tensor]]:
+    def graded(self, features: DenseFeatures, phrases: Phrases) -> list[tuple[float, Tensor]]:
         """Weights of the losses and the (B, Q, h', w') logits that each grades; the answer comes first."""
 
 

@@ -67,7 +67,7 @@ class DenseClip(StackedHead):
             self.contexts = nn.Parameter(torch.randn(settings.contexts, settings.context_width) * 0.02)
         query, target = (settings.context_width,) * 2 if self.before else (self.phrase_width, self.widths.joint)
         self.memory_in = nn.Sequential(
-            nn.LayerNorm(self.pixel_width), nn.Linear(self.pixel_width, width), nn.LayerNorm(width)
+            nn.LayerNorm(self.feature_width), nn.Linear(self.feature_width, width), nn.LayerNorm(width)
         )
         self.query_in = nn.Sequential(nn.LayerNorm(query), nn.Linear(query, width))
         self.decoder = nn.ModuleList(
@@ -78,7 +78,7 @@ class DenseClip(StackedHead):
         self.gamma = nn.Parameter(torch.full((target,), settings.gamma))
         self.pyramid = None
         if settings.pyramid:
-            self.pyramid = PhrasePyramid(self.pixel_width, settings.pyramid, finest=settings.finest)
+            self.pyramid = PhrasePyramid(self.feature_width, settings.pyramid, finest=settings.finest)
             if settings.residual:
                 nn.init.zeros_(self.pyramid.out.weight)
 
@@ -89,16 +89,16 @@ class DenseClip(StackedHead):
         encoded = super().phrases(self._encode(vectors, self.contexts))
         return replace(encoded, tokens=vectors) if self.before else encoded
 
-    def fuse(self, pixels: DenseFeatures, phrases: Phrases) -> DenseFeatures:
+    def fuse(self, features: DenseFeatures, phrases: Phrases) -> DenseFeatures:
         """(B, Q, finest·h, finest·w) logits."""
-        logits = self.graded(pixels, phrases)[0][1]
-        finer = logits.shape[-1] // pixels.values.shape[-1]
-        structure = pixels.structure if finer == 1 else None
-        return DenseFeatures(logits, SCORES, pixels.stride // finer, structure=structure)
+        logits = self.graded(features, phrases)[0][1]
+        finer = logits.shape[-1] // features.values.shape[-1]
+        structure = features.structure if finer == 1 else None
+        return DenseFeatures(logits, SCORES, features.stride // finer, structure=structure)
 
-    def graded(self, pixels: DenseFeatures, phrases: Phrases) -> list[tuple[float, Tensor]]:
+    def graded(self, features: DenseFeatures, phrases: Phrases) -> list[tuple[float, Tensor]]:
         """The decoded logits, and the score maps with the auxiliary weight."""
-        visual, joint = inputs_of(pixels), pixels.values
+        visual, joint = inputs_of(features), features.values
         answers = [self.scores(joint, self.prompted(visual, phrases))]
         if self.pyramid is not None:
             decoded = self.pyramid(visual, answers[0] * (self.settings.temperature or 0.07))
@@ -109,14 +109,14 @@ class DenseClip(StackedHead):
         return list(zip((1.0, self.settings.auxiliary), answers, strict=False))
 
     def scores(self, joint: Tensor, text: Tensor) -> Tensor:
-        """(B, D, h, w) pixels and (B, Q, D) text to (B, Q, h, w) logits."""
+        """(B, D, h, w) cells and (B, Q, D) text to (B, Q, h, w) logits."""
         if self.settings.temperature is None:
             return self.base_scale * torch.einsum("bdhw,bqd->bqhw", joint, text.expand(len(joint), -1, -1))
-        pixels, words = functional.normalize(joint, dim=1), functional.normalize(text, dim=-1)
-        return torch.einsum("bdhw,bqd->bqhw", pixels, words.expand(len(pixels), -1, -1)) / self.settings.temperature
+        cells, words = functional.normalize(joint, dim=1), functional.normalize(text, dim=-1)
+        return torch.einsum("bdhw,bqd->bqhw", cells, words.expand(len(cells), -1, -1)) / self.settings.temperature
 
     def prompted(self, visual: Tensor, phrases: Phrases) -> Tensor:
-        """(B, Q, D) text vectors that have looked at the pixels' inputs ``visual`` (B, C, h, w)."""
+        """(B, Q, D) text vectors that have looked at the image, of which ``visual`` are the (B, C, h, w) inputs."""
         if phrases.tokens is None:
             return phrases.values + self.gamma * self.delta(visual, inputs_of(phrases))
         moved = self.contexts + self.gamma * self.delta(visual, self.contexts)  # (B, m, W)

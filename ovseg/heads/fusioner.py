@@ -1,4 +1,4 @@
-"""Fusioner: pixels and phrases pass together through a transformer before they are compared.
+"""Fusioner: cells and phrases pass together through a transformer before they are compared.
 
 Source: Ma et al., "Open-vocabulary Semantic Segmentation with Frozen Vision-Language Models" (Fusioner), BMVC 2022,
 sections 3.2 and 3.3; written from the paper's description.
@@ -23,7 +23,7 @@ class FusionerSettings(StackedSettings):
 
     Attributes:
         width, layers, attention_heads, inner: of the transformer.
-        fusion: "early" mixes pixels and phrases; "late" lets each look only at its own kind.
+        fusion: "early" mixes cells and phrases; "late" lets each look only at its own kind.
         upsamplings: steps of the decoder, each doubles the grid.
         dropout: in the transformer.
         temperature: divides the cosine.
@@ -41,7 +41,7 @@ class FusionerSettings(StackedSettings):
 
 
 class Fusioner(StackedHead):
-    """Cosine of fused pixels and fused phrases over the temperature; any two encoders will do.
+    """Cosine of fused cells and fused phrases over the temperature; any two encoders will do.
 
     Deviation: with ``residual``, gain · cosine / temperature is added to the logits of the head below, with a
     gain that starts at 0, and one offset for all phrases (which only the binary loss can see).
@@ -52,7 +52,7 @@ class Fusioner(StackedHead):
         width = settings.width
         self.temperature, self.late = settings.temperature, settings.fusion == "late"
         self.visual_in = nn.Sequential(
-            nn.LayerNorm(self.pixel_width), nn.Linear(self.pixel_width, width), nn.LayerNorm(width)
+            nn.LayerNorm(self.feature_width), nn.Linear(self.feature_width, width), nn.LayerNorm(width)
         )
         self.text_in = nn.Sequential(
             nn.LayerNorm(self.phrase_width),
@@ -69,27 +69,27 @@ class Fusioner(StackedHead):
         self.gain = nn.Parameter(torch.tensor(0.0 if settings.residual else 1.0))
         self.offset = nn.Parameter(torch.tensor(0.0))
 
-    def fuse(self, pixels: DenseFeatures, phrases: Phrases) -> DenseFeatures:
+    def fuse(self, features: DenseFeatures, phrases: Phrases) -> DenseFeatures:
         """(B, Q, h·2^u, w·2^u) logits, u the number of upsamplings."""
-        logits = self.graded(pixels, phrases)[0][1]
-        structure = pixels.structure if self.shrink == 1 else None
-        return DenseFeatures(logits, SCORES, pixels.stride // self.shrink, structure=structure)
+        logits = self.graded(features, phrases)[0][1]
+        structure = features.structure if self.shrink == 1 else None
+        return DenseFeatures(logits, SCORES, features.stride // self.shrink, structure=structure)
 
-    def graded(self, pixels: DenseFeatures, phrases: Phrases) -> list[tuple[float, Tensor]]:
+    def graded(self, features: DenseFeatures, phrases: Phrases) -> list[tuple[float, Tensor]]:
         """One loss, on the logits."""
-        cosine = self.cosine(inputs_of(pixels), inputs_of(phrases))
+        cosine = self.cosine(inputs_of(features), inputs_of(phrases))
         logits = self.gain * cosine / self.temperature + self.offset
         if self.residual:
-            below = self.base_scores(pixels, phrases)
+            below = self.base_scores(features, phrases)
             below = functional.interpolate(below, size=logits.shape[-2:], mode="bilinear")
             logits = self.corrected(below, below + logits, phrases)
         return [(1.0, logits)]
 
-    def cosine(self, pixels: Tensor, phrases: Tensor) -> Tensor:
+    def cosine(self, cells: Tensor, phrases: Tensor) -> Tensor:
         """(B, C, h, w) inputs and (Q, C') inputs to (B, Q, h·2^u, w·2^u) in [−1, 1]."""
-        grid = pixels.shape[-2:]
-        visual = self.visual_in(pixels.flatten(2).transpose(1, 2))  # (B, n, W)
-        text = (self.text_in(phrases) + self.text_mark).expand(len(pixels), -1, -1)  # (B, Q, W)
+        grid = cells.shape[-2:]
+        visual = self.visual_in(cells.flatten(2).transpose(1, 2))  # (B, n, W)
+        text = (self.text_in(phrases) + self.text_mark).expand(len(cells), -1, -1)  # (B, Q, W)
         count = visual.shape[1]
         tokens = torch.cat([visual, text], 1)
         allowed = self._own_kind(count, text.shape[1], tokens.device) if self.late else None
@@ -101,8 +101,8 @@ class Fusioner(StackedHead):
         return torch.einsum("bdhw,bqd->bqhw", fine, words)
 
     @staticmethod
-    def _own_kind(pixels: int, phrases: int, device: torch.device) -> Tensor:
-        is_text = torch.arange(pixels + phrases, device=device) >= pixels
+    def _own_kind(cells: int, phrases: int, device: torch.device) -> Tensor:
+        is_text = torch.arange(cells + phrases, device=device) >= cells
         return is_text[:, None] == is_text[None]
 
 

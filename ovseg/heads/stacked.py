@@ -47,7 +47,7 @@ class StackedSettings(Config):
 
 
 class StackedHead(nn.Module):
-    """The base of trained heads: pixels and phrases in the joint space of the head below, and this head's inputs.
+    """The base of trained heads: features and phrases in the joint space of the head below, and this head's inputs.
 
     Args:
         base: the model's own head; frozen, and no part of this head's weights.
@@ -70,7 +70,7 @@ class StackedHead(nn.Module):
         self.feature_space, self.text_space = base.feature_space, base.text_space
         self.space = f"{base.space}|{kind}"
         joint = settings.widths.joint
-        self.pixel_width = settings.widths.features if self.apart else joint
+        self.feature_width = settings.widths.features if self.apart else joint
         self.phrase_width = settings.widths.text if self.apart else joint
         self.trust = settings.trust if settings.residual else None
         self.contrast = settings.contrast
@@ -121,9 +121,9 @@ class StackedHead(nn.Module):
         gap = below[:, trusted].amax(1, keepdim=True) - mixed[:, trusted].amax(1, keepdim=True)
         return mixed + gap * trusted[:, None, None]
 
-    def base_scores(self, pixels: DenseFeatures, phrases: Phrases) -> Tensor:
+    def base_scores(self, features: DenseFeatures, phrases: Phrases) -> Tensor:
         """(B, Q, h, w) logits of the head below."""
-        values = pixels.values
+        values = features.values
         return self.base_scale * torch.einsum("bdhw,qd->bqhw", values, phrases.values.to(values))
 
     def _trust_in(self, vectors: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ class StackedHead(nn.Module):
 
 
 def inputs_of(given: DenseFeatures | Phrases) -> Tensor:
-    """What a trained head reads of pixels or phrases: their ``inputs``; their ``values`` where there are none."""
+    """What a trained head reads of features or phrases: their ``inputs``; their ``values`` where there are none."""
     return given.values if given.inputs is None else given.inputs
 
 

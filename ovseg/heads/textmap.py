@@ -28,10 +28,10 @@ class TextMapSettings(StackedSettings):
 
 
 class TextMap(nn.Module):
-    """Pixels stay as the vision encoder gives them, centred; phrases are mapped to them.
+    """Features stay as the vision encoder gives them, centred; phrases are mapped to them.
 
-    The mean that is taken off the pixels is a table, set when training starts: without it the cosines of encoders
-    that share a large common direction say little.
+    The mean that is subtracted from the features is a table, set when training starts: the features of some
+    encoders share a large common direction, and with it all their cosines would be nearly the same.
     """
 
     reads_tokens = False

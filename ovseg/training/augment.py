@@ -120,7 +120,7 @@ def mix(first: Labelled, second: Labelled, random: np.random.Generator) -> Label
 
 
 def resize(example: Labelled, size: tuple[int, ...]) -> Labelled:
-    """The example at (H, W): the image bilinear, what is known of its pixels nearest."""
+    """The example at (H, W): the image bilinear, its label map nearest."""
     height, width = size
     picture = Image.fromarray(np.ascontiguousarray(example.image))
     picture = picture.resize((width, height), Image.Resampling.BILINEAR)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -79,8 +80,7 @@ class State:
         return done
 
     def _load(self, path: Path, accelerator: Accelerator) -> int:
-        state = torch.load(path, weights_only=True)
-        refuse_other_run(state.get("run"), self.run, path=path)
+        state = read_checkpoint(path, self.run)
         randomness = state["randomness"]
         if len(randomness) != accelerator.num_processes:
             raise TrainingError(
@@ -97,6 +97,21 @@ class State:
         torch.set_rng_state(everyones)
         self.best = state["best"]
         return int(state["step"])
+
+
+def read_checkpoint(path: Path, run: Mapping[str, Any]) -> dict[str, Any]:
+    """The checkpoint at ``path``, which must be of ``run``.
+
+    Raises:
+        TrainingError: it is of another run, or damaged.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+    except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
+        reason = " ".join(str(error).split())[:100] or "it is empty"
+        raise TrainingError(f"'{path}' is damaged ({reason}); remove it to start anew") from error
+    refuse_other_run(state.get("run"), run, path=path)
+    return state
 
 
 def settings_of(config: TrainingConfig) -> dict[str, Any]:

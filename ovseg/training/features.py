@@ -90,7 +90,11 @@ class FeatureCache:
         return {path.stem: np.load(path, mmap_mode="r") for path in entry.glob("[!.]*.npy")}
 
     def fill(self, what: str, count: int, fetch: Callable[[int], object], *, accelerator: Accelerator) -> None:
-        """``fetch`` the entries 0 to ``count`` − 1, each process its share; all go on when all are there."""
+        """``fetch`` the entries 0 to ``count`` − 1, each process its share; all go on when all are there.
+
+        Raises:
+            DatasetError: a file that the cache knows has changed since the run began.
+        """
         if self.folder is None:
             return
         mine = range(accelerator.process_index, count, accelerator.num_processes)
@@ -99,9 +103,12 @@ class FeatureCache:
             for number in mine:
                 fetch(number)
                 advance()
+        self._refuse_changed(
+            self._marks
+        )  # an entry may hold parts of other images, read long after they were known
         accelerator.wait_for_everyone()
 
-    def _refuse_changed(self, files: Sequence[Path]) -> None:
+    def _refuse_changed(self, files: Iterable[Path]) -> None:
         for file in files:
             if not self._marks[file].still(file):
                 raise DatasetError(f"'{file}' changed while it was read; start again once the data are complete")

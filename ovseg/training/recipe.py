@@ -26,8 +26,9 @@ ConfigT = TypeVar("ConfigT", bound=TrainingConfig)
 
 
 class Task(nn.Module):
-    """A head that learns, and its loss. Data are plain attributes: only what is trained, and frozen parts of the
-    head itself, are weights of this module.
+    """A head that learns, and its loss.
+
+    Data are plain attributes and no buffers: the weights of this module are those of the head.
 
     Attributes:
         head: what is trained.

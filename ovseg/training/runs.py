@@ -26,7 +26,15 @@ from ovseg.pipeline.segmenter import Segmenter
 from ovseg.progress import progress_bar
 from ovseg.provenance import environment
 from ovseg.training.card import draw_curves, write_card
-from ovseg.training.checkpoint import BEST, CHECKPOINT, METRICS, flatten, refuse_other_run, settings_of
+from ovseg.training.checkpoint import (
+    BEST,
+    CHECKPOINT,
+    METRICS,
+    flatten,
+    read_checkpoint,
+    refuse_other_run,
+    settings_of,
+)
 from ovseg.training.config import TrainingConfig
 from ovseg.training.data import MaskData, dataset_content, open_masks
 from ovseg.training.features import FeatureCache
@@ -66,10 +74,11 @@ def train(config: TrainingConfig, *, progress: bool = False) -> Path:
         with progress_bar("finished before", total=config.schedule.steps, shown=shown) as advance:
             advance(config.schedule.steps)
         return out
-    if (out / CHECKPOINT).is_file():  # before features are computed for nothing
-        refuse_other_run(torch.load(out / CHECKPOINT, weights_only=True).get("run"), run, path=out / CHECKPOINT)
+    resumed = (out / CHECKPOINT).is_file()
+    if resumed:
+        read_checkpoint(out / CHECKPOINT, run)  # one of another run is refused before features are computed
     task = recipe.build(config, model, cache, accelerator)
-    if accelerator.is_main_process and not (out / CHECKPOINT).is_file():
+    if accelerator.is_main_process and not resumed:
         write_json(out / "config.json", config.model_dump(mode="json"))
         write_json(out / "environment.json", environment())
         write_json(out / "data.json", task.manifest)

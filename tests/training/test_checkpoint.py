@@ -3,9 +3,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from ovseg.journal import Journal, read_journal
-from ovseg.training.checkpoint import TrainingError, cut_metrics, flatten, refuse_other_run, settings_of
+from ovseg.training.checkpoint import (
+    TrainingError,
+    cut_metrics,
+    flatten,
+    read_checkpoint,
+    refuse_other_run,
+    settings_of,
+)
 from ovseg.training.config import Schedule, TrainingConfig
 
 
@@ -25,6 +33,16 @@ def test_the_first_setting_that_differs_is_named_with_both_values() -> None:
     with pytest.raises(TrainingError, match="another version of ovseg wrote it"):
         refuse_other_run(None, now, path=Path("run/last.pt"))
     refuse_other_run(kept, dict(kept), path=Path("run/last.pt"))
+
+
+@pytest.mark.parametrize("kept", [0, 10, 400])
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "last.pt"
+    torch.save({"run": {}, "task": {"weight": torch.zeros(100)}}, path)
+    assert read_checkpoint(path, {})["task"]["weight"].shape == (100,)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(TrainingError, match=r"last.pt' is damaged \(.*\); remove it to start anew"):
+        read_checkpoint(path, {})
 
 
 def test_metrics_after_the_checkpoint_are_dropped_and_the_others_keep_every_digit(tmp_path: Path) -> None:

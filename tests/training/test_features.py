@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from ovseg.errors import DatasetError
+from ovseg.training.config import TrainingConfig
 from ovseg.training.features import Arrays, FeatureCache
+from ovseg.training.loop import make_accelerator
 
 KEY = {"encoder": "toy", "view": 0}
 
@@ -85,6 +87,19 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, photo: 
     with pytest.raises(DatasetError, match=r"photo.png' changed while it was read; start again once the data are"):
         cache.fetch(KEY, [photo], Maker(photo))
     assert fetch(tmp_path / "features", Maker(photo))["bytes"].tobytes() == b"other pixels"
+
+
+def test_a_file_that_changes_while_others_are_read_ends_the_run(tmp_path: Path, photo: Path) -> None:
+    cache, other = FeatureCache(tmp_path / "features"), tmp_path / "other.png"
+    other.write_bytes(b"x")
+    cache.content(other)
+
+    def read(number: int) -> None:
+        cache.fetch({**KEY, "view": number}, [photo], Maker(photo))
+        other.write_bytes(b"y" * (number + 1))
+
+    with pytest.raises(DatasetError, match=r"other.png' changed while it was read"):
+        cache.fill("views", 2, read, accelerator=make_accelerator(TrainingConfig(recipe="toy")))
 
 
 def test_without_a_folder_nothing_is_kept(photo: Path) -> None:

@@ -8,62 +8,32 @@ learning in logits; text to vision maps as in Talk2DINO (Barsellotti et al., ICC
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ovseg.config import Config
 from ovseg.errors import ConfigError
 from ovseg.files import atomic_path, sha256_of_bytes
 from ovseg.heads.alignment import AlignmentHead
 from ovseg.heads.registry import HeadConfig
-from ovseg.images.load import load_image
 from ovseg.models.embedded import HEAD_FILE
 from ovseg.models.model import Model
 from ovseg.pipeline.queries import encode_phrases
-from ovseg.training.cells import cell_classes, cell_features, principal_axes
+from ovseg.training.cells import CellData, Cells, NamedData, principal_axes, read_named
 from ovseg.training.config import Positive, Share, TrainingConfig
-from ovseg.training.data import MaskData, dataset_content, held_out_classes, open_masks, read_table, reading_of
-from ovseg.training.features import Arrays, FeatureCache
+from ovseg.training.data import dataset_content, open_masks, read_table
+from ovseg.training.features import FeatureCache
 from ovseg.training.recipe import Recipe, Task
 from ovseg.vocabulary.templates import Templates
 
 _SYNONYM = 0.6  # centred cosine between names above which one is not a wrong answer for the other
-_SQUARE = 256  # named photos are small: one size for all
-
-
-class CellData(MaskData):
-    """Images with masks for the alignment; the names of each entry compete only with one another.
-
-    Attributes:
-        weight: factor on their loss.
-        every: only every n-th image is read.
-    """
-
-    weight: float = 1.0
-    every: Positive = 1
-
-
-class NamedData(Config):
-    """Images with one name each, from a CSV with the columns ``file`` and ``name``.
-
-    Attributes:
-        table: the CSV; files are relative to its folder.
-        weight: factor on their loss.
-        cells: how many cells of an image, those that look most like its name, stand for the object.
-    """
-
-    table: Path
-    weight: float = 0.3
-    cells: Positive = 24
 
 
 class AlignmentConfig(TrainingConfig):
@@ -92,64 +62,6 @@ class AlignmentConfig(TrainingConfig):
     scale: float = 10.0
     out: Path = Path("runs/mini")
     export: Path | None = None
-
-
-class Cells:
-    """The cells of images with masks: their frozen features, and the class that each shows.
-
-    Args:
-        data: the images, and what of them is held out.
-        model: its image encoder runs.
-        cache: of the features.
-        coverage: share of a cell that one class must cover for the cell to count.
-
-    Raises:
-        ConfigError: a held-out class is unknown.
-        DatasetError: the data are incomplete.
-    """
-
-    def __init__(self, data: CellData, model: Model, cache: FeatureCache, *, coverage: float) -> None:
-        self.dataset = open_masks(data)
-        self.rows = range(0, len(self.dataset.names), data.every)
-        self.names = list(self.dataset.protocol.names)
-        self._data, self._model, self._cache, self._coverage = data, model, cache, coverage
-        # a cell of the background counts for nothing: no word asks for it
-        background = self.dataset.protocol.background_index
-        self._ignored = [*held_out_classes(data, self.dataset), *([] if background is None else [background])]
-        self._key = {"encoder": model.encoder_digest, **reading_of(self.dataset), "coverage": coverage}
-        self._images = self.dataset.names
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.rows)
-
-    def fetch(self, place: int) -> Arrays:
-        """The image at ``place``: "features" (n, C) float16, and "classes" (n,) int64, −1 where none counts."""
-        row = self.rows[place]
-        files = self.dataset.files(row)
-        arrays = self._cache.fetch({**self._key, "image": self._images[row]}, files, lambda: self._make(row))
-        hidden = np.isin(arrays["classes"], self._ignored)
-        if self._data.held_out is not None and place % self._data.folds == self._data.held_out:
-            hidden[:] = True
-        return {**arrays, "classes": np.where(hidden, -1, arrays["classes"])}
-
-    def images(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Features (n, C) float32 and classes (n,) of every image."""
-        for place in range(len(self)):
-            arrays = self.fetch(place)
-            yield torch.from_numpy(arrays["features"].astype(np.float32)), torch.from_numpy(arrays["classes"])
-
-    def present(self) -> Tensor:
-        """Sorted indices of the classes that some cell shows."""
-        shown = set().union(*(np.unique(self.fetch(place)["classes"]).tolist() for place in range(len(self))))
-        return torch.tensor(sorted(shown - {-1}), dtype=torch.int64)
-
-    def _make(self, row: int) -> Arrays:
-        example = self.dataset.load(row)
-        features, grid = cell_features(self._model, example.image)
-        truth = torch.from_numpy(example.truth.astype(np.int64))
-        classes = cell_classes(truth, grid, classes=len(self.names), coverage=self._coverage)
-        return {"features": features.to(torch.float16).numpy(), "classes": classes.numpy()}
 
 
 @dataclass(frozen=True)
@@ -294,8 +206,8 @@ class AlignmentTask(Task):
         return sha256
 
     def _cosines(self, inputs: Tensor, text: Tensor) -> Tensor:
-        pixels = functional.normalize(self.visual(inputs), dim=-1)
-        return pixels @ functional.normalize(self.textual(text), dim=-1).T
+        cells = functional.normalize(self.visual(inputs), dim=-1)
+        return cells @ functional.normalize(self.textual(text), dim=-1).T
 
     def _reduced(self, features: Tensor) -> Tensor:
         reduced: Tensor = (self.head.trained_part(features) - self.mean) @ self.axes
@@ -339,14 +251,20 @@ def build_alignment(
         ConfigError: the model has no alignment to train.
         DatasetError: a data set is incomplete.
     """
-    own = _own_head(config, model)
-    templates = Templates.named(model.config.templates)
+    own, templates = _own_head(config, model), Templates.named(model.config.templates)
+
+    def encode(names: Sequence[str]) -> Tensor:
+        return encode_phrases(names, templates, model.text().encode)
+
     cells = []
     for data in config.masks:
         known = Cells(data, model, cache, coverage=config.coverage)
         cache.fill(f"cells of {data.protocol}", len(known), known.fetch, accelerator=accelerator)
-        cells.append((known, encode_phrases(known.names, templates, model.text().encode)))
-    photos = [(named, *named_features(named, model, cache, accelerator)) for named in config.named]
+        cells.append((known, encode(known.names)))
+    photos = [
+        (named, *read_named(named, model, own, encode, cache=cache, accelerator=accelerator))
+        for named in config.named
+    ]
     torch.manual_seed(config.seed)
     head = own.fresh()
     with torch.no_grad():
@@ -354,43 +272,6 @@ def build_alignment(
         for named, features, numbers, text in photos:
             task.add_named(named, features, numbers, text)
     return task
-
-
-def named_features(
-    data: NamedData, model: Model, cache: FeatureCache, accelerator: Accelerator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Per named photo the mean feature of the cells that look most like its name.
-
-    Returns:
-        (n, C) features, (n,) name numbers, and (N, 384) text vectors of the names.
-
-    Raises:
-        DatasetError: the table or a photo is missing, or the table has other columns.
-    """
-    rows = read_table(data.table, column="name")
-    names = sorted({name for _, name in rows})
-    numbers = [names.index(name) for _, name in rows]
-    assert isinstance(model.head, AlignmentHead)
-    head = model.head
-    text = encode_phrases(names, Templates.named(model.config.templates), model.text().encode)
-    prototypes = head.prototypes(text)
-
-    def fetch(place: int) -> Arrays:
-        file, prototype = data.table.parent / rows[place][0], prototypes[numbers[place]]
-        # the prototype says all that name, templates, text encoder and head have to do with the choice of cells
-        looks = sha256_of_bytes(prototype.detach().cpu().numpy().tobytes())
-        key = {"encoder": model.encoder_digest, "side": _SQUARE, "cells": data.cells, "prototype": looks}
-        return cache.fetch(key, [file], lambda: make(file, prototype))
-
-    def make(file: Path, prototype: Tensor) -> Arrays:
-        features, _ = cell_features(model, load_image(file), size=(_SQUARE, _SQUARE))
-        score = head.untrained_part(features) @ prototype
-        best = score.topk(min(data.cells, len(score))).indices
-        return {"features": features[best].mean(0).to(torch.float16).numpy()}
-
-    cache.fill(f"photos of {data.table.name}", len(rows), fetch, accelerator=accelerator)
-    pooled = np.stack([fetch(place)["features"] for place in range(len(rows))]).astype(np.float32)
-    return torch.from_numpy(pooled), torch.tensor(numbers), text
 
 
 def _moved(data: SetT, device: torch.device) -> SetT:

@@ -24,7 +24,7 @@ from ovseg.heads.prompts import encode_tokens
 from ovseg.heads.registry import HeadConfig, build_head
 from ovseg.heads.stacked import StackedHead
 from ovseg.models.model import Model
-from ovseg.pipeline.logits import POOL
+from ovseg.pipeline.logits import POOL, best_query
 from ovseg.pipeline.queries import encode_phrases
 from ovseg.provenance import names_hash
 from ovseg.refine import affinity, pool_cells
@@ -315,11 +315,11 @@ def phrases_of(classes: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def best_of_classes(logits: Tensor, owner: Tensor, *, classes: int) -> Tensor:
-    """(B, Q, H, W) logits of phrases to (B, classes, H, W), the largest of each class, as ``class_logits``."""
+    """(B, Q, H, W) logits of phrases to (B, classes, H, W), the largest of each class."""
     if classes == logits.shape[1]:
         return logits
-    parts = [logits[:, owner == index].amax(1) for index in range(classes)]
-    return torch.stack(parts, 1)
+    best = best_query(logits.transpose(0, 1).flatten(1), owner, classes=classes)
+    return best.view(classes, len(logits), *logits.shape[2:]).transpose(0, 1)
 
 
 def phrases_and_owners(source: Source) -> tuple[list[str], list[int]]:

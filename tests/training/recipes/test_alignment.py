@@ -8,24 +8,16 @@ import numpy as np
 import pytest
 import torch
 from helpers.training import frozen_bytes, write_table
-from PIL import Image
 from torch.nn import functional
 
-from ovseg.errors import ConfigError, DatasetError
+from ovseg.errors import ConfigError
 from ovseg.heads.alignment import AlignmentHead
 from ovseg.heads.base import IdentityHead
 from ovseg.pipeline.segmenter import Segmenter
 from ovseg.training.config import Schedule
 from ovseg.training.features import FeatureCache
 from ovseg.training.loop import make_accelerator, train_steps
-from ovseg.training.recipes.alignment import (
-    AlignmentConfig,
-    AlignmentTask,
-    Cells,
-    NamedData,
-    build_alignment,
-    named_features,
-)
+from ovseg.training.recipes.alignment import AlignmentConfig, AlignmentTask, build_alignment
 
 
 def settings(path: Path, **values: Any) -> AlignmentConfig:
@@ -74,53 +66,13 @@ def test_cells_are_computed_once_and_named_photos_too(
     table = write_table(folder / "images" / "names.csv", "name", [("0.png", "cat"), ("2.png", "dog")])
     config = settings(folder, named=({"table": table},))
     first = built(config, small, tmp_path / "features")
-    monkeypatch.setattr("ovseg.training.recipes.alignment.cell_features", lambda *_, **__: pytest.fail("computed"))
+    monkeypatch.setattr("ovseg.training.cells.cell_features", lambda *_, **__: pytest.fail("computed"))
     second = built(config, small, tmp_path / "features")
     assert first.manifest == second.manifest and [entry["images"] for entry in first.manifest] == [3, 2]
     for one, other in ((first.sets, second.sets), (first.named, second.named)):
         for before, after in zip(one, other, strict=True):
             tensors = [(value, vars(after)[name]) for name, value in vars(before).items() if name != "weight"]
             assert all(torch.equal(value, same) for value, same in tensors) and len(tensors) >= 4
-
-
-@pytest.mark.parametrize("part", ["images", "masks"])
-def test_the_cells_of_an_image_that_was_replaced_are_computed_again(
-    small: Segmenter, folder: Path, tmp_path: Path, part: str
-) -> None:
-    def read() -> list[Any]:
-        cache = FeatureCache(tmp_path / "features")
-        cells = Cells(settings(folder).masks[0], small.model, cache, coverage=0.55)
-        return [cells.fetch(place) for place in range(len(cells))]
-
-    before = read()
-    file = folder / part / "1.png"
-    Image.fromarray(np.asarray(Image.open(file))[::-1].copy()).save(file)
-    array = "features" if part == "images" else "classes"
-    same = [np.array_equal(one[array], other[array]) for one, other in zip(before, read(), strict=True)]
-    assert same == [True, False, True]
-
-
-def test_a_named_photo_is_looked_at_again_when_it_or_the_prompt_was_changed(
-    small: Segmenter, folder: Path, tmp_path: Path
-) -> None:
-    data = NamedData(table=write_table(folder / "names.csv", "name", [("images/0.png", "cat")]), cells=2)
-    templates = tmp_path / "templates.yaml"
-    templates.write_text("source: test\ntemplates: ['{}']\n")
-    model = replace(small.model, config=small.config.model_copy(update={"templates": str(templates)}))
-
-    def read() -> tuple[torch.Tensor, int]:
-        cache = FeatureCache(tmp_path / "features")
-        features, _, _ = named_features(data, model, cache, make_accelerator(settings(folder)))
-        assert cache.folder is not None
-        return features, len(list(cache.folder.iterdir()))
-
-    first, entries = read()
-    assert read()[1] == entries == 1
-    templates.write_text("source: test\ntemplates: ['a photo of the sky, with {}']\n")
-    assert read()[1] == 2
-    Image.fromarray(np.zeros((64, 96, 3), np.uint8)).save(folder / "images" / "0.png")
-    second, entries = read()
-    assert entries == 3 and not torch.equal(first, second)
 
 
 def test_the_weights_of_the_task_are_those_of_its_maps_and_its_head(
@@ -175,15 +127,6 @@ def test_an_unknown_held_out_class_is_named(small: Segmenter, folder: Path, tmp_
     masks = {"protocol": "folder", "path": folder, "held_out_classes": ("lynx",)}
     with pytest.raises(ConfigError, match="no class \\['lynx'\\] in 'folder'"):
         built(settings(folder, masks=(masks,)), small, tmp_path)
-
-
-def test_a_table_of_names_with_other_columns_is_refused(small: Segmenter, tmp_path: Path) -> None:
-    table = tmp_path / "names.csv"
-    table.write_text("file,caption\na.png,cat\n")
-    with pytest.raises(DatasetError, match="must have the columns file and name, got file, caption"):
-        named_features(
-            NamedData(table=table), small.model, FeatureCache(tmp_path), make_accelerator(settings(tmp_path))
-        )
 
 
 def test_a_model_without_an_alignment_is_refused(small: Segmenter, tmp_path: Path) -> None:
