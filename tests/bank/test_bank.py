@@ -23,6 +23,7 @@ from ovseg.bank import BankOptions, ImageBank, Region, store
 from ovseg.bank.duplicates import Fingerprints, find_pairs
 from ovseg.bank.index import VectorIndex
 from ovseg.bank.pseudo_labels import write_pseudo_labels
+from ovseg.bank.search import region_vector
 from ovseg.errors import (
     ConfigError,
     DatasetError,
@@ -123,6 +124,17 @@ def test_a_region_of_an_image_is_a_query(segmenter: Segmenter, tmp_path: Path, b
     assert all("red" in Path(path).name for path in found.paths[0])
     with pytest.raises(ShapeError, match="inside 64 x 128"):
         bank.search(Region(pixels, (0, 0, 65, 10)))
+
+
+def test_a_box_is_rows_and_then_columns(segmenter: Segmenter) -> None:
+    """Red is below and to the left; the box with the larger rows and the smaller columns shows it."""
+    pixels = np.full((64, 128, 3), 120, np.uint8)
+    pixels[32:, :64] = (220, 30, 30)
+    encoded = segmenter.encode(pixels)
+    assert int(region_vector(encoded, (40, 0, 64, 24)).argmax()) == 0
+    assert int(region_vector(encoded, (0, 40, 24, 64)).argmax()) == 6
+    expected = encoded.features.values[0, :, 5:8, 0:3].flatten(1).mean(1)
+    np.testing.assert_allclose(region_vector(encoded, (40, 0, 64, 24)), expected / expected.norm(), rtol=1e-5)
 
 
 def test_k_below_one_and_a_cancelled_query_are_refused(bank: ImageBank) -> None:
