@@ -21,7 +21,7 @@ from torch import Tensor
 from ovseg.config import load_config
 from ovseg.evaluation.data.datasets import open_dataset
 from ovseg.evaluation.data.protocol import load_protocol
-from ovseg.pipeline.logits import match
+from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.segmenter import Segmenter
 from ovseg.training.config import AlignmentConfig
 from ovseg.training.features import cell_classes
@@ -30,11 +30,10 @@ from ovseg.training.runs import trainable_model
 MARGINS = [0.0, 0.03, 0.06, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4]
 
 
-def ask(segmenter: Segmenter, encoded: object, labels: list[str]) -> Tensor:
+def ask(segmenter: Segmenter, encoded: EncodedImage, labels: list[str]) -> Tensor:
     """Class probabilities (K, h·w) of labels and automatic background."""
-    bank = segmenter.text_bank(labels, background="auto")
-    logits = match(encoded.features, bank, smoothing=segmenter.config.smoothing)  # type: ignore[attr-defined]
-    return logits.softmax(0).flatten(1)
+    queries = segmenter.queries(labels, background="auto")
+    return segmenter.logits(encoded, queries).values.softmax(0).flatten(1)
 
 
 def painted(probabilities: Tensor, count: int, margin: float) -> Tensor:

@@ -25,6 +25,7 @@ IVF_LIMIT = 2_000_000
 _RERANK = 10  # candidates per wanted neighbour that compressed codes bring to the exact re-ranking
 _TRAIN_PER_LIST = 40
 _QUERIES = 200
+_BLOCK = 65_536  # rows of a memory-mapped file that are read at once
 _GPU_MOST = 2048  # neighbours that FAISS finds on a GPU
 
 
@@ -288,6 +289,6 @@ def _query_sample(vectors: Vectors) -> Vectors:
     return unit
 
 
-def _blocks(vectors: Vectors, size: int = 65_536) -> Iterator[Vectors]:
-    for start in range(0, len(vectors), size):
-        yield vectors[start : start + size]
+def _blocks(vectors: Vectors) -> Iterator[Vectors]:
+    for start in range(0, len(vectors), _BLOCK):
+        yield vectors[start : start + _BLOCK]

@@ -13,7 +13,7 @@ from PIL import Image
 import ovseg
 from ovseg.errors import ConfigError, DatasetError, ModelError, SpaceError
 from ovseg.heads.registry import HeadConfig
-from ovseg.pipeline.logits import score
+from ovseg.pipeline.logits import class_logits
 from ovseg.pipeline.segmenter import Segmenter
 from ovseg.training.checkpoint import read_log
 from ovseg.training.config import HeadSchedule, MaskData, MasksConfig, PseudoLabels, Validation, load_training
@@ -367,9 +367,9 @@ def test_training_grades_what_the_trained_model_answers(small: Segmenter, folder
     loss = float(task(torch.Generator().manual_seed(0), 1).detach())
     image = task.vocabularies[0].source.names.index(task.drawn.split("'")[1])
     below = Segmenter(smoothed, device=torch.device("cpu"))
-    bank = below.text_bank([Concept("sky", synonyms=("clouds",)), "road", "cat"])
+    queries = below.queries([Concept("sky", synonyms=("clouds",)), "road", "cat"])
     seen = task.vocabularies[0].source.load(image)
-    logits, _ = score(below.model.head, below.encode(seen.image).features, bank, smoothing=0.08)
+    logits = class_logits(below.model.head, below.encode(seen.image).features, queries, smoothing=0.08).values
     grid = (logits.shape[1] * FINER, logits.shape[2] * FINER)
     fine = torch.nn.functional.interpolate(logits[None], size=grid, mode="bilinear")
     truth = torch.from_numpy(nearest(seen.truth, grid)).long()[None]
