@@ -63,3 +63,12 @@ class Info:
 )
 def test_a_model_is_described_by_what_its_info_says_as_plain_values(info: Any, wanted: dict[str, Any]) -> None:
     assert describe_model(SimpleNamespace(info=info)) == wanted
+
+
+def test_the_commit_is_that_of_the_checkout_with_a_plus_where_files_differ() -> None:
+    root = Path(provenance.__file__).parents[1]
+    if not (root / ".git").exists():
+        pytest.skip("needs a checkout")
+    run = ("git", "-C", str(root))
+    head = subprocess.run([*run, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    assert str(provenance.git_commit()).removesuffix("+") == head
