@@ -23,8 +23,8 @@ from ovseg.evaluation.data.datasets import open_dataset
 from ovseg.evaluation.data.protocol import load_protocol
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.segmenter import Segmenter
-from ovseg.training.config import AlignmentConfig
-from ovseg.training.features import cell_classes
+from ovseg.training.cells import cell_classes
+from ovseg.training.recipes.alignment import AlignmentConfig
 from ovseg.training.runs import trainable_model
 
 MARGINS = [0.0, 0.03, 0.06, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4]

@@ -25,10 +25,9 @@ from ovseg.files import sha256_of
 from ovseg.heads.alignment import AlignmentHead
 from ovseg.models.embedded import HEAD_FILE
 from ovseg.pipeline.segmenter import Segmenter
-from ovseg.training.config import AlignmentConfig
 from ovseg.training.features import FeatureCache
-from ovseg.training.loop import train_steps
-from ovseg.training.recipes.alignment import build_alignment
+from ovseg.training.loop import make_accelerator, train_steps
+from ovseg.training.recipes.alignment import AlignmentConfig, build_alignment
 from ovseg.training.runs import trainable_model
 
 QUARTERS = 4
@@ -45,8 +44,9 @@ def train_head(config: AlignmentConfig, out: Path, **held: object) -> Path:
     path = out / HEAD_FILE
     if not path.is_file():
         out.mkdir(parents=True, exist_ok=True)
-        task = build_alignment(fold, trainable_model(config.model), FeatureCache(config.out / "features"))
-        for _ in train_steps(task, fold, out):
+        accelerator, cache = make_accelerator(fold), FeatureCache(config.out / "features")
+        task = build_alignment(fold, trainable_model(config.model), cache, accelerator)
+        for _ in train_steps(task, fold, out, accelerator=accelerator):
             pass
         task.export(path, metadata={})
     return path

@@ -23,9 +23,9 @@ from ovseg.evaluation.data.datasets import open_dataset
 from ovseg.evaluation.data.protocol import load_protocol
 from ovseg.pipeline.segmenter import Segmenter, load
 from ovseg.training import load_training, train
-from ovseg.training.config import CaptionsConfig
 from ovseg.training.features import FeatureCache
-from ovseg.training.recipes.captions import build_captions, read_captions
+from ovseg.training.loop import make_accelerator
+from ovseg.training.recipes.captions import CaptionsConfig, build_captions, read_captions
 from ovseg.training.runs import segmenter_of, trainable_model
 
 PROTOCOL, COUNTS = "coco-panoptic-133", (1, 5, 10)
@@ -58,7 +58,7 @@ def main() -> None:
     assert isinstance(config, CaptionsConfig)
     train(config)
     base = trainable_model(config.model)
-    task = build_captions(config, base, FeatureCache(config.out / "features"))
+    task = build_captions(config, base, FeatureCache(config.out / "features"), make_accelerator(config))
     mini, trained = load(config.model, device="cpu"), load(str(config.out), device="cpu")
     asked = task.owner >= task.kept
     owner, vectors, files = task.owner[asked] - task.kept, task.captions[asked], read_captions(config.table)[0]

@@ -36,18 +36,17 @@ from ovseg.evaluation.metrics.confusion import ConfusionMatrix
 from ovseg.files import write_json
 from ovseg.heads.alignment import AlignmentHead
 from ovseg.heads.base import Head
-from ovseg.heads.registry import HeadConfig
 from ovseg.models.embedded import HEAD_FILE
-from ovseg.models.model import Model
-from ovseg.pipeline.logits import score as scores_of
+from ovseg.pipeline.logits import class_logits
 from ovseg.pipeline.segmenter import Segmenter
-from ovseg.training.config import AlignmentConfig, MaskData, MasksConfig, TrainingConfig, load_training
-from ovseg.training.data import open_source
-from ovseg.training.features import FeatureCache, View, ViewCache
+from ovseg.training import TrainingConfig, load_training
+from ovseg.training.augment import Augmentation
+from ovseg.training.data import MaskData, open_source
+from ovseg.training.features import FeatureCache
 from ovseg.training.loop import make_accelerator, train_steps
-from ovseg.training.recipes.alignment import build_alignment
-from ovseg.training.recipes.masks import Vocabulary, build_masks, cache_key, fetch_view
+from ovseg.training.recipes import RECIPES
 from ovseg.training.runs import segmenter_of, trainable_model
+from ovseg.training.views import Crops, View, Views
 
 FOLDS, HALVES, PROTOCOL = 4, 2, "coco-panoptic-133"
 QUESTIONS = ("seen", "unseen", "unseen alone")
@@ -69,7 +68,9 @@ class Folds:
         self.below = trainable_model("mini")
         self.model = replace(self.below, head=untrained(self.below.head))
         self.names = [entry.name for entry in load_protocol(PROTOCOL).classes]
-        self.views = read_views(self.model, MaskData(protocol=PROTOCOL, path=data), out / "features")
+        self.cache = FeatureCache(out / "features", progress=True)
+        source = open_source(MaskData(protocol=PROTOCOL, path=data))
+        self.views = Views(source, self.model, self.cache, augmentation=Augmentation(), seed=0)
 
     def scores(self, kind: str, *, fold: int, seed: int) -> Scores:
         """Mean IoU in [0, 1] of each question; trained and scored, or read where that was done before."""
@@ -98,26 +99,24 @@ class Folds:
         if kind == "none":
             return Segmenter(self.model, device=torch.device("cpu"))
         accelerator = make_accelerator(config)
-        if isinstance(config, AlignmentConfig):
-            aligned = build_alignment(config, self.below, FeatureCache(self.out / "features"))
-            for _ in train_steps(aligned, config, config.out, accelerator=accelerator):
-                pass
-            aligned.export(config.out / HEAD_FILE, metadata={})
-            head = AlignmentHead.load(config.out / HEAD_FILE)
-            return Segmenter(replace(self.below, head=head), device=torch.device("cpu"))
-        assert isinstance(config, MasksConfig)
-        task = build_masks(config, self.model, self.out / "features", accelerator)
+        model = self.below if kind == "mini" else self.model
+        task = RECIPES[config.recipe].build(config, model, self.cache, accelerator)
         if kind != "contrast":
             for _ in train_steps(task, config, config.out, accelerator=accelerator):
                 pass
-        return segmenter_of(self.model, task.eval())
+        if kind != "mini":
+            return segmenter_of(model, task.eval())
+        task.export(config.out / HEAD_FILE, metadata={})
+        head = AlignmentHead.load(config.out / HEAD_FILE)
+        return Segmenter(replace(model, head=head), device=torch.device("cpu"))
 
     def _score(self, segmenter: Segmenter, fold: int) -> Scores:
         """Mean IoU of each question on the images that the fold holds out."""
         unseen = np.arange(fold, len(self.names), FOLDS)
         is_unseen = np.isin(np.arange(len(self.names)), unseen)
         everything, alone = (ConfusionMatrix.empty(len(self.names)) for _ in range(2))
-        for view in self.views[fold % HALVES :: HALVES]:
+        for index in range(fold % HALVES, len(self.views), HALVES):
+            view = self.views.fetch(index)
             truth = view.truth.astype(np.int32)
             everything.update(winners(segmenter, view, self.names), truth)
             own = np.where(np.isin(truth, unseen), truth, -1)
@@ -141,25 +140,14 @@ def untrained(head: Head) -> AlignmentHead:
     return fresh.eval()
 
 
-def read_views(model: Model, data: MaskData, folder: Path) -> list[View]:
-    """Every image with its features and all its labels, in the cache that training reads."""
-    config = MasksConfig(head=HeadConfig(kind="adapter"), data=(data,))
-    source = open_source(data)
-    cache = ViewCache(folder, cache_key(config, model, source))
-    nothing = torch.empty(0)
-    chosen = Vocabulary(source, cache, nothing, nothing, nothing)
-    return [fetch_view(model, chosen, index, 0, config) for index in range(len(source.names))]
-
-
 @torch.inference_mode()
 def winners(segmenter: Segmenter, view: View, names: list[str]) -> NDArray[np.int32]:
     """(4h, 4w): the best name, on the grid of the labels."""
     spec, head = segmenter.model.image.spec, segmenter.model.head
-    maps = torch.from_numpy(view.features.astype(np.float32)).permute(2, 0, 1)[None]
-    values, structure = maps[:, : spec.channels], maps[:, spec.channels :]
-    features = DenseFeatures(values, spec.space, spec.stride, structure=structure)
-    bank = segmenter.text_bank(names)
-    logits, _ = scores_of(head, head.pixels(features), bank, smoothing=segmenter.config.smoothing)
+    whole = Crops.of([view])
+    features = DenseFeatures(whole.features, spec.space, spec.stride, structure=whole.structure)
+    asked = segmenter.queries(names)
+    logits = class_logits(head, head.pixels(features), asked, smoothing=segmenter.config.smoothing).values
     fine = functional.interpolate(logits[None], size=view.truth.shape, mode="bilinear")
     return fine[0].argmax(0).numpy().astype(np.int32)
 

@@ -17,9 +17,10 @@ from pathlib import Path
 import torch
 
 from ovseg.heads.registry import HeadConfig
-from ovseg.training.config import HeadSchedule, MaskData, MasksConfig
+from ovseg.training.data import MaskData
+from ovseg.training.features import FeatureCache
 from ovseg.training.loop import make_accelerator, train_steps
-from ovseg.training.recipes.masks import build_masks
+from ovseg.training.recipes.masks import HeadSchedule, MasksConfig, build_masks
 from ovseg.training.runs import trainable_model
 
 
@@ -35,7 +36,7 @@ def images_per_second(options: argparse.Namespace, features: Path, *, cache: boo
             out=Path(out),
         )
         accelerator = make_accelerator(config)
-        task = build_masks(config, trainable_model("mini"), features, accelerator)
+        task = build_masks(config, trainable_model("mini"), FeatureCache(features), accelerator)
         running = train_steps(task, config, config.out, accelerator=accelerator)
         next(running)
         start = time.perf_counter()

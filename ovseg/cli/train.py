@@ -33,20 +33,11 @@ def train(
     if list_recipes or config is None:
         typer.echo("\n".join(asset_names("configs/training")))
         return
-    from rich.console import Console
-    from rich.progress import Progress
-
     from ovseg.training import load_training
     from ovseg.training import train as run
 
-    path = find_asset("configs/training", config)
-    resolved = load_training(path, overrides=_overrides(settings or []))
-    with Progress(console=Console(stderr=True)) as progress:
-        bar = progress.add_task("reading features", total=resolved.schedule.steps)
-        out = run(
-            resolved,
-            progress=lambda step, loss: progress.update(bar, completed=step, description=f"loss {loss:.3f}"),
-        )
+    resolved = load_training(find_asset("configs/training", config), overrides=_overrides(settings or []))
+    out = run(resolved, progress=True)
     typer.echo(out)
 
 

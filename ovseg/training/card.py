@@ -58,9 +58,7 @@ def write_card(
         score, step = max(scores)
         where = f"`{validation.protocol}` (`{validation.path}`)"
         best = f"mIoU {100 * score:.1f} on {where}, step {step}, the best of {len(scores)} looks"
-    data = [
-        f"- {entry['images']} images, {entry['classes']} names: `{_place(entry['data'])}`" for entry in manifest
-    ]
+    data = [f"- {_counts(entry)}: `{_place(entry['data'])}`" for entry in manifest]
     lines = [
         f"# {model.name}",
         "",
@@ -70,7 +68,7 @@ def write_card(
         f"Score: {best}. Last loss {rows[-1]['loss']:.4f}." if rows else "No step was run.",
         "",
         "Trained on:",
-        *(data or ["- see config.json"]),
+        *data,
         "",
         f"The encoders' licence is {model.license}; that of the trained weights also depends on the data above. "
         "Names that no mask showed rest on the encoders alone.",
@@ -84,8 +82,13 @@ def write_card(
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def _counts(entry: dict[str, Any]) -> str:
+    """What an entry of the manifest counts, such as "3 images, 2 classes"."""
+    return ", ".join(f"{count} {what}" for what, count in entry.items() if isinstance(count, int))
+
+
 def _place(data: Any) -> str:
     """The folder or table that an entry of the manifest names."""
     if not isinstance(data, dict):
         return str(data)
-    return str(data.get("path") or data.get("pseudo_labels"))
+    return str(data.get("path") or data.get("table") or data.get("pseudo_labels"))

@@ -4,23 +4,64 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from ovseg.config import Config
 from ovseg.errors import ConfigError, DatasetError
 from ovseg.evaluation.data.datasets import Dataset, check_same_size, open_dataset, open_files
 from ovseg.evaluation.data.masks import read_image, read_mask
 from ovseg.evaluation.data.protocol import load_protocol
-from ovseg.files import sha256_of
-from ovseg.provenance import names_hash
-from ovseg.training.config import MaskData, PseudoLabels
+from ovseg.journal import read_journal
+from ovseg.training.config import Place, Positive
+from ovseg.training.features import FeatureCache
 
 IGNORED, NONE = -1, -2  # of a label map: counts for nothing; counts as none of the classes
 _PSEUDO_IGNORE = 255
+
+
+class MaskData(Config):
+    """Images with masks.
+
+    Attributes:
+        protocol: the benchmark file that says how the folder is laid out and what its classes are called.
+        path: the folder; relative paths start from the working directory.
+        split: instead of the protocol's.
+        folds: number of parts for cross-validation; image i is in part i mod folds.
+        held_out: the part that is not trained on; None trains on all.
+        held_out_classes: class names whose masks are not trained on.
+        fold: of a few-shot protocol (PASCAL-5i, COCO-20i): its classes are held out as well.
+    """
+
+    protocol: str
+    path: Place
+    split: str | None = None
+    folds: Positive = 1
+    held_out: int | None = None
+    held_out_classes: tuple[str, ...] = ()
+    fold: int | None = None
+
+
+class PseudoLabels(Config):
+    """Images with label maps that another model wrote (``ovseg pseudo-label``).
+
+    Attributes:
+        pseudo_labels: the folder with ``labels/``, ``confidence/``, ``labels.json`` and ``manifest-*.jsonl``.
+        images: folder that the paths of the manifests start from.
+        weighted: whether the confidence of a pixel is the weight of its loss.
+        keep: share of the pixels of each label, the most certain ones, that are trained on.
+    """
+
+    pseudo_labels: Path
+    images: Path = Path(".")
+    weighted: bool = True
+    keep: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 @dataclass(frozen=True)
@@ -42,31 +83,29 @@ class Source(Protocol):
     """Labelled images of one vocabulary.
 
     Attributes:
-        phrases: what each class is asked by, (L,).
+        phrases: the text of each class, (L,).
         synonyms: of some phrases, further ones for the same class; the best one counts.
         names: of the images.
-        rows: the number of each image in its data set, whatever is held out.
-        identity: what decides images and label maps before anything is held out, for the cache of features.
+        reading: what decides ``load`` besides the files and the name, as plain values.
         settings: the section of the training file.
     """
 
     phrases: tuple[str, ...]
     synonyms: dict[str, tuple[str, ...]]
     names: tuple[str, ...]
-    rows: list[int]
-    identity: dict[str, Any]
+    reading: dict[str, Any]
     settings: dict[str, Any]
 
-    def load(self, index: int) -> Labelled:
-        """The image at ``index`` of ``names``, with all its labels."""
+    def files(self, index: int) -> tuple[Path, ...]:
+        """All files that ``load`` reads."""
 
-    def hide(self, truth: NDArray[Any]) -> NDArray[Any]:
-        """``truth`` with held-out classes ignored."""
+    def load(self, index: int) -> Labelled:
+        """The image at ``index`` of ``names``, with its whole label map."""
 
     def select(
         self, truth: NDArray[Any], confidence: NDArray[np.uint8] | None
     ) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
-        """``truth`` with pixels that are not certain enough ignored, and the weight of the others."""
+        """``truth`` with all pixels ignored that are not trained on, and the weight of the others."""
 
 
 class MaskSource:
@@ -78,35 +117,28 @@ class MaskSource:
     """
 
     def __init__(self, data: MaskData) -> None:
-        protocol = load_protocol(data.protocol)
-        if data.split is not None:
-            protocol = protocol.model_copy(update={"split": data.split})
-        # episodes ask one class an image; training reads the masks that they are drawn from
-        few_shot = protocol.episodes is not None and protocol.episodes.kind == "few-shot"
-        self.dataset: Dataset = (open_files if few_shot else open_dataset)(protocol, data.path)
+        self.dataset = open_masks(data)
         protocol = self.dataset.protocol
-        held = {*data.held_out_classes, *_fold_classes(data)}
-        unknown = sorted(held - set(protocol.names))
-        if unknown:
-            raise ConfigError(f"held_out_classes: no class {unknown} in '{data.protocol}'")
+        self.held = held_out_classes(data, self.dataset)
         self.phrases = tuple(entry.prompt or entry.name for entry in protocol.classes)
         self.synonyms: dict[str, tuple[str, ...]] = {}
-        self.held = [protocol.names.index(name) for name in held]
         self._none = protocol.background_index
-        parts = range(len(self.dataset.names))
-        self.rows = [row for row in parts if data.held_out is None or row % data.folds != data.held_out]
-        self.names = tuple(self.dataset.names[row] for row in self.rows)
+        everyone = self.dataset.names
+        self.rows = [
+            row for row in range(len(everyone)) if data.held_out is None or row % data.folds != data.held_out
+        ]
+        self.names = tuple(everyone[row] for row in self.rows)
         if not self.rows or len(self.held) >= len(protocol.names):
             raise DatasetError(
                 f"nothing of '{data.path}' is left to train on: {len(self.rows)} images and "
                 f"{len(protocol.names) - len(self.held)} classes after holding out; hold out less"
             )
-        self.identity = {
-            "path": str(data.path),
-            "protocol": protocol.fingerprint(),
-            "images": names_hash(self.dataset.names),
-        }
+        self.reading = reading_of(self.dataset)
         self.settings = data.model_dump(mode="json")
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Image and mask; none of a data set that is not made of files."""
+        return self.dataset.files(self.rows[index])
 
     def load(self, index: int) -> Labelled:
         """The image; pixels of the background are none of the classes."""
@@ -116,15 +148,11 @@ class MaskSource:
             truth[truth == self._none] = NONE
         return Labelled(example.image, truth)
 
-    def hide(self, truth: NDArray[Any]) -> NDArray[Any]:
-        """``truth`` with held-out classes ignored."""
-        return np.where(np.isin(truth, self.held), IGNORED, truth).astype(truth.dtype)
-
     def select(
         self, truth: NDArray[Any], confidence: NDArray[np.uint8] | None
     ) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
-        """Both as they are: masks are certain."""
-        return truth, confidence
+        """Held-out classes are ignored; masks are certain."""
+        return np.where(np.isin(truth, self.held), IGNORED, truth).astype(truth.dtype), confidence
 
 
 class PseudoLabelSource:
@@ -142,23 +170,20 @@ class PseudoLabelSource:
         stated = json.loads(path.read_text(encoding="utf-8"))
         self.phrases = tuple(stated["labels"])
         self.synonyms = {name: tuple(more) for name, more in stated.get("synonyms", {}).items()}
-        manifests = sorted(self.root.glob("manifest-*.jsonl"))
-        lines = [line for file in manifests for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
-        rows = [json.loads(line) for line in lines]
+        rows = [row for file in sorted(self.root.glob("manifest-*.jsonl")) for row in read_journal(file)]
         self.lines = [row for row in rows if "error" not in row and sum(row["pixels"]) > 0]
         self.names = tuple(row["path"] for row in self.lines)
-        self.rows = list(range(len(self.lines)))
         if not self.lines:
             raise DatasetError(f"'{self.root}' labels no pixel of {len(rows)} images; lower --confidence")
-        sums = [sha256_of(file) for file in manifests]
-        self.identity = {
-            "path": str(data.pseudo_labels),
-            "images": str(data.images),
-            "manifests": sums,
-            "confidence": True,
-        }
+        self.reading: dict[str, Any] = {"pseudo-labels": len(self.phrases)}
         self.settings = data.model_dump(mode="json")
         self.thresholds = self._thresholds() if data.keep < 1 else None
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Image, label map and confidence."""
+        row = self.lines[index]
+        maps = (self.root / folder / row["name"] for folder in ("labels", "confidence"))
+        return self.data.images / row["path"], *maps
 
     def load(self, index: int) -> Labelled:
         """The image at ``index`` with its label map and confidence.
@@ -166,23 +191,18 @@ class PseudoLabelSource:
         Raises:
             DatasetError: sizes differ, or a pixel has a label that labels.json does not know.
         """
-        row = self.lines[index]
-        path = self.root / "labels" / row["name"]
-        ids = read_mask(path)
-        image = read_image(self.data.images / row["path"], size=ids.shape)
-        check_same_size(image, ids, image_name=row["path"], mask_name=str(path))
+        image_file, map_file, confidence_file = self.files(index)
+        ids = read_mask(map_file)
+        image = read_image(image_file, size=ids.shape)
+        check_same_size(image, ids, image_name=self.names[index], mask_name=str(map_file))
         strange = np.unique(ids[(ids >= len(self.phrases)) & (ids != _PSEUDO_IGNORE)])
         if len(strange):
             raise DatasetError(
-                f"'{path}' holds label {int(strange[0])}, but labels.json names {len(self.phrases)} labels; "
+                f"'{map_file}' holds label {int(strange[0])}, but labels.json names {len(self.phrases)} labels; "
                 "write the pseudo-labels again"
             )
         truth = np.where(ids == _PSEUDO_IGNORE, IGNORED, ids).astype(np.int32)
-        return Labelled(image, truth, read_mask(self.root / "confidence" / row["name"]).astype(np.uint8))
-
-    def hide(self, truth: NDArray[Any]) -> NDArray[Any]:
-        """``truth`` itself: nothing is held out."""
-        return truth
+        return Labelled(image, truth, read_mask(confidence_file).astype(np.uint8))
 
     def select(
         self, truth: NDArray[Any], confidence: NDArray[np.uint8] | None
@@ -199,9 +219,9 @@ class PseudoLabelSource:
         Source: Zou et al., class-balanced self-training, ECCV 2018, algorithm 2.
         """
         counts = np.zeros((len(self.phrases), 256), np.int64)
-        for row in self.lines:
-            ids = read_mask(self.root / "labels" / row["name"])
-            sure = read_mask(self.root / "confidence" / row["name"])
+        for index in range(len(self.lines)):
+            _, map_file, confidence_file = self.files(index)
+            ids, sure = read_mask(map_file), read_mask(confidence_file)
             known = ids < len(self.phrases)
             counts += np.bincount(ids[known] * 256 + sure[known], minlength=counts.size).reshape(counts.shape)
         reached = counts[:, ::-1].cumsum(1)[:, ::-1]  # pixels at this confidence or above
@@ -215,8 +235,60 @@ def open_source(data: MaskData | PseudoLabels) -> Source:
     return MaskSource(data) if isinstance(data, MaskData) else PseudoLabelSource(data)
 
 
-def read_table(path: Path, *, column: str) -> list[dict[str, str]]:
-    """The lines of a CSV that has a column ``file`` and one called ``column``.
+def source_content(source: Source, cache: FeatureCache) -> str:
+    """What a source is known by: its classes, and the content of all its files."""
+    examples = ((name, source.files(index)) for index, name in enumerate(source.names))
+    return cache.contents(examples, source.reading, source.phrases, source.synonyms)
+
+
+def open_masks(data: MaskData) -> Dataset:
+    """The data set of a training file's section, whole; few-shot protocols give the images and masks themselves.
+
+    Raises:
+        DatasetError: the data are incomplete.
+    """
+    protocol = load_protocol(data.protocol)
+    if data.split is not None:
+        protocol = protocol.model_copy(update={"split": data.split})
+    if protocol.episodes is not None and protocol.episodes.kind == "few-shot":
+        # an episode shows one class only
+        return open_files(protocol, Path(data.path))
+    return open_dataset(protocol, data.path)
+
+
+def held_out_classes(data: MaskData, dataset: Dataset) -> list[int]:
+    """Indices of the classes that are held out by name, or by the fold of a few-shot protocol.
+
+    Raises:
+        ConfigError: a name is no class, or there is no such fold.
+    """
+    names = set(data.held_out_classes)
+    if data.fold is not None:
+        protocol = load_protocol(data.protocol)
+        folds = protocol.episodes.folds if protocol.episodes is not None else ()
+        if not 0 <= data.fold < len(folds):
+            raise ConfigError(f"'{data.protocol}' has {len(folds)} folds, got fold {data.fold}; choose one from 0")
+        names |= {protocol.names[index] for index in folds[data.fold]}
+    known = dataset.protocol.names
+    unknown = sorted(names - set(known))
+    if unknown:
+        raise ConfigError(f"held_out_classes: no class {unknown} in '{data.protocol}'")
+    return [known.index(name) for name in sorted(names)]
+
+
+def reading_of(dataset: Dataset) -> dict[str, Any]:
+    """What decides the examples of a data set besides their files: the protocol, or the version on the hub."""
+    return {"protocol": dataset.protocol.fingerprint(), "data": dataset.fingerprint}
+
+
+def dataset_content(dataset: Dataset, rows: Iterable[int], cache: FeatureCache) -> str:
+    """What the examples at ``rows`` are known by: the protocol, and the content of all their files."""
+    names = dataset.names
+    return cache.contents(((names[row], dataset.files(row)) for row in rows), reading_of(dataset))
+
+
+def read_table(path: Path, *, column: str) -> list[tuple[str, str]]:
+    """The values of the columns ``file`` and ``column`` of a CSV, line by line.
 
     Raises:
         DatasetError: there is no such file, it has other columns, or no line.
@@ -228,14 +300,4 @@ def read_table(path: Path, *, column: str) -> list[dict[str, str]]:
     if not rows or not {"file", column} <= set(rows[0]):
         found = ", ".join(rows[0]) if rows else "no line"
         raise DatasetError(f"'{path}' must have the columns file and {column}, got {found}")
-    return rows
-
-
-def _fold_classes(data: MaskData) -> tuple[str, ...]:
-    if data.fold is None:
-        return ()
-    protocol = load_protocol(data.protocol)
-    folds = protocol.episodes.folds if protocol.episodes is not None else ()
-    if not 0 <= data.fold < len(folds):
-        raise ConfigError(f"'{data.protocol}' has {len(folds)} folds, got fold {data.fold}; choose one from 0")
-    return tuple(protocol.names[index] for index in folds[data.fold])
+    return [(row["file"], row[column]) for row in rows]

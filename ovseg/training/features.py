@@ -1,89 +1,113 @@
-"""Frozen features computed once: memory-mapped cells of every image, keyed by what decides them."""
+"""Frozen features computed once: arrays on disk, known by the content of the files that they were made of."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
+from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
-from ovseg.errors import ConfigError
-from ovseg.files import atomic_path, write_json
+from ovseg.errors import DatasetError
+from ovseg.files import atomic_paths, to_json
+from ovseg.identity import FileMark, digest
 from ovseg.images.resize import prepare, working_size
 from ovseg.models.model import Model
+from ovseg.progress import progress_bar
 
 KEY = "key.json"
-FINER = 4  # labels are kept on a grid so many times finer than the features
+Arrays = dict[str, NDArray[Any]]
 
 
-@dataclass(frozen=True)
-class Cells:
-    """Feature cells of many images, one after the other.
+class FeatureCache:
+    """Entries of arrays, each in a folder named by the digest of all that decides them.
 
-    Attributes:
-        features: (n, C) float16, memory-mapped.
-        classes: (n,) int64; −1 where a cell counts for nothing.
-        first: (images + 1,) where each image's cells begin.
-    """
-
-    features: NDArray[np.float16]
-    classes: NDArray[np.int64]
-    first: NDArray[np.int64]
-
-    def images(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Per image its features (cells, C) float32 and classes (cells,)."""
-        for start, stop in zip(self.first, self.first[1:], strict=False):
-            yield (
-                torch.from_numpy(self.features[start:stop].astype(np.float32)),
-                torch.from_numpy(self.classes[start:stop].copy()),
-            )
-
-
-def cell_classes(truth: Tensor, grid: tuple[int, int], *, classes: int, coverage: float) -> Tensor:
-    """The class that covers most of each cell.
+    Files count by their content, so an entry never has to change: an edited photo or mask has another entry. Runs
+    and processes may share a folder, whatever their encoders and data.
 
     Args:
-        truth: (H, W) int64, −1 ignored.
-        grid: (h, w) cells.
-        classes: number of classes.
-        coverage: share of the cell that it must cover.
-
-    Returns:
-        (h·w,) int64, −1 where no class covers enough.
+        folder: where the entries lie; None keeps nothing, and everything is computed whenever it is asked for.
+        progress: show a bar while entries are made.
     """
-    present = [index for index in torch.unique(truth).tolist() if 0 <= index < classes]
-    if not present:
-        return torch.full((grid[0] * grid[1],), -1)
-    masks = torch.stack([(truth == index).float() for index in present])
-    shares = functional.adaptive_avg_pool2d(masks, grid)
-    best, which = shares.max(0)
-    return torch.where(best >= coverage, torch.tensor(present)[which], -1).flatten()
+
+    def __init__(self, folder: Path | None, *, progress: bool = False) -> None:
+        self.folder, self.progress = folder, progress
+        self._marks: dict[Path, FileMark] = {}
+
+    def content(self, path: Path) -> str:
+        """Hexadecimal SHA-256 of a file as it was when this cache first met it, so that a run sees one content.
+
+        Raises:
+            DatasetError: it cannot be read.
+        """
+        try:
+            if path not in self._marks:
+                self._marks[path] = FileMark.of(path)
+        except OSError as error:
+            raise DatasetError(f"cannot read '{path}': {error.strerror}; complete the data") from error
+        return self._marks[path].sha256
+
+    def contents(self, examples: Iterable[tuple[str, Sequence[Path]]], *reading: Any) -> str:
+        """What named examples are known by: their number, and the digest of names, files and ``reading``.
+
+        Args:
+            examples: name and files of each.
+            reading: plain values that decide what is read from the files.
+
+        Raises:
+            DatasetError: a file cannot be read.
+        """
+        rows = [[name, *map(self.content, files)] for name, files in examples]
+        return f"{len(rows)} images of content {digest(rows, *reading)}"
+
+    def fetch(self, key: Mapping[str, Any], files: Sequence[Path], make: Callable[[], Arrays]) -> Arrays:
+        """The arrays of an entry, memory-mapped; those of ``make`` where there is no such entry yet.
+
+        Args:
+            key: plain values that decide the arrays, besides the files.
+            files: what ``make`` reads.
+            make: computes the arrays.
+
+        Raises:
+            DatasetError: a file cannot be read, or has changed since the run began.
+        """
+        if self.folder is None:
+            return make()
+        whole = {**key, "files": [self.content(file) for file in files]}
+        entry = self.folder / digest(whole)
+        if not (entry / KEY).is_file():
+            arrays = make()
+            self._refuse_changed(files)
+            # the key comes last, so an entry that has one is whole
+            with atomic_paths([*(entry / f"{name}.npy" for name in arrays), entry / KEY]) as paths:
+                for path, array in zip(paths, arrays.values(), strict=False):
+                    np.save(path, array)
+                paths[-1].write_text(to_json(whole), encoding="utf-8")
+        # names that begin with a dot are files that a killed process was writing
+        return {path.stem: np.load(path, mmap_mode="r") for path in entry.glob("[!.]*.npy")}
+
+    def fill(self, what: str, count: int, fetch: Callable[[int], object], *, accelerator: Accelerator) -> None:
+        """``fetch`` the entries 0 to ``count`` − 1, each process its share; all go on when all are there."""
+        if self.folder is None:
+            return
+        mine = range(accelerator.process_index, count, accelerator.num_processes)
+        shown = self.progress and accelerator.is_main_process
+        with progress_bar(f"features of {what}", total=len(mine), shown=shown) as advance:
+            for number in mine:
+                fetch(number)
+                advance()
+        accelerator.wait_for_everyone()
+
+    def _refuse_changed(self, files: Sequence[Path]) -> None:
+        for file in files:
+            if not self._marks[file].still(file):
+                raise DatasetError(f"'{file}' changed while it was read; start again once the data are complete")
 
 
-def cell_features(
-    model: Model, image: NDArray[np.uint8], *, size: tuple[int, int] | None = None
-) -> tuple[Tensor, tuple[int, int]]:
-    """Frozen features of one image: (cells, C) float32 and the grid (h, w).
-
-    Args:
-        model: its image encoder runs.
-        image: (H, W, 3) uint8.
-        size: (H, W) to run at; None follows the model file.
-    """
-    pixels = whole_pixels(model, image, size=size)
-    with torch.inference_mode():
-        dense = model.image.dense(pixels)
-    return dense.values[0].flatten(1).T.float(), dense.grid
-
-
-def whole_pixels(model: Model, image: NDArray[np.uint8], *, size: tuple[int, int] | None = None) -> Tensor:
+def encoder_pixels(model: Model, image: NDArray[np.uint8], *, size: tuple[int, int] | None = None) -> Tensor:
     """(H, W, 3) uint8 to the (1, 3, H', W') pixels of the whole image, at ``size`` or as the model file says."""
     sizes, spec = model.config.input, model.image.spec
     height, width = image.shape[:2]
@@ -94,116 +118,3 @@ def whole_pixels(model: Model, image: NDArray[np.uint8], *, size: tuple[int, int
         stride=spec.granularity,
     )
     return prepare(image, spec, size=size)[0]
-
-
-def encoder_key(model: Model) -> dict[str, object]:
-    """What decides the frozen features of an image: the encoder's weights and the preprocessing."""
-    return {"encoder": f"{model.image.spec.space}@{model.encoder_digest}"}
-
-
-class FeatureCache:
-    """Cells on disk, under a folder named by the hash of encoder, preprocessing and data."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def fetch(self, key: dict[str, object], examples: Iterator[tuple[Tensor, Tensor]]) -> Cells:
-        """The cells stored under ``key``; computed from ``examples`` (features, classes) when there are none."""
-        folder = self.folder / _digest(key)
-        if not (folder / KEY).is_file():
-            self._write(folder, key, examples)
-        check_key(folder, key)
-        return Cells(
-            np.load(folder / "features.npy", mmap_mode="r"),
-            np.load(folder / "classes.npy"),
-            np.load(folder / "first.npy"),
-        )
-
-    def _write(self, folder: Path, key: dict[str, object], examples: Iterator[tuple[Tensor, Tensor]]) -> None:
-        parts, classes, first = [], [], [0]
-        for features, labels in examples:
-            parts.append(features.to(torch.float16).numpy())
-            classes.append(labels.numpy())
-            first.append(first[-1] + len(labels))
-        arrays = {
-            "features": np.concatenate(parts),
-            "classes": np.concatenate(classes),
-            "first": np.asarray(first, np.int64),
-        }
-        for name, array in arrays.items():
-            with atomic_path(folder / f"{name}.npy") as path:
-                np.save(path, array)
-        write_json(folder / KEY, key)
-
-
-@dataclass(frozen=True)
-class View:
-    """An image as the encoder sees it, and what is known of its pixels.
-
-    Attributes:
-        features: (h, w, C) float16.
-        truth: (f·h, f·w) int16 class indices, f = FINER; −1 ignored, −2 none of the classes.
-        confidence: (f·h, f·w) uint8, 255 is certain; None where every pixel is.
-    """
-
-    features: NDArray[np.float16]
-    truth: NDArray[np.int16]
-    confidence: NDArray[np.uint8] | None = None
-
-
-class ViewCache:
-    """Views on disk, one file each and memory-mapped, under a folder named by the hash of what decides them.
-
-    Args:
-        folder: where the caches of all keys are; None keeps nothing, so that every view is computed again.
-        key: encoder, preprocessing, data and augmentation.
-    """
-
-    def __init__(self, folder: Path | None, key: dict[str, object]) -> None:
-        self.folder = None if folder is None else folder / _digest(key)
-        if self.folder is not None:
-            if not (self.folder / KEY).is_file():
-                write_json(self.folder / KEY, key)
-            check_key(self.folder, key)
-
-    def fetch(self, name: str, make: Callable[[], View]) -> View:
-        """The view called ``name``; computed by ``make`` when it is not there."""
-        if self.folder is None:
-            return make()
-        paths = {part: self.folder / f"{name}.{part}.npy" for part in ("features", "truth", "confidence")}
-        if not paths["features"].is_file():  # written last
-            view = make()
-            for part in ("confidence", "truth", "features"):
-                array = getattr(view, part)
-                if array is not None:
-                    with atomic_path(paths[part]) as path:
-                        np.save(path, array)
-        confidence = np.load(paths["confidence"], mmap_mode="r") if paths["confidence"].is_file() else None
-        return View(np.load(paths["features"], mmap_mode="r"), np.load(paths["truth"], mmap_mode="r"), confidence)
-
-
-def check_key(folder: Path, key: dict[str, object]) -> None:
-    """Refuse features that were cached by another encoder or from other data.
-
-    Raises:
-        ConfigError: names the first thing that differs.
-    """
-    stored = json.loads((folder / KEY).read_text(encoding="utf-8"))
-    for part, value in json.loads(json.dumps(key)).items():
-        if stored.get(part) != value:
-            raise ConfigError(
-                f"the features in '{folder}' were cached with {part} {stored.get(part)!r}, this run has {value!r}; "
-                "remove the folder or set 'features' to another one"
-            )
-
-
-def _digest(key: dict[str, object]) -> str:
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def principal_axes(features: Tensor, *, count: int) -> tuple[Tensor, Tensor]:
-    """Mean (C,) and the ``count`` directions of largest variance (C, count) of (n, C) features."""
-    mean = features.mean(0)
-    centred = features - mean
-    _, vectors = torch.linalg.eigh(centred.T @ centred)
-    return mean, vectors[:, -min(count, vectors.shape[1]) :].flip(1)

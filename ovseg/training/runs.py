@@ -2,83 +2,123 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from accelerate import Accelerator
 
+from ovseg.config import choose
 from ovseg.errors import ConfigError
 from ovseg.evaluation import RunOptions, evaluate
-from ovseg.files import atomic_path, write_json
-from ovseg.heads.registry import HeadConfig
+from ovseg.files import atomic_path, sha256_of, write_json
+from ovseg.identity import digest
+from ovseg.journal import read_journal
 from ovseg.models.build import build_model
 from ovseg.models.config import MODEL_FILE, ModelConfig, read_model_config
 from ovseg.models.embedded import HEAD_FILE
 from ovseg.models.model import Model
 from ovseg.models.trained import join
 from ovseg.pipeline.segmenter import Segmenter
+from ovseg.progress import progress_bar
 from ovseg.provenance import environment
 from ovseg.training.card import draw_curves, write_card
-from ovseg.training.checkpoint import BEST, METRICS, read_log
-from ovseg.training.config import AlignmentConfig, CaptionsConfig, MasksConfig, TrainingConfig
+from ovseg.training.checkpoint import BEST, CHECKPOINT, METRICS, flatten, refuse_other_run, settings_of
+from ovseg.training.config import TrainingConfig
+from ovseg.training.data import MaskData, dataset_content, open_masks
 from ovseg.training.features import FeatureCache
 from ovseg.training.loop import make_accelerator, train_steps
-from ovseg.training.recipes.alignment import build_alignment
-from ovseg.training.recipes.captions import build_captions
-from ovseg.training.recipes.masks import build_masks, learned_contexts
+from ovseg.training.recipe import Task
+from ovseg.training.recipes import RECIPES
 from ovseg.training.schedule import restore
+from ovseg.vocabulary.templates import Templates
 
-WEIGHTS = "head.safetensors"
+RESULT = "result.json"  # written last: a folder that has it is finished
 
 
-def train(config: TrainingConfig, *, progress: Callable[[int, float], None] | None = None) -> Path:
-    """Train what ``config`` says; a run that was interrupted goes on where it stopped.
+def train(config: TrainingConfig, *, progress: bool = False) -> Path:
+    """Train what ``config`` says; an interrupted run goes on where it stopped, a finished one is left as it is.
 
     Args:
         config: the run.
-        progress: called with (step, loss) after every step.
+        progress: show bars on standard error.
 
     Returns:
         The run folder: resolved configuration, data manifest, metrics and their picture, checkpoints, the trained
         head with its card, and ``model.yaml``, so that ``ovseg.load`` takes the folder.
 
     Raises:
-        OvsegError: data are missing, the loss is not a number, or the folder holds another run.
+        OvsegError: data are missing, the loss is not a number, or the folder holds a run of another configuration,
+            of another model or of other data.
     """
-    out = config.out
-    out.mkdir(parents=True, exist_ok=True)
+    out, recipe = config.out, choose("recipe", config.recipe, RECIPES)
+    if config.validation is not None and not recipe.validates:
+        raise ConfigError(f"recipe '{config.recipe}' cannot be validated while it trains; remove 'validation'")
     accelerator = make_accelerator(config)
-    if accelerator.is_main_process:
+    shown = progress and accelerator.is_main_process
+    model = trainable_model(config.model)
+    cache = FeatureCache(config.features or out / "features", progress=shown)
+    run = describe(config, model, recipe.identity(config, model, cache), cache)
+    if is_finished(out, run):
+        with progress_bar("finished before", total=config.schedule.steps, shown=shown) as advance:
+            advance(config.schedule.steps)
+        return out
+    if (out / CHECKPOINT).is_file():  # before features are computed for nothing
+        refuse_other_run(torch.load(out / CHECKPOINT, weights_only=True).get("run"), run, path=out / CHECKPOINT)
+    task = recipe.build(config, model, cache, accelerator)
+    if accelerator.is_main_process and not (out / CHECKPOINT).is_file():
         write_json(out / "config.json", config.model_dump(mode="json"))
         write_json(out / "environment.json", environment())
-    model = trainable_model(config.model)
-    task = build_task(config, model, accelerator)
+        write_json(out / "data.json", task.manifest)
     validate = None if config.validation is None else validator(config, model, task)
-    for step, loss in train_steps(task, config, out, validate=validate, accelerator=accelerator):
-        if progress is not None:
-            progress(step, loss)
+    done = 0
+    with progress_bar("training", total=config.schedule.steps, shown=shown) as advance:
+        for step, loss in train_steps(task, config, out, run=run, validate=validate, accelerator=accelerator):
+            advance(step - done, note=f"loss {loss:.3f}")
+            done = step
     if accelerator.is_main_process:
-        finish(config, model, task)
+        finish(config, model, task, run=run)
     accelerator.wait_for_everyone()
     return out
 
 
-def build_task(config: TrainingConfig, model: Model, accelerator: Accelerator) -> Any:
-    """The task of the recipe, its data read and its features cached."""
-    folder = config.features or config.out / "features"
-    if isinstance(config, AlignmentConfig):
-        with accelerator.main_process_first():
-            return build_alignment(config, model, FeatureCache(folder))
-    if isinstance(config, CaptionsConfig):
-        with accelerator.main_process_first():
-            return build_captions(config, model, FeatureCache(folder))
-    if isinstance(config, MasksConfig):
-        return build_masks(config, model, folder, accelerator)
-    raise ConfigError(f"no recipe for a configuration of type {type(config).__name__}; use load_training")
+def describe(config: TrainingConfig, model: Model, known: Mapping[str, str], cache: FeatureCache) -> dict[str, Any]:
+    """All that decides a run's result, as plain values with speaking names.
+
+    Args:
+        config: every setting but the places of files.
+        model: its file, the weights of its encoders, and its prompt templates.
+        known: what the recipe adds, see ``Recipe.identity``.
+        cache: reads the data that the run is validated on.
+    """
+    parts: dict[str, Any] = {
+        "model": model.config.model_dump(mode="json"),
+        "weights": {part: mark for part, mark in model.weights.items() if part != "head"},
+        "templates": digest(Templates.named(model.config.templates).templates),
+        "content": dict(known),
+    }
+    if config.validation is not None:
+        scored = config.validation
+        dataset = open_masks(MaskData(protocol=scored.protocol, path=scored.path, split=scored.split))
+        parts["content"]["validation"] = dataset_content(dataset, range(len(dataset.names)), cache)
+    return {**settings_of(config), **flatten(parts)}
+
+
+def is_finished(out: Path, run: Mapping[str, Any]) -> bool:
+    """Whether the folder holds this run, and all that it was to give.
+
+    Raises:
+        TrainingError: it holds a finished run of another configuration, model or data.
+    """
+    if not (out / RESULT).is_file():
+        return False
+    result = json.loads((out / RESULT).read_text(encoding="utf-8"))
+    refuse_other_run(result.get("run"), run, path=out / RESULT)
+    weights = out / result["weights"]
+    return weights.is_file() and bool(sha256_of(weights) == result["sha256"])
 
 
 def trainable_model(name: str) -> Model:
@@ -90,41 +130,35 @@ def trainable_model(name: str) -> Model:
     config = read_model_config(name)
     if config.head is not None:
         raise ConfigError(f"expected a model without a trained head, got '{name}'; train on the model below it")
-    sums = {file: digest for file, digest in config.encoder.sha256.items() if file != HEAD_FILE}
+    sums = {file: sha256 for file, sha256 in config.encoder.sha256.items() if file != HEAD_FILE}
     encoder = config.encoder.model_copy(update={"sha256": sums})
     return build_model(config.model_copy(update={"encoder": encoder}))
 
 
-def trained_config(model: Model, settings: HeadConfig, *, weights: str = "", sha256: str = "") -> ModelConfig:
+def trained_config(model: Model, task: Task, *, weights: str = "", sha256: str = "") -> ModelConfig:
     """The model file of ``model`` with a trained head, which has the scale of the logits inside."""
-    head = settings.model_copy(update={"weights": weights, "sha256": sha256})
+    kind = task.settings.kind
     changed = {
-        "name": f"{model.config.name}-{settings.kind}",
-        "summary": f"{settings.kind} trained on {model.config.name}",
-        "head": head,
+        "name": f"{model.config.name}-{kind}",
+        "summary": f"{kind} trained on {model.config.name}",
+        "head": task.settings.model_copy(update={"weights": weights, "sha256": sha256}),
         "logit_scale": 1.0,
-        "templates": "word" if learned_contexts(settings) else model.config.templates,
+        "templates": "word" if task.head.reads_tokens else model.config.templates,
     }
     return model.config.model_copy(update=changed)
 
 
-def segmenter_of(model: Model, task: Any) -> Segmenter:
+def segmenter_of(model: Model, task: Task) -> Segmenter:
     """A segmenter with the task's head as it is now, which keeps no text on disk."""
-    configured = replace(model, config=trained_config(model, task.settings))
+    configured = replace(model, config=trained_config(model, task))
     device = next(task.head.parameters()).device
     return Segmenter(join(configured, task.head, mark="training"), device=device)
 
 
-def validator(config: TrainingConfig, model: Model, task: Any) -> Callable[[], float]:
-    """The mean IoU of the task's head by the project's own evaluation.
-
-    Raises:
-        ConfigError: the recipe has no head that could be scored while it trains.
-    """
+def validator(config: TrainingConfig, model: Model, task: Task) -> Callable[[], float]:
+    """The mean IoU of the task's head as it is when called, by the project's own evaluation."""
     settings = config.validation
     assert settings is not None
-    if not hasattr(task, "settings"):
-        raise ConfigError(f"recipe '{config.recipe}' cannot be validated while it trains; remove 'validation'")
     options = RunOptions(split=settings.split, boundary=False, sheet=False)
 
     def score() -> float:
@@ -135,25 +169,19 @@ def validator(config: TrainingConfig, model: Model, task: Any) -> Callable[[], f
     return score
 
 
-def finish(config: TrainingConfig, model: Model, task: Any) -> None:
+def finish(config: TrainingConfig, model: Model, task: Task, *, run: Mapping[str, Any]) -> None:
     """Write the trained head (the best where runs are validated), its model file, card and curves."""
     out = config.out
     task.eval()
     if (out / BEST).is_file() and config.validation is not None:
         restore(task, torch.load(out / BEST, weights_only=True))
     metadata = {"recipe": config.recipe, "config": config.model_dump_json()}
-    alignment = isinstance(config, AlignmentConfig)
-    weights = HEAD_FILE if alignment else WEIGHTS
-    digest = task.export(out / weights, metadata=metadata)
-    if isinstance(config, AlignmentConfig) and config.export is not None:
-        digest = task.export(config.export, metadata=metadata)
-    settings = HeadConfig(kind="alignment") if alignment else task.settings
-    written = trained_config(model, settings, weights=weights, sha256=digest)
+    sha256 = task.export(out / task.weights_file, metadata=metadata)
+    written = trained_config(model, task, weights=task.weights_file, sha256=sha256)
     with atomic_path(out / MODEL_FILE) as path:
         path.write_text(yaml.safe_dump(written.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
-    write_json(out / "result.json", {"weights": weights, "sha256": digest, "steps": config.schedule.steps})
-    rows = read_log(out / METRICS)
+    rows = read_journal(out / METRICS)
     draw_curves(rows, out / "curves.png")
-    manifest = getattr(task, "manifest", [])
-    write_json(out / "data.json", manifest)
-    write_card(config, written, rows, manifest, out / "README.md")
+    write_card(config, written, rows, task.manifest, out / "README.md")
+    result = {"weights": task.weights_file, "sha256": sha256, "steps": config.schedule.steps, "run": dict(run)}
+    write_json(out / RESULT, result)

@@ -1,4 +1,4 @@
-"""Learning rates over time; the trained weights, put back and averaged."""
+"""Learning rates over time; the trained weights, kept, put back and averaged."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ovseg.training.config import Schedule
 
@@ -47,32 +48,40 @@ def restore(task: nn.Module, values: dict[str, Tensor]) -> None:
         value.copy_(values[name])
 
 
-class Average:
-    """Running mean of the trained weights: mean ← decay · mean + (1 − decay) · weight, after every step.
+def running_mean(task: nn.Module, decay: float) -> AveragedModel:
+    """The running mean of the trained weights: mean ← decay · mean + (1 − decay) · weight, at every update.
 
-    Source: Polyak and Juditsky, 1992; the first steps use a smaller decay, (1 + n)/(10 + n).
+    Source: Polyak and Juditsky, 1992; the first updates use a smaller decay, (1 + n)/(10 + n).
     """
 
-    def __init__(self, task: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.values = _copied(task)
+    def update(means: Any, weights: Any, count: Any) -> None:
+        now = min(decay, (1 + int(count)) / (10 + int(count)))
+        get_ema_multi_avg_fn(now)(means, weights, count)  # type: ignore[no-untyped-call]
 
-    def update(self, task: nn.Module, *, step: int) -> None:
-        """Take in the weights after ``step`` (from 1)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for name, value in trained(task).items():
-            self.values[name].lerp_(value, 1 - decay)
-
-    @contextmanager
-    def applied(self, task: nn.Module) -> Iterator[None]:
-        """Inside the block the task has the averaged weights."""
-        own = _copied(task)
-        restore(task, self.values)
-        try:
-            yield
-        finally:
-            restore(task, own)
+    mean = AveragedModel(trained_list(task), multi_avg_fn=update)
+    mean.update_parameters(trained_list(task))  # the first update only copies: the mean starts where training does
+    return mean
 
 
-def _copied(task: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in trained(task).items()}
+def trained_list(task: nn.Module) -> nn.ParameterList:
+    """The trained weights alone, so that no copy is made of the frozen ones."""
+    return nn.ParameterList(weight for weight in task.parameters() if weight.requires_grad)
+
+
+@contextmanager
+def averaged(task: nn.Module, mean: AveragedModel | None) -> Iterator[None]:
+    """Inside the block the task has the averaged weights, where there are any."""
+    if mean is None:
+        yield
+        return
+    own = {name: value.clone() for name, value in trained(task).items()}
+    apply_mean(task, mean)
+    try:
+        yield
+    finally:
+        restore(task, own)
+
+
+def apply_mean(task: nn.Module, mean: AveragedModel) -> None:
+    """Give the task the averaged weights."""
+    restore(task, dict(zip(trained(task), mean.module.parameters(), strict=True)))

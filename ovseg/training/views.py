@@ -1,120 +1,149 @@
-"""Views of labelled images: flipped, cut, resized, recoloured, four in one, or mixed by patches, labels alike.
-
-Everything is decided by a NumPy generator seeded with the view, so that a view is the same whenever it is made.
-"""
+"""Views of labelled images as the encoder sees them: frozen features, and the label map on a grid near theirs."""
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from PIL import Image
+from torch import Tensor
 
-from ovseg.training.config import Augmentation
-from ovseg.training.data import Labelled, Source
+from ovseg.models.model import Model
+from ovseg.pipeline.encode import encode_image
+from ovseg.training.augment import Augmentation, make_view, nearest
+from ovseg.training.data import Source, source_content
+from ovseg.training.features import Arrays, FeatureCache
 
-_PATCHES = 4  # rows and columns of patches that MixReorg exchanges
-_SMALLEST = 64  # pixels of a side after cutting and resizing
+FINER = 4  # label maps are kept on a grid so many times finer than the features
 
 
-def make_view(source: Source, index: int, view: int, *, augmentation: Augmentation, seed: int) -> Labelled:
-    """View ``view`` of the image at ``index``; view 0 is the image as it is.
+@dataclass(frozen=True)
+class View:
+    """An image as the encoder sees it, and what is known of its pixels.
 
-    Source of the mix: Cai et al., MixReorg, ICCV 2023, section 3.2: patches of several images in one, each with
-    the label of where it came from.
+    Attributes:
+        features: (h, w, C) float16.
+        truth: (f·h, f·w) int16 class indices, f = FINER; −1 ignored, −2 none of the classes.
+        confidence: (f·h, f·w) uint8, 255 is certain; None where every pixel is.
+        structure: (h, w, S) float16 unit vectors that say which cells belong together; None without such maps.
     """
-    example = source.load(index)
-    if view == 0:
-        return example
-    random = np.random.default_rng([seed, view, zlib.crc32(source.names[index].encode())])
-    changed = change(example, augmentation, random)
-    kind = random.random()
-    if kind < augmentation.mosaic:
-        return mosaic([changed, *(_another(source, augmentation, random) for _ in range(3))])
-    if kind < augmentation.mosaic + augmentation.mix:
-        return mix(changed, _another(source, augmentation, random), random)
-    return changed
+
+    features: NDArray[np.float16]
+    truth: NDArray[np.int16]
+    confidence: NDArray[np.uint8] | None = None
+    structure: NDArray[np.float16] | None = None
+
+    def window(self, rows: int, columns: int, *, corner: tuple[float, float]) -> View:
+        """The part of so many cells that begins at the share ``corner`` in [0, 1) of the places there are."""
+        height, width = self.features.shape[:2]
+        top, left = int(corner[0] * (height - rows + 1)), int(corner[1] * (width - columns + 1))
+        cells = (slice(top, top + rows), slice(left, left + columns))
+        fine = (slice(top * FINER, (top + rows) * FINER), slice(left * FINER, (left + columns) * FINER))
+        return View(
+            self.features[cells],
+            self.truth[fine],
+            None if self.confidence is None else self.confidence[fine],
+            None if self.structure is None else self.structure[cells],
+        )
 
 
-def change(example: Labelled, augmentation: Augmentation, random: np.random.Generator) -> Labelled:
-    """Flip, cut, resize and recolour."""
-    height, width = example.truth.shape
-    rows, columns = (max(1, round(side * random.uniform(augmentation.crop, 1))) for side in (height, width))
-    top, left = int(random.integers(height - rows + 1)), int(random.integers(width - columns + 1))
-    step = -1 if random.random() < augmentation.flip else 1
-    factor = augmentation.scale ** random.uniform(-1, 1)
-    size = (max(_SMALLEST, round(rows * factor)), max(_SMALLEST, round(columns * factor)))
+@dataclass(frozen=True)
+class Crops:
+    """Windows of views, as a batch.
 
-    def cut(array: NDArray[Any]) -> NDArray[Any]:
-        return array[top : top + rows, left : left + columns][:, ::step]
+    Attributes:
+        features: (B, C, h, w) of the encoder.
+        truth: (B, f·h, f·w) int64 class indices; −1 ignored, −2 none of the classes.
+        confidence: (B, f·h, f·w) in [0, 1]; None where every pixel is certain.
+        structure: (B, S, h, w) unit vectors over S; None without such maps.
+    """
 
-    changed = resize(_each(example, cut), size)
-    return Labelled(recolour(changed.image, augmentation.photometric, random), changed.truth, changed.confidence)
+    features: Tensor
+    truth: Tensor
+    confidence: Tensor | None
+    structure: Tensor | None
 
+    @classmethod
+    def of(cls, windows: Sequence[View]) -> Crops:
+        """Windows of one size; all of them have a confidence, and a structure, or none has."""
 
-def recolour(image: NDArray[np.uint8], strength: float, random: np.random.Generator) -> NDArray[np.uint8]:
-    """Brightness, contrast and saturation, each times a factor in [1 − strength, 1 + strength]."""
-    brightness, contrast, saturation = random.uniform(1 - strength, 1 + strength, 3)
-    values = image.astype(np.float32) * brightness
-    values = values.mean() + contrast * (values - values.mean())
-    grey = values.mean(2, keepdims=True)
-    return np.asarray((grey + saturation * (values - grey)).round().clip(0, 255), np.uint8)
+        def stack(arrays: Sequence[NDArray[Any]], kind: Any) -> Tensor:
+            # one by one, so that memory is laid out alike whether arrays come from the cache or not
+            return torch.stack([torch.from_numpy(array.astype(kind)) for array in arrays])
 
-
-def mosaic(tiles: list[Labelled]) -> Labelled:
-    """Four images in one, two by two, each half as high and wide as the first."""
-    height, width = tiles[0].truth.shape
-    size = (max(1, height // 2), max(1, width // 2))
-    small = [resize(tile, size) for tile in tiles]
-
-    def join(part: str) -> NDArray[Any]:
-        arrays = [getattr(tile, part) for tile in small]
-        return np.concatenate([np.concatenate(arrays[:2], axis=1), np.concatenate(arrays[2:], axis=1)])
-
-    sure = any(tile.confidence is None for tile in small)
-    return Labelled(join("image"), join("truth"), None if sure else join("confidence"))
+        confidence = [window.confidence for window in windows if window.confidence is not None]
+        structure = [window.structure for window in windows if window.structure is not None]
+        return cls(
+            stack([window.features for window in windows], np.float32).permute(0, 3, 1, 2),
+            stack([window.truth for window in windows], np.int64),
+            stack(confidence, np.float32) / 255 if confidence else None,
+            stack(structure, np.float32).permute(0, 3, 1, 2) if structure else None,
+        )
 
 
-def mix(first: Labelled, second: Labelled, random: np.random.Generator) -> Labelled:
-    """``first`` with half of its patches, drawn at random, taken from the same places of ``second``."""
-    size = first.truth.shape
-    other = resize(second, size)
-    chosen = random.random((_PATCHES, _PATCHES)) < 0.5
-    rows, columns = (np.arange(side) * _PATCHES // side for side in size)
-    place = chosen[rows][:, columns]
-    image = np.where(place[..., None], other.image, first.image)
-    confidence = None
-    if first.confidence is not None and other.confidence is not None:
-        confidence = np.where(place, other.confidence, first.confidence)
-    return Labelled(image, np.where(place, other.truth, first.truth), confidence)
+class Views:
+    """The views of all images of a source, from the cache or computed when they are fetched.
+
+    Args:
+        source: the images.
+        model: its image encoder runs.
+        cache: of the features.
+        augmentation: how views differ from their image; view 0 is the image itself.
+        seed: of the augmentation.
+    """
+
+    def __init__(
+        self, source: Source, model: Model, cache: FeatureCache, *, augmentation: Augmentation, seed: int
+    ) -> None:
+        self.source, self.cache = source, cache
+        self._model, self._augmentation, self._seed = model, augmentation, seed
+        self._key = {"encoder": model.encoder_digest, **source.reading}
+        self._others: str | None = None
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.source.names)
+
+    def fetch(self, index: int, view: int = 0) -> View:
+        """A view of the image at ``index``; pixels that are not trained on are ignored.
+
+        Raises:
+            DatasetError: a file is missing or damaged, or has changed since the run began.
+        """
+        key = {**self._key, "image": self.source.names[index], "view": view}
+        if view:
+            key |= {"augmentation": self._augmentation.model_dump(), "seed": self._seed, "others": self._joined()}
+        arrays = self.cache.fetch(key, self.source.files(index), lambda: self._make(index, view))
+        truth, confidence = self.source.select(arrays["truth"], arrays.get("confidence"))
+        return View(arrays["features"], truth, confidence, arrays.get("structure"))
+
+    def _joined(self) -> str:
+        """What is known of the images that a view may hold parts of."""
+        if self._others is None:
+            self._others = source_content(self.source, self.cache) if self._augmentation.joins else ""
+        return self._others
+
+    def _make(self, index: int, view: int) -> Arrays:
+        seen = make_view(self.source, index, view, augmentation=self._augmentation, seed=self._seed)
+        dense, _ = encode_image(
+            self._model.image.dense, seen.image, self._model.image.spec, self._model.config.input
+        )
+        grid = (dense.grid[0] * FINER, dense.grid[1] * FINER)
+        arrays: Arrays = {
+            "features": _cells_last(dense.values),
+            "truth": nearest(seen.truth, grid).astype(np.int16),
+        }
+        if dense.structure is not None:
+            arrays["structure"] = _cells_last(dense.structure)
+        if seen.confidence is not None:
+            arrays["confidence"] = nearest(seen.confidence, grid)
+        return arrays
 
 
-def resize(example: Labelled, size: tuple[int, ...]) -> Labelled:
-    """The example at (H, W): the image bilinear, what is known of its pixels nearest."""
-    height, width = size
-    picture = Image.fromarray(np.ascontiguousarray(example.image))
-    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    truth = nearest(example.truth, (height, width))
-    confidence = None if example.confidence is None else nearest(example.confidence, (height, width))
-    return Labelled(np.asarray(picture), truth, confidence)
-
-
-def nearest(array: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """(H, W) values read at the centres of another grid."""
-    rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(np.int64) for new, old in zip(size, array.shape, strict=True)
-    )
-    read: NDArray[Any] = array[rows][:, columns]
-    return read
-
-
-def _each(example: Labelled, function: Callable[[NDArray[Any]], NDArray[Any]]) -> Labelled:
-    confidence = None if example.confidence is None else function(example.confidence)
-    return Labelled(function(example.image), function(example.truth), confidence)
-
-
-def _another(source: Source, augmentation: Augmentation, random: np.random.Generator) -> Labelled:
-    return change(source.load(int(random.integers(len(source.names)))), augmentation, random)
+def _cells_last(maps: Tensor) -> NDArray[np.float16]:
+    """(1, C, h, w) to (h, w, C) float16, so that a window is a few runs of memory."""
+    values: NDArray[np.float16] = maps[0].permute(1, 2, 0).to(torch.float16).cpu().numpy()
+    return values

@@ -1,102 +1,161 @@
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from helpers.toy import make_segmenter
+from helpers.training import built, recipe, write_masks, write_pseudo_labels
+from PIL import Image
 
-from ovseg.assets import asset_names, find_asset
-from ovseg.errors import ConfigError
-from ovseg.training.config import Augmentation, MaskData, MasksConfig, Schedule, load_training
-from ovseg.training.data import Labelled, open_source
-from ovseg.training.schedule import rate_factor
-from ovseg.training.views import change, make_view, mix, mosaic, nearest
+from ovseg.models.model import Model
+from ovseg.training.augment import Augmentation
+from ovseg.training.data import MaskData, PseudoLabels, open_source
+from ovseg.training.features import FeatureCache
+from ovseg.training.views import FINER, Crops, View, Views
 
-STILL = Augmentation(flip=0, crop=1, scale=1, photometric=0, mosaic=0, mix=0)
+PLAIN = Augmentation(mosaic=0, mix=0)
 
 
-def labelled(height: int = 80, width: int = 120, seed: int = 0) -> Labelled:
-    """An image whose red is ten times its label, so that labels can be checked against pixels."""
-    truth = np.repeat(
-        np.repeat(np.random.default_rng(seed).integers(0, 20, (8, 12)), height // 8, 0), width // 12, 1
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one whenever an image runs through the encoder."""
+    from ovseg.training import views
+
+    calls: list[int] = []
+    encode = views.encode_image
+
+    def count(*arguments: Any) -> Any:
+        calls.append(1)
+        return encode(*arguments)
+
+    monkeypatch.setattr(views, "encode_image", count)
+    return calls
+
+
+def read_all(
+    folder: Path, features: Path, *, count: int = 1, augmentation: Augmentation = PLAIN, model: Model | None = None
+) -> list[View]:
+    """All views of all images of a folder, as another run would read them."""
+    source = open_source(MaskData(protocol="folder", path=str(folder)))
+    views = Views(
+        source, model or make_segmenter().model, FeatureCache(features), augmentation=augmentation, seed=0
     )
-    image = np.stack([truth * 10] * 3, -1).astype(np.uint8)
-    return Labelled(image, truth.astype(np.int32), (truth * 10).astype(np.uint8))
+    return [views.fetch(index, view) for index in range(len(views)) for view in range(count)]
 
 
-def agreement(view: Labelled) -> float:
-    """Share of pixels whose colour is that of their label; borders blend when an image is resized."""
-    assert view.image.shape == (*view.truth.shape, 3) and view.image.dtype == np.uint8
-    if view.confidence is not None:
-        assert np.array_equal(view.confidence, view.truth * 10)
-    return float((np.abs(view.image[..., 0].astype(int) - view.truth * 10) <= 5).mean())
+def test_views_are_computed_once_and_shared_between_folds(folder: Path, encoded: list[int]) -> None:
+    model = make_segmenter().model
+    built(recipe(folder), model)
+    assert len(encoded) == 3
+    held = MaskData(protocol="folder", path=str(folder), folds=3, held_out=1, held_out_classes=("cat",))
+    task = built(recipe(folder, data=(held,)), model)
+    assert len(encoded) == 3
+    assert task.examples[0].source.names == ("0", "2") and task.examples[0].weights[2] == 0
 
 
-@pytest.mark.parametrize("changed", [{"flip": 1.0}, {"crop": 0.5}, {"scale": 1.5}, {"flip": 0.5, "crop": 0.7}])
-def test_labels_follow_their_pixels(changed: dict[str, float]) -> None:
-    augmentation = STILL.model_copy(update=changed)
-    for seed in range(5):
-        assert agreement(change(labelled(), augmentation, np.random.default_rng(seed))) > 0.8
+def test_the_views_of_another_encoder_are_others(folder: Path, tmp_path: Path, encoded: list[int]) -> None:
+    read_all(folder, tmp_path / "features")
+    read_all(folder, tmp_path / "features", model=make_segmenter("other weights").model)
+    assert len(encoded) == 6
+    model = make_segmenter().model
+    sizes = model.config.input.model_copy(update={"short_side": 128})
+    larger = replace(model, config=model.config.model_copy(update={"input": sizes}))
+    read_all(folder, tmp_path / "features", model=larger)
+    assert len(encoded) == 9
 
 
-def test_nothing_changes_without_augmentation() -> None:
-    view = change(labelled(), STILL, np.random.default_rng(0))
-    assert np.array_equal(view.truth, labelled().truth) and np.array_equal(view.image, labelled().image)
+def test_of_one_edited_mask_only_its_own_view_is_computed_again(
+    folder: Path, tmp_path: Path, encoded: list[int]
+) -> None:
+    before = read_all(folder, tmp_path / "features")
+    mask = np.array(Image.open(folder / "masks" / "1.png"))
+    mask[:16] = 2
+    Image.fromarray(mask).save(folder / "masks" / "1.png")
+    after = read_all(folder, tmp_path / "features")
+    assert len(encoded) == 4
+    assert [np.array_equal(one.truth, other.truth) for one, other in zip(before, after, strict=True)] == [
+        True,
+        False,
+        True,
+    ]
+    assert (after[1].truth[0] == 2).all()
 
 
-def test_a_flip_is_a_mirror() -> None:
-    view = change(labelled(), STILL.model_copy(update={"flip": 1.0}), np.random.default_rng(0))
-    assert np.array_equal(view.truth, labelled().truth[:, ::-1])
+def test_of_a_file_that_is_touched_nothing_is_computed_again(
+    folder: Path, tmp_path: Path, encoded: list[int]
+) -> None:
+    read_all(folder, tmp_path / "features")
+    for path in [*folder.rglob("*.png")]:
+        os.utime(path, (1, 1))
+    read_all(folder, tmp_path / "features")
+    assert len(encoded) == 3
 
 
-def test_a_mosaic_holds_four_images_with_their_labels() -> None:
-    tiles = [labelled(seed=seed) for seed in range(4)]
-    view = mosaic(tiles)
-    assert view.truth.shape == (80, 120) and agreement(view) > 0.3
-    for number, (row, column) in enumerate(((0, 0), (0, 60), (40, 0), (40, 60))):
-        tile = view.truth[row : row + 40, column : column + 60]
-        assert np.array_equal(tile, nearest(tiles[number].truth, (40, 60)))
+@pytest.mark.parametrize(
+    ("augmentation", "again"), [(PLAIN, 2), (Augmentation(mosaic=0.2, mix=0), 4), (Augmentation(mosaic=0), 4)]
+)
+def test_views_that_may_hold_parts_of_other_images_depend_on_all_of_them(
+    folder: Path, tmp_path: Path, encoded: list[int], augmentation: Augmentation, again: int
+) -> None:
+    """Of one edited image: its plain view and its changed one, and where images are joined every changed one."""
+    read_all(folder, tmp_path / "features", count=2, augmentation=augmentation)
+    assert len(encoded) == 6
+    Image.fromarray(np.zeros((64, 96, 3), np.uint8)).save(folder / "images" / "1.png")
+    read_all(folder, tmp_path / "features", count=2, augmentation=augmentation)
+    assert len(encoded) == 6 + again
 
 
-def test_mixed_patches_keep_the_labels_of_where_they_came_from() -> None:
-    first, second = labelled(seed=0), labelled(seed=1)
-    view = mix(first, second, np.random.default_rng(0))
-    assert agreement(view) == 1.0
-    from_second = (view.truth != first.truth).reshape(4, 20, 4, 30).any((1, 3))
-    assert 2 <= from_second.sum() <= 14
-    patch = np.repeat(np.repeat(from_second, 20, 0), 30, 1)
-    assert np.array_equal(view.truth[patch], second.truth[patch])
+@pytest.mark.parametrize("part", ["labels", "confidence", "images"])
+def test_replaced_pseudo_labels_are_read_again(folder: Path, tmp_path: Path, encoded: list[int], part: str) -> None:
+    root = write_pseudo_labels(folder)
+
+    def read() -> list[View]:
+        source = open_source(PseudoLabels(pseudo_labels=root, images=folder.parent))
+        cache = FeatureCache(tmp_path / "features")
+        views = Views(source, make_segmenter().model, cache, augmentation=PLAIN, seed=0)
+        return [views.fetch(index) for index in range(len(views))]
+
+    before = read()
+    file = folder / "images" / "2.png" if part == "images" else root / part / "0000002.png"
+    array = np.asarray(Image.open(file))
+    Image.fromarray(array // 2 if part == "confidence" else array[::-1].copy()).save(file)
+    after = read()
+    assert len(encoded) == 4
+    arrays = {"labels": "truth", "confidence": "confidence", "images": "features"}
+    for number, (one, other) in enumerate(zip(before, after, strict=True)):
+        same = np.array_equal(getattr(one, arrays[part]), getattr(other, arrays[part]))
+        assert same == (number != 2)
 
 
-def test_a_view_is_the_same_whenever_it_is_made(folder: Path) -> None:
-    source = open_source(MaskData(protocol="folder", path=folder))
-    augmentation = Augmentation()
-    for view in range(4):
-        one = make_view(source, 1, view, augmentation=augmentation, seed=3)
-        other = make_view(source, 1, view, augmentation=augmentation, seed=3)
-        assert np.array_equal(one.image, other.image) and np.array_equal(one.truth, other.truth)
-    assert np.array_equal(make_view(source, 1, 0, augmentation=augmentation, seed=3).image, source.load(1).image)
+def test_a_window_is_cut_from_features_structure_truth_and_confidence_alike(folder: Path, tmp_path: Path) -> None:
+    (view, *_) = read_all(folder, tmp_path / "features")
+    view = replace(view, confidence=(np.arange(view.truth.size) % 256).astype(np.uint8).reshape(view.truth.shape))
+    height, width = view.features.shape[:2]
+    assert view.truth.shape == (height * FINER, width * FINER) and view.structure is not None
+    part = view.window(3, 4, corner=(0.99, 0.5))
+    top, left = height - 3, int(0.5 * (width - 3))
+    for row in range(3):
+        for column in range(4):
+            assert np.array_equal(part.features[row, column], view.features[top + row, left + column])
+            assert part.structure is not None
+            assert np.array_equal(part.structure[row, column], view.structure[top + row, left + column])
+    fine = (slice(4 * top, 4 * top + 12), slice(4 * left, 4 * left + 16))
+    assert np.array_equal(part.truth, view.truth[fine])
+    assert part.confidence is not None and np.array_equal(part.confidence, view.confidence[fine])  # type: ignore[index]
+    crops = Crops.of([part, part])
+    assert crops.features.shape == (2, 7, 3, 4) and crops.truth.dtype == torch.int64
+    assert torch.equal(crops.features[0, :, 1, 2], torch.from_numpy(part.features[1, 2].astype(np.float32)))
+    assert crops.confidence is not None and crops.confidence[0, 0, 0] == pytest.approx(part.confidence[0, 0] / 255)
 
 
-def test_the_rate_warms_up_and_falls() -> None:
-    cosine = Schedule(steps=110, kind="cosine", warmup=10)
-    rates = [rate_factor(step, cosine) for step in range(111)]
-    assert rates[0] == pytest.approx(1 / 11) and rates[10] == 1.0
-    assert rates[60] == pytest.approx(0.5) and rates[110] == pytest.approx(0)
-    poly = Schedule(steps=100, kind="poly", power=0.9)
-    assert rate_factor(50, poly) == pytest.approx(0.5**0.9)
-
-
-def test_settings_reach_into_lists(tmp_path: Path) -> None:
-    path = tmp_path / "recipe.yaml"
-    path.write_text("recipe: masks\nhead: {kind: adapter}\ndata:\n  - {protocol: folder, path: a}\n")
-    config = load_training(path, overrides={"data.0.path": "b", "head.settings.hidden": 3})
-    assert isinstance(config, MasksConfig) and str(config.data[0].path) == "b"  # type: ignore[union-attr]
-    assert config.head.settings == {"hidden": 3}
-    with pytest.raises(ConfigError, match=r"cannot set 'data\.3\.path': '3' is not a section"):
-        load_training(path, overrides={"data.3.path": "b"})
-
-
-def test_every_example_configuration_is_read() -> None:
-    for name in asset_names("configs/training"):
-        load_training(find_asset("configs/training", name))
+def test_a_view_of_the_same_image_elsewhere_is_the_same_entry(
+    folder: Path, tmp_path: Path, encoded: list[int]
+) -> None:
+    read_all(folder, tmp_path / "features")
+    read_all(write_masks(tmp_path / "copy", seed=0, names=("sky", "road", "cat")), tmp_path / "features")
+    assert len(encoded) == 3

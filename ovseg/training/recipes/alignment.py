@@ -7,39 +7,161 @@ learning in logits; text to vision maps as in Talk2DINO (Barsellotti et al., ICC
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ovseg.config import Config
 from ovseg.errors import ConfigError
-from ovseg.evaluation.data.datasets import open_dataset
-from ovseg.evaluation.data.protocol import load_protocol
-from ovseg.files import sha256_of
+from ovseg.files import atomic_path, sha256_of_bytes
 from ovseg.heads.alignment import AlignmentHead
+from ovseg.heads.registry import HeadConfig
 from ovseg.images.load import load_image
+from ovseg.models.embedded import HEAD_FILE
 from ovseg.models.model import Model
 from ovseg.pipeline.queries import encode_phrases
-from ovseg.training.config import AlignmentConfig, CellData, NamedData
-from ovseg.training.data import read_table
-from ovseg.training.features import Cells, FeatureCache, cell_classes, cell_features, principal_axes
+from ovseg.training.cells import cell_classes, cell_features, principal_axes
+from ovseg.training.config import Positive, Share, TrainingConfig
+from ovseg.training.data import MaskData, dataset_content, held_out_classes, open_masks, read_table, reading_of
+from ovseg.training.features import Arrays, FeatureCache
+from ovseg.training.recipe import Recipe, Task
 from ovseg.vocabulary.templates import Templates
-from ovseg.weights import save_weights
 
 _SYNONYM = 0.6  # centred cosine between names above which one is not a wrong answer for the other
 _SQUARE = 256  # named photos are small: one size for all
 
 
-class CellSet(nn.Module):
-    """Cells with classes of one vocabulary, reduced to what the loss reads.
+class CellData(MaskData):
+    """Images with masks for the alignment; the names of each entry compete only with one another.
+
+    Attributes:
+        weight: factor on their loss.
+        every: only every n-th image is read.
+    """
+
+    weight: float = 1.0
+    every: Positive = 1
+
+
+class NamedData(Config):
+    """Images with one name each, from a CSV with the columns ``file`` and ``name``.
+
+    Attributes:
+        table: the CSV; files are relative to its folder.
+        weight: factor on their loss.
+        cells: how many cells of an image, those that look most like its name, stand for the object.
+    """
+
+    table: Path
+    weight: float = 0.3
+    cells: Positive = 24
+
+
+class AlignmentConfig(TrainingConfig):
+    """The recipe that makes ``mini``.
+
+    Attributes:
+        masks: images with masks; their cells are the training examples, those of the first give the principal axes.
+        named: images with names, or none.
+        principal: width that features are reduced to while training; the result is folded back.
+        dropout: share of principal channels dropped per step.
+        balance: cells are drawn with probability (size of their class)^−balance.
+        coverage: share of a cell that one class must cover for the cell to count.
+        evidence: starting weights of prototype, detection, presence, image prototype, and the two offsets.
+        scale: starting scale of the trained map.
+        export: file that the trained head is also written to.
+    """
+
+    recipe: Literal["alignment"] = "alignment"
+    masks: tuple[CellData, ...] = Field(min_length=1)
+    named: tuple[NamedData, ...] = ()
+    principal: Positive = 512
+    dropout: Share = 0.2
+    balance: Share = 0.5
+    coverage: Share = 0.55
+    evidence: tuple[float, float, float, float, float, float] = (5.0, 10.0, 1.0, 1.0, 1.0, 0.5)
+    scale: float = 10.0
+    out: Path = Path("runs/mini")
+    export: Path | None = None
+
+
+class Cells:
+    """The cells of images with masks: their frozen features, and the class that each shows.
 
     Args:
-        rows: per image principal features (n, P), evidence (n, N, 6) in half precision, and classes (n,) in [0, N).
+        data: the images, and what of them is held out.
+        model: its image encoder runs.
+        cache: of the features.
+        coverage: share of a cell that one class must cover for the cell to count.
+
+    Raises:
+        ConfigError: a held-out class is unknown.
+        DatasetError: the data are incomplete.
+    """
+
+    def __init__(self, data: CellData, model: Model, cache: FeatureCache, *, coverage: float) -> None:
+        self.dataset = open_masks(data)
+        self.rows = range(0, len(self.dataset.names), data.every)
+        self.names = list(self.dataset.protocol.names)
+        self._data, self._model, self._cache, self._coverage = data, model, cache, coverage
+        # a cell of the background counts for nothing: no word asks for it
+        background = self.dataset.protocol.background_index
+        self._ignored = [*held_out_classes(data, self.dataset), *([] if background is None else [background])]
+        self._key = {"encoder": model.encoder_digest, **reading_of(self.dataset), "coverage": coverage}
+        self._images = self.dataset.names
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.rows)
+
+    def fetch(self, place: int) -> Arrays:
+        """The image at ``place``: "features" (n, C) float16, and "classes" (n,) int64, −1 where none counts."""
+        row = self.rows[place]
+        files = self.dataset.files(row)
+        arrays = self._cache.fetch({**self._key, "image": self._images[row]}, files, lambda: self._make(row))
+        hidden = np.isin(arrays["classes"], self._ignored)
+        if self._data.held_out is not None and place % self._data.folds == self._data.held_out:
+            hidden[:] = True
+        return {**arrays, "classes": np.where(hidden, -1, arrays["classes"])}
+
+    def images(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Features (n, C) float32 and classes (n,) of every image."""
+        for place in range(len(self)):
+            arrays = self.fetch(place)
+            yield torch.from_numpy(arrays["features"].astype(np.float32)), torch.from_numpy(arrays["classes"])
+
+    def present(self) -> Tensor:
+        """Sorted indices of the classes that some cell shows."""
+        shown = set().union(*(np.unique(self.fetch(place)["classes"]).tolist() for place in range(len(self))))
+        return torch.tensor(sorted(shown - {-1}), dtype=torch.int64)
+
+    def _make(self, row: int) -> Arrays:
+        example = self.dataset.load(row)
+        features, grid = cell_features(self._model, example.image)
+        truth = torch.from_numpy(example.truth.astype(np.int64))
+        classes = cell_classes(truth, grid, classes=len(self.names), coverage=self._coverage)
+        return {"features": features.to(torch.float16).numpy(), "classes": classes.numpy()}
+
+
+@dataclass(frozen=True)
+class CellSet:
+    """Cells with classes of one vocabulary, reduced to what the loss reads.
+
+    Attributes:
         text: (N, 384) unit vectors of the names that have a mask.
-        balance: cells are drawn with probability (size of their class)^−balance.
+        reduced: (n, P) principal features.
+        evidence: (n, N, 6) float16, the parts of the untrained evidence.
+        classes: (n,) in [0, N).
+        cumulative: (n,) chance of drawing a cell up to this one.
         weight: factor on the loss.
     """
 
@@ -48,19 +170,7 @@ class CellSet(nn.Module):
     evidence: Tensor
     classes: Tensor
     cumulative: Tensor
-
-    def __init__(
-        self, rows: list[tuple[Tensor, Tensor, Tensor]], text: Tensor, *, balance: float, weight: float
-    ) -> None:
-        super().__init__()
-        self.weight = weight
-        reduced, evidence, classes = (torch.cat(part) for part in zip(*rows, strict=True))
-        chance = torch.bincount(classes).float()[classes] ** -balance
-        self.register_buffer("text", text)
-        self.register_buffer("reduced", reduced)
-        self.register_buffer("evidence", evidence)
-        self.register_buffer("classes", classes)
-        self.register_buffer("cumulative", (chance / chance.sum()).cumsum(0))
+    weight: float
 
     def draw(self, generator: torch.Generator, count: int) -> Tensor:
         """(count,) numbers of cells, class-balanced."""
@@ -68,63 +178,95 @@ class CellSet(nn.Module):
         return torch.searchsorted(self.cumulative, drawn).clamp(max=len(self.classes) - 1)
 
 
-class AlignmentTask(nn.Module):
+@dataclass(frozen=True)
+class NamedSet:
+    """Photos with names, reduced to what the loss reads.
+
+    Attributes:
+        text: (N, 384) unit vectors of the names.
+        reduced: (n, P) principal features of what shows the name.
+        names: (n,) the name of each photo, in [0, N).
+        near: (N, N) bool, true where two names mean nearly the same.
+        weight: factor on the loss.
+    """
+
+    text: Tensor
+    reduced: Tensor
+    names: Tensor
+    near: Tensor
+    weight: float
+
+
+SetT = TypeVar("SetT", CellSet, NamedSet)
+
+
+class AlignmentTask(Task):
     """The trainable part of an ``AlignmentHead`` on principal axes of its features, and its loss.
 
     Args:
         head: the head to start from; its frozen tables are used, its maps are replaced.
         config: the run.
-        cells: per entry of ``config.masks`` its cells with classes, and (L, 384) unit vectors of the names.
+        cells: per entry of ``config.masks`` its cells, and (L, 384) unit vectors of the class names.
+        device: where the data are kept.
     """
 
-    mean: Tensor
-    axes: Tensor
+    settings = HeadConfig(kind="alignment")
+    weights_file = HEAD_FILE
 
-    def __init__(self, head: AlignmentHead, config: AlignmentConfig, cells: list[tuple[Cells, Tensor]]) -> None:
+    def __init__(
+        self,
+        head: AlignmentHead,
+        config: AlignmentConfig,
+        cells: Sequence[tuple[Cells, Tensor]],
+        *,
+        device: torch.device,
+    ) -> None:
         super().__init__()
         self.head = head.requires_grad_(False)
-        self.config = config
+        self.config, self.device = config, device
         sample = torch.cat([head.trained_part(features)[::4] for features, _ in cells[0][0].images()])
-        mean, axes = principal_axes(sample, count=config.principal)
-        self.register_buffer("mean", mean)
-        self.register_buffer("axes", axes)
-        sets = [
-            self._cell_set(known, text, weight=data.weight)
-            for data, (known, text) in zip(config.masks, cells, strict=True)
-        ]
-        self.sets = nn.ModuleList(sets)
-        self.visual = nn.Linear(axes.shape[1], head.visual.out_features)
+        self.mean, self.axes = principal_axes(sample, count=config.principal)
+        self.visual = nn.Linear(self.axes.shape[1], head.visual.out_features)
         self.textual = head.textual.requires_grad_(True)
         self.log_scale = nn.Parameter(torch.tensor(config.scale).log())
         self.log_evidence = nn.Parameter(torch.tensor(config.evidence).log())
-        self.named: list[tuple[Tensor, Tensor, Tensor, Tensor, float]] = []
+        self.sets = [
+            self._cell_set(known, text, weight=data.weight)
+            for data, (known, text) in zip(config.masks, cells, strict=True)
+        ]
+        self.named: list[NamedSet] = []
+        self.manifest = [
+            {"data": data.model_dump(mode="json"), "images": len(known), "classes": len(one.text)}
+            for data, (known, _), one in zip(config.masks, cells, self.sets, strict=True)
+        ]
 
-    def add_named(self, features: Tensor, names: Tensor, text: Tensor, *, weight: float) -> None:
+    def add_named(self, data: NamedData, features: Tensor, names: Tensor, text: Tensor) -> None:
         """Photos with names: (n, C) pooled features, (n,) name numbers, (N, 384) text of the names."""
         centred = functional.normalize(text - self.head.text_mean, dim=-1)
         near = (centred @ centred.T > _SYNONYM) & ~torch.eye(len(text), dtype=torch.bool)
-        reduced = (self.head.trained_part(features) - self.mean) @ self.axes
-        self.named.append((reduced, names, text, near, weight))
+        photos = NamedSet(text, self._reduced(features), names, near, data.weight)
+        self.named.append(_moved(photos, self.device))
+        self.manifest.append({"data": data.model_dump(mode="json"), "images": len(names), "classes": len(text)})
 
     def forward(self, generator: torch.Generator, count: int) -> Tensor:
         """The loss of ``count`` cells of each set drawn by ``generator``, plus that of named photos."""
-        loss = torch.zeros((), device=self.mean.device)
+        loss = torch.zeros((), device=self.device)
         for cells in self.sets:
-            assert isinstance(cells, CellSet)
             rows = cells.draw(generator, count)
             keep = torch.rand(self.axes.shape[1], generator=generator) >= self.config.dropout
             inputs = cells.reduced[rows] * keep.to(cells.reduced) / (1 - self.config.dropout)
             logits = self.log_scale.exp() * self._cosines(inputs, cells.text)
             logits = logits + cells.evidence[rows].float() @ self.log_evidence.exp()
             loss = loss + cells.weight * functional.cross_entropy(logits, cells.classes[rows])
-        for reduced, names, text, near, weight in self.named:
-            chosen = torch.randint(len(names), (count // 2,), generator=generator)
-            logits = self.log_scale.exp() * self._cosines(reduced[chosen], text)
-            logits = logits.masked_fill(near[names[chosen]], -1e4)
-            loss = loss + weight * functional.cross_entropy(logits, names[chosen])
+        for photos in self.named:
+            chosen = torch.randint(len(photos.names), (count // 2,), generator=generator).to(self.device)
+            logits = self.log_scale.exp() * self._cosines(photos.reduced[chosen], photos.text)
+            names = photos.names[chosen]
+            logits = logits.masked_fill(photos.near[names], -1e4)
+            loss = loss + photos.weight * functional.cross_entropy(logits, names)
         return loss
 
-    def parameter_groups(self) -> list[dict[str, object]]:
+    def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for AdamW: the maps, and the weights of the evidence with a rate of their own."""
         schedule = self.config.schedule
         maps = [*self.visual.parameters(), *self.textual.parameters(), self.log_scale]
@@ -134,117 +276,133 @@ class AlignmentTask(nn.Module):
             {"params": [self.log_evidence], "lr": rate * schedule.evidence_rate, "weight_decay": 0.0},
         ]
 
+    @torch.no_grad()
     def export(self, path: Path, *, metadata: dict[str, str]) -> str:
-        """Fold the principal axes into the head's linear layer, write it, and return its SHA-256."""
-        head = self.head
-        with torch.no_grad():
-            head.visual.weight.copy_(self.visual.weight @ self.axes.T)
-            head.visual.bias.copy_(self.visual.bias - head.visual.weight @ self.mean)
-            head.log_scale.copy_(self.log_scale)
-            head.log_evidence.copy_(self.log_evidence)
-        return save_weights(head.state_dict(), path, metadata=metadata)
+        """Fold the principal axes into the head's linear layer, write it, and return its SHA-256.
+
+        It is also written to ``config.export``, if that is given.
+        """
+        head, weight = self.head, self.visual.weight
+        head.visual.weight.copy_(weight @ self.axes.to(weight).T)
+        head.visual.bias.copy_(self.visual.bias - head.visual.weight @ self.mean.to(weight))
+        head.log_scale.copy_(self.log_scale)
+        head.log_evidence.copy_(self.log_evidence)
+        sha256 = super().export(path, metadata=metadata)
+        if self.config.export is not None:
+            with atomic_path(self.config.export) as temporary:
+                shutil.copyfile(path, temporary)
+        return sha256
 
     def _cosines(self, inputs: Tensor, text: Tensor) -> Tensor:
         pixels = functional.normalize(self.visual(inputs), dim=-1)
         return pixels @ functional.normalize(self.textual(text), dim=-1).T
 
+    def _reduced(self, features: Tensor) -> Tensor:
+        reduced: Tensor = (self.head.trained_part(features) - self.mean) @ self.axes
+        return reduced
+
     def _cell_set(self, cells: Cells, text: Tensor, *, weight: float) -> CellSet:
         """The known cells; a name without a mask is no wrong answer, so only those with one compete."""
-        present = torch.unique(torch.from_numpy(cells.classes[cells.classes >= 0]))
+        present = cells.present()
         prototypes = self.head.prototypes(text[present])
         rows = []
         for features, classes in cells.images():
             known = classes >= 0
             evidence = self.head.evidence_parts(features, prototypes)[known].half()
-            reduced = (self.head.trained_part(features[known]) - self.mean) @ self.axes
-            rows.append((reduced, evidence, torch.searchsorted(present, classes[known])))
-        return CellSet(rows, text[present], balance=self.config.balance, weight=weight)
+            rows.append((self._reduced(features[known]), evidence, torch.searchsorted(present, classes[known])))
+        reduced, evidence, classes = (torch.cat(part) for part in zip(*rows, strict=True))
+        chance = torch.bincount(classes).float()[classes] ** -self.config.balance
+        cumulative = (chance / chance.sum()).cumsum(0)
+        return _moved(CellSet(text[present], reduced, evidence, classes, cumulative, weight), self.device)
 
 
-def build_alignment(config: AlignmentConfig, model: Model, cache: FeatureCache) -> AlignmentTask:
+def alignment_identity(config: AlignmentConfig, model: Model, cache: FeatureCache) -> dict[str, str]:
+    """The content of all images, masks and tables, and the tables of the head; its maps are replaced."""
+    known: dict[str, str] = {}
+    for number, data in enumerate(config.masks):
+        dataset = open_masks(data)
+        known[f"masks.{number}"] = dataset_content(dataset, range(0, len(dataset.names), data.every), cache)
+    for number, named in enumerate(config.named):
+        rows = read_table(named.table, column="name")
+        files = ((file, [named.table.parent / file]) for file, _ in rows)
+        known[f"named.{number}"] = cache.contents(files, cache.content(named.table))
+    tables = b"".join(table.cpu().numpy().tobytes() for table in _own_head(config, model).buffers())
+    return {**known, "tables of the head": sha256_of_bytes(tables)}
+
+
+def build_alignment(
+    config: AlignmentConfig, model: Model, cache: FeatureCache, accelerator: Accelerator
+) -> AlignmentTask:
     """The task with its data in memory.
 
     Raises:
         ConfigError: the model has no alignment to train.
         DatasetError: a data set is incomplete.
     """
-    if not isinstance(model.head, AlignmentHead):
-        raise ConfigError(f"recipe 'alignment' trains models like 'mini', not '{config.model}'")
+    own = _own_head(config, model)
     templates = Templates.named(model.config.templates)
     cells = []
     for data in config.masks:
-        known, names = mask_cells(data, model, cache, coverage=config.coverage)
-        cells.append((known, encode_phrases(names, templates, model.text().encode)))
+        known = Cells(data, model, cache, coverage=config.coverage)
+        cache.fill(f"cells of {data.protocol}", len(known), known.fetch, accelerator=accelerator)
+        cells.append((known, encode_phrases(known.names, templates, model.text().encode)))
+    photos = [(named, *named_features(named, model, cache, accelerator)) for named in config.named]
     torch.manual_seed(config.seed)
-    head = model.head.fresh()
+    head = own.fresh()
     with torch.no_grad():
-        task = AlignmentTask(head, config, cells)
-    for named in config.named:
-        features, numbers, labels = named_features(named, model, cache)
-        vectors = encode_phrases(labels, templates, model.text().encode)
-        task.add_named(features, numbers, vectors, weight=named.weight)
+        task = AlignmentTask(head, config, cells, device=accelerator.device)
+        for named, features, numbers, text in photos:
+            task.add_named(named, features, numbers, text)
     return task
 
 
-def mask_cells(data: CellData, model: Model, cache: FeatureCache, *, coverage: float) -> tuple[Cells, list[str]]:
-    """Cells of images with masks, and the class names; a class that is the background counts for nothing."""
-    dataset = open_dataset(load_protocol(data.protocol), data.path)
-    names = [entry.name for entry in dataset.protocol.classes]
-
-    def examples() -> Iterator[tuple[Tensor, Tensor]]:
-        for index in range(0, len(dataset.names), data.every):
-            example = dataset.load(index)
-            features, grid = cell_features(model, example.image)
-            truth = torch.from_numpy(example.truth.astype(np.int64))
-            yield features, cell_classes(truth, grid, classes=len(names), coverage=coverage)
-
-    key = _key(model, data.protocol, list(dataset.names[:: data.every]), coverage)
-    background = dataset.protocol.background.class_name
-    ignored = {*data.held_out_classes, *([] if background is None else [background])}
-    return _kept(cache.fetch(key, examples()), data, names, ignored), names
-
-
-def _kept(cells: Cells, data: CellData, names: list[str], ignored: set[str]) -> Cells:
-    """The cells without those of held-out images, and with those of ignored classes counting for nothing."""
-    unknown = ignored - set(names)
-    if unknown:
-        raise ConfigError(f"held_out_classes: no class {sorted(unknown)} in '{data.protocol}'")
-    classes = cells.classes.copy()
-    classes[np.isin(classes, [names.index(name) for name in ignored])] = -1
-    for image, (start, stop) in enumerate(zip(cells.first, cells.first[1:], strict=False)):
-        if data.held_out is not None and image % data.folds == data.held_out:
-            classes[start:stop] = -1
-    return Cells(cells.features, classes, cells.first)
-
-
-def named_features(data: NamedData, model: Model, cache: FeatureCache) -> tuple[Tensor, Tensor, list[str]]:
+def named_features(
+    data: NamedData, model: Model, cache: FeatureCache, accelerator: Accelerator
+) -> tuple[Tensor, Tensor, Tensor]:
     """Per named photo the mean feature of the cells that look most like its name.
 
     Returns:
-        (n, C) features, (n,) name numbers, and the names.
+        (n, C) features, (n,) name numbers, and (N, 384) text vectors of the names.
 
     Raises:
-        DatasetError: the table is missing or has other columns.
+        DatasetError: the table or a photo is missing, or the table has other columns.
     """
-    rows = [(row["file"], row["name"]) for row in read_table(data.table, column="name")]
+    rows = read_table(data.table, column="name")
     names = sorted({name for _, name in rows})
+    numbers = [names.index(name) for _, name in rows]
     assert isinstance(model.head, AlignmentHead)
     head = model.head
     text = encode_phrases(names, Templates.named(model.config.templates), model.text().encode)
-    columns = head.prototypes(text)
+    prototypes = head.prototypes(text)
 
-    def examples() -> Iterator[tuple[Tensor, Tensor]]:
-        for file, name in rows:
-            image = load_image(data.table.parent / file)
-            features, _ = cell_features(model, image, size=(_SQUARE, _SQUARE))
-            number = names.index(name)
-            score = head.untrained_part(features) @ columns[number]
-            best = score.topk(min(data.cells, len(score))).indices
-            yield features[best].mean(0, keepdim=True), torch.tensor([number])
+    def fetch(place: int) -> Arrays:
+        file, prototype = data.table.parent / rows[place][0], prototypes[numbers[place]]
+        # the prototype says all that name, templates, text encoder and head have to do with the choice of cells
+        looks = sha256_of_bytes(prototype.detach().cpu().numpy().tobytes())
+        key = {"encoder": model.encoder_digest, "side": _SQUARE, "cells": data.cells, "prototype": looks}
+        return cache.fetch(key, [file], lambda: make(file, prototype))
 
-    cells = cache.fetch(_key(model, sha256_of(data.table), data.cells, _SQUARE), examples())
-    return torch.from_numpy(cells.features.astype(np.float32)), torch.from_numpy(cells.classes.copy()), names
+    def make(file: Path, prototype: Tensor) -> Arrays:
+        features, _ = cell_features(model, load_image(file), size=(_SQUARE, _SQUARE))
+        score = head.untrained_part(features) @ prototype
+        best = score.topk(min(data.cells, len(score))).indices
+        return {"features": features[best].mean(0).to(torch.float16).numpy()}
+
+    cache.fill(f"photos of {data.table.name}", len(rows), fetch, accelerator=accelerator)
+    pooled = np.stack([fetch(place)["features"] for place in range(len(rows))]).astype(np.float32)
+    return torch.from_numpy(pooled), torch.tensor(numbers), text
 
 
-def _key(model: Model, *parts: object) -> dict[str, object]:
-    return {"encoder": model.encoder_digest, "data": [str(part) for part in parts]}
+def _moved(data: SetT, device: torch.device) -> SetT:
+    """A set with all its tensors on ``device``."""
+    tensors: dict[str, Any] = {name: value for name, value in vars(data).items() if isinstance(value, Tensor)}
+    return replace(data, **{name: tensor.to(device) for name, tensor in tensors.items()})
+
+
+def _own_head(config: AlignmentConfig, model: Model) -> AlignmentHead:
+    if not isinstance(model.head, AlignmentHead):
+        raise ConfigError(f"recipe 'alignment' trains models like 'mini', not '{config.model}'")
+    return model.head
+
+
+ALIGNMENT = Recipe(AlignmentConfig, alignment_identity, build_alignment, validates=False)

@@ -6,29 +6,52 @@ weighted by the attention of the class token; the head most like the caption sta
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from accelerate import Accelerator
+from torch import Tensor
 from torch.nn import functional
 
 from ovseg.encoders.recipe_encoder import RecipeEncoder
 from ovseg.errors import ConfigError, DatasetError
-from ovseg.files import sha256_of
-from ovseg.heads.registry import HeadConfig, build_head, spaces_of
+from ovseg.heads.registry import HeadConfig, build_head
 from ovseg.heads.textmap import TextMap
 from ovseg.images.load import load_image
 from ovseg.models.model import Model
-from ovseg.training.config import CaptionsConfig
+from ovseg.training.config import Positive, Schedule, Share, TrainingConfig
 from ovseg.training.data import read_table
-from ovseg.training.features import FeatureCache, encoder_key, whole_pixels
-from ovseg.training.recipes.masks import fill_in
-from ovseg.weights import save_weights
+from ovseg.training.features import Arrays, FeatureCache, encoder_pixels
+from ovseg.training.recipe import Recipe, Task, fill_in
 
 
-class CaptionsTask(nn.Module):
+class CaptionSchedule(Schedule):
+    """The same with defaults for captions, those of Talk2DINO."""
+
+    batch: Positive = 128
+    kind: Literal["one-cycle", "cosine", "poly"] = "cosine"
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.0
+
+
+class CaptionsConfig(TrainingConfig):
+    """A map from sentences to image features, trained with captions only (Talk2DINO).
+
+    Attributes:
+        head: kind ``textmap`` and its settings.
+        table: CSV with the columns ``file`` and ``caption``; images are beside it or in ``images/``.
+        held_out: share of the images, the last ones, kept for measuring retrieval.
+    """
+
+    recipe: Literal["captions"] = "captions"
+    head: HeadConfig = HeadConfig(kind="textmap")
+    table: Path
+    held_out: Share = 0.1
+    schedule: CaptionSchedule = CaptionSchedule()
+
+
+class CaptionsTask(Task):
     """A ``TextMap`` and its InfoNCE loss over images with captions.
 
     Args:
@@ -38,20 +61,22 @@ class CaptionsTask(nn.Module):
         captions: (m, C') caption vectors.
         owner: (m,) the image of each caption.
         settings: the head's section of the model file.
-    """
+        device: where the data are kept.
 
-    pooled: Tensor
-    captions: Tensor
-    owner: Tensor
+    Raises:
+        DatasetError: fewer than two images are left to train on.
+    """
 
     def __init__(
         self,
         head: TextMap,
         config: CaptionsConfig,
+        *,
         pooled: Tensor,
         captions: Tensor,
         owner: Tensor,
         settings: HeadConfig,
+        device: torch.device,
     ) -> None:
         super().__init__()
         self.head, self.config, self.settings = head, config, settings
@@ -59,35 +84,25 @@ class CaptionsTask(nn.Module):
         if self.kept < 2:
             raise DatasetError(f"captions need at least 2 images to train on, got {self.kept} of {len(pooled)}")
         head.mean.copy_(pooled[: self.kept].mean((0, 1)))
-        self.register_buffer("pooled", pooled)
-        self.register_buffer("captions", captions)
-        self.register_buffer("owner", owner)
-
-    @property
-    def manifest(self) -> list[dict[str, Any]]:
-        """What the run is trained on."""
-        return [
-            {"data": str(self.config.table), "images": self.kept, "classes": int((self.owner < self.kept).sum())}
-        ]
+        self.pooled, self.captions, self.owner = pooled.to(device), captions.to(device), owner
+        trained_on = int((owner < self.kept).sum())
+        self.manifest = [{"data": str(config.table), "images": self.kept, "captions": trained_on}]
 
     def forward(self, generator: torch.Generator, count: int) -> Tensor:
         """InfoNCE, both ways, of ``count`` different images and one caption of each."""
         images = torch.randperm(self.kept, generator=generator)[:count]
         drawn = torch.rand(len(self.owner), generator=generator)
-        rows = torch.stack([torch.where(self.owner.cpu() == image, drawn, -1.0).argmax() for image in images])
+        rows = torch.stack([torch.where(self.owner == image, drawn, -1.0).argmax() for image in images])
         device = self.pooled.device
-        logits = self.head.captions_to_images(self.captions[rows.to(device)], self.pooled[images.to(device)])
-        return info_nce(logits)
+        return info_nce(
+            self.head.captions_to_images(self.captions[rows.to(device)], self.pooled[images.to(device)])
+        )
 
-    def parameter_groups(self) -> list[dict[str, object]]:
+    def parameter_groups(self) -> list[dict[str, Any]]:
         """One group for AdamW."""
         schedule = self.config.schedule
         rate, decay = schedule.learning_rate, schedule.weight_decay
         return [{"params": list(self.head.parameters()), "lr": rate, "weight_decay": decay}]
-
-    def export(self, path: Path, *, metadata: dict[str, str]) -> str:
-        """Write the head's weights and return their SHA-256."""
-        return save_weights(self.head.state_dict(), path, metadata={**metadata, **spaces_of(self.head)})
 
 
 def info_nce(logits: Tensor) -> Tensor:
@@ -99,7 +114,15 @@ def info_nce(logits: Tensor) -> Tensor:
     return (functional.cross_entropy(logits, truth) + functional.cross_entropy(logits.T, truth)) / 2
 
 
-def build_captions(config: CaptionsConfig, model: Model, cache: FeatureCache) -> CaptionsTask:
+def captions_identity(config: CaptionsConfig, model: Model, cache: FeatureCache) -> dict[str, str]:
+    """The content of the table and of its images."""
+    files, _, _ = read_captions(config.table)
+    return {"table": cache.contents(((file.name, [file]) for file in files), cache.content(config.table))}
+
+
+def build_captions(
+    config: CaptionsConfig, model: Model, cache: FeatureCache, accelerator: Accelerator
+) -> CaptionsTask:
     """The task with its data in memory.
 
     Raises:
@@ -108,36 +131,42 @@ def build_captions(config: CaptionsConfig, model: Model, cache: FeatureCache) ->
     """
     if config.head.kind != "textmap":
         raise ConfigError(f"recipe 'captions' trains a head of kind 'textmap', got '{config.head.kind}'")
-    files, owner, sentences = read_captions(config.table)
+    files, owner, captions = read_captions(config.table)
+    key = {"encoder": model.encoder_digest, "pooling": "attention heads"}
 
-    def examples() -> Iterator[tuple[Tensor, Tensor]]:
-        for file in files:
-            pooled = pooled_by_head(model, file)
-            yield pooled, torch.arange(len(pooled))
+    def fetch(number: int) -> Arrays:
+        file = files[number]
+        return cache.fetch(key, [file], lambda: {"pooled": pooled_by_head(model, file).half().numpy()})
 
-    key = {**encoder_key(model), "captions": sha256_of(config.table), "pooling": "attention heads"}
-    cells = cache.fetch(key, examples())
-    pooled = torch.stack([features for features, _ in cells.images()])
+    cache.fill("photos with captions", len(files), fetch, accelerator=accelerator)
+    pooled = torch.stack([torch.from_numpy(fetch(number)["pooled"].copy()) for number in range(len(files))])
     settings = fill_in(config.head, model)
     torch.manual_seed(config.seed)
     head: Any = build_head(settings, model.head, model.text)
-    vectors = model.text().encode(sentences).clone()
-    return CaptionsTask(head, config, pooled, vectors, torch.tensor(owner), settings)
+    return CaptionsTask(
+        head,
+        config,
+        pooled=pooled.float(),
+        captions=model.text().encode(captions).clone(),
+        owner=torch.tensor(owner),
+        settings=settings,
+        device=accelerator.device,
+    )
 
 
 def read_captions(table: Path) -> tuple[list[Path], list[int], list[str]]:
     """Image files, the image of each caption, and the captions of a CSV with the columns file and caption."""
     rows = read_table(table, column="caption")
-    names = list(dict.fromkeys(row["file"] for row in rows))
+    names = list(dict.fromkeys(name for name, _ in rows))
     folder = table.parent / "images" if (table.parent / "images").is_dir() else table.parent
     number = {name: place for place, name in enumerate(names)}
-    return [folder / name for name in names], [number[row["file"]] for row in rows], [r["caption"] for r in rows]
+    return [folder / name for name in names], [number[name] for name, _ in rows], [caption for _, caption in rows]
 
 
 @torch.inference_mode()
 def pooled_by_head(model: Model, file: Path) -> Tensor:
     """(heads, C) means of an image's features weighted by each head's attention; one plain mean without heads."""
-    pixels = whole_pixels(model, load_image(file))
+    pixels = encoder_pixels(model, load_image(file))
     dense = model.image.dense(pixels).values[0].flatten(1).float()  # (C, n)
     weights = head_weights(model.image, pixels)
     if weights is None or weights.shape[1] != dense.shape[1]:
@@ -157,3 +186,6 @@ def head_weights(encoder: object, pixels: Tensor) -> Tensor | None:
     scores = (query[0, :, :1] @ key[0, :, tokens.prefix :].transpose(-1, -2))[:, 0] * scale
     weights: Tensor = scores.softmax(-1)
     return weights
+
+
+CAPTIONS = Recipe(CaptionsConfig, captions_identity, build_captions)

@@ -1,51 +1,55 @@
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.training import losses, write_table
 
 import ovseg
 from ovseg._torchvision import ensure_torchvision
 from ovseg.errors import ConfigError, DatasetError
 from ovseg.heads.registry import HeadConfig
 from ovseg.pipeline.segmenter import Segmenter
-from ovseg.training.checkpoint import read_log
-from ovseg.training.config import CaptionSchedule, CaptionsConfig
+from ovseg.training import train
 from ovseg.training.features import FeatureCache
-from ovseg.training.loop import METRICS, train_steps
-from ovseg.training.recipes.captions import build_captions, head_weights, info_nce
-from ovseg.training.runs import finish
+from ovseg.training.loop import make_accelerator
+from ovseg.training.recipes.captions import (
+    CaptionSchedule,
+    CaptionsConfig,
+    build_captions,
+    head_weights,
+    info_nce,
+)
 
 ensure_torchvision()  # before timm
 
 
 @pytest.fixture
 def table(folder: Path) -> Path:
-    path = folder / "captions.csv"
-    with open(path, "w", newline="") as stream:
-        rows = csv.writer(stream)
-        rows.writerow(["file", "caption"])
-        for number, word in enumerate(("a cat", "a dog on grass", "the sea")):
-            rows.writerows([[f"{number}.png", word], [f"{number}.png", f"{word} in the sun"]])
-    return path
+    rows = []
+    for number, word in enumerate(("a cat", "a dog on grass", "the sea")):
+        rows += [(f"{number}.png", word), (f"{number}.png", f"{word} in the sun")]
+    return write_table(folder / "captions.csv", "caption", rows)
 
 
-def test_captions_teach_a_map_that_a_model_can_run(small: Segmenter, table: Path, tmp_path: Path) -> None:
+def test_captions_teach_a_map_that_a_model_can_run(
+    small: Segmenter, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ovseg.training.runs.trainable_model", lambda _: small.model)
     schedule = CaptionSchedule(steps=12, batch=3, learning_rate=1e-2)
     head = HeadConfig(kind="textmap", settings={"hidden": 32})
     config = CaptionsConfig(head=head, table=table, held_out=0.0, schedule=schedule, out=tmp_path / "run")
-    config.out.mkdir()
-    task = build_captions(config, small.model, FeatureCache(tmp_path / "features"))
+    task = build_captions(config, small.model, FeatureCache(tmp_path / "features"), make_accelerator(config))
     assert task.pooled.shape == (3, 1, 3440)  # no class token: one plain mean
-    list(train_steps(task, config, config.out))
-    found = [row["loss"] for row in read_log(config.out / METRICS)]
+    assert not [name for name in task.state_dict() if not name.startswith("head.")]
+    train(config)
+    found = losses(config.out)
     assert np.mean(found[-3:]) < 0.3 * np.mean(found[:3])
-    finish(config, small.model, task)
     result = ovseg.load(str(config.out), device="cpu").segment(table.parent / "images/0.png", ["cat", "sea"])
     assert result.index_map.shape == (64, 96)
+    assert "3 images, 6 captions" in (config.out / "README.md").read_text()
 
 
 def test_info_nce_equals_loops() -> None:
@@ -83,11 +87,13 @@ def test_attention_heads_weigh_the_patches_of_a_tower_with_a_class_token() -> No
 
 
 def test_bad_tables_and_heads_are_named(small: Segmenter, table: Path, tmp_path: Path) -> None:
-    cache = FeatureCache(tmp_path)
+    def build(config: CaptionsConfig) -> None:
+        build_captions(config, small.model, FeatureCache(tmp_path), make_accelerator(config))
+
     with pytest.raises(DatasetError, match=r"a CSV with the columns file and caption at '.*nothing.csv'"):
-        build_captions(CaptionsConfig(table=tmp_path / "nothing.csv"), small.model, cache)
-    table.write_text("file,sentence\n1.png,cat\n")
-    with pytest.raises(DatasetError, match="must have the columns file and caption, got file, sentence"):
-        build_captions(CaptionsConfig(table=table), small.model, cache)
+        build(CaptionsConfig(table=tmp_path / "nothing.csv"))
+    write_table(table, "caption", [("0.png", "a cat"), ("gone.png", "a dog")])
+    with pytest.raises(DatasetError, match=r"cannot read '.*gone.png': No such file or directory; complete"):
+        build(CaptionsConfig(table=table))
     with pytest.raises(ConfigError, match="trains a head of kind 'textmap', got 'adapter'"):
-        build_captions(CaptionsConfig(table=table, head=HeadConfig(kind="adapter")), small.model, cache)
+        build(CaptionsConfig(table=table, head=HeadConfig(kind="adapter")))
