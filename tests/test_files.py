@@ -7,7 +7,7 @@ import pytest
 from ovseg.errors import ConfigError, OutputError
 from ovseg.files import atomic_paths
 from ovseg.journal import Journal, read_journal
-from ovseg.prefetch import prefetch
+from ovseg.prefetch import chunks, prefetch
 
 
 def test_files_that_belong_together_appear_together(tmp_path: Path) -> None:
@@ -103,3 +103,14 @@ def test_an_error_ahead_is_raised_when_its_turn_comes() -> None:
     assert [next(done), next(done)] == [0, 1]
     with pytest.raises(ValueError, match="two"):
         next(done)
+
+
+def test_chunks_give_what_came_before_an_error_and_then_the_error() -> None:
+    def source():
+        yield from (1, 2, 3)
+        raise ConfigError("four")
+
+    taken = chunks(source(), 2)
+    assert [next(taken), next(taken)] == [[1, 2], [3]]
+    with pytest.raises(ConfigError, match="four"):
+        next(taken)
