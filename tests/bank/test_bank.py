@@ -543,3 +543,53 @@ def test_pseudo_labels_of_a_changed_template_are_refused(
     other = Segmenter(replace(segmenter.model, config=config), device=segmenter.device)
     with pytest.raises(ConfigError, match="pseudo-labels of other settings: segmenter"):
         write_pseudo_labels(bank, tmp_path, segmenter=other, labels=["red"])
+
+
+def test_photos_that_were_moved_are_neither_encoded_again_nor_doubled(
+    photos: Path, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    bank = ImageBank.build(folder, out=tmp_path / "bank", segmenter=segmenter)
+    folder.rename(tmp_path / "moved")
+    assert bank.changed_images() == bank.paths
+    encoded: list[object] = []
+    fresh = toy.make_segmenter()
+    fresh.encode = encoded.append  # type: ignore[method-assign, assignment]
+    moved = ImageBank.open(bank.root, segmenter=fresh).add(tmp_path / "moved")
+    assert not encoded and len(moved) == 24 and not moved.changed_images()
+    assert {Path(path).name for path in moved.paths} == {Path(path).name for path in bank.paths}
+    for path in bank.paths:
+        place = moved.paths.index(str(tmp_path / "moved" / Path(path).name))
+        assert np.array_equal(moved.vectors[place], bank.vectors[bank.paths.index(path)])
+
+
+def test_copies_that_are_both_there_stay_two_images(photos: Path, segmenter: Segmenter, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        shutil.copy(next(photos.glob("00-*")), tmp_path / name)
+    bank = ImageBank.build(tmp_path / "a.png", out=tmp_path / "bank", segmenter=segmenter).add(tmp_path / "b.png")
+    assert [Path(path).name for path in bank.paths] == ["a.png", "b.png"]
+
+
+def test_refreshing_lets_go_of_what_is_gone_and_encodes_what_changed(
+    photos: Path, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    (folder / "bad.png").write_bytes(b"cut")
+    bank = ImageBank.build(folder, out=tmp_path / "bank", segmenter=segmenter)
+    first, second, *_ = sorted(folder.glob("0*"))
+    first.unlink()
+    toy.paint(folder, second.name, ["white"], seed=7)
+    assert bank.changed_images() == [str(first.resolve()), str(second.resolve())]
+    encoded: list[int] = []
+    again = bank.refresh(progress=encoded.append)
+    assert len(encoded) == 1 and len(again) == 23 and not again.changed_images()
+    assert [Path(path).name for path, _ in again.bad_images()] == ["bad.png"]
+    assert Path(again.search("white", k=1).paths[0][0]).name in {
+        second.name,
+        *(p.name for p in photos.glob("*white*")),
+    }
+    whole = ImageBank.build(folder, out=tmp_path / "whole", segmenter=segmenter)
+    place = again.paths.index(str(second.resolve()))
+    assert np.array_equal(again.vectors[place], whole.vectors[whole.paths.index(str(second.resolve()))])
