@@ -81,6 +81,7 @@ def append_images(
         progress: called with the number of images that a step has done.
     """
     rows: list[store.Row] = []
+    # A shard is written when it is full or five seconds old: few images that take long must not be lost either.
     written = time.monotonic()
     known = _KnownRows(root)
     for row in _rows(_fresh(items, known.marks), segmenter, known, regions=options.regions):
@@ -196,6 +197,7 @@ def finish(
             index = VectorIndex.build(vectors, kind=options.kind, recall=options.recall)
             index.save(root / f"{name}.faiss")
             reports[kind] = index.report.to_dict()
+    # The manifest lists every file with its checksum; it is written last, so what it lists is whole.
     keep = [root / f"{names['images']}.parquet", *store.shard_paths(root)]
     keep += [root / f"{names[kind]}{suffix}" for kind in reports for suffix in (".npy", ".faiss")]
     if "regions" in reports:

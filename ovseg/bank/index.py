@@ -100,6 +100,7 @@ class VectorIndex:
         chosen = chosen if count >= _TRAIN_PER_LIST * 4 else "flat"  # too few to train anything
         lists = _list_count(count) if chosen.startswith("ivf") else 0
         index = _make(chosen, dimensions, lists)
+        # Centres are learned from a sample: more rows would not move them, and all rows may not fit into memory.
         if not index.is_trained:
             index = _trained(index, _sample(vectors, max(_TRAIN_PER_LIST * lists, 20_000)))
         for block in _blocks(vectors):
@@ -157,6 +158,7 @@ class VectorIndex:
         if k < 1:
             return np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64)
         queries = np.ascontiguousarray(queries, np.float32)
+        # Compressed codes lose the order of near neighbours; exact products of ten times as many restore it.
         if self.report.kind != "ivfpq":
             return self._nearest(queries, k)
         _, candidates = self._nearest(queries, min(_RERANK * k, len(self)))

@@ -166,6 +166,8 @@ def _total(operands: Sequence[_Operand]) -> Tensor:
     """(k, h·w): sums of the best matches in the other images, each pair of images multiplied once."""
     total = torch.stack([torch.zeros_like(each.scale) for each in operands])
     for (first, one), (second, other) in itertools.combinations(enumerate(operands), 2):
+        # Row maxima serve one image of the pair, column maxima the other: half the products of doing each by
+        # itself.
         products = one.products(other)
         total[first] += (products * (other.scale * other.weights)).amax(1) * one.scale
         total[second] += products.mul_((one.scale * one.weights)[:, None]).amax(0) * other.scale
@@ -187,12 +189,14 @@ def _released_total(operands: Sequence[_Operand]) -> Tensor:
 def _settle_best(scores: Tensor, features: Tensor, weights: Tensor | None, *, cells: int = 16) -> None:
     """Compute the best ``cells`` of each image of (k, h, w) scores again in float32, in place."""
     flat = scores.flatten(1)
+    # The seed is among the best few of the quick scores; only these are worth exact ones.
     best = flat.topk(min(cells, flat.shape[1]), dim=1).indices
     images = list(_cells(features, weights))
     chosen = torch.stack([vectors[index] for (vectors, _), index in zip(images, best, strict=True)])
     total = torch.zeros(best.shape, device=scores.device)
     for number, (vectors, weight) in enumerate(images):
         matches = (chosen @ vectors.T * weight).amax(2)  # (k, cells)
+        # An image does not support its own cells.
         matches[number] = 0
         total += matches
     flat.scatter_(1, best, total / (len(images) - 1))
