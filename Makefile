@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow lint benchmark results clean
+.PHONY: demo test slow lint benchmark results mutants clean
 
 demo: $(READY)
 	$(BIN)/ovseg segment examples/cat.jpg cat wall --out out
@@ -27,6 +27,11 @@ benchmark: $(READY)
 DATA ?= ../shared/data
 results: $(READY)
 	$(BIN)/python tools/results.py $(DATA)
+
+# make mutants FILE=ovseg/pipeline/decide.py: small changes of the file that no test notices
+mutants: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'cosmic-ray>=8.3'
+	$(BIN)/python tools/mutants.py $(FILE)
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -1,4 +1,4 @@
-"""Work done in a thread, a little ahead of the one who needs it."""
+"""Work done in a thread, a little ahead of the one who needs it, and taken in portions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+from ovseg.errors import OvsegError
 
 ItemT = TypeVar("ItemT")
 DoneT = TypeVar("DoneT")
@@ -37,3 +39,29 @@ def prefetch(function: Callable[[ItemT], DoneT], items: Iterable[ItemT], *, ahea
         finally:  # the caller stopped early, or an item failed: what has not begun is not done
             for future in waiting:
                 future.cancel()
+
+
+def chunks(items: Iterable[ItemT], size: int) -> Iterator[list[ItemT]]:
+    """Lists of ``size`` items that follow each other; the last may be shorter.
+
+    Where an item fails with an error of ovseg's, the list of those before it comes first, and then the error.
+
+    >>> list(chunks([1, 2, 3], 2))
+    [[1, 2], [3]]
+    """
+    source, some = iter(items), []
+    failed: OvsegError | None = None
+    while failed is None:
+        try:
+            some.append(next(source))
+        except StopIteration:
+            break
+        except OvsegError as error:
+            failed = error
+        if len(some) == size:
+            yield some
+            some = []
+    if some:
+        yield some
+    if failed is not None:
+        raise failed

@@ -55,7 +55,7 @@ def environment() -> dict[str, Any]:
 
 def git_commit() -> str | None:
     """The checkout's commit, with "+" where files differ from it; None outside a checkout."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[1]
     if not (root / ".git").exists():
         return None
     try:

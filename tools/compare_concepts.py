@@ -30,7 +30,6 @@ import torch
 
 import ovseg
 from ovseg.concepts.concept_set import ConceptSet
-from ovseg.concepts.evidence import ConceptSegmenter
 from ovseg.evaluation.data.datasets import FileDataset, open_dataset
 from ovseg.evaluation.data.protocol import load_protocol
 from ovseg.evaluation.metrics.confusion import ConfusionMatrix
@@ -79,7 +78,7 @@ def learn(options: argparse.Namespace, segmenter: Segmenter, fold: int, wanted: 
 
 @torch.inference_mode()
 def score(
-    plain: Segmenter, variants: dict[str, ConceptSegmenter], dataset: FileDataset, images: range
+    plain: Segmenter, variants: dict[str, Segmenter], dataset: FileDataset, images: range
 ) -> dict[str, list[float]]:
     """IoU of every class: of the plain segmenter (``text``) and of each variant."""
     labels = labels_of(dataset)
@@ -109,10 +108,10 @@ def rows_of_fold(
     segmenter = segmenter_with(base, head)
     labels = labels_of(dataset)
     concepts = learn(options, segmenter, fold, [labels[number] for number in numbers])
-    variants = {"together": ConceptSegmenter(segmenter, concepts)}
+    variants = {"together": segmenter.with_concepts(concepts)}
     if options.alone:
         for each in concepts.references:
-            variants[each.name] = ConceptSegmenter(segmenter, replace(concepts, references=(each,)))
+            variants[each.name] = segmenter.with_concepts(replace(concepts, references=(each,)))
     found = score(segmenter, variants, dataset, images)
     for number, each in zip(numbers, concepts.references, strict=True):
         values = {"text": found["text"][number], "together": found["together"][number]}

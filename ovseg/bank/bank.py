@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +21,9 @@ from ovseg.bank.search import Retrieved, query_vector
 from ovseg.bank.support import RegionSupport
 from ovseg.errors import ConfigError, DatasetError, ShapeError
 from ovseg.files import atomic_path, write_json
+from ovseg.identity import FileMark
 from ovseg.images.load import load_image
-from ovseg.images.sources import is_file_key, read_key
+from ovseg.images.sources import Item, is_file_key, iterate, key_exists, read_key, still_marked
 
 if TYPE_CHECKING:
     from ovseg.pipeline.segmenter import Segmenter
@@ -81,7 +82,7 @@ class ImageBank:
         segmenter = segmenter or _load(model)
         with store.writing(root):
             options = _claim(root, segmenter.info, options)
-            build.append_images(root, source, segmenter, options=options, progress=progress)
+            build.append_images(root, iterate(source), segmenter, options=options, progress=progress)
             build.finish(root, encoder=segmenter.info, space=segmenter.model.head.space, options=options)
         return cls.open(root, segmenter=segmenter)
 
@@ -143,23 +144,47 @@ class ImageBank:
             DatasetError: a path is not in the bank.
         """
         wanted = {self._key(path) for path in paths}
+        return self._without(lambda key: key in wanted, expected=wanted)
+
+    def refresh(self, *, progress: Progress | None = None) -> ImageBank:
+        """The bank without images that are gone, and with new vectors of those whose bytes have changed.
+
+        Args:
+            progress: called with the number of images that a step has done.
+        """
+        kept = self._without(lambda key: not key_exists(key))
         with store.writing(self.root):
-            manifest = store.read_manifest(self.root)
-            removed = set(manifest["removed"])
+            options = build.read_options(kept.manifest)
+            known = [*kept.paths, *(path for path, _ in kept.bad_images())]
+            items = (Item(path) for path in known)
+            build.append_images(self.root, items, kept.segmenter, options=options, progress=progress)
+            kept._finish()
+        return type(self).open(self.root, segmenter=self._segmenter)
+
+    def changed_images(self) -> list[str]:
+        """Paths of images that are gone, or whose bytes are not those that the vectors were made of."""
+        rows = self.table.select(["path", "bytes", "stamp", "sha256"])[: len(self)].to_pylist()
+        marks = ((row["path"], FileMark(row["bytes"], row["stamp"], row["sha256"])) for row in rows)
+        return [path for path, mark in marks if not still_marked(path, mark)]
+
+    def _without(self, drop: Callable[[str], bool], *, expected: Collection[str] = ()) -> ImageBank:
+        """The bank less the images whose keys ``drop`` says so of; the ``expected`` ones must be among them."""
+        with store.writing(self.root):
+            removed = set(store.read_manifest(self.root)["removed"])
             keys = (key for shard in store.shard_paths(self.root) for key in store.shard_keys(shard))
-            gone = {number: key for number, key in enumerate(keys) if key in wanted and number not in removed}
-            if missing := wanted - set(gone.values()):
+            gone = {number: key for number, key in enumerate(keys) if number not in removed and drop(key)}
+            if missing := set(expected) - set(gone.values()):
                 raise DatasetError(
                     f"'{min(missing)}' is not in the bank '{self.root}'; bank.paths lists its images"
                 )
-            build.finish(
-                self.root,
-                encoder=manifest["encoder"],
-                space=manifest["space"],
-                options=build.read_options(manifest),
-                removed=removed | set(gone),
-            )
+            self._finish(removed | set(gone))
         return type(self).open(self.root, segmenter=self._segmenter)
+
+    def _finish(self, removed: set[int] | None = None) -> None:
+        manifest = store.read_manifest(self.root)
+        encoder, space = manifest["encoder"], manifest["space"]
+        options = build.read_options(manifest)
+        build.finish(self.root, encoder=encoder, space=space, options=options, removed=removed)
 
     @property
     def segmenter(self) -> Segmenter:

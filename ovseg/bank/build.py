@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from ovseg.errors import ImageError, OvsegError
 from ovseg.files import atomic_path, sha256_of_bytes, write_json
 from ovseg.identity import FileMark
 from ovseg.images.load import load_image
-from ovseg.images.sources import Item, iterate, mark_key, still_marked
+from ovseg.images.sources import Item, key_exists, mark_key, still_marked
 from ovseg.prefetch import prefetch
 
 if TYPE_CHECKING:
@@ -60,22 +61,30 @@ class Decoded:
 
 
 def append_images(
-    root: Path, source: str | Path, segmenter: Segmenter, *, options: BankOptions, progress: Progress | None = None
+    root: Path,
+    items: Iterable[Item],
+    segmenter: Segmenter,
+    *,
+    options: BankOptions,
+    progress: Progress | None = None,
 ) -> None:
     """Encode what is not in the bank as it is now, and write it as new shards; the caller holds the lock.
 
-    An image whose bytes have changed gets a new row; ``finish`` then lets go of the old one.
+    An image whose bytes have changed gets a new row, and one that was moved a row with its old vectors; ``finish``
+    then lets go of the old rows.
 
     Args:
         root: the bank's folder.
-        source: see ``sources.iterate``.
+        items: as ``sources.iterate`` gives them.
         segmenter: encodes.
         options: shard size and regions.
         progress: called with the number of images that a step has done.
     """
     rows: list[store.Row] = []
+    # A shard is written when it is full or five seconds old: few images that take long must not be lost either.
     written = time.monotonic()
-    for row in _rows(_fresh(iterate(source), known_marks(root)), segmenter, regions=options.regions):
+    known = _KnownRows(root)
+    for row in _rows(_fresh(items, known.marks), segmenter, known, regions=options.regions):
         rows.append(row)
         if progress is not None:
             progress(1)
@@ -86,7 +95,7 @@ def append_images(
         store.write_shard(store.next_shard(root), rows)
 
 
-def _fresh(items: Iterator[Item], known: dict[str, FileMark]) -> Iterator[Item]:
+def _fresh(items: Iterable[Item], known: dict[str, FileMark]) -> Iterator[Item]:
     """The items whose bytes are not those that the bank knows, each key once."""
     seen: set[str] = set()
     for item in items:
@@ -104,26 +113,59 @@ def _unchanged(item: Item, mark: FileMark) -> bool:
     return still_marked(item.key, mark)
 
 
-def _rows(items: Iterator[Item], segmenter: Segmenter, *, regions: int) -> Iterator[store.Row]:
+def _rows(items: Iterator[Item], segmenter: Segmenter, known: _KnownRows, *, regions: int) -> Iterator[store.Row]:
     """The rows of all items, in order.
 
     Three things run side by side: the next images are decoded, one is encoded, and the one before it becomes
     vectors.
     """
-    encoded = ((each.row, _encode(each, segmenter)) for each in prefetch(_decode, items, ahead=_AHEAD))
+    decoded = prefetch(_decode, items, ahead=_AHEAD)
+    encoded = ((each.row, known.moved(each.row) or _encode(each, segmenter)) for each in decoded)
     yield from prefetch(lambda pair: _described(*pair, regions=regions), encoded)
 
 
-def known_marks(root: Path) -> dict[str, FileMark]:
-    """By path, what the file of each image in the shards was known by; removed rows aside."""
-    removed = _removed_rows(root)
-    columns = ["path", "bytes", "stamp", "sha256"]
-    rows = (row for path in store.shard_paths(root) for row in store.read_table(path, columns).to_pylist())
-    return {
-        row["path"]: FileMark(row["bytes"], row["stamp"], row["sha256"])
-        for number, row in enumerate(rows)
-        if number not in removed
-    }
+class _KnownRows:
+    """What the shards hold when images are added; removed rows aside.
+
+    Attributes:
+        marks: by path, what the file of the image was known by.
+    """
+
+    def __init__(self, root: Path) -> None:
+        removed = _removed_rows(root)
+        self._rows = [row for row in _described_rows(root) if row["number"] not in removed]
+        self.marks = {row["path"]: FileMark(row["bytes"], row["stamp"], row["sha256"]) for row in self._rows}
+
+    @cached_property
+    def _gone(self) -> dict[str, dict[str, Any]]:
+        """By content, the rows of good images that are no longer where they were."""
+        good = (row for row in self._rows if row["status"] == "ok")
+        return {row["sha256"]: row for row in good if not key_exists(row["path"])}
+
+    def moved(self, row: store.Row) -> Moved | None:
+        """The vectors of an image that the bank knows from a place where it is no longer; None for any other."""
+        found = self._gone.get(row.sha256) if row.status == "ok" else None
+        if found is None:
+            return None
+        dimensions = store.read_table(found["shard"], ["dimensions"])["dimensions"][found["place"]].as_py()
+        vectors = store.shard_vectors(found["shard"], dimensions)[found["place"]]
+        return None if vectors is None else Moved(vectors)
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Vectors (V, D) float32 that were made when the image lay elsewhere."""
+
+    vectors: NDArray[np.float32]
+
+
+def _described_rows(root: Path) -> Iterator[dict[str, Any]]:
+    """Every row of every shard: where it lies, and what its image is known by."""
+    columns, number = ["path", "bytes", "stamp", "sha256", "status"], 0
+    for shard in store.shard_paths(root):
+        for place, row in enumerate(store.read_table(shard, columns).to_pylist()):
+            yield {**row, "number": number, "shard": shard, "place": place}
+            number += 1
 
 
 def finish(
@@ -155,6 +197,7 @@ def finish(
             index = VectorIndex.build(vectors, kind=options.kind, recall=options.recall)
             index.save(root / f"{name}.faiss")
             reports[kind] = index.report.to_dict()
+    # The manifest lists every file with its checksum; it is written last, so what it lists is whole.
     keep = [root / f"{names['images']}.parquet", *store.shard_paths(root)]
     keep += [root / f"{names[kind]}{suffix}" for kind in reports for suffix in (".npy", ".faiss")]
     if "regions" in reports:
@@ -223,10 +266,12 @@ def _encode(decoded: Decoded, segmenter: Segmenter) -> EncodedImage | OvsegError
         return error
 
 
-def _described(row: store.Row, encoded: EncodedImage | OvsegError | None, *, regions: int) -> store.Row:
+def _described(row: store.Row, encoded: EncodedImage | Moved | OvsegError | None, *, regions: int) -> store.Row:
     """The row with the vectors of its image, or with the reason why there are none."""
     if encoded is None:
         return row
+    if isinstance(encoded, Moved):
+        return replace(row, vectors=encoded.vectors)
     if isinstance(encoded, OvsegError):
         return replace(row, status="bad", reason=" ".join(str(encoded).split()))
     vectors = image_vector(encoded)[None]
@@ -310,16 +355,16 @@ def _fill(root: Path, vectors: Any, *, kind: str, removed: set[int], dimensions:
 
 
 def _superseded(root: Path, removed: set[int]) -> set[int]:
-    """Numbers of rows whose path comes again later: the image was changed and encoded anew."""
-    last: dict[str, int] = {}
+    """Numbers of rows that a later one stands for: of the same path, or of the same image that was moved."""
+    paths: set[str] = set()
+    contents: set[str] = set()
     gone: set[int] = set()
-    paths = (key for shard in store.shard_paths(root) for key in store.shard_keys(shard))
-    for number, path in enumerate(paths):
-        if number in removed:
-            continue
-        if path in last:
-            gone.add(last[path])
-        last[path] = number
+    for row in reversed([row for row in _described_rows(root) if row["number"] not in removed]):
+        moved = row["status"] == "ok" and row["sha256"] in contents and not key_exists(row["path"])
+        if row["path"] in paths or moved:
+            gone.add(row["number"])
+        paths.add(row["path"])
+        contents.add(row["sha256"])
     return gone
 
 

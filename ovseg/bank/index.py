@@ -25,6 +25,7 @@ IVF_LIMIT = 2_000_000
 _RERANK = 10  # candidates per wanted neighbour that compressed codes bring to the exact re-ranking
 _TRAIN_PER_LIST = 40
 _QUERIES = 200
+_BLOCK = 65_536  # rows of a memory-mapped file that are read at once
 _GPU_MOST = 2048  # neighbours that FAISS finds on a GPU
 
 
@@ -99,6 +100,7 @@ class VectorIndex:
         chosen = chosen if count >= _TRAIN_PER_LIST * 4 else "flat"  # too few to train anything
         lists = _list_count(count) if chosen.startswith("ivf") else 0
         index = _make(chosen, dimensions, lists)
+        # Centres are learned from a sample: more rows would not move them, and all rows may not fit into memory.
         if not index.is_trained:
             index = _trained(index, _sample(vectors, max(_TRAIN_PER_LIST * lists, 20_000)))
         for block in _blocks(vectors):
@@ -156,6 +158,7 @@ class VectorIndex:
         if k < 1:
             return np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64)
         queries = np.ascontiguousarray(queries, np.float32)
+        # Compressed codes lose the order of near neighbours; exact products of ten times as many restore it.
         if self.report.kind != "ivfpq":
             return self._nearest(queries, k)
         _, candidates = self._nearest(queries, min(_RERANK * k, len(self)))
@@ -288,6 +291,6 @@ def _query_sample(vectors: Vectors) -> Vectors:
     return unit
 
 
-def _blocks(vectors: Vectors, size: int = 65_536) -> Iterator[Vectors]:
-    for start in range(0, len(vectors), size):
-        yield vectors[start : start + size]
+def _blocks(vectors: Vectors) -> Iterator[Vectors]:
+    for start in range(0, len(vectors), _BLOCK):
+        yield vectors[start : start + _BLOCK]

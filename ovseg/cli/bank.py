@@ -20,7 +20,7 @@ _WHY_BAD = "'ovseg bank info BANK' lists those that could not be read, and why"
 def register(app: typer.Typer) -> None:
     """Add the group of commands to ``app``."""
     group = typer.Typer(no_args_is_help=True, help=_HELP)
-    for function in (build, add, search, info, verify):
+    for function in (build, add, remove, refresh, search, info, verify):
         group.command()(function)
     app.add_typer(group, name="bank")
 
@@ -83,6 +83,29 @@ def add(bank: _Bank, source: Annotated[str, typer.Argument(help="Folder, glob, .
         _print_summary(opened.add(source, progress=count))
 
 
+def remove(
+    bank: _Bank, images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Their paths.")]
+) -> None:
+    """Let go of images; their files stay.
+
+    Example: ovseg bank remove photos.bank photos/blurred.jpg
+    """
+    import ovseg
+
+    _print_summary(ovseg.ImageBank.open(bank).remove(images))
+
+
+def refresh(bank: _Bank) -> None:
+    """Let go of images that are gone, and encode those again whose bytes have changed.
+
+    Example: ovseg bank refresh photos.bank
+    """
+    import ovseg
+
+    with _Counter("encoding") as count:
+        _print_summary(ovseg.ImageBank.open(bank).refresh(progress=count))
+
+
 def search(
     bank: _Bank,
     query: Annotated[list[str] | None, typer.Argument(help="Words; several are mixed.")] = None,
@@ -142,26 +165,31 @@ def verify(
     against: Annotated[str | None, typer.Option(help="Test images that must not be in the bank.")] = None,
     as_json: _Json = False,
 ) -> None:
-    """Check all files of a bank, list its duplicates, and look for images of a test set in it.
+    """Check all files of a bank and its images, list duplicates, and look for images of a test set in it.
 
-    Leaves with status 1 when images of the test set are found.
+    Leaves with status 1 when images of the test set are found, or images of the bank are gone or have changed.
 
     Example: ovseg bank verify photos.bank --against benchmark/images
     """
     import ovseg
 
     opened = ovseg.ImageBank.open(bank)
-    leaks, doubles = opened.verify(against), opened.duplicates()
+    leaks, doubles, changed = opened.verify(against), opened.duplicates(), opened.changed_images()
     if as_json:
         pairs = {"leaks": [vars(pair) for pair in leaks], "duplicates": [vars(pair) for pair in doubles]}
-        typer.echo(json.dumps(pairs, indent=2))
+        typer.echo(json.dumps({**pairs, "changed": changed}, indent=2))
     else:
         for word, listed in (("duplicate", doubles), ("leak", leaks)):
             for pair in listed:
                 how = "same file" if pair.exact else f"cosine {pair.cosine:.3f}"
                 typer.echo(f"{word}: {pair.first} = {pair.second} ({how})")
-        typer.echo(f"all files are whole; {len(doubles)} duplicates, {len(leaks)} leaks")
-    if leaks:
+        typer.echo(f"the bank's files are whole; {len(doubles)} duplicates, {len(leaks)} leaks")
+        if changed:
+            typer.echo(
+                f"{len(changed)} of {len(opened)} images are gone or have changed, the first is {changed[0]}; "
+                "'ovseg bank refresh' lets go of them or encodes them again, 'ovseg bank add' finds moved ones"
+            )
+    if leaks or changed:
         raise typer.Exit(1)
 
 

@@ -137,6 +137,8 @@ class Run:
         from ovseg.prefetch import prefetch
         from ovseg.result import SegmentationResult
 
+        # The model is asked even if nothing is left to do: only it knows whether the weights behind its name are
+        # the same.
         identity = self.segmenter.identity(self.labels or None, background=self.background, refine=self.refine)
         read = prefetch(lambda job: self._read(job, identity, overwrite=overwrite), jobs, ahead=_AT_ONCE)
         for some in batched(zip(jobs, read, strict=True), _AT_ONCE):

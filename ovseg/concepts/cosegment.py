@@ -35,14 +35,13 @@ class Cosegmentation:
 
 
 def cosegment(
-    features: Tensor, weights: Tensor | None = None, *, compat: bool = False, dtype: torch.dtype | None = None
+    features: Tensor, weights: Tensor | None = None, *, dtype: torch.dtype | None = None
 ) -> Cosegmentation:
     """Support, one seed per image and their unit-mean reference.
 
     Args:
         features: (k, C, h, w), unit length over C.
         weights: (k, h, w) in [0, 1]; see ``support``.
-        compat: see ``support``.
         dtype: see ``support``; with another than float32 the best cells are computed again in float32, so
             that the seeds are those of float32.
 
@@ -51,16 +50,14 @@ def cosegment(
 
     Source: Shin et al., ReCo, NeurIPS 2022, section 3.1.
     """
-    scores = support(features, weights, compat=compat, dtype=dtype)
-    if dtype not in (None, torch.float32) and not compat:
+    scores = support(features, weights, dtype=dtype)
+    if dtype not in (None, torch.float32):
         _settle_best(scores, features, weights)
     seeds = best_cells(scores)
     return Cosegmentation(scores, seeds, reference_of(seed_features(features, seeds)))
 
 
-def support(
-    features: Tensor, weights: Tensor | None = None, *, compat: bool = False, dtype: torch.dtype | None = None
-) -> Tensor:
+def support(features: Tensor, weights: Tensor | None = None, *, dtype: torch.dtype | None = None) -> Tensor:
     """Mean, over the other images, of each cell's best match in that image.
 
     Works on one pair of images at a time: the largest temporary is (h·w, h·w), and the result equals that of
@@ -69,8 +66,6 @@ def support(
     Args:
         features: (k, C, h, w), unit length over C.
         weights: (k, h, w) in [0, 1], factor on how well a cell can be matched; None for ones.
-        compat: reproduce the authors' released code, whose maximum for image m runs over a slice of the
-            columns that begins at m and is longer each time, and which also lets a cell match itself.
         dtype: of the products: float32 (None), bfloat16, or int8, for which each cell is scaled to ±127 by its
             largest channel. See ``quick_dtype``.
 
@@ -82,15 +77,36 @@ def support(
 
     Source: Shin et al., ReCo, NeurIPS 2022, section 3.1.
     """
+    operands = _operands(features, weights, dtype or torch.float32)
+    return (_total(operands) / (len(features) - 1)).view(len(features), *features.shape[2:])
+
+
+def released_support(features: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Support as the authors' released code computes it, to compare with its numbers; ``learn`` does not use it.
+
+    There the maximum for image m runs over a slice of the columns that begins at m and is longer each time, so that
+    later images count too, and a cell may match itself.
+
+    Args:
+        features, weights: as of ``support``.
+
+    Returns:
+        (k, h, w) float32.
+
+    Source: NoelShin/reco, ``reco.py``, line 175 of the release.
+    """
+    operands = _operands(features, weights, torch.float32)
+    return (_released_total(operands) / len(features)).view(len(features), *features.shape[2:])
+
+
+def _operands(features: Tensor, weights: Tensor | None, dtype: torch.dtype) -> list[_Operand]:
     check_shape("features", features, "k C h w")
     count, _, rows, columns = features.shape
     if count < 2:
         raise ShapeError(f"co-segmentation needs at least 2 images, got {count}; retrieve more")
     if weights is not None:
         check_shape("weights", weights, "k h w", k=count, h=rows, w=columns)
-    operands = [_Operand.of(cells, flat, dtype or torch.float32) for cells, flat in _cells(features, weights)]
-    total = _compat_total(operands) if compat else _total(operands)
-    return (total / (count if compat else count - 1)).view(count, rows, columns)
+    return [_Operand.of(cells, flat, dtype) for cells, flat in _cells(features, weights)]
 
 
 def quick_dtype(device: torch.device | str = "cpu") -> torch.dtype:
@@ -150,13 +166,15 @@ def _total(operands: Sequence[_Operand]) -> Tensor:
     """(k, h·w): sums of the best matches in the other images, each pair of images multiplied once."""
     total = torch.stack([torch.zeros_like(each.scale) for each in operands])
     for (first, one), (second, other) in itertools.combinations(enumerate(operands), 2):
+        # Row maxima serve one image of the pair, column maxima the other: half the products of doing each by
+        # itself.
         products = one.products(other)
         total[first] += (products * (other.scale * other.weights)).amax(1) * one.scale
         total[second] += products.mul_((one.scale * one.weights)[:, None]).amax(0) * other.scale
     return total
 
 
-def _compat_total(operands: Sequence[_Operand]) -> Tensor:
+def _released_total(operands: Sequence[_Operand]) -> Tensor:
     """The released slice: for image m, columns m·n to (2m+1)·n, cut at the end; own images included."""
     total = torch.stack([torch.zeros_like(each.scale) for each in operands])
     for first, one in enumerate(operands):
@@ -171,12 +189,14 @@ def _compat_total(operands: Sequence[_Operand]) -> Tensor:
 def _settle_best(scores: Tensor, features: Tensor, weights: Tensor | None, *, cells: int = 16) -> None:
     """Compute the best ``cells`` of each image of (k, h, w) scores again in float32, in place."""
     flat = scores.flatten(1)
+    # The seed is among the best few of the quick scores; only these are worth exact ones.
     best = flat.topk(min(cells, flat.shape[1]), dim=1).indices
     images = list(_cells(features, weights))
     chosen = torch.stack([vectors[index] for (vectors, _), index in zip(images, best, strict=True)])
     total = torch.zeros(best.shape, device=scores.device)
     for number, (vectors, weight) in enumerate(images):
         matches = (chosen @ vectors.T * weight).amax(2)  # (k, cells)
+        # An image does not support its own cells.
         matches[number] = 0
         total += matches
     flat.scatter_(1, best, total / (len(images) - 1))
@@ -221,8 +241,3 @@ def context_weights(features: Tensor, references: Sequence[Tensor]) -> Tensor:
         cosine = torch.einsum("kchw,c->khw", features.float(), reference.to(features.device).float())
         weights = weights * (1 - cosine.sigmoid())
     return weights
-
-
-def text_weights(cosines: Tensor, *, sharpness: float = 10.0) -> Tensor:
-    """ReCo's language guidance: sigmoid(sharpness · cosine of a cell and the concept's text)."""
-    return (sharpness * cosines.float()).sigmoid()

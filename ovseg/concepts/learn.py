@@ -164,11 +164,15 @@ class _Learner:
         rows = self._retrieve(concept)
         seen = self._see(rows, concept)
         away = [vector for context in contexts for vector in context.embeddings]
+        # A context is what the images share besides the concept: matches with it must not make a seed.
         weights = seen.text * context_weights(seen.maps, away)
         found = support(seen.maps, weights, dtype=quick_dtype(seen.maps.device))
+        # The weight counts at the seed too, not only at what it is matched with: else a road that all photos of
+        # cones show would be their seed.
         seeds = best_cells(found * weights)
         agrees = at_cells(seen.text, seeds) >= self.options.agreement
         vectors = seed_features(seen.maps, seeds)
+        # Where the text agrees with hardly any seed it is no judge, and all of them are kept.
         kept = vectors[agrees] if int(agrees.sum()) >= 2 else vectors
         references, members = cluster(
             kept, most=self.options.max_references, gain=self.options.cluster_gain, least=_LEAST_SEEDS
@@ -203,6 +207,7 @@ class _Learner:
                 encoded = self.segmenter.encode(self.bank.image(row))
             except ImageError:
                 continue
+            # The plain text: modifiers, such as concepts learned before, must not judge what is being learned.
             logits = class_logits(
                 self.segmenter.model.head, encoded.features, queries, smoothing=self.segmenter.config.smoothing
             ).values
@@ -234,6 +239,7 @@ class _Learner:
 
     def _others(self, exclude: set[int]) -> list[Tensor]:
         """(C, h, w) maps of random bank images that were not retrieved; each is encoded once."""
+        # One order for all concepts of a call, so that an image encoded for one serves the next.
         order = np.random.default_rng(0).permutation(len(self.bank)).tolist()
         chosen = [row for row in order if row not in exclude][: self.options.negatives]
         for row in chosen:
@@ -280,6 +286,7 @@ def cluster(vectors: Tensor, *, most: int, gain: float, least: int) -> tuple[Ten
         centres, owner = spherical_kmeans(vectors, count)
         better = float((vectors @ centres.T).amax(1).mean())
         sizes = torch.bincount(owner, minlength=count)
+        # Each further centre fits a little better by itself; a real second look of a thing fits much better.
         if better - fit < gain or int(sizes.min()) < least:
             break
         references, members, fit = centres, owner, better

@@ -84,6 +84,7 @@ class RecipeEncoder(nn.Module):
         structure = self._structure_of(pixels)
         attended = self._recipe.run(self._last_block(tokens, pixels, structure), self._config.options)
         values = functional.normalize(self._finish(attended, tokens), dim=1)
+        # A structure on another grid cannot say which cells of the values belong together.
         fits = structure is not None and structure.shape[-2:] == values.shape[-2:]
         return (values, structure) if structure is not None and fits else (values,)
 
@@ -101,6 +102,8 @@ class RecipeEncoder(nn.Module):
         q, k, v = self.tower.last_block_qkv(tokens)
         spatial = None
         if tokens.hidden:
+            # CorrCLIP takes the values of its spatial branch from the mean of late layers, whose tokens still
+            # know their place.
             mean = torch.stack(tokens.hidden).mean(0)
             spatial = self.tower.last_block_qkv(tokens.with_values(mean))[2]
         return LastBlock(
@@ -134,6 +137,8 @@ class RecipeEncoder(nn.Module):
 
     def _finish(self, attended: Attended, tokens: TowerTokens) -> Tensor:
         update = self.tower.merge(attended.values)
+        # Weights that add up to more than 1, as of two summed attentions, scale the values but not the bias of
+        # the output projection; the missing copies of the bias are added here.
         if attended.total != 1:
             constant = self.tower.merge(torch.zeros_like(attended.values[:1, :, :1]))  # (1, 1, D)
             update = update + (attended.total - 1) * constant

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -66,6 +67,11 @@ def iterate(source: str | Path) -> Iterator[Item]:
 def is_file_key(key: str) -> bool:
     """Whether a key is the path of a file of its own."""
     return not is_hub(key) and _MEMBER not in key
+
+
+def key_exists(key: str) -> bool:
+    """Whether the file, or the archive, behind a key is there; rows of data sets always count as there."""
+    return is_hub(key) or os.path.isfile(key.partition(_MEMBER)[0])
 
 
 def mark_key(key: str, content: bytes) -> FileMark:

@@ -1,11 +1,8 @@
-"""Windows over an image that is larger than an encoder likes, and the weights that blend them."""
+"""Windows over an image that is larger than an encoder likes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
 
 from ovseg.errors import ShapeError
 
@@ -44,36 +41,9 @@ def plan_tiles(height: int, width: int, *, window: int, overlap: int) -> list[Ti
     ]
 
 
-def blend_weights(height: int, width: int, *, overlap: int) -> npt.NDArray[np.float32]:
-    """Weight of each pixel of a tile: 1 inside, falling linearly over ``overlap`` pixels towards the borders.
-
-    The ramps of two tiles that overlap by exactly ``overlap`` add up to 1.
-
-    Args:
-        height: of the tile, in pixels.
-        width: of the tile, in pixels.
-        overlap: length of the ramps, in pixels; 0 gives ones.
-
-    Returns:
-        (height, width) float32 in (0, 1].
-
-    Raises:
-        ShapeError: a length is below 1, or ``overlap`` is negative.
-    """
-    _check_lengths(height=height, width=width)
-    if overlap < 0:
-        raise ShapeError(f"overlap must be at least 0, got {overlap}")
-    return np.outer(_ramp(height, overlap), _ramp(width, overlap)).astype(np.float32)
-
-
 def _starts(length: int, *, window: int, overlap: int) -> list[int]:
     last = max(0, length - window)
     return [*range(0, last, window - overlap), last]
-
-
-def _ramp(length: int, overlap: int) -> npt.NDArray[np.float64]:
-    distance = np.arange(1, length + 1) / (overlap + 1)  # from the outside of the first border
-    return np.minimum(1.0, np.minimum(distance, distance[::-1]))
 
 
 def _check_lengths(**lengths: int) -> None:

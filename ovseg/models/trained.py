@@ -32,5 +32,6 @@ def with_head(model: Model, config: HeadConfig, *, device: torch.device) -> Mode
 
 def join(model: Model, head: Any, *, mark: str) -> Model:
     """``model`` with ``head`` in place of its own; ``mark`` tells its weights apart from others."""
+    # A trained head may stand on the model's own one, so both decide what it answers.
     below = model.weights.get("head", "")
     return replace(model, head=head, weights={**model.weights, "head": f"{mark}+{below}"})

@@ -61,10 +61,12 @@ class DecisionRules:
         labels, stride = logits.labels, logits.stride
         probabilities = logits.values.softmax(0)
         presence = self._presence(probabilities[:labels])
+        # Presence comes first: a label that the image does not show must not win pixels from one that it does.
         candidates = self._drop_absent(probabilities, presence) if background else probabilities
         winners = self._winners(encoded, candidates, stride=stride, refine=refine)
         small = self._small(winners.index, labels) if background else None
         if small is not None and bool(small.any()):
+            # A label that is too small gives its pixels to the next best, so the pixels are asked again.
             candidates = candidates.clone()
             candidates[:labels][small] = 0
             winners = self._winners(encoded, candidates, stride=stride, refine=refine)
@@ -122,6 +124,7 @@ class DecisionRules:
         threshold on s1: the papers whose model files set it, as SCLIP, ECCV 2024.
         """
         settings = self.config.background
+        # Two labels that are equally likely say less than one that is alone, whatever their probability.
         margin = winners.best * (winners.best - winners.second).clamp_min(0).sqrt()
         none = (winners.index >= labels) | (margin < settings.margin) | (winners.best < settings.threshold)
         return torch.where(none, -1, winners.index)

@@ -98,6 +98,7 @@ def encode_images(
             waiting.setdefault(size, []).append(place)
         else:
             found[place] = encode_image(encode, image, spec, config)
+    # Only images of one size after resizing make a batch; padding them would change their features at the borders.
     for size, places in waiting.items():
         at_once = max(1, _BATCH_PIXELS // (size[0] * size[1]))
         for start in range(0, len(places), at_once):

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from torch import Tensor
 from ovseg._version import __version__
 from ovseg.encoders.compiled import compile_blocks
 from ovseg.encoders.spec import DenseFeatures, choose_device, choose_dtype
-from ovseg.errors import ConfigError, ImageError, OvsegError, VocabularyError
+from ovseg.errors import ConfigError, ImageError, VocabularyError
 from ovseg.identity import digest
 from ovseg.images.load import ImageSource, load_image
 from ovseg.images.resize import prepare, restore, working_size
@@ -31,7 +31,7 @@ from ovseg.pipeline.logits import ClassLogits, class_logits
 from ovseg.pipeline.modifiers import LabelWeights, Modifier, Pruning
 from ovseg.pipeline.queries import QueryBank, encode_vocabulary, phrases_of
 from ovseg.pipeline.text_cache import DEFAULT_FOLDER, TextCache
-from ovseg.prefetch import prefetch
+from ovseg.prefetch import chunks, prefetch
 from ovseg.result import SegmentationResult
 from ovseg.vocabulary.labels import Background, Concept, Vocabulary
 from ovseg.vocabulary.templates import Templates
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from ovseg.concepts import ConceptSet
 
 Labels: TypeAlias = Sequence[str | Concept] | Vocabulary | QueryBank
-ItemT = TypeVar("ItemT")
 
 MAX_PIXELS = 200_000_000
 _RECENT = 8  # vocabularies whose vectors are kept in memory
@@ -281,7 +280,7 @@ class Segmenter:
         """
         _refuse_single(images)
         pixels = prefetch(lambda source: load_image(source, max_pixels=max_pixels), images, ahead=batch_size)
-        for some in _chunks(pixels, batch_size):
+        for some in chunks(pixels, batch_size):
             for encoded in self.encode_batch(some):
                 yield self.segment(encoded, labels, **options)
 
@@ -345,26 +344,6 @@ def _refuse_single(images: Any) -> None:
         isinstance(images, np.ndarray) and images.shape[2:] in {(), (3,)}
     ):
         raise ImageError(f"images must be a list of images, got one {type(images).__name__}; write [image]")
-
-
-def _chunks(items: Iterator[ItemT], size: int) -> Iterator[list[ItemT]]:
-    """Lists of ``size`` items; where an item fails, those before it come first."""
-    chunk: list[ItemT] = []
-    failed: OvsegError | None = None
-    while failed is None:
-        try:
-            chunk.append(next(items))
-        except StopIteration:
-            break
-        except OvsegError as error:
-            failed = error
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-    if failed is not None:
-        raise failed
 
 
 def load(

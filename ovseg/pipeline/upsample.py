@@ -136,6 +136,8 @@ class _Piece:
 
 def _pieces(maps: Tensor, row_at: list[int], column_at: list[int]) -> Iterator[_Piece]:
     """Pieces that together cover every pixel once; a block with many candidates is cut into quarters."""
+    # Blocks of few cells have few candidates, but each costs a call: where cells are small, blocks hold more of
+    # them.
     everything = torch.arange(maps.shape[0], device=maps.device)
     size = _BLOCK_CELLS
     cells, pixels = maps[0].numel(), row_at[-1] * column_at[-1]

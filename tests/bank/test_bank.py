@@ -1,11 +1,13 @@
 import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import faiss
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from helpers import toy
 from helpers.toy import make_segmenter
 from PIL import Image
 
@@ -20,6 +23,7 @@ from ovseg.bank import BankOptions, ImageBank, Region, store
 from ovseg.bank.duplicates import Fingerprints, find_pairs
 from ovseg.bank.index import VectorIndex
 from ovseg.bank.pseudo_labels import write_pseudo_labels
+from ovseg.bank.search import region_vector
 from ovseg.errors import (
     ConfigError,
     DatasetError,
@@ -29,6 +33,7 @@ from ovseg.errors import (
     SpaceError,
     VocabularyError,
 )
+from ovseg.journal import read_journal
 from ovseg.pipeline.segmenter import Segmenter
 
 TESTS = Path(__file__).parents[1]
@@ -36,6 +41,7 @@ PROGRAM = f"""
 import sys, time
 sys.path.insert(0, {str(TESTS)!r})
 from helpers import toy
+from ovseg.bank import build
 from ovseg.bank import BankOptions, ImageBank
 from ovseg.bank.pseudo_labels import write_pseudo_labels
 segmenter = toy.make_segmenter()
@@ -45,6 +51,9 @@ job, source, out = sys.argv[1:]
 print("ready", flush=True)
 if job == "build":
     ImageBank.build(source, out=out, segmenter=segmenter, options=BankOptions(shard_size=3))
+elif job == "build in one shard":
+    build._FLUSH_SECONDS = 0.05
+    ImageBank.build(source, out=out, segmenter=segmenter)
 elif job == "add":
     ImageBank.open(out, segmenter=segmenter).add(source)
 else:
@@ -52,8 +61,8 @@ else:
 """
 
 
-def kill_at(seconds: float, *arguments: str) -> None:
-    """Start a job and kill it that long after it began."""
+def kill_at(moment: float | Callable[[], bool], *arguments: str) -> None:
+    """Start a job and kill it so many seconds after it began, or as soon as something is true."""
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *arguments],
         stdout=subprocess.PIPE,
@@ -61,13 +70,18 @@ def kill_at(seconds: float, *arguments: str) -> None:
     )
     assert process.stdout is not None
     process.stdout.readline()
-    time.sleep(seconds)
+    if callable(moment):
+        while not moment() and process.poll() is None:
+            time.sleep(0.005)
+    else:
+        time.sleep(moment)
     process.send_signal(signal.SIGKILL)
     process.wait()
 
 
 def contents(bank: ImageBank) -> tuple[object, bytes]:
-    return bank.table.to_pydict(), np.ascontiguousarray(bank.vectors).tobytes()
+    table = bank.table.drop_columns(["stamp"])  # says when a file was read, not what is in it
+    return table.to_pydict(), np.ascontiguousarray(bank.vectors).tobytes()
 
 
 def test_vectors_are_the_unit_mean_of_the_features(bank: ImageBank, segmenter: Segmenter) -> None:
@@ -110,6 +124,17 @@ def test_a_region_of_an_image_is_a_query(segmenter: Segmenter, tmp_path: Path, b
     assert all("red" in Path(path).name for path in found.paths[0])
     with pytest.raises(ShapeError, match="inside 64 x 128"):
         bank.search(Region(pixels, (0, 0, 65, 10)))
+
+
+def test_a_box_is_rows_and_then_columns(segmenter: Segmenter) -> None:
+    """Red is below and to the left; the box with the larger rows and the smaller columns shows it."""
+    pixels = np.full((64, 128, 3), 120, np.uint8)
+    pixels[32:, :64] = (220, 30, 30)
+    encoded = segmenter.encode(pixels)
+    assert int(region_vector(encoded, (40, 0, 64, 24)).argmax()) == 0
+    assert int(region_vector(encoded, (0, 40, 24, 64)).argmax()) == 6
+    expected = encoded.features.values[0, :, 5:8, 0:3].flatten(1).mean(1)
+    np.testing.assert_allclose(region_vector(encoded, (40, 0, 64, 24)), expected / expected.norm(), rtol=1e-5)
 
 
 def test_k_below_one_and_a_cancelled_query_are_refused(bank: ImageBank) -> None:
@@ -362,6 +387,19 @@ def check_build(photos: Path, segmenter: Segmenter, folder: Path, *, instants: i
     assert not list((folder / "killed").rglob(".*.parquet"))
 
 
+def test_a_killed_build_of_few_images_does_not_start_from_the_beginning(
+    photos: Path, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    root = tmp_path / "killed"
+    kill_at(lambda: bool(store.shard_paths(root)), "build in one shard", str(photos), str(root))
+    kept = sum(len(store.shard_keys(path)) for path in store.shard_paths(root))
+    assert 0 < kept < 24  # although a whole shard holds 64 images
+    encoded: list[int] = []
+    resumed = ImageBank.build(photos, out=root, segmenter=segmenter, progress=encoded.append)
+    assert len(encoded) == 24 - kept
+    assert contents(resumed) == contents(ImageBank.build(photos, out=tmp_path / "whole", segmenter=segmenter))
+
+
 @pytest.mark.parametrize("place", ["shard", "vectors", "index"])
 def test_a_full_disk_is_said_and_what_was_written_goes_on(
     place: str, photos: Path, segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -429,10 +467,129 @@ def test_pseudo_labels_killed_at_ten_instants_complete_to_the_same_files(
         write_pseudo_labels(bank, tmp_path / name, segmenter=segmenter, labels=["red", "green"])
     files = {
         name: {
-            path.relative_to(tmp_path / name): path.read_bytes()
+            path.relative_to(tmp_path / name): re.sub(rb'"stamp": "[^"]*"', b"", path.read_bytes())
             for path in (tmp_path / name).rglob("*")
             if path.is_file() and not path.name.startswith(".")
         }
         for name in ("killed", "whole")
     }
     assert files["killed"] == files["whole"]
+
+
+def test_adding_again_encodes_only_what_changed(photos: Path, segmenter: Segmenter, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    bank = ImageBank.build(folder, out=tmp_path / "bank", segmenter=segmenter)
+    first, second, third, fourth = sorted(folder.iterdir())[:4]
+    os.utime(first)  # touched, not changed
+    swapped = second.read_bytes()
+    second.write_bytes(third.read_bytes())
+    third.write_bytes(swapped)
+    toy.paint(folder, fourth.name, ["white"], seed=7)
+    encoded: list[int] = []
+    bank = bank.add(folder, progress=encoded.append)
+    assert len(encoded) == 3 and len(bank) == 24
+    whole = ImageBank.build(folder, out=tmp_path / "whole", segmenter=segmenter)
+    for path in bank.paths:
+        mine, fresh = bank.paths.index(path), whole.paths.index(path)
+        assert np.array_equal(bank.vectors[mine], whole.vectors[fresh])
+    bank.add(folder, progress=encoded.append)
+    assert len(encoded) == 3
+
+
+def test_a_bad_image_that_was_mended_is_taken(photos: Path, segmenter: Segmenter, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    photo = next(photos.glob("00-*"))
+    shutil.copy(photo, folder / "a.png")
+    (folder / "b.png").write_bytes(b"cut")
+    bank = ImageBank.build(folder, out=tmp_path / "bank", segmenter=segmenter)
+    assert [Path(path).name for path, _ in bank.bad_images()] == ["b.png"]
+    shutil.copy(photo, folder / "b.png")
+    mended = bank.add(folder)
+    assert len(mended) == 2 and not mended.bad_images()
+
+
+def test_pseudo_labels_of_swapped_photos_are_made_again(photos: Path, segmenter: Segmenter, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    large = folder / "large.png"
+    Image.open(next(photos.glob("02-*"))).resize((120, 60)).save(large)
+    bank = ImageBank.build(folder, out=tmp_path / "bank", segmenter=segmenter)
+    calls: list[int] = []
+
+    def run(out: str) -> dict[str, bytes]:
+        write_pseudo_labels(
+            bank, tmp_path / out, segmenter=segmenter, labels=["red", "blue"], progress=calls.append
+        )
+        rows = read_journal(tmp_path / out / "manifest-000.jsonl")
+        return {row["path"]: (tmp_path / out / "labels" / row["name"]).read_bytes() for row in rows}
+
+    before = run("labels")
+    small = next(folder.glob("00-*"))
+    small.rename(folder / "aside"), large.rename(small), (folder / "aside").rename(large)
+    assert len(calls) == 25
+    after = run("labels")
+    assert len(calls) == 27  # the two, and no other
+    assert after == run("fresh")
+    assert after[str(small.resolve())] == before[str(large.resolve())]
+
+
+def test_pseudo_labels_of_a_changed_template_are_refused(
+    bank: ImageBank, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    write_pseudo_labels(bank, tmp_path, segmenter=segmenter, labels=["red"])
+    config = segmenter.config.model_copy(update={"templates": "short3"})
+    other = Segmenter(replace(segmenter.model, config=config), device=segmenter.device)
+    with pytest.raises(ConfigError, match="pseudo-labels of other settings: segmenter"):
+        write_pseudo_labels(bank, tmp_path, segmenter=other, labels=["red"])
+
+
+def test_photos_that_were_moved_are_neither_encoded_again_nor_doubled(
+    photos: Path, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    bank = ImageBank.build(folder, out=tmp_path / "bank", segmenter=segmenter)
+    folder.rename(tmp_path / "moved")
+    assert bank.changed_images() == bank.paths
+    encoded: list[object] = []
+    fresh = toy.make_segmenter()
+    fresh.encode = encoded.append  # type: ignore[method-assign, assignment]
+    moved = ImageBank.open(bank.root, segmenter=fresh).add(tmp_path / "moved")
+    assert not encoded and len(moved) == 24 and not moved.changed_images()
+    assert {Path(path).name for path in moved.paths} == {Path(path).name for path in bank.paths}
+    for path in bank.paths:
+        place = moved.paths.index(str(tmp_path / "moved" / Path(path).name))
+        assert np.array_equal(moved.vectors[place], bank.vectors[bank.paths.index(path)])
+
+
+def test_copies_that_are_both_there_stay_two_images(photos: Path, segmenter: Segmenter, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        shutil.copy(next(photos.glob("00-*")), tmp_path / name)
+    bank = ImageBank.build(tmp_path / "a.png", out=tmp_path / "bank", segmenter=segmenter).add(tmp_path / "b.png")
+    assert [Path(path).name for path in bank.paths] == ["a.png", "b.png"]
+
+
+def test_refreshing_lets_go_of_what_is_gone_and_encodes_what_changed(
+    photos: Path, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    (folder / "bad.png").write_bytes(b"cut")
+    bank = ImageBank.build(folder, out=tmp_path / "bank", segmenter=segmenter)
+    first, second, *_ = sorted(folder.glob("0*"))
+    first.unlink()
+    toy.paint(folder, second.name, ["white"], seed=7)
+    assert bank.changed_images() == [str(first.resolve()), str(second.resolve())]
+    encoded: list[int] = []
+    again = bank.refresh(progress=encoded.append)
+    assert len(encoded) == 1 and len(again) == 23 and not again.changed_images()
+    assert [Path(path).name for path, _ in again.bad_images()] == ["bad.png"]
+    assert Path(again.search("white", k=1).paths[0][0]).name in {
+        second.name,
+        *(p.name for p in photos.glob("*white*")),
+    }
+    whole = ImageBank.build(folder, out=tmp_path / "whole", segmenter=segmenter)
+    place = again.paths.index(str(second.resolve()))
+    assert np.array_equal(again.vectors[place], whole.vectors[whole.paths.index(str(second.resolve()))])

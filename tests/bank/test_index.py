@@ -23,6 +23,14 @@ def test_exact_search_equals_sorting_all_products() -> None:
     np.testing.assert_allclose(products, np.take_along_axis(queries @ vectors.T, order, 1), rtol=1e-5)
 
 
+def test_exact_search_numbers_the_rows_of_later_blocks_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ovseg.bank.index._BLOCK", 7)
+    vectors, queries = unit_vectors(45), unit_vectors(6, seed=1)
+    _, rows = exact_search(queries, vectors, 9)
+    assert (rows == np.argsort(-(queries @ vectors.T), axis=1)[:, :9]).all()
+    assert rows.max() > 40
+
+
 @pytest.mark.parametrize("kind", ["flat", "ivf", "ivfpq", "hnsw"])
 def test_every_kind_reaches_the_recall_it_reports(kind: str, tmp_path: Path) -> None:
     vectors = unit_vectors(4000)

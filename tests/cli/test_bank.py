@@ -156,3 +156,18 @@ def test_a_background_of_phrases_reaches_the_pseudo_labels(run: Run, monkeypatch
     for background in ("None", "auto", "sky, sea"):
         run("pseudo-label", "b", "--out", "p", "--label", "red", "--background", background)
     assert given == [None, "auto", ["sky", "sea"]]
+
+
+def test_verify_counts_the_photos_that_are_gone_and_refresh_lets_go_of_them(run: Run) -> None:
+    run("bank", "build", "photos", "--out", "b")
+    assert "files are whole; 0 duplicates" in run("bank", "verify", "b").stdout
+    gone = sorted(Path("photos").iterdir())[:3]
+    for path in gone:
+        path.unlink()
+    told = run("bank", "verify", "b", code=1).stdout
+    assert f"3 of 24 images are gone or have changed, the first is {gone[0].resolve()}" in told
+    assert "21 images, 0 bad" in run("bank", "refresh", "b").stdout
+    assert "gone" not in run("bank", "verify", "b").stdout
+    assert "20 images, 0 bad" in run("bank", "remove", "b", str(sorted(Path("photos").iterdir())[0])).stdout
+    failed = CliRunner().invoke(build_app(), ["bank", "remove", "b", "photos/none.png"])
+    assert "none.png' is not in the bank" in str(failed.exception)

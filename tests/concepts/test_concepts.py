@@ -172,6 +172,21 @@ def test_a_context_is_learned_first_and_is_returned_as_itself(bank: ImageBank) -
     assert int(concepts["yellow"].embeddings.sum(0).argmax()) == 3
 
 
+def test_a_context_counts_less_as_a_match(bank: ImageBank) -> None:
+    """A cell unlike the context keeps 1 − sigmoid(0) = a half of its weight, and so of the support it gives."""
+    alone = learn_concepts(["yellow"], bank, k=6)["yellow"]
+    beside = learn_concepts(["yellow"], bank, k=6, contexts=["white"])["yellow"]
+    assert np.mean([seed.support for seed in alone.seeds]) > 0.7
+    ratios = [
+        other.support / seed.support
+        for seed in alone.seeds
+        for other in beside.seeds
+        if (other.path, other.row, other.column) == (seed.path, seed.row, seed.column)
+    ]
+    assert len(ratios) >= 3
+    assert ratios == pytest.approx([0.5] * len(ratios), abs=0.05)
+
+
 def test_negative_examples_are_kept_away(bank: ImageBank) -> None:
     concepts = learn_concepts([Concept("red", not_=("green",))], bank, k=4)
     assert not any("green" in Path(seed.path).name for seed in concepts["red"].seeds)

@@ -5,7 +5,14 @@ from hypothesis import given, settings
 from torch import Tensor
 from torch.nn import functional
 
-from ovseg.concepts.cosegment import context_weights, cosegment, quick_dtype, reference_of, support, text_weights
+from ovseg.concepts.cosegment import (
+    context_weights,
+    cosegment,
+    quick_dtype,
+    reference_of,
+    released_support,
+    support,
+)
 from ovseg.errors import ShapeError
 
 
@@ -39,7 +46,7 @@ def test_support_equals_a_loop_over_all_pairs_of_cells(k: int, h: int, w: int, s
     torch.testing.assert_close(support(maps), slow_support(maps, ones))
 
 
-def test_compat_equals_the_released_slice_on_the_full_affinity() -> None:
+def test_the_released_support_is_that_of_its_slice_of_the_full_affinity() -> None:
     maps, weights = random_maps(4, 2, 3)
     size = 6
     flat = maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])  # (k·h·w, C)
@@ -47,7 +54,7 @@ def test_compat_equals_the_released_slice_on_the_full_affinity() -> None:
     start_stop = [(m * size, m * size + (m + 1) * size) for m in range(4)]
     slices = [weighted[:, start:stop].amax(1) for start, stop in start_stop]
     expected = torch.stack(slices).mean(0).view(4, 2, 3)
-    torch.testing.assert_close(support(maps, weights, compat=True), expected)
+    torch.testing.assert_close(released_support(maps, weights), expected)
 
 
 def test_the_common_thing_is_the_seed_and_the_reference() -> None:
@@ -76,7 +83,7 @@ def test_permuting_the_images_permutes_the_support() -> None:
     torch.testing.assert_close(support(maps[order], weights[order]), support(maps, weights)[order])
 
 
-def test_contexts_and_text_weigh_as_the_paper_says() -> None:
+def test_contexts_weigh_as_the_paper_says() -> None:
     maps, _ = random_maps(2, 1, 1, c=2)
     maps[0, :, 0, 0] = torch.tensor([1.0, 0.0])
     maps[1, :, 0, 0] = torch.tensor([0.0, 1.0])
@@ -84,7 +91,6 @@ def test_contexts_and_text_weigh_as_the_paper_says() -> None:
     expected = [1 - torch.tensor(1.0).sigmoid(), torch.tensor(0.5)]
     torch.testing.assert_close(weights.flatten(), torch.stack(expected))
     assert context_weights(maps, []).eq(1).all()
-    torch.testing.assert_close(text_weights(torch.tensor([0.2])), torch.tensor([2.0]).sigmoid())
 
 
 def test_the_reference_is_the_unit_mean() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from ovseg.encoders.embedded.sentence import SentenceEncoder
 from ovseg.encoders.embedded.vision import PARTS, SPACE, STRIDE, MiniVision, part_slices
 from ovseg.errors import ModelError
+from ovseg.images.resize import prepare
 from ovseg.pipeline.segmenter import Segmenter
 from ovseg.weights import load_module, load_weights, quantize_rows, save_weights
 
@@ -51,6 +53,47 @@ def test_all_parts_but_the_detections_have_unit_length(vision: MiniVision) -> No
         else:
             torch.testing.assert_close(part.norm(dim=1), torch.ones(1, 6, 10))
     assert torch.equal(features.structure, features.values[:, part_slices()["middle"]])
+
+
+def test_the_weights_that_ship_give_these_numbers(mini: Segmenter, vision: MiniVision) -> None:
+    """Values of the shipped weights on a picture made by a formula; other weights or another order change them."""
+    y, x = np.mgrid[:96, :160]
+    picture = np.stack([(x * 3 + y) % 256, (y * 5) % 256, (x * y // 7) % 256], -1).astype(np.uint8)
+    values = vision.dense(prepare(picture, vision.spec, size=(96, 160))[0]).values[0, :, 2, 7]
+    first = {name: round(float(values[place.start]), 3) for name, place in part_slices().items()}
+    assert first == pytest.approx(
+        {
+            "fine": -0.034,
+            "middle": -0.004,
+            "body": -0.014,
+            "near": 0.116,
+            "mid": -0.148,
+            "far": -0.073,
+            "penultimate": -0.014,
+            "detected": 0.077,
+        },
+        abs=2e-3,
+    )
+    queries = mini.queries(["dog", "road"]).embeddings
+    assert queries[[0, 1, 0, 1], [0, 100, 300, 1500]].tolist() == pytest.approx(
+        [0.0282, -0.0112, 0.0091, -0.0431], abs=1e-3
+    )
+
+
+def test_a_detection_counts_with_its_best_place_not_with_the_mean(
+    vision: MiniVision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One confident cell of the fine level, in a 2x2 square that says nothing else, is that square's evidence."""
+    found = vision.detector(pixels())
+    fine, middle, coarse = (torch.zeros_like(maps) for maps in found.classes)
+    fine[0, 16, 5, 9] = 0.9
+    middle[0, 3, 1, 1] = 0.4
+    faked = type(found)(features=found.features, classes=(fine, middle, coarse))
+    monkeypatch.setattr(vision.detector, "forward", lambda pixels: faked)
+    detected = vision.levels(pixels())["detected"]
+    assert float(detected[0, 16, 2, 4]) == pytest.approx(0.9)
+    assert float(detected[0, 3, 1, 1]) == pytest.approx(0.4)
+    assert float(detected.sum()) == pytest.approx(1.3)
 
 
 def test_the_parts_fill_the_vector_in_order() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovseg.errors import ShapeError
-from ovseg.images.tiles import Tile, blend_weights, plan_tiles
+from ovseg.images.tiles import Tile, plan_tiles
 
 sides = st.integers(1, 200)
 
@@ -61,27 +61,4 @@ def test_lengths_below_one_are_refused() -> None:
     with pytest.raises(ShapeError, match="window must be at least 1 pixel, got 0"):
         plan_tiles(5, 5, window=0, overlap=0)
     with pytest.raises(ShapeError, match="height must be at least 1 pixel, got 0"):
-        blend_weights(0, 5, overlap=1)
-    with pytest.raises(ShapeError, match="overlap must be at least 0, got -1"):
-        blend_weights(5, 5, overlap=-1)
-
-
-@given(sides, sides, st.integers(0, 300))
-def test_weights_are_positive_symmetric_and_at_most_one(height: int, width: int, overlap: int) -> None:
-    weights = blend_weights(height, width, overlap=overlap)
-    assert weights.shape == (height, width)
-    assert weights.dtype == np.float32
-    assert weights.min() > 0
-    assert weights.max() <= 1
-    np.testing.assert_array_equal(weights, weights[::-1, ::-1])
-
-
-def test_ramps_of_two_neighbours_add_up_to_one() -> None:
-    row = blend_weights(9, 20, overlap=4)[4]
-    np.testing.assert_allclose(row[:4], [0.2, 0.4, 0.6, 0.8], rtol=1e-6)
-    np.testing.assert_allclose(row[-4:] + row[:4], 1, rtol=1e-6)
-    np.testing.assert_array_equal(row[4:-4], 1)
-
-
-def test_no_overlap_means_equal_weights() -> None:
-    np.testing.assert_array_equal(blend_weights(3, 4, overlap=0), 1)
+        plan_tiles(0, 5, window=1, overlap=0)

@@ -1,6 +1,8 @@
 """Models from configurations: open_clip and Hugging Face towers, their text side, and every model file."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from ovseg.encoders.openclip_text import OpenClipText
 from ovseg.encoders.spec import ImageEncoder, TextEncoder
 from ovseg.errors import ConfigError, ModelError, VocabularyError
 from ovseg.files import sha256_of
+from ovseg.models.assemble import assemble
 from ovseg.models.build import BUILDERS, build_model
 from ovseg.models.catalogue import list_models
 from ovseg.models.config import ModelConfig, for_benchmark, read_model_config
@@ -98,6 +101,43 @@ def test_the_text_tower_waits_until_it_is_asked_for(monkeypatch):
     assert len(made) == 1 and not hasattr(model.image.tower, "text")
     assert model.text() is model.text()
     assert len(made) == 2
+
+
+def test_recipes_and_structure_networks_tell_features_apart():
+    digests = [
+        build(config_of(recipe={"name": name})).encoder_digest for name in ("naclip", "maskclip", "clearclip")
+    ]
+    assert len(set(digests)) == 3
+    again = build(config_of(recipe={"name": "naclip"}))
+    assert again.encoder_digest == digests[0]
+    # the text side decides no feature of an image
+    other = replace(again, weights={**again.weights, "text": "other"})
+    assert other.encoder_digest == again.encoder_digest and other.info["weights"] != again.info["weights"]
+    trained = replace(again, weights={**again.weights, "structure": "another file"})
+    assert trained.encoder_digest != again.encoder_digest
+    assert trained.info["features"] != again.info["features"]
+
+
+def test_the_weights_of_a_structure_network_are_known_by_their_bytes(tmp_path):
+    import timm
+    from safetensors.torch import save_file
+
+    name = "vit_tiny_patch16_224"
+    structure = {"name": name}
+    tower = build(config_of()).image.tower
+    marks = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        state = timm.create_model(name, pretrained=False, num_classes=0).state_dict()
+        save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "structure.safetensors")
+        config = config_of(random_weights=False, recipe={"name": "proxyclip"}, structure=structure)
+        folder = tmp_path / str(seed)
+        (folder / "structure").mkdir(parents=True)
+        shutil.copy(tmp_path / "structure.safetensors", folder / "structure" / "model.safetensors")
+        spec = replace(build(config_of()).image.spec, stride=tower.stride)
+        marks.append(assemble(tower, spec, config, folder)[1])
+        assert marks[-1] == {"structure": sha256_of(tmp_path / "structure.safetensors")}
+    assert marks[0] != marks[1]
 
 
 @pytest.mark.parametrize("suffix", ["model.safetensors", "open_clip_pytorch_model.bin"])

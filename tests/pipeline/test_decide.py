@@ -15,7 +15,7 @@ from ovseg.heads.base import IdentityHead
 from ovseg.images.geometry import ImageGeometry
 from ovseg.models.config import ModelConfig, PruneConfig, read_model_config
 from ovseg.models.model import Model
-from ovseg.pipeline.decide import DecisionRules
+from ovseg.pipeline.decide import Decision, DecisionRules
 from ovseg.pipeline.encode import whole_image
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits
@@ -86,6 +86,47 @@ def test_regions_take_their_most_frequent_label() -> None:
     found = decide(rules, index)
     assert (found[:, :16] == 1).all()
     assert (found[:, 16:] == 2).all()
+
+
+def decided(rules: ModelConfig, probabilities: list[float], *, background: bool = True) -> Decision:
+    """What ``rules`` say of a picture whose every cell has these probabilities, the last one of background."""
+    values = torch.tensor(probabilities).log()[:, None, None].expand(-1, 4, 4)
+    count = len(probabilities)
+    queries = QueryBank.of_vectors(
+        torch.zeros(count, 1),
+        range(count),
+        Vocabulary.of([f"label {number}" for number in range(count - 1)]),
+        space="toy",
+        logit_scale=1.0,
+    )
+    return DecisionRules(rules).decide(
+        ClassLogits(values, 1, queries), encoded(4), background=background, refine=False
+    )
+
+
+@pytest.mark.parametrize(("margin", "found"), [(0.37, 0), (0.38, -1)])
+def test_a_pixel_is_none_of_the_labels_where_the_best_two_are_too_close(margin: float, found: int) -> None:
+    """The best has 0.6, the next 0.2: 0.6 · √(0.6 − 0.2) = 0.3795."""
+    index = decided(config(background={"margin": margin}), [0.6, 0.2, 0.2]).index
+    assert index.unique().tolist() == [found]
+
+
+def test_the_margin_is_not_asked_for_where_every_pixel_has_a_label() -> None:
+    rules = config(background={"margin": 0.9, "threshold": 0.9})
+    assert decided(rules, [0.6, 0.2, 0.2], background=False).index.unique().tolist() == [0]
+
+
+def test_presence_is_a_logistic_of_the_best_cell() -> None:
+    """logit(0.6) = 0.4055; sigmoid(2 · 0.4055 − 1) = 0.4529, and logit(0.1) = −2.1972."""
+    rules = config(background={"presence_slope": 2.0, "presence_offset": -1.0})
+    presence = decided(rules, [0.6, 0.1, 0.3]).presence
+    assert presence.tolist() == pytest.approx([0.4529, 0.0045], abs=1e-4)
+
+
+def test_a_label_that_is_probably_absent_paints_nothing() -> None:
+    rules = {"presence_slope": 2.0, "presence_offset": -1.0}
+    assert decided(config(background={**rules, "presence": 0.45}), [0.6, 0.1, 0.3]).index.eq(0).all()
+    assert decided(config(background={**rules, "presence": 0.46}), [0.6, 0.1, 0.3]).index.eq(-1).all()
 
 
 def test_an_unknown_refinement_and_its_options_are_refused() -> None:

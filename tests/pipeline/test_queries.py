@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 
 from ovseg.errors import ConfigError
 from ovseg.pipeline.queries import encode_phrases, phrases_of
+from ovseg.pipeline.segmenter import Segmenter, load
 from ovseg.pipeline.text_cache import TextCache
 from ovseg.vocabulary.labels import Concept, Vocabulary
 from ovseg.vocabulary.templates import Templates
@@ -51,6 +54,53 @@ def test_a_damaged_cache_file_is_made_again(tmp_path: Path) -> None:
     (file,) = tmp_path.glob("*.safetensors")
     file.write_bytes(b"not safetensors")
     assert cache.fetch({"k": 1}, lambda: torch.zeros(1, 2)).tolist() == [[0.0, 0.0]]
+
+
+def test_a_flipped_byte_in_the_cache_is_made_again(tmp_path: Path) -> None:
+    cache = TextCache(tmp_path)
+    cache.fetch({"k": 1}, lambda: torch.ones(1, 8))
+    (file,) = tmp_path.glob("*.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 0x80  # the sign of the last number
+    file.write_bytes(content)
+    assert cache.fetch({"k": 1}, lambda: torch.ones(1, 8)).tolist() == [[1.0] * 8]
+    assert cache.fetch({"k": 1}, lambda: pytest.fail("made a third time")).tolist() == [[1.0] * 8]
+
+
+def test_the_cache_lets_go_of_what_was_used_least_recently(tmp_path: Path) -> None:
+    cache = TextCache(tmp_path)
+    for number in range(4):
+        cache.fetch({"k": number}, lambda: torch.zeros(100, 10))
+        (path,) = set(tmp_path.glob("*.safetensors")) - {Path(each) for each in getattr(cache, "seen", [])}
+        os.utime(path, (1000 + number, 1000 + number))
+        cache.seen = [*getattr(cache, "seen", []), path]  # type: ignore[attr-defined]
+    size = cache.state().size // 4
+    cache.fetch({"k": 0}, lambda: pytest.fail("it is there"))  # used now
+    smaller = TextCache(tmp_path, limit=3 * size)
+    smaller.fetch({"k": 9}, lambda: torch.zeros(100, 10))
+    assert smaller.state().entries == 3
+    for kept in (0, 3, 9):
+        smaller.fetch({"k": kept}, lambda: pytest.fail("it was let go"))
+
+
+def test_words_of_an_edited_template_are_encoded_anew(small: Segmenter, tmp_path: Path) -> None:
+    def vectors(template: str, cache: Path) -> torch.Tensor:
+        (tmp_path / "mine.yaml").write_text(f'source: test\ntemplates: ["{template}"]\n')
+        config = small.config.model_copy(update={"templates": str(tmp_path / "mine.yaml")})
+        segmenter = Segmenter(replace(small.model, config=config), device=small.device, cache=cache)
+        return segmenter.queries(["cat", "road"]).embeddings
+
+    first, edited = vectors("a {}.", tmp_path / "text"), vectors("the {} is old.", tmp_path / "text")
+    assert not torch.allclose(first, edited)
+    assert torch.equal(edited, vectors("the {} is old.", tmp_path / "fresh"))
+
+
+def test_a_text_tower_first_asked_for_in_inference_can_still_be_trained_through(tmp_path: Path) -> None:
+    segmenter = load(cache=tmp_path)
+    with torch.inference_mode():
+        segmenter.queries(["an odd word"])
+    weight = segmenter.model.text().model.words.weight  # type: ignore[attr-defined]
+    assert not weight.is_inference()
 
 
 def test_a_cache_that_cannot_be_written_is_given_up(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ovseg.errors import MissingDependencyError, ShapeError
 from ovseg.images.geometry import ImageGeometry
+from ovseg.images.resize import restore
 from ovseg.refine import affinity, dense_crf, guided_filter, pamr, refine_maps
 
 
@@ -92,6 +93,19 @@ def test_refining_keeps_only_classes_that_can_win() -> None:
     assert refined.classes.tolist() == [2, 4]
     assert refined.maps.shape == (2, 20, 30)
     torch.testing.assert_close(refined.maps[0], torch.full((20, 30), 0.9))
+
+
+def test_maps_are_refined_on_the_photo_that_they_belong_to() -> None:
+    """Cells put the border at column 30 of 60, the photo has its edge at column 33; refined, it lies there."""
+    maps = torch.zeros(2, 4, 6)
+    maps[0, :, :3] = maps[1, :, 3:] = 1
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[:, 33:] = 255
+    record = ImageGeometry((40, 60), (64, 96), (64, 96))
+    refined = refine_maps(image, maps, record, stride=16, long_side=60, options={"iterations": 30})
+    coarse = restore(maps[None], record, stride=16)[0]
+    assert (coarse[0] > coarse[1]).sum(1).unique().tolist() == [30]
+    assert (refined.maps[0] > refined.maps[1]).sum(1).unique().tolist() == [33]
 
 
 def slow_guided(image: Tensor, maps: Tensor, *, radius: int, epsilon: float) -> Tensor:

@@ -106,6 +106,7 @@ def test_background_is_auto_none_or_a_list() -> None:
         ("women", {"person", "clothing"}),
         ("tabby cat", {"animal"}),
         ("man in a red car", {"person", "car"}),
+        ("cat on grass", {"animal", "grass"}),
         ("bookshelves", set()),
         ("shelves", {"furniture"}),
     ],

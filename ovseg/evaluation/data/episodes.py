@@ -32,17 +32,36 @@ class Episode:
 
 
 @dataclass
-class EpisodeDataset:
-    """Episodes over the images of another data set; what is not the class of an episode is background."""
+class DrawnDataset:
+    """Examples that are made of the images of another data set."""
 
     base: FileDataset
-    episodes: tuple[Episode, ...]
     fingerprint = None
+    shown = 1  # so many images of an example are to be segmented; the others are visual examples
 
     @property
     def protocol(self) -> Protocol:
         """The protocol, with its classes."""
         return self.base.protocol
+
+    def places(self, index: int) -> tuple[int, ...]:
+        """Positions in ``base`` of the images of the example at ``index``."""
+        raise NotImplementedError
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Image and mask of each of its images."""
+        return tuple(path for place in self.places(index) for path in self.base.files(place))
+
+    def image_files(self, index: int) -> tuple[Path, ...]:
+        """The images to segment."""
+        return tuple(path for place in self.places(index)[: self.shown] for path in self.base.image_files(place))
+
+
+@dataclass
+class EpisodeDataset(DrawnDataset):
+    """Episodes over the images of another data set; what is not the class of an episode is background."""
+
+    episodes: tuple[Episode, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,14 +81,9 @@ class EpisodeDataset:
             supports={episode.class_index: supports} if supports else {},
         )
 
-    def files(self, index: int) -> tuple[Path, ...]:
-        """Image and mask of the query and of each visual example."""
-        episode = self.episodes[index]
-        return _files_of(self.base, (episode.query, *episode.supports))
-
-    def image_files(self, index: int) -> tuple[Path, ...]:
-        """The query's image."""
-        return self.base.image_files(self.episodes[index].query)
+    def places(self, index: int) -> tuple[int, ...]:
+        """The query, then its visual examples."""
+        return self.episodes[index].query, *self.episodes[index].supports
 
     def _support(self, place: int, class_index: int) -> Support:
         example = self.base.load(place)
@@ -93,23 +107,18 @@ class OneClassFiles(FileDataset):
 
 
 @dataclass
-class MosaicDataset:
+class MosaicDataset(DrawnDataset):
     """Four images of different classes in a 2 x 2 picture; the candidates are these four."""
 
     base: OneClassFiles
     quadruples: tuple[tuple[int, ...], ...]
     tile: int
-    fingerprint = None
-
-    @property
-    def protocol(self) -> Protocol:
-        """The protocol, with its classes."""
-        return self.base.protocol
+    shown = 4
 
     @property
     def names(self) -> tuple[str, ...]:
         """A number for each mosaic."""
-        return tuple(f"mosaic-{number:05d}" for number in range(len(self.quadruples)))
+        return tuple(map(self._name, range(len(self.quadruples))))
 
     def load(self, index: int) -> Example:
         """The mosaic at ``index``: (2 tile, 2 tile, 3) pixels; images bilinear, masks nearest."""
@@ -118,15 +127,14 @@ class MosaicDataset:
         images = [np.asarray(Image.fromarray(t.image).resize(size, Image.Resampling.BILINEAR)) for t in tiles]
         truths = [np.asarray(Image.fromarray(t.truth).resize(size, Image.Resampling.NEAREST)) for t in tiles]
         candidates = tuple(sorted(self.base.class_of(place) for place in self.quadruples[index]))
-        return Example(self.names[index], two_by_two(images), two_by_two(truths), candidates)
+        return Example(self._name(index), two_by_two(images), two_by_two(truths), candidates)
 
-    def files(self, index: int) -> tuple[Path, ...]:
-        """Image and mask of each of the four tiles."""
-        return _files_of(self.base, self.quadruples[index])
+    def _name(self, index: int) -> str:
+        return f"mosaic-{index:05d}"
 
-    def image_files(self, index: int) -> tuple[Path, ...]:
-        """The four tiles' images."""
-        return tuple(path for place in self.quadruples[index] for path in self.base.image_files(place))
+    def places(self, index: int) -> tuple[int, ...]:
+        """The four tiles."""
+        return self.quadruples[index]
 
 
 def open_episodes(protocol: Protocol, data: Path) -> Dataset:
@@ -249,10 +257,6 @@ def two_by_two(tiles: list[NDArray[Any]]) -> NDArray[Any]:
 def class_name(name: str) -> str:
     """``"abe's_flyingfish/3"`` as ``"abe's flyingfish"``."""
     return name.rpartition("/")[0].rpartition("/")[2].replace("_", " ")
-
-
-def _files_of(base: FileDataset, places: tuple[int, ...]) -> tuple[Path, ...]:
-    return tuple(path for place in places for path in base.files(place))
 
 
 def _listed_classes(protocol: Protocol, data: Path) -> set[str]:

@@ -32,7 +32,7 @@ class HubDataset:
     @property
     def names(self) -> tuple[str, ...]:
         """Row numbers, padded so that their order is that of the rows."""
-        return tuple(f"{index:08d}" for index in range(len(self.rows)))
+        return tuple(map(self._name, range(len(self.rows))))
 
     @property
     def fingerprint(self) -> str:
@@ -63,7 +63,10 @@ class HubDataset:
         check_same_size(pixels, ids, image_name=place, mask_name=place)
         truth = to_classes(ids, self.lookup, protocol=self.protocol, path=place)
         pixels, truth = resize_pair(pixels, truth, resize=self.protocol.resize)
-        return Example(self.names[index], pixels, truth)
+        return Example(self._name(index), pixels, truth)
+
+    def _name(self, index: int) -> str:
+        return f"{index:08d}"
 
 
 def open_hub(protocol: Protocol, source: str, *, labels: str = "all") -> HubDataset:

@@ -18,7 +18,7 @@ class KeptRows:
     A row counts only as long as the files of its example are those that it was made from.
 
     Args:
-        folder: where ``rows-RANK.jsonl`` lie.
+        folder: where ``rows-RANK.jsonl`` lie; None keeps nothing.
         run: plain values: all that the rows depend on besides the files of their examples.
         rank: number of this process.
 
@@ -26,13 +26,20 @@ class KeptRows:
         ConfigError: a file holds rows of another run, cannot be read, or has a damaged line.
     """
 
-    def __init__(self, folder: Path, run: Mapping[str, Any], *, rank: int = 0) -> None:
+    def __init__(self, folder: Path | None, run: Mapping[str, Any], *, rank: int = 0) -> None:
         self._run = run
-        self._journal = Journal(folder / f"rows-{rank:05d}.jsonl")
+        self._journal = None if folder is None else Journal(folder / f"rows-{rank:05d}.jsonl")
         self._rows: dict[str, list[tuple[ImageRow, Any]]] = {}
-        self._described = False  # whether the file of this process has its first line
-        for path in sorted(folder.glob("rows-*.jsonl")):
+        self._described: set[Path] = set()  # files that have their first line
+        for path in sorted(folder.glob("rows-*.jsonl")) if folder is not None else ():
             self._read(path)
+
+    def __enter__(self) -> KeptRows:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._journal is not None:
+            self._journal.close()
 
     def find(self, name: str, files: Sequence[Path]) -> ImageRow | None:
         """The row of the example ``name`` that was made from ``files`` as they are now, if there is one."""
@@ -45,21 +52,19 @@ class KeptRows:
         Raises:
             OutputError: the folder cannot be written to.
         """
-        if not self._described:
+        if self._journal is None:
+            return
+        if self._journal.path not in self._described:
             self._journal.append({"run": self._run})
-            self._described = True
+            self._described.add(self._journal.path)
         self._journal.append({**row.to_dict(), "files": marks})
-
-    def close(self) -> None:
-        """Close the file, if any row was written."""
-        self._journal.close()
 
     def _read(self, path: Path) -> None:
         lines = read_journal(path)
         if not lines:
             return  # killed before the first line was whole
         self._check_run(lines[0].get("run"), path)
-        self._described |= path == self._journal.path
+        self._described.add(path)
         for number, line in enumerate(lines[1:], start=2):
             try:
                 row = ImageRow.from_dict(line)

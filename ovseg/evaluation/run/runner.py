@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby, islice
 from pathlib import Path
@@ -21,8 +21,11 @@ from ovseg.evaluation.metrics.calibration import map_reliability
 from ovseg.evaluation.metrics.confusion import ConfusionMatrix, sparse_pairs
 from ovseg.evaluation.metrics.rows import ImageRow
 from ovseg.evaluation.report.report import EvaluationReport, summarize
+from ovseg.evaluation.report.sheet import picture_sheet
+from ovseg.evaluation.run.corruptions import corrupt
 from ovseg.evaluation.run.kept import KeptRows
 from ovseg.evaluation.run.leaks import find_leaks
+from ovseg.evaluation.run.paraphrase import rewriting
 from ovseg.evaluation.run.predictor import Prediction, Predictor
 from ovseg.evaluation.run.processes import Processes
 from ovseg.evaluation.run.task import RunOptions, Task, check_count, open_task, spread
@@ -110,7 +113,7 @@ class Run:
             self.protocol,
             settings={} if adjusted else self.protocol.settings_for(setting, method=method),
             synonyms=options.synonyms,
-            rewrite=_rewriting(options.paraphrase),
+            rewrite=None if options.paraphrase is None else rewriting(options.paraphrase),
         )
         self.processes = Processes.join()
         self.leaks: dict[str, Any] | None = None
@@ -131,15 +134,11 @@ class Run:
 
     def execute(self, indices: Sequence[int], *, out: Path | None = None) -> EvaluationReport:
         """Segment and score the images at ``indices`` of which ``out`` holds no row that is still right."""
-        share = self.processes.share(list(indices))
-        rows: dict[str, ImageRow] = {}
-        if out is None:
-            self._score(share, rows, None)
-        else:
-            kept = KeptRows(out, self.identity, rank=self.processes.rank)
-            rows = {row.name: row for index in share if (row := self._kept_row(kept, index)) is not None}
-            self._score([index for index in share if self.dataset.names[index] not in rows], rows, kept)
-            kept.close()
+        share, names = self.processes.share(list(indices)), self.dataset.names
+        with KeptRows(out, self.identity, rank=self.processes.rank) as kept:
+            found = [kept.find(names[index], self.dataset.files(index)) for index in share]
+            rows = {row.name: row for row in found if row is not None}
+            self._score([index for index in share if names[index] not in rows], rows, kept)
         everything = self.processes.gather(rows)
         return summarize(list(everything.values()), self.protocol, manifest=self.manifest(everything))
 
@@ -170,8 +169,6 @@ class Run:
         with atomic_path(out / "report.md") as temporary:
             temporary.write_text(report.to_markdown(), encoding="utf-8")
         if self.options.sheet:
-            from ovseg.evaluation.report.sheet import picture_sheet
-
             sheet = picture_sheet(report, segment=self.predict, names=self.dataset.names)
             with atomic_path(out / "sheet.jpg") as temporary:
                 sheet.save(temporary, quality=85)
@@ -184,7 +181,7 @@ class Run:
     def _protocol_hash(self) -> str:
         return self.protocol.fingerprint(labels=self.labels)
 
-    def _score(self, indices: Sequence[int], rows: dict[str, ImageRow], kept: KeptRows | None) -> None:
+    def _score(self, indices: Sequence[int], rows: dict[str, ImageRow], kept: KeptRows) -> None:
         """Add the rows of the images at ``indices`` to ``rows`` and, as each is done, to ``kept``."""
         matrix = ConfusionMatrix.empty(len(self.protocol.names))
         for row in rows.values():
@@ -196,8 +193,7 @@ class Run:
             shown=self.options.progress and self.processes.is_main,
         ) as advance:
             for row, marks in self._new_rows(indices):
-                if kept is not None:
-                    kept.append(row, marks)
+                kept.append(row, marks)
                 rows[row.name] = row
                 matrix.add_pairs(row.pairs)
                 advance(note=lambda: f"mIoU {100 * matrix.mean_iou(self.protocol.scored):.1f}")
@@ -228,9 +224,6 @@ class Run:
             **extras,
         )
 
-    def _kept_row(self, kept: KeptRows, index: int) -> ImageRow | None:
-        return kept.find(self.dataset.names[index], self.dataset.files(index))
-
     def _load(self, index: int) -> tuple[Example, Marks]:
         """The example and the marks of its files. These come first: of a file that is replaced between the two, the
         row then has the mark of the old one, and is made again next time."""
@@ -244,8 +237,6 @@ class Run:
         example = self.dataset.load(index)
         if self.options.corruption is None:
             return example
-        from ovseg.evaluation.run.corruptions import corrupt
-
         seed = zlib.crc32(example.name.encode())
         return replace(example, image=corrupt(example.image, self.options.corruption, seed=seed))
 
@@ -270,11 +261,3 @@ def _with_constants(segmenter: Any, benchmark: str, *, setting: str) -> tuple[An
     if setting != "paper" or not callable(adjust):
         return segmenter, False
     return adjust(benchmark), True
-
-
-def _rewriting(paraphrase: str | None) -> Callable[[str], str] | None:
-    if paraphrase is None:
-        return None
-    from ovseg.evaluation.run.paraphrase import rewriting
-
-    return rewriting(paraphrase)

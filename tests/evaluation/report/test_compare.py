@@ -5,7 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ovseg.errors import ConfigError
 from ovseg.evaluation import (
@@ -62,3 +64,16 @@ def test_a_slice_is_held_against_the_same_images_of_the_whole(
     assert regression(evaluate(oracle(4), "folder", data=folder, limit=3), report, margin=0) is None
     with pytest.raises(ConfigError, match="the baseline has no image '001'"):
         regression(report, worse, margin=0)
+
+
+def test_images_of_one_name_over_other_files_are_not_compared(
+    report: EvaluationReport, folder: Path, oracle: Callable[..., Any]
+) -> None:
+    mask = Image.open(folder / "masks" / "003.png")
+    Image.fromarray(np.asarray(mask)[::-1]).save(folder / "masks" / "003.png")
+    corrected = evaluate(oracle(4), "folder", data=folder)
+    for compare in (compare_reports, lambda first, second: regression(second, first, margin=0)):
+        with pytest.raises(ConfigError, match="image or mask of '003' is not the same file in both"):
+            compare(report, corrected)
+    earlier = replace(report, rows=tuple(replace(row, content="") for row in report.rows))
+    assert compare_reports(earlier, corrected).mean_iou.difference != 0  # it cannot be known
