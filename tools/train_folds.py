@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from ovseg.assets import find_asset
-from ovseg.encoders.spec import DenseFeatures
 from ovseg.evaluation.data.protocol import load_protocol
 from ovseg.evaluation.metrics.confusion import ConfusionMatrix
 from ovseg.files import write_json
@@ -46,7 +45,7 @@ from ovseg.training.features import FeatureCache
 from ovseg.training.loop import make_accelerator, train_steps
 from ovseg.training.recipes import RECIPES
 from ovseg.training.runs import segmenter_of, trainable_model
-from ovseg.training.views import Crops, View, Views
+from ovseg.training.views import View, Views, batch_of
 
 FOLDS, HALVES, PROTOCOL = 4, 2, "coco-panoptic-133"
 QUESTIONS = ("seen", "unseen", "unseen alone")
@@ -144,8 +143,7 @@ def untrained(head: Head) -> AlignmentHead:
 def winners(segmenter: Segmenter, view: View, names: list[str]) -> NDArray[np.int32]:
     """(4h, 4w): the best name, on the grid of the labels."""
     spec, head = segmenter.model.image.spec, segmenter.model.head
-    whole = Crops.of([view])
-    features = DenseFeatures(whole.features, spec.space, spec.stride, structure=whole.structure)
+    features, _, _ = batch_of([view], space=spec.space, stride=spec.stride)
     asked = segmenter.queries(names)
     logits = class_logits(head, head.pixels(features), asked, smoothing=segmenter.config.smoothing).values
     fine = functional.interpolate(logits[None], size=view.truth.shape, mode="bilinear")

@@ -117,18 +117,10 @@ def read_named(
     cache: FeatureCache,
     accelerator: Accelerator,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Per named photo the mean feature of the cells that look most like its name.
-
-    Args:
-        data: the photos and their names.
-        model: its image encoder runs.
-        head: its untrained evidence says what looks like a name.
-        encode: names to text vectors.
-        cache: of the features.
-        accelerator: of this process, which does its share.
+    """Per named photo the mean feature of the cells that look most like its name, by the head's untrained evidence.
 
     Returns:
-        (n, C) features, (n,) name numbers, and (N, 384) text vectors of the names.
+        (n, C) features, (n,) name numbers, and (N, 384) text vectors of the names, which ``encode`` makes.
 
     Raises:
         DatasetError: the table or a photo is missing, or the table has other columns.

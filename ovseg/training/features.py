@@ -103,9 +103,7 @@ class FeatureCache:
             for number in mine:
                 fetch(number)
                 advance()
-        self._refuse_changed(
-            self._marks
-        )  # an entry may hold parts of other images, read long after they were known
+        self._refuse_changed(self._marks)  # also images of which an entry holds a part
         accelerator.wait_for_everyone()
 
     def _refuse_changed(self, files: Iterable[Path]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ovseg.files import atomic_path
 from ovseg.journal import Journal
 from ovseg.training.checkpoint import BEST, CHECKPOINT, METRICS, State, TrainingError, settings_of
-from ovseg.training.config import TrainingConfig
+from ovseg.training.config import Schedule, TrainingConfig
 from ovseg.training.recipe import Task
 from ovseg.training.schedule import apply_mean, averaged, build_schedule, running_mean, trained, trained_list
 
@@ -62,25 +62,9 @@ def train_steps(
         run=settings_of(config) if run is None else run,
     )
     done = state.resume(out / CHECKPOINT, accelerator=accelerator)
-    share = max(1, schedule.batch // accelerator.num_processes)
     with Journal(out / METRICS) as journal:
         for step in range(done + 1, schedule.steps + 1):
-            task.train()
-            loss = torch.zeros((), device=accelerator.device)
-            for part in range(schedule.accumulate):
-                with accelerator.accumulate(wrapped):
-                    value = wrapped(generator, share)
-                    _check_finite(value, task, step=step, batch=part + 1)
-                    accelerator.backward(value)
-                    if accelerator.sync_gradients:
-                        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-                        accelerator.clip_grad_norm_(parameters, schedule.clip)
-                    optimizer.step()
-                    optimizer.zero_grad()
-                    loss += value.detach() / schedule.accumulate
-            scheduler.step()
-            if mean is not None:
-                mean.update_parameters(trained_list(task))
+            loss = _optimise(state, wrapped, schedule, accelerator, step=step)
             total = float(accelerator.reduce(loss, reduction="mean"))
             row = {"step": step, "loss": total, "learning_rate": float(scheduler.get_last_lr()[0])}
             last = step == schedule.steps
@@ -107,6 +91,28 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         mixed_precision=schedule.mixed_precision,
         gradient_accumulation_steps=schedule.accumulate,
     )
+
+
+def _optimise(state: State, wrapped: Any, schedule: Schedule, accelerator: Accelerator, *, step: int) -> Tensor:
+    """One step of optimiser, learning rate and running mean; returns the mean loss of its batches."""
+    state.task.train()
+    loss = torch.zeros((), device=accelerator.device)
+    share = max(1, schedule.batch // accelerator.num_processes)
+    for part in range(schedule.accumulate):
+        with accelerator.accumulate(wrapped):
+            value = wrapped(state.generator, share)
+            _check_finite(value, state.task, step=step, batch=part + 1)
+            accelerator.backward(value)
+            if accelerator.sync_gradients:
+                parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+                accelerator.clip_grad_norm_(parameters, schedule.clip)
+            state.optimizer.step()
+            state.optimizer.zero_grad()
+            loss += value.detach() / schedule.accumulate
+    state.scheduler.step()
+    if state.mean is not None:
+        state.mean.update_parameters(trained_list(state.task))
+    return loss
 
 
 def _validate(state: State, validate: Validate, out: Path, accelerator: Accelerator) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ovseg.encoders.spec import DenseFeatures
 from ovseg.models.model import Model
 from ovseg.pipeline.encode import encode_image
 from ovseg.training.augment import Augmentation, make_view, nearest
@@ -50,40 +52,6 @@ class View:
         )
 
 
-@dataclass(frozen=True)
-class Crops:
-    """Windows of views, as a batch.
-
-    Attributes:
-        features: (B, C, h, w) of the encoder.
-        truth: (B, f·h, f·w) int64 class indices; −1 ignored, −2 none of the classes.
-        confidence: (B, f·h, f·w) in [0, 1]; None where every pixel is certain.
-        structure: (B, S, h, w) unit vectors over S; None without such maps.
-    """
-
-    features: Tensor
-    truth: Tensor
-    confidence: Tensor | None
-    structure: Tensor | None
-
-    @classmethod
-    def of(cls, windows: Sequence[View]) -> Crops:
-        """Windows of one size; all of them have a confidence, and a structure, or none has."""
-
-        def stack(arrays: Sequence[NDArray[Any]], kind: Any) -> Tensor:
-            # one by one, so that memory is laid out alike whether arrays come from the cache or not
-            return torch.stack([torch.from_numpy(array.astype(kind)) for array in arrays])
-
-        confidence = [window.confidence for window in windows if window.confidence is not None]
-        structure = [window.structure for window in windows if window.structure is not None]
-        return cls(
-            stack([window.features for window in windows], np.float32).permute(0, 3, 1, 2),
-            stack([window.truth for window in windows], np.int64),
-            stack(confidence, np.float32) / 255 if confidence else None,
-            stack(structure, np.float32).permute(0, 3, 1, 2) if structure else None,
-        )
-
-
 class Views:
     """The views of all images of a source, from the cache or computed when they are fetched.
 
@@ -101,7 +69,6 @@ class Views:
         self.source, self.cache = source, cache
         self._model, self._augmentation, self._seed = model, augmentation, seed
         self._key = {"encoder": model.encoder_digest, **source.reading}
-        self._others: str | None = None
 
     def __len__(self) -> int:
         """Number of images."""
@@ -115,16 +82,15 @@ class Views:
         """
         key = {**self._key, "image": self.source.names[index], "view": view}
         if view:
-            key |= {"augmentation": self._augmentation.model_dump(), "seed": self._seed, "others": self._joined()}
+            key |= {"augmentation": self._augmentation.model_dump(), "seed": self._seed, "others": self._others}
         arrays = self.cache.fetch(key, self.source.files(index), lambda: self._make(index, view))
         truth, confidence = self.source.select(arrays["truth"], arrays.get("confidence"))
         return View(arrays["features"], truth, confidence, arrays.get("structure"))
 
-    def _joined(self) -> str:
-        """What is known of the images that a view may hold parts of."""
-        if self._others is None:
-            self._others = source_content(self.source, self.cache) if self._augmentation.joins else ""
-        return self._others
+    @cached_property
+    def _others(self) -> str:
+        """What the images are known by that a view may hold parts of."""
+        return source_content(self.source, self.cache) if self._augmentation.joins else ""
 
     def _make(self, index: int, view: int) -> Arrays:
         seen = make_view(self.source, index, view, augmentation=self._augmentation, seed=self._seed)
@@ -141,6 +107,30 @@ class Views:
         if seen.confidence is not None:
             arrays["confidence"] = nearest(seen.confidence, grid)
         return arrays
+
+
+def batch_of(
+    views: Sequence[View], *, space: str, stride: int, device: torch.device | None = None
+) -> tuple[DenseFeatures, Tensor, Tensor | None]:
+    """Views of one size as a batch; all of them have a confidence and a structure, or none has.
+
+    Returns:
+        Features (B, C, h, w); truth (B, f·h, f·w) int64, on the CPU; confidence (B, f·h, f·w) in [0, 1] or None.
+    """
+
+    def stack(name: str, kind: Any) -> Tensor | None:
+        arrays = [getattr(view, name) for view in views]
+        if arrays[0] is None:
+            return None
+        # one by one, so that memory is laid out alike whether arrays come from the cache or not
+        return torch.stack([torch.from_numpy(array.astype(kind)) for array in arrays])
+
+    maps = {name: stack(name, np.float32) for name in ("features", "structure")}
+    values, structure = (None if one is None else one.permute(0, 3, 1, 2).to(device) for one in maps.values())
+    truth, confidence = stack("truth", np.int64), stack("confidence", np.float32)
+    assert values is not None and truth is not None
+    dense = DenseFeatures(values, space, stride, structure=structure)
+    return dense, truth, None if confidence is None else confidence.to(device) / 255
 
 
 def _cells_last(maps: Tensor) -> NDArray[np.float16]:

@@ -16,7 +16,7 @@ from ovseg.models.model import Model
 from ovseg.training.augment import Augmentation
 from ovseg.training.data import MaskData, PseudoLabels, open_source
 from ovseg.training.features import FeatureCache
-from ovseg.training.views import FINER, Crops, View, Views
+from ovseg.training.views import FINER, View, Views, batch_of
 
 PLAIN = Augmentation(mosaic=0, mix=0)
 
@@ -147,10 +147,11 @@ def test_a_window_is_cut_from_features_structure_truth_and_confidence_alike(fold
     fine = (slice(4 * top, 4 * top + 12), slice(4 * left, 4 * left + 16))
     assert np.array_equal(part.truth, view.truth[fine])
     assert part.confidence is not None and np.array_equal(part.confidence, view.confidence[fine])  # type: ignore[index]
-    crops = Crops.of([part, part])
-    assert crops.features.shape == (2, 7, 3, 4) and crops.truth.dtype == torch.int64
-    assert torch.equal(crops.features[0, :, 1, 2], torch.from_numpy(part.features[1, 2].astype(np.float32)))
-    assert crops.confidence is not None and crops.confidence[0, 0, 0] == pytest.approx(part.confidence[0, 0] / 255)
+    dense, truth, confidence = batch_of([part, part], space="toy", stride=8)
+    assert dense.values.shape == (2, 7, 3, 4) and truth.dtype == torch.int64 and truth.shape == (2, 12, 16)
+    assert torch.equal(dense.values[0, :, 1, 2], torch.from_numpy(part.features[1, 2].astype(np.float32)))
+    assert dense.structure is not None and torch.equal(dense.structure, dense.values)  # of the toy encoder
+    assert confidence is not None and confidence[0, 0, 0] == pytest.approx(part.confidence[0, 0] / 255)
 
 
 def test_a_view_of_the_same_image_elsewhere_is_the_same_entry(

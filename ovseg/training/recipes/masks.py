@@ -34,7 +34,7 @@ from ovseg.training.data import IGNORED, NONE, MaskData, PseudoLabels, Source, o
 from ovseg.training.features import FeatureCache
 from ovseg.training.losses import binary_loss, softmax_loss
 from ovseg.training.recipe import Recipe, Task, fill_in
-from ovseg.training.views import FINER, Crops, Views
+from ovseg.training.views import FINER, Views, batch_of
 from ovseg.vocabulary.templates import Templates
 from ovseg.weights import freeze
 
@@ -135,19 +135,17 @@ class MasksTask(Task):
         """The loss of ``count`` crops drawn by ``generator`` from one source."""
         place = int(torch.randint(len(self.examples), (1,), generator=generator))
         chosen = self.examples[place]
-        crops = self._crops(chosen, count, generator)
-        classes, truth = draw_classes(crops.truth, chosen.weights, self.config.phrases, generator)
-        device = next(self.head.parameters()).device
-        dense = DenseFeatures(crops.features.to(device), self.head.feature_space, 1)
+        dense, truth, confidence = self._crops(chosen, count, generator)
+        classes, truth = draw_classes(truth, chosen.weights, self.config.phrases, generator)
+        device = dense.values.device
         rows, owner = phrases_of(classes, chosen.owner)
         phrases = self.head.phrases(chosen.vectors[rows].to(device))
         loss = softmax_loss if self.config.loss == "softmax" else binary_loss
         total = torch.zeros((), device=device)
         for weight, logits in self.head.graded(self.head.pixels(dense), phrases):
-            answers = self._answers(logits, crops.structure, owner.to(device), classes=len(classes))
+            answers = self._answers(logits, dense.structure, owner.to(device), classes=len(classes))
             fine = functional.interpolate(answers, size=truth.shape[-2:], mode="bilinear")
             weights = chosen.weights[classes].to(device)
-            confidence = None if crops.confidence is None else crops.confidence.to(device)
             total = total + weight * loss(fine, truth.to(device), weights=weights, confidence=confidence)
         return total
 
@@ -175,13 +173,15 @@ class MasksTask(Task):
         if self.smoothing is None or structure is None or isinstance(self.head, FusionHead):
             return best_of_classes(logits, owner, classes=classes)
         smoothed = []
-        for maps, one in zip(logits, structure.to(logits.device), strict=True):
+        for maps, one in zip(logits, structure, strict=True):
             best = best_of_classes(pool_cells(maps, POOL)[None], owner, classes=classes)[0].flatten(1)
             smoothed.append(best @ affinity(one, temperature=self.smoothing, pool=POOL).to(best).T)
         return torch.stack(smoothed).view(len(logits), classes, *logits.shape[-2:])
 
-    def _crops(self, chosen: Examples, count: int, generator: torch.Generator) -> Crops:
-        """Windows of random views."""
+    def _crops(
+        self, chosen: Examples, count: int, generator: torch.Generator
+    ) -> tuple[DenseFeatures, Tensor, Tensor | None]:
+        """Windows of random views, see ``batch_of``."""
         images = torch.randint(len(chosen.views), (count,), generator=generator).tolist()
         numbers = torch.randint(self.config.views, (count,), generator=generator).tolist()
         corners = torch.rand(count, 2, generator=generator).tolist()
@@ -191,7 +191,8 @@ class MasksTask(Task):
         rows = min([self.config.crop[0], *(view.features.shape[0] for view in views)])
         columns = min([self.config.crop[1], *(view.features.shape[1] for view in views)])
         windows = [view.window(rows, columns, corner=place) for view, place in zip(views, corners, strict=True)]
-        return Crops.of(windows)
+        device = next(self.head.parameters()).device
+        return batch_of(windows, space=self.head.feature_space, stride=1, device=device)
 
 
 def masks_identity(config: MasksConfig, model: Model, cache: FeatureCache) -> dict[str, str]:
