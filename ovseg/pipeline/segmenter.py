@@ -302,7 +302,7 @@ class Segmenter:
         known = [name for modifier in self.added for name in modifier.names]
         if labels is None and not known:
             raise VocabularyError("expected labels, got none; name what to find, as in segment(image, ['cat'])")
-        return labels if given or not known else known  # type: ignore[return-value]
+        return labels if given or not known else [Concept(name) for name in known]  # type: ignore[return-value]
 
     def _refines(self, refine: bool | None) -> bool:
         return self.config.refine.default if refine is None else refine
