@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 def segment(
     images: Annotated[str, typer.Argument(metavar="IMAGE|FOLDER|GLOB", help="What to segment.")],
     labels: Annotated[list[str] | None, typer.Argument(metavar="LABEL...", help="What to find.")] = None,
-    labels_file: Annotated[Path | None, typer.Option(help="More labels, one per line.")] = None,
+    labels_file: Annotated[Path | None, typer.Option(help="More labels: lines, '17: wall', JSON, YAML.")] = None,
     concepts: Annotated[Path | None, typer.Option(help="Learned concepts (.safetensors).")] = None,
     model: Annotated[str, typer.Option(help="A name from 'ovseg models'.")] = "mini",
     weights: Annotated[Path | None, typer.Option(help="Folder with the model's weights.")] = None,
@@ -230,18 +230,9 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _read_labels(path: Path | None) -> list[str]:
-    """The lines of a text file that are neither blank nor comments (``#``)."""
-    from ovseg.errors import VocabularyError
+    from ovseg.vocabulary.label_files import read_label_file
 
-    if path is None:
-        return []
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise VocabularyError(
-            f"expected a text file with one label per line, cannot read '{path}' ({error}); check the path"
-        ) from error
-    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    return [] if path is None else [name for _, name in read_label_file(path)]
 
 
 def _print_failure(job: Job, error: ImageError, console: Console, *, as_json: bool) -> None:

@@ -66,8 +66,8 @@ class Concept:
         for phrase in self.not_:
             if _spelled_alike(phrase) in own:
                 raise VocabularyError(
-                    f"not_ of concept '{self.label}' must be other things, got '{phrase}', which is the label or one "
-                    "of its synonyms; remove it there"
+                    f"not_ of concept '{self.label}' must be other things, got '{phrase}', which is the label or a "
+                    "synonym; remove it there"
                 )
 
 
@@ -190,8 +190,8 @@ def check_label(label: Any, *, where: str) -> str:
         )
     if names_background(phrase):
         raise VocabularyError(
-            f"{where} must be something to be seen, got {phrase!r}, a name for what is none of the labels; leave it "
-            f"out and use background='auto', which gives such pixels -1, or Concept({phrase!r}) for the very word"
+            f"{where} must be something to be seen, got {phrase!r}, a name for what is none of the labels; leave "
+            f"it out and use background='auto', which gives such pixels -1, or Concept({phrase!r}) for the word"
         )
     return phrase
 
