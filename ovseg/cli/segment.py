@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -53,7 +54,8 @@ def segment(
     """Find LABELs in one photo, in a folder (with sub-folders), or in all files of a glob pattern.
 
     Each image gets an index PNG, an overlay and a JSON file. Images done with the same settings are skipped.
-    Arguments that name existing images are images, so that a pattern may be expanded by the shell.
+    Arguments that name files are images, so that a pattern may be expanded by the shell; one that looks like a path
+    and names nothing is refused. A label with a slash goes into --labels-file.
 
     Example: ovseg segment street.jpg road car person
     """
@@ -217,16 +219,22 @@ def batched(items: Iterable[ItemT], size: int) -> Iterator[list[ItemT]]:
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The leading arguments that are image files, and the labels that follow."""
-    from itertools import takewhile
+    """The arguments that name files or folders, and those that are labels."""
+    from ovseg.images.find import find_images, looks_like_path
 
-    from ovseg.images.find import IMAGE_SUFFIXES
-
-    def is_image(argument: str) -> bool:
-        return Path(argument).suffix.lower() in IMAGE_SUFFIXES and Path(argument).is_file()
-
-    images = list(takewhile(is_image, arguments))
-    return images, arguments[len(images) :]
+    images: list[str] = []
+    labels: list[str] = []
+    for argument in arguments:
+        if os.path.isfile(argument):
+            images.append(argument)
+        elif looks_like_path(argument):
+            find_images(argument)  # where nothing matches, it says so
+            images.append(argument)
+        else:
+            labels.append(argument)
+            if os.path.isdir(argument):
+                typer.echo(f"'{argument}' is taken for a label; the folder is '{argument}/'", err=True)
+    return images, labels
 
 
 def _read_labels(path: Path | None) -> list[str]:

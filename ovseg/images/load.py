@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +20,12 @@ from PIL import Image, ImageOps
 
 from ovseg.errors import ImageError
 from ovseg.images.find import refuse_address
-
-if TYPE_CHECKING:
-    pass
+from ovseg.images.foreign import RAW_SUFFIXES, foreign_format
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | npt.NDArray[Any]
 
 
+_DNG_VERSION = 50706  # a tag of raw files, which are TIFF files with a small preview
 # Pillow's size limit and Python's warning filters belong to the process: one thread changes them at a time.
 _PILLOW_LOCK = threading.RLock()
 
@@ -101,17 +100,24 @@ def _load_bytes(data: bytes, *, name: str, max_pixels: int) -> npt.NDArray[np.ui
 
 
 def _open_and_decode(stream: BinaryIO, *, name: str, max_pixels: int) -> npt.NDArray[np.uint8]:
+    suffix = Path(name.strip("'")).suffix.lower()
     try:
         with quiet_pillow():
             image = Image.open(stream)
     except Exception as error:  # Pillow's parsers raise almost anything on damaged headers
         stream.seek(0)
-        raise ImageError(
-            f"expected an image, but {name} begins with {stream.read(8)!r}, which Pillow cannot read; "
-            f"convert it to JPEG or PNG"
-        ) from error
+        raise ImageError(_why_unread(stream.read(64), suffix, name=name)) from error
     with image:
+        if image.format == "TIFF" and (suffix in RAW_SUFFIXES or _DNG_VERSION in getattr(image, "tag_v2", ())):
+            raise ImageError(_why_unread(b"", ".dng", name=name))
         return _decode(image, name=name, max_pixels=max_pixels)
+
+
+def _why_unread(head: bytes, suffix: str, *, name: str) -> str:
+    known = foreign_format(head, suffix)
+    if known is not None:
+        return f"expected an image that Pillow reads, but {name} is {known.name}; {known.advice}"
+    return f"expected an image, but {name} begins with {head[:8]!r}, which Pillow cannot read; convert it to JPEG or PNG"
 
 
 def _decode(image: Image.Image, *, name: str, max_pixels: int) -> npt.NDArray[np.uint8]:

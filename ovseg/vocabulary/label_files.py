@@ -24,7 +24,7 @@ def read_label_file(path: Path) -> list[Named]:
 
     Forms: text with one name a line, or ``17: wall`` (or a tab) on every line, with ``#`` before comments; a JSON
     list of names or of objects with ``name`` and perhaps ``id``, or an object from number to name; the same in
-    YAML; and either under ``names`` (YOLO's ``data.yaml``) or ``categories`` (COCO). Quotes around a name are dropped.
+    YAML; and either under ``names`` (YOLO's ``data.yaml``) or ``categories`` (COCO). Quotes around a name go.
 
     Returns:
         Pairs of number and name; they are counted from 0 where the file has no numbers.

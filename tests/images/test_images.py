@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from ovseg.errors import ImageError, ShapeError
 from ovseg.images.find import find_images
@@ -47,6 +47,43 @@ def test_path_bytes_stream_pil_and_array_give_the_same_pixels(tmp_path: Path) ->
         loaded = load_image(source)
         assert loaded.dtype == np.uint8
         np.testing.assert_array_equal(loaded, pixels)
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "message"),
+    [
+        ("a.heic", b"\0\0\0\x18ftypheic", "a.heic' is HEIC; convert it to JPEG.*register_heif_opener"),
+        ("a.jpg", b"\0\0\0\x18ftypmif1", "a.jpg' is HEIC"),
+        ("a.cr3", b"\0\0\0\x18ftypcrx ", "is camera raw; develop it"),
+        ("a.nef", b"MM\0*", "is camera raw; develop it"),
+        ("a.jxl", b"\xff\n", "is JPEG XL"),
+        ("a.pdf", b"%PDF-1.7", "is a PDF; export its pages"),
+        ("a.svg", b"<?xml version", "is an SVG drawing; export it"),
+        ("a.mp4", b"\0\0\0\x18ftypisom", "is a video; write its frames"),
+        ("a.mov", b"\0\0\0\x18ftypqt  ", "is a video"),
+        ("a.avif", b"\0\0\0\x18ftypavif", "is AVIF; update Pillow"),
+        ("a.jpg", b"hello", "a.jpg' begins with b'hello"),
+    ],
+)
+def test_a_format_that_needs_another_decoder_is_named(tmp_path: Path, name: str, head: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(head + bytes(32))
+    with pytest.raises(ImageError, match=message):
+        load_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("named_raw", [True, False])
+def test_the_preview_in_a_raw_file_is_not_taken_for_the_photo(tmp_path: Path, named_raw: bool) -> None:
+    tags = {} if named_raw else {50706: b"\1\4\0\0"}
+    path = tmp_path / ("a.dng" if named_raw else "a.tif")
+    Image.fromarray(gradient(8, 8)).save(path, "TIFF", tiffinfo=tags)
+    with pytest.raises(ImageError, match="is camera raw"):
+        load_image(path)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_avif_is_read() -> None:
+    loaded = load_image(encoded(Image.new("RGB", (16, 8), (200, 100, 50)), "AVIF"))
+    assert loaded.shape == (8, 16, 3) and abs(loaded.astype(int) - (200, 100, 50)).max() < 8
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
