@@ -151,16 +151,19 @@ class Run:
 
     def _read(self, job: Job, identity: dict[str, str], *, overwrite: bool) -> _Picture | ImageError | None:
         """The decoded image, why it cannot be decoded, or None where its result is there already."""
-        from ovseg.cli.jobs import is_done
-        from ovseg.errors import ImageError
+        from ovseg.cli.jobs import check_place, is_done
+        from ovseg.errors import ImageError, OutputError
         from ovseg.identity import FileMark
         from ovseg.images.load import load_image
 
         if not overwrite and is_done(job, identity):
             return None
         try:
+            check_place(job, overwrite=overwrite)
             mark = FileMark.of(job.image)  # first: an image that changes meanwhile is then done again next time
             return _Picture(load_image(job.image, max_pixels=self.max_pixels), mark)
+        except OutputError as error:
+            return ImageError(str(error))
         except OSError as error:
             return ImageError(f"cannot read '{job.image}': {error.strerror}; was it moved?")
         except ImageError as error:
@@ -187,7 +190,7 @@ class Run:
 
         from ovseg.cli.jobs import made_by
 
-        provenance = result.provenance | {"source": str(job.image)} | made_by(identity, picture.mark)
+        provenance = result.provenance | {"source": job.source} | made_by(identity, picture.mark)
         result = replace(result, image=picture.pixels, provenance=provenance)
         result.save(job.folder, name=job.name)
         return result

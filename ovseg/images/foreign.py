@@ -11,7 +11,7 @@ class Format:
 
     name: str
     suffixes: tuple[str, ...]
-    brands: tuple[bytes, ...]  # at byte 8 after "ftyp", or at the very beginning
+    brands: tuple[bytes, ...]  # at byte 8 of a container ("ftyp", "RIFF"), or at the very beginning
     advice: str
 
 
@@ -42,7 +42,7 @@ FOREIGN = (
     Format(
         "a video",
         (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm"),
-        (b"isom", b"iso2", b"mp4", b"qt  ", b"M4V", b"avc1", b"\x1aE\xdf\xa3", b"RIFF"),
+        (b"isom", b"iso2", b"mp4", b"qt  ", b"M4V", b"avc1", b"\x1aE\xdf\xa3", b"AVI "),
         "write its frames as images, for example with ffmpeg -i VIDEO frames/%05d.jpg",
     ),
 )
@@ -52,7 +52,7 @@ RAW_SUFFIXES = frozenset(_RAW.suffixes)
 
 def foreign_format(head: bytes, suffix: str) -> Format | None:
     """The format that a file's first bytes say, or else its suffix (with dot, in lower case)."""
-    brand = head[8:16] if head[4:8] == b"ftyp" else head.lstrip()
+    brand = head[8:16] if head[4:8] == b"ftyp" or head[:4] == b"RIFF" else head.lstrip()
     by_content = (each for each in FOREIGN if brand.startswith(each.brands))
     by_suffix = (each for each in FOREIGN if suffix in each.suffixes)
     return next(by_content, None) or next(by_suffix, None)

@@ -117,7 +117,8 @@ def _why_unread(head: bytes, suffix: str, *, name: str) -> str:
     known = foreign_format(head, suffix)
     if known is not None:
         return f"expected an image that Pillow reads, but {name} is {known.name}; {known.advice}"
-    return f"expected an image, but {name} begins with {head[:8]!r}, which Pillow cannot read; convert it to JPEG or PNG"
+    begins = f"{name} begins with {head[:8]!r}"
+    return f"expected an image, but {begins}, which Pillow cannot read; convert it to JPEG or PNG"
 
 
 def _decode(image: Image.Image, *, name: str, max_pixels: int) -> npt.NDArray[np.uint8]:

@@ -187,6 +187,48 @@ def test_a_label_that_is_also_a_folder_is_told(invoke: Invoke, segmenter: FakeSe
     assert "2 of 2 images done" in invoke("a.png", "cat/", "dog").stderr
 
 
+def test_a_name_that_is_too_long_fails_alone(invoke: Invoke, tmp_path: Path) -> None:
+    for name in ("a", "b" * 245, "c"):
+        make_image(tmp_path / "photos" / f"{name}.jpg")
+    done = invoke("photos", "cat")
+    assert done.exit_code == 1
+    assert "2 of 3 images done" in done.stderr
+    assert "must have at most 220 bytes, got 245" in done.stderr and "shorten it" in done.stderr
+    assert sorted(path.name for path in Path("out").glob("*.json")) == ["a.json", "c.json"]
+
+
+def test_a_result_of_another_image_is_never_overwritten(invoke: Invoke, tmp_path: Path) -> None:
+    make_image(tmp_path / "d1/p.jpg")
+    make_image(tmp_path / "d2/p.jpg", height=50)
+    assert invoke("d1/p.jpg", "cat").exit_code == 0
+    before = [path.read_bytes() for path in sorted(Path("out").iterdir())]
+    for options in ([], ["--overwrite"]):
+        done = invoke("d2/p.jpg", "cat", *options)
+        assert done.exit_code == 1
+        assert "'out/p.json' is the result of 'd1/p.jpg' and is not replaced by that of 'd2/p.jpg'" in done.stderr
+        assert [path.read_bytes() for path in sorted(Path("out").iterdir())] == before
+    assert invoke("d1/p.jpg", "dog").exit_code == 0
+    assert invoke(tmp_path / "d1/p.jpg", "cat").exit_code == 0  # the same image under its whole path
+
+
+def test_files_that_are_no_results_are_not_overwritten(invoke: Invoke, tmp_path: Path) -> None:
+    make_image(tmp_path / "photos/p.jpg")
+    mine = make_image(tmp_path / "p.png").read_bytes()
+    done = invoke("photos/p.jpg", "cat", "--out", ".")
+    assert "images inside" not in done.output and (tmp_path / "p.png").read_bytes() == mine
+
+
+def test_files_without_a_record_are_kept_unless_overwriting(invoke: Invoke, tmp_path: Path) -> None:
+    make_image(tmp_path / "photos/p.jpg")
+    mine = make_image(tmp_path / "out/p.png").read_bytes()
+    done = invoke("photos/p.jpg", "cat")
+    assert done.exit_code == 1 and "is there without a record" in done.stderr
+    assert (tmp_path / "out/p.png").read_bytes() == mine
+    assert invoke("photos/p.jpg", "cat", "--overwrite").exit_code == 0
+    Path("out/p.json").write_text("{}")
+    assert "is no result of this image" in invoke("photos/p.jpg", "cat", "--overwrite").stderr
+
+
 def test_files_that_need_another_decoder_are_named_and_counted(invoke: Invoke, tmp_path: Path) -> None:
     for name in ("a.jpg", "b.jpg"):
         make_image(tmp_path / "photos" / name)

@@ -62,6 +62,8 @@ def test_path_bytes_stream_pil_and_array_give_the_same_pixels(tmp_path: Path) ->
         ("a.mp4", b"\0\0\0\x18ftypisom", "is a video; write its frames"),
         ("a.mov", b"\0\0\0\x18ftypqt  ", "is a video"),
         ("a.avif", b"\0\0\0\x18ftypavif", "is AVIF; update Pillow"),
+        ("a.avi", b"RIFF\0\0\0\0AVI LIST", "is a video"),
+        ("a.webp", b"RIFF\0\0\0\0WEBPVP8", "a.webp' begins with b'RIFF"),
         ("a.jpg", b"hello", "a.jpg' begins with b'hello"),
     ],
 )
