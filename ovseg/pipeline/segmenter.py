@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from ovseg._version import __version__
@@ -341,9 +342,9 @@ def _key(labels: Labels, background: Background) -> Hashable | None:
 
 
 def _refuse_single(images: Any) -> None:
-    if isinstance(images, str | bytes | PathLike) or (
-        isinstance(images, np.ndarray) and images.shape[2:] in {(), (3,)}
-    ):
+    single_array = isinstance(images, np.ndarray) and images.shape[2:] in {(), (1,), (3,), (4,)}
+    single_tensor = isinstance(images, Tensor) and images.ndim < 4
+    if isinstance(images, str | bytes | PathLike | Image) or single_array or single_tensor:
         raise ImageError(f"images must be a list of images, got one {type(images).__name__}; write [image]")
 
 

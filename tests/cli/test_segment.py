@@ -211,13 +211,6 @@ def test_a_result_of_another_image_is_never_overwritten(invoke: Invoke, tmp_path
     assert invoke(tmp_path / "d1/p.jpg", "cat").exit_code == 0  # the same image under its whole path
 
 
-def test_files_that_are_no_results_are_not_overwritten(invoke: Invoke, tmp_path: Path) -> None:
-    make_image(tmp_path / "photos/p.jpg")
-    mine = make_image(tmp_path / "p.png").read_bytes()
-    done = invoke("photos/p.jpg", "cat", "--out", ".")
-    assert "images inside" not in done.output and (tmp_path / "p.png").read_bytes() == mine
-
-
 def test_files_without_a_record_are_kept_unless_overwriting(invoke: Invoke, tmp_path: Path) -> None:
     make_image(tmp_path / "photos/p.jpg")
     mine = make_image(tmp_path / "out/p.png").read_bytes()
