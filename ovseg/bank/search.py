@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ovseg.bank.vectors import image_vector
 from ovseg.errors import ShapeError, VocabularyError
-from ovseg.vocabulary.labels import check_phrase
+from ovseg.vocabulary.labels import Concept, check_phrase
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -116,7 +116,7 @@ def text_vector(text: str, segmenter: Segmenter) -> NDArray[np.float32]:
     Raises:
         VocabularyError: the phrase cannot be used.
     """
-    phrase = check_phrase(text, where="the query")
+    phrase = Concept(check_phrase(text, where="the query"))  # a query may have commas, a plain label may not
     embedding = segmenter.queries([phrase]).embeddings[0].float()
     vector: NDArray[np.float32] = functional.normalize(embedding, dim=0).cpu().numpy()
     return vector

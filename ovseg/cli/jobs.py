@@ -13,6 +13,7 @@ from typing import Any
 from ovseg.errors import OutputError, VocabularyError
 from ovseg.identity import FileMark
 from ovseg.images.find import find_images
+from ovseg.result.storage import check_name
 from ovseg.vocabulary.labels import Background
 
 
@@ -23,6 +24,16 @@ class Job:
     image: Path
     folder: Path
     name: str
+
+    @property
+    def source(self) -> str:
+        """What the result says it was made of."""
+        return str(self.image)
+
+    @property
+    def index(self) -> Path:
+        """The labels as an indexed PNG."""
+        return self.folder / f"{self.name}.png"
 
     @property
     def record(self) -> Path:
@@ -71,6 +82,43 @@ def is_done(job: Job, identity: dict[str, str]) -> bool:
         )
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def check_place(job: Job, *, overwrite: bool) -> None:
+    """Refuse a job whose files cannot be named so, or would replace those of another image.
+
+    Raises:
+        OutputError: the name is too long, or other files are there.
+    """
+    try:
+        check_name(job.name)
+    except OutputError as error:
+        raise OutputError(f"cannot save the result of '{job.image}': {error}") from error
+    if job.record.exists():
+        source = _source_of(job)
+        if source != job.source and not _same_file(source, job.image):
+            whose = f"the result of '{source}'" if source else "no result of this image"
+            raise OutputError(
+                f"'{job.record}' is {whose} and is not replaced by that of '{job.source}'; choose another --out"
+            )
+    elif not overwrite and (job.index.exists() or job.overlay.exists()):
+        raise OutputError(
+            f"'{job.index}' or '{job.overlay.name}' is there without a record of who made it; "
+            "choose another --out, or --overwrite"
+        )
+
+
+def _source_of(job: Job) -> str:
+    """The image that the result at the place of ``job`` was made of, as it says; empty where it does not say."""
+    try:
+        record = json.loads(job.record.read_text(encoding="utf-8"))
+        return str(record["provenance"]["source"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _same_file(source: str, image: Path) -> bool:
+    return bool(source) and os.path.abspath(source) == os.path.abspath(image)
 
 
 def made_by(identity: dict[str, str], image: FileMark) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -36,7 +37,7 @@ def register(app: typer.Typer) -> None:
 def segment(
     images: Annotated[str, typer.Argument(metavar="IMAGE|FOLDER|GLOB", help="What to segment.")],
     labels: Annotated[list[str] | None, typer.Argument(metavar="LABEL...", help="What to find.")] = None,
-    labels_file: Annotated[Path | None, typer.Option(help="More labels, one per line.")] = None,
+    labels_file: Annotated[Path | None, typer.Option(help="More labels: lines, '17: wall', JSON, YAML.")] = None,
     concepts: Annotated[Path | None, typer.Option(help="Learned concepts (.safetensors).")] = None,
     model: Annotated[str, typer.Option(help="A name from 'ovseg models'.")] = "mini",
     weights: Annotated[Path | None, typer.Option(help="Folder with the model's weights.")] = None,
@@ -53,7 +54,8 @@ def segment(
     """Find LABELs in one photo, in a folder (with sub-folders), or in all files of a glob pattern.
 
     Each image gets an index PNG, an overlay and a JSON file. Images done with the same settings are skipped.
-    Arguments that name existing images are images, so that a pattern may be expanded by the shell.
+    Arguments that name files are images, so that a pattern may be expanded by the shell; one that looks like a path
+    and names nothing is refused. A label with a slash goes into --labels-file.
 
     Example: ovseg segment street.jpg road car person
     """
@@ -151,16 +153,19 @@ class Run:
 
     def _read(self, job: Job, identity: dict[str, str], *, overwrite: bool) -> _Picture | ImageError | None:
         """The decoded image, why it cannot be decoded, or None where its result is there already."""
-        from ovseg.cli.jobs import is_done
-        from ovseg.errors import ImageError
+        from ovseg.cli.jobs import check_place, is_done
+        from ovseg.errors import ImageError, OutputError
         from ovseg.identity import FileMark
         from ovseg.images.load import load_image
 
         if not overwrite and is_done(job, identity):
             return None
         try:
+            check_place(job, overwrite=overwrite)
             mark = FileMark.of(job.image)  # first: an image that changes meanwhile is then done again next time
             return _Picture(load_image(job.image, max_pixels=self.max_pixels), mark)
+        except OutputError as error:
+            return ImageError(str(error))
         except OSError as error:
             return ImageError(f"cannot read '{job.image}': {error.strerror}; was it moved?")
         except ImageError as error:
@@ -187,7 +192,7 @@ class Run:
 
         from ovseg.cli.jobs import made_by
 
-        provenance = result.provenance | {"source": str(job.image)} | made_by(identity, picture.mark)
+        provenance = result.provenance | {"source": job.source} | made_by(identity, picture.mark)
         result = replace(result, image=picture.pixels, provenance=provenance)
         result.save(job.folder, name=job.name)
         return result
@@ -219,31 +224,28 @@ def batched(items: Iterable[ItemT], size: int) -> Iterator[list[ItemT]]:
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The leading arguments that are image files, and the labels that follow."""
-    from itertools import takewhile
+    """The arguments that name files or folders, and those that are labels."""
+    from ovseg.images.find import find_images, looks_like_path
 
-    from ovseg.images.find import IMAGE_SUFFIXES
-
-    def is_image(argument: str) -> bool:
-        return Path(argument).suffix.lower() in IMAGE_SUFFIXES and Path(argument).is_file()
-
-    images = list(takewhile(is_image, arguments))
-    return images, arguments[len(images) :]
+    images: list[str] = []
+    labels: list[str] = []
+    for argument in arguments:
+        if os.path.isfile(argument):
+            images.append(argument)
+        elif looks_like_path(argument):
+            find_images(argument)  # where nothing matches, it says so
+            images.append(argument)
+        else:
+            labels.append(argument)
+            if os.path.isdir(argument):
+                typer.echo(f"'{argument}' is taken for a label; the folder is '{argument}/'", err=True)
+    return images, labels
 
 
 def _read_labels(path: Path | None) -> list[str]:
-    """The lines of a text file that are neither blank nor comments (``#``)."""
-    from ovseg.errors import VocabularyError
+    from ovseg.vocabulary.label_files import read_label_file
 
-    if path is None:
-        return []
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise VocabularyError(
-            f"expected a text file with one label per line, cannot read '{path}' ({error}); check the path"
-        ) from error
-    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    return [] if path is None else [name for _, name in read_label_file(path)]
 
 
 def _print_failure(job: Job, error: ImageError, console: Console, *, as_json: bool) -> None:

@@ -7,17 +7,20 @@ import os
 from pathlib import Path
 
 from ovseg.errors import ImageError
+from ovseg.images.foreign import FOREIGN_SUFFIXES
 
 _KINDS = ("jpg", "jpeg", "jfif", "png", "webp", "bmp", "tif", "tiff", "gif", "ppm", "pgm", "jp2", "avif")
 
 
 IMAGE_SUFFIXES = frozenset(f".{kind}" for kind in _KINDS)
+SEARCHED_SUFFIXES = IMAGE_SUFFIXES | FOREIGN_SUFFIXES
 
 
 def find_images(source: str | Path) -> list[Path]:
     """The image files that a path, a folder or a glob pattern stands for, sorted.
 
-    A folder is searched recursively for known suffixes; a file is returned as it is.
+    A folder is searched recursively for known suffixes; a file is returned as it is. Files that need another
+    decoder (HEIC, raw, video) are among them, so that whoever reads them can say so.
 
     Raises:
         ImageError: nothing matches.
@@ -32,7 +35,7 @@ def find_images(source: str | Path) -> list[Path]:
         candidates: list[Path] = list(path.rglob("*"))
     else:
         candidates = [Path(name) for name in glob.glob(str(source), recursive=True)]
-    images = sorted(p for p in candidates if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    images = sorted(p for p in candidates if p.suffix.lower() in SEARCHED_SUFFIXES and p.is_file())
     if images:
         return images
     if os.path.isdir(path):
@@ -40,6 +43,11 @@ def find_images(source: str | Path) -> list[Path]:
             f"expected images in folder '{source}', found none; known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}"
         )
     raise ImageError(f"no image file, folder or glob pattern matches '{source}'; check the spelling")
+
+
+def looks_like_path(text: str) -> bool:
+    """Whether a word of a command line must mean a file: it has a slash, or ends as the names of pictures do."""
+    return "/" in text or "\\" in text or text in {".", ".."} or Path(text).suffix.lower() in SEARCHED_SUFFIXES
 
 
 def refuse_address(source: str | os.PathLike[str]) -> None:

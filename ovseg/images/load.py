@@ -12,21 +12,22 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from ovseg.errors import ImageError
+from ovseg.images.arrays import array_to_rgb, is_tensor, tensor_to_array
+from ovseg.images.depth import is_wide_colour, refuse_lost_colour, stated_white, wide_to_grey
 from ovseg.images.find import refuse_address
-
-if TYPE_CHECKING:
-    pass
+from ovseg.images.foreign import RAW_SUFFIXES, foreign_format
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | npt.NDArray[Any]
 
 
+_DNG_VERSION = 50706  # a tag of raw files, which are TIFF files with a small preview
 # Pillow's size limit and Python's warning filters belong to the process: one thread changes them at a time.
 _PILLOW_LOCK = threading.RLock()
 
@@ -34,11 +35,13 @@ _PILLOW_LOCK = threading.RLock()
 def load_image(source: ImageSource, *, max_pixels: int = 200_000_000) -> npt.NDArray[np.uint8]:
     """The image as upright 8-bit RGB, whatever its file format or mode.
 
-    The EXIF orientation is applied, transparency is laid over white, 16-bit grey is scaled by the range of
-    its type. Of an animation the first frame is taken.
+    The EXIF orientation is applied, transparency is laid over white. 16-bit grey is scaled by what the file states
+    (TIFF: BitsPerSample, MaxSampleValue; PNG: sBIT), or else by its range where all values lie below 4096, or else
+    by 65535. Of an animation the first frame is taken.
 
     Args:
-        source: path, encoded bytes, binary stream, PIL image, or (H, W, 3) or (H, W) uint8 array.
+        source: path, encoded bytes, binary stream, PIL image; an array (H, W, 3), (H, W, 4) or (H, W) or a torch
+            tensor (3, H, W), uint8 or floats in [0, 1].
         max_pixels: larger images are refused before they are decoded.
 
     Returns:
@@ -47,8 +50,10 @@ def load_image(source: ImageSource, *, max_pixels: int = 200_000_000) -> npt.NDA
     Raises:
         ImageError: the source is missing, damaged, too large, or of a kind that has no 8-bit meaning.
     """
+    if is_tensor(source):
+        return array_to_rgb(tensor_to_array(source))
     if isinstance(source, np.ndarray):
-        return _array_to_rgb(source)
+        return array_to_rgb(source)
     if isinstance(source, Image.Image):
         return _decode(source, name="the PIL image", max_pixels=max_pixels)
     if isinstance(source, str | os.PathLike):
@@ -59,21 +64,9 @@ def load_image(source: ImageSource, *, max_pixels: int = 200_000_000) -> npt.NDA
         name = f"'{getattr(source, 'name', 'the image stream')}'"
         return _load_bytes(source.read(), name=name, max_pixels=max_pixels)
     raise ImageError(
-        f"an image must be a path, bytes, a binary stream, a PIL image or a uint8 array, "
+        f"an image must be a path, bytes, a binary stream, a PIL image, an array or a tensor, "
         f"got {type(source).__name__}; convert it to one of these"
     )
-
-
-def _array_to_rgb(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """The array itself when it is (H, W, 3) uint8, grey repeated when it is (H, W)."""
-    right_shape = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
-    if array.dtype != np.uint8 or not right_shape or array.size == 0:
-        raise ImageError(
-            f"an image array must be (H, W, 3) or (H, W) uint8 with values 0 to 255, got {array.shape} "
-            f"{array.dtype}; convert it, for floats in [0, 1] with (255 * image).round().astype('uint8')"
-        )
-    rgb = array if array.ndim == 3 else np.repeat(array[:, :, None], 3, axis=2)
-    return np.ascontiguousarray(rgb, dtype=np.uint8)
 
 
 def _load_file(source: str | os.PathLike[str], *, max_pixels: int) -> npt.NDArray[np.uint8]:
@@ -101,20 +94,30 @@ def _load_bytes(data: bytes, *, name: str, max_pixels: int) -> npt.NDArray[np.ui
 
 
 def _open_and_decode(stream: BinaryIO, *, name: str, max_pixels: int) -> npt.NDArray[np.uint8]:
+    suffix = Path(name.strip("'")).suffix.lower()
     try:
         with quiet_pillow():
             image = Image.open(stream)
     except Exception as error:  # Pillow's parsers raise almost anything on damaged headers
         stream.seek(0)
-        raise ImageError(
-            f"expected an image, but {name} begins with {stream.read(8)!r}, which Pillow cannot read; "
-            f"convert it to JPEG or PNG"
-        ) from error
+        raise ImageError(_why_unread(stream.read(64), suffix, name=name)) from error
     with image:
-        return _decode(image, name=name, max_pixels=max_pixels)
+        if image.format == "TIFF" and (suffix in RAW_SUFFIXES or _DNG_VERSION in getattr(image, "tag_v2", ())):
+            raise ImageError(_why_unread(b"", ".dng", name=name))
+        return _decode(image, name=name, max_pixels=max_pixels, stream=stream)
 
 
-def _decode(image: Image.Image, *, name: str, max_pixels: int) -> npt.NDArray[np.uint8]:
+def _why_unread(head: bytes, suffix: str, *, name: str) -> str:
+    known = foreign_format(head, suffix)
+    if known is not None:
+        return f"expected an image that Pillow reads, but {name} is {known.name}; {known.advice}"
+    begins = f"{name} begins with {head[:8]!r}"
+    return f"expected an image, but {begins}, which Pillow cannot read; convert it to JPEG or PNG"
+
+
+def _decode(
+    image: Image.Image, *, name: str, max_pixels: int, stream: BinaryIO | None = None
+) -> npt.NDArray[np.uint8]:
     width, height = image.size
     if width * height > max_pixels:
         raise ImageError(
@@ -124,16 +127,19 @@ def _decode(image: Image.Image, *, name: str, max_pixels: int) -> npt.NDArray[np
     if width * height == 0:
         raise ImageError(f"{name} must have at least one pixel, got {width} x {height}")
     try:
+        white, wide = stated_white(image, stream), is_wide_colour(image)
         if getattr(image, "format", None) == "TIFF":  # the one format that warns and checks sizes late
             with quiet_pillow():
                 image.load()
         image.load()
-        rgb = _to_rgb(_upright(image), name=name)
+        rgb = np.array(_to_rgb(_upright(image), white=white, name=name))
+        if wide:
+            refuse_lost_colour(rgb, name=name)
     except ImageError:
         raise
     except Exception as error:  # as above: decoders of damaged data raise almost anything
         raise ImageError(f"{name} is cut off or damaged ({error}); fetch the file again") from error
-    return np.array(rgb)
+    return rgb
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -145,29 +151,18 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _to_rgb(image: Image.Image, *, name: str) -> Image.Image:
+def _to_rgb(image: Image.Image, *, white: int | None, name: str) -> Image.Image:
     if image.has_transparency_data:
         opaque = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
     if image.mode.startswith("I"):
-        return Image.fromarray(_wide_to_grey(np.asarray(image), name=name)).convert("RGB")
+        return Image.fromarray(wide_to_grey(np.asarray(image), white=white, name=name)).convert("RGB")
     if image.mode == "F":
         raise ImageError(
             f"{name} must hold whole numbers, got 32-bit floats, whose range is not known; "
             f"scale it to 0..255 and save it as 8-bit PNG"
         )
     return image.convert("RGB")
-
-
-def _wide_to_grey(grey: npt.NDArray[Any], *, name: str) -> npt.NDArray[np.uint8]:
-    """(H, W) integers of the 16-bit range 0..65535 as uint8, rounded."""
-    wide = grey.astype(np.int64)
-    if wide.min() < 0 or wide.max() > 65535:
-        raise ImageError(
-            f"{name} must have grey values in 0..65535, got {wide.min()}..{wide.max()}; "
-            f"scale it to 16 or 8 bits first"
-        )
-    return ((wide + 128) // 257).astype(np.uint8)
 
 
 @contextmanager

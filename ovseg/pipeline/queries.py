@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ovseg.errors import ShapeError
+from ovseg.encoders.spec import TextEncoder
+from ovseg.errors import ShapeError, VocabularyError
 from ovseg.heads.base import Phrases
 from ovseg.heads.prompts import encode_tokens
 from ovseg.models.model import Model
@@ -81,13 +82,22 @@ def encode_vocabulary(
     Vectors that the text encoder has made before come from the cache; the encoder is then not even loaded.
     """
     phrases, owner = phrases_of(vocabulary)
+
+    def text() -> TextEncoder:
+        """The text encoder, once it is known to read every phrase."""
+        encoder = model.text()
+        _refuse_unreadable(encoder, phrases, owner, vocabulary, model=model.config.name)
+        return encoder
+
     if model.head.reads_tokens:
-        vectors = encode_tokens(model.text(), phrases)  # quick; the text encoder itself runs inside the head
+        vectors = encode_tokens(text(), phrases)  # quick; the text encoder itself runs inside the head
     else:
         # The head is not part of the key: it comes after what is kept.
         text_side = model.weights.get("text", model.weights["image"])
-        key = {"text": text_side, "templates": templates.templates, "phrases": phrases}
-        vectors = cache.fetch(key, lambda: encode_phrases(phrases, templates, model.text().encode))
+        # "read": phrases are checked before they are kept; earlier versions kept what the encoder could not read.
+        key = {"text": text_side, "templates": templates.templates, "phrases": phrases, "read": True}
+        vectors = cache.fetch(key, lambda: encode_phrases(phrases, templates, text().encode))
+    _refuse_shared(vectors, owner, vocabulary, model=model.config.name)
     vectors = vectors.to(device)
     with torch.inference_mode():
         return QueryBank(
@@ -132,3 +142,64 @@ def encode_phrases(phrases: Sequence[str], templates: Templates, encode: PhraseE
     if len(vectors) != len(sentences):
         raise ShapeError(f"the text encoder must give {len(sentences)} vectors, got {len(vectors)}")
     return functional.normalize(vectors.view(len(phrases), len(templates.templates), -1).mean(1), dim=-1)
+
+
+def _refuse_unreadable(
+    encoder: TextEncoder, phrases: Sequence[str], owner: Sequence[int], vocabulary: Vocabulary, *, model: str
+) -> None:
+    """Refuse phrases that the encoder would turn into nonsense; one without ``unreadable`` reads every script."""
+    find = getattr(encoder, "unreadable", None)
+    unreadable = set(find(phrases)) if find is not None else set()
+    for phrase, number in zip(phrases, owner, strict=True):
+        if phrase in unreadable:
+            is_label = number < len(vocabulary)
+            where = f"label '{vocabulary.labels[number]}'" if is_label else "background or contrast"
+            languages = getattr(encoder, "languages", "other languages")
+            raise VocabularyError(
+                f"{where}: expected a phrase that model '{model}' can read, got '{phrase}'; it reads {languages}: "
+                "translate the phrase, or choose a model whose text encoder reads it"
+            )
+
+
+def _refuse_shared(vectors: Tensor, owner: Sequence[int], vocabulary: Vocabulary, *, model: str) -> None:
+    """Refuse a label that can never win, as all its vectors are another's too: one question asked twice."""
+    asked: list[set[int]] = [set() for _ in vocabulary.labels]
+    labelled = [number for number in owner if number < len(vocabulary)]  # labels come first
+    for number, vector in zip(labelled, first_alike(vectors[: len(labelled)]), strict=True):
+        asked[number].add(vector)
+    askers: dict[int, list[int]] = {}
+    for number, mine in enumerate(asked):
+        for vector in mine:
+            askers.setdefault(vector, []).append(number)
+    for number, mine in enumerate(asked):
+        others = set.intersection(*(set(askers[vector]) for vector in mine)) - {number}
+        if others:
+            first, second = sorted((number, min(others)))
+            raise VocabularyError(
+                f"labels must ask for different things, got '{vocabulary.labels[first]}' and "
+                f"'{vocabulary.labels[second]}', which are the same to model '{model}'; remove one of them"
+            )
+
+
+def first_alike(vectors: Tensor, *, tolerance: float = 1e-5) -> list[int]:
+    """For each row the number of the first row that equals it.
+
+    Args:
+        vectors: (Q, ...).
+        tolerance: largest Euclidean distance that counts as rounding.
+    """
+    rows = vectors.flatten(1).double()
+    # Equal rows lie side by side on any line, so that only neighbours on one have to be compared.
+    line = functional.normalize(torch.arange(1, rows.shape[1] + 1, dtype=torch.float64).sin(), dim=0)
+    places, order = (rows @ line).sort(stable=True)
+    first = torch.arange(len(rows))
+    for steps in range(1, len(rows)):
+        near = (places[steps:] - places[:-steps] <= tolerance).nonzero()[:, 0]
+        if not len(near):
+            break
+        pairs = torch.stack([order[near], order[near + steps]])
+        same = (rows[pairs[0]] - rows[pairs[1]]).norm(dim=1) <= tolerance
+        low, high = pairs[:, same].aminmax(dim=0)
+        first.scatter_reduce_(0, high, low, "amin")
+    alike: list[int] = first.tolist()
+    return alike

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from ovseg._version import __version__
@@ -301,7 +302,7 @@ class Segmenter:
         known = [name for modifier in self.added for name in modifier.names]
         if labels is None and not known:
             raise VocabularyError("expected labels, got none; name what to find, as in segment(image, ['cat'])")
-        return labels if given or not known else known  # type: ignore[return-value]
+        return labels if given or not known else [Concept(name) for name in known]  # type: ignore[return-value]
 
     def _refines(self, refine: bool | None) -> bool:
         return self.config.refine.default if refine is None else refine
@@ -340,9 +341,9 @@ def _key(labels: Labels, background: Background) -> Hashable | None:
 
 
 def _refuse_single(images: Any) -> None:
-    if isinstance(images, str | bytes | PathLike) or (
-        isinstance(images, np.ndarray) and images.shape[2:] in {(), (3,)}
-    ):
+    single_array = isinstance(images, np.ndarray) and images.shape[2:] in {(), (1,), (3,), (4,)}
+    single_tensor = isinstance(images, Tensor) and images.ndim < 4
+    if isinstance(images, str | bytes | PathLike | Image) or single_array or single_tensor:
         raise ImageError(f"images must be a list of images, got one {type(images).__name__}; write [image]")
 
 

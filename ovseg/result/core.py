@@ -134,7 +134,7 @@ class SegmentationResult:
             The paths, in the order of writing.
 
         Raises:
-            OutputError: the folder cannot be written to.
+            OutputError: the folder cannot be written to, or ``name`` is no name of a file in it.
         """
         return storage.save(self, Path(folder), name=name)
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter
 
 from ovseg.errors import ShapeError
+from ovseg.result.lettering import Font, choose_font, drawable
 
 MAX_LEGEND_ENTRIES = 20
 
@@ -112,25 +113,29 @@ class _Legend:
 
     entries: list[_Entry]
     font_size: int
+    font: Font
 
     @classmethod
     def of(cls, index_map: IndexMap, labels: Sequence[str], colours: Colours) -> _Legend:
         """The labels that have pixels, the largest first; the rest are counted."""
         counts = np.bincount((index_map + 1).ravel(), minlength=len(labels) + 1)[1:]
         order = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
+        font_size = min(96, max(12, round(_scale(index_map.shape) / 32)))
+        shown = {i: " ".join(labels[i].splitlines()) for i in order[:MAX_LEGEND_ENTRIES]}
+        font = choose_font(shown.values(), size=font_size)
         entries = [
             _Entry(
-                labels[i].replace("\n", " "),
+                drawable(shown[i], font),
                 _percent(counts[i] / index_map.size),
                 (int(colours[i, 0]), int(colours[i, 1]), int(colours[i, 2])),
             )
-            for i in order[:MAX_LEGEND_ENTRIES]
+            for i in shown
         ]
         if len(order) > MAX_LEGEND_ENTRIES:
             entries.append(_Entry(f"+{len(order) - MAX_LEGEND_ENTRIES} more", "", None))
         if not entries:
             entries.append(_Entry("none of the labels", "", None))
-        return cls(entries, font_size=min(96, max(12, round(_scale(index_map.shape) / 32))))
+        return cls(entries, font_size, font)
 
     def beside(self, photo: Image.Image) -> Image.Image:
         """The photo with the legend in a strip below, or to the right of an upright photo."""
@@ -181,7 +186,7 @@ class _Legend:
             box = (left, round(middle - side / 2), left + side, round(middle + side / 2))
             pen.rounded_rectangle(box, radius=side // 5, fill=entry.colour)
             left += round(1.45 * side)
-        font = self._font()
+        font = self.font
         share_width = font.getlength(f" {entry.share}")
         room = corner[0] + cell - side - left - share_width
         text = _shorten(entry.text, font, room=room)
@@ -190,15 +195,12 @@ class _Legend:
 
     def _cell_width(self) -> int:
         """Room for the longest entry, its swatch and a gap; long texts count as 11 font sizes."""
-        font = self._font()
+        font = self.font
         longest = max(
             min(font.getlength(entry.text), 11 * self.font_size) + font.getlength(f" {entry.share}")
             for entry in self.entries
         )
         return math.ceil(longest + 2.6 * self.font_size)
-
-    def _font(self) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-        return ImageFont.load_default(size=self.font_size)
 
     @property
     def _margin(self) -> int:
@@ -209,7 +211,7 @@ class _Legend:
         return round(1.6 * self.font_size)
 
 
-def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, *, room: float) -> str:
+def _shorten(text: str, font: Font, *, room: float) -> str:
     if font.getlength(text) <= room:
         return text
     while text and font.getlength(f"{text}…") > room:

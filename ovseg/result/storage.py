@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ovseg.errors import ImageError
+from ovseg.errors import ImageError, OutputError
 from ovseg.files import atomic_paths, to_json
 from ovseg.images.load import quiet_pillow
 from ovseg.result.overlay import palette
@@ -20,6 +21,7 @@ from ovseg.result.segments import Segment
 if TYPE_CHECKING:
     from ovseg.result.core import SegmentationResult
 
+MAX_NAME = 220  # bytes: with what is added to names, here and while a file is written, the 255 of most file systems
 NONE_8_BIT = 255
 NONE_16_BIT = 65535
 
@@ -28,6 +30,7 @@ def save(result: SegmentationResult, folder: Path, *, name: str) -> list[Path]:
     """See ``SegmentationResult.save``."""
     if len(result.labels) > NONE_16_BIT:
         raise ImageError(f"an index image holds at most {NONE_16_BIT} labels, got {len(result.labels)}; use fewer")
+    check_name(name)
     colours = palette(len(result.labels))
     index_path, overlay_path, json_path = (
         folder / f"{name}{ending}" for ending in (".png", "_overlay.png", ".json")
@@ -39,6 +42,24 @@ def save(result: SegmentationResult, folder: Path, *, name: str) -> list[Path]:
         result.overlay().save(overlay)
         document.write_text(to_json(record), "utf-8", "backslashreplace")
     return paths
+
+
+def check_name(name: str) -> str:
+    """The name, where files of a result can have it.
+
+    Raises:
+        OutputError: it leads out of the folder, or is too long for a file system.
+    """
+    if name in {"", ".", ".."} or any(mark in name for mark in "/\\\0"):
+        raise OutputError(
+            f"the name of a result must be a file's name without folders, got {name!r}; put it in folder="
+        )
+    length = len(os.fsencode(name))
+    if length > MAX_NAME:
+        raise OutputError(
+            f"the name of a result must have at most {MAX_NAME} bytes, got {length}: '{name[:20]}...'; shorten it"
+        )
+    return name
 
 
 def describe(result: SegmentationResult) -> dict[str, Any]:

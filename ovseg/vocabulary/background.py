@@ -1,8 +1,9 @@
-"""Everyday contrast phrases, less those that mean what the labels mean."""
+"""Everyday contrast phrases, less those that mean what the labels mean; and the names of the background itself."""
 
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable
 
 from ovseg.assets import find_asset
@@ -11,6 +12,7 @@ from ovseg.vocabulary.spellings import phrase_for_encoder
 
 
 class _Background(Config):
+    names: tuple[str, ...]
     phrases: tuple[str, ...]
     groups: dict[str, tuple[str, ...]]
     related: dict[str, tuple[str, ...]]
@@ -23,6 +25,15 @@ class _Background(Config):
 @functools.cache
 def _background() -> _Background:
     return load_config(_Background, find_asset("prompts/vocabularies", "background"))
+
+
+def names_background(name: str) -> bool:
+    """Whether a name stands for what is none of the labels.
+
+    >>> names_background("__background__"), names_background("BG"), names_background("background wall")
+    (True, True, False)
+    """
+    return " ".join(re.findall(r"[^\W_]+", name.casefold())) in _background().names
 
 
 def unrelated_background(phrases: Iterable[str]) -> tuple[str, ...]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from ovseg.errors import VocabularyError
-from ovseg.vocabulary.background import unrelated_background
+from ovseg.vocabulary.background import names_background, unrelated_background
+from ovseg.vocabulary.spellings import phrase_for_encoder
 
 MAX_PHRASE_LENGTH = 500
+_SEPARATOR = re.compile(r"[,;|]|(?<!\S)\.(?!\S)")
 
 Background: TypeAlias = Literal["auto"] | Sequence[str] | None
 
@@ -28,7 +31,8 @@ class Concept:
         weight: factor on the label's odds against every other class; finite and above 0.
 
     Raises:
-        VocabularyError: a phrase is not usable, or ``weight`` or the number of masks is wrong.
+        VocabularyError: a phrase is not usable, stands for the label and against it, or ``weight`` or the number of
+            masks is wrong.
     """
 
     label: str
@@ -44,6 +48,7 @@ class Concept:
         for name in ("synonyms", "not_"):
             phrases = _checked_list(getattr(self, name), where=f"{name} of {where}")
             object.__setattr__(self, name, tuple(phrases))
+        self._refuse_contrasts_with_itself()
         for name in ("images", "masks"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not (isinstance(self.weight, int | float) and math.isfinite(self.weight) and self.weight > 0):
@@ -55,6 +60,15 @@ class Concept:
                 f"{where} must have one mask per image or none, got {len(self.masks)} masks for "
                 f"{len(self.images)} images; leave out masks, or give one for each image"
             )
+
+    def _refuse_contrasts_with_itself(self) -> None:
+        own = {_spelled_alike(phrase) for phrase in (self.label, *self.synonyms)}
+        for phrase in self.not_:
+            if _spelled_alike(phrase) in own:
+                raise VocabularyError(
+                    f"not_ of concept '{self.label}' must be other things, got '{phrase}', which is the label or a "
+                    "synonym; remove it there"
+                )
 
 
 @dataclass(frozen=True)
@@ -105,8 +119,8 @@ class Vocabulary:
                 of phrases; or None for none, so that every pixel gets a label.
 
         Raises:
-            VocabularyError: the list is empty or one string, or an entry (named) is not text, blank, doubled
-                or over-long.
+            VocabularyError: the list is empty or one string, or an entry (named) is not text, blank, doubled,
+                over-long, or a string that stands for several labels or for the background.
         """
         if isinstance(labels, Vocabulary):
             if background is None:
@@ -135,13 +149,55 @@ class Vocabulary:
 
 def _concepts(labels: Iterable[str | Concept]) -> list[Concept]:
     if isinstance(labels, str | bytes):
-        raise VocabularyError(f"labels must be a list, got the string {labels!r}; write [{labels!r}]")
+        written = split_labels(labels) if isinstance(labels, str) else [labels]
+        raise VocabularyError(f"labels must be a list, got the string {labels!r}; write {written}")
     if isinstance(labels, Mapping | set | frozenset) or not isinstance(labels, Iterable):
         raise VocabularyError(f"labels must be a list, got {type(labels).__name__}; the order of labels matters")
     return [
-        entry if isinstance(entry, Concept) else Concept(check_phrase(entry, where=f"labels[{index}]"))
+        entry if isinstance(entry, Concept) else Concept(check_label(entry, where=f"labels[{index}]"))
         for index, entry in enumerate(labels)
     ]
+
+
+def split_labels(text: str) -> list[str]:
+    """The labels between which a text has commas, semicolons, bars or single dots.
+
+    >>> split_labels("cat, dog . potted plant|t-shirt")
+    ['cat', 'dog', 'potted plant', 't-shirt']
+    """
+    return [part for part in map(str.strip, _SEPARATOR.split(text)) if part]
+
+
+def is_one_label(text: str) -> bool:
+    """Whether a plain string is accepted as a label; a ``Concept`` of any other is."""
+    return split_labels(text) == [text.strip()] and not names_background(text)
+
+
+def check_label(label: Any, *, where: str) -> str:
+    """A plain string as one label, without surrounding blanks; a ``Concept`` may have any name.
+
+    Raises:
+        VocabularyError: it is no phrase, stands for several labels, or is a name of the background; ``where`` it
+            stands begins the message.
+    """
+    phrase = check_phrase(label, where=where)
+    several = split_labels(phrase)
+    if several != [phrase]:
+        on_command_line = " ".join(f'"{part}"' if " " in part else part for part in several)
+        raise VocabularyError(
+            f"{where} must be one label, got {phrase!r}; write {several} (on the command line: {on_command_line}), "
+            f"or Concept({phrase!r}) if this is one thing"
+        )
+    if names_background(phrase):
+        raise VocabularyError(
+            f"{where} must be something to be seen, got {phrase!r}, a name for what is none of the labels; leave "
+            f"it out and use background='auto', which gives such pixels -1, or Concept({phrase!r}) for the word"
+        )
+    return phrase
+
+
+def _spelled_alike(phrase: str) -> str:
+    return phrase_for_encoder(phrase).casefold()
 
 
 def _background_phrases(background: Background, phrases_of_label: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

@@ -97,6 +97,10 @@ def test_search_by_text_finds_the_named_colour(bank: ImageBank) -> None:
     assert [bank.paths[row] for row in found.rows[0]] == list(found.paths[0])
 
 
+def test_a_query_with_a_comma_is_one_phrase(bank: ImageBank) -> None:
+    assert bank.search("a square, all red", k=7).paths == bank.search("red", k=7).paths
+
+
 def test_search_equals_brute_force(bank: ImageBank) -> None:
     found = bank.search(Path(bank.paths[5]), k=24)
     order = np.argsort(-(bank.vectors @ bank.vectors[5]), kind="stable")

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 import ovseg
 from ovseg.cli import build_app, main
 from ovseg.cli.jobs import parse_background
-from ovseg.errors import ModelError, OutputError, VocabularyError
+from ovseg.errors import ImageError, ModelError, OutputError, VocabularyError
 from ovseg.result import SegmentationResult
 
 Invoke = Callable[..., Result]
@@ -150,13 +150,90 @@ def test_a_pattern_that_the_shell_expanded_is_images_and_then_labels(
 ) -> None:
     for name in ("photos/a.png", "photos/b.jpg", "other/a.png"):
         make_image(tmp_path / name)
-    assert invoke("photos/a.png", "photos/b.jpg", "other/a.png", "cat", "missing.png").exit_code == 0
+    assert invoke("photos/a.png", "photos/b.jpg", "cat", "other/a.png", "dog").exit_code == 0
     assert sorted(str(path) for path in Path("out").rglob("*.json")) == [
         "out/other/a.json",
         "out/photos/a.json",
         "out/photos/b.json",
     ]
-    assert [call["labels"] for call in segmenter.calls if "labels" in call] == [["cat", "missing.png"]] * 3
+    assert [call["labels"] for call in segmenter.calls if "labels" in call] == [["cat", "dog"]] * 3
+
+
+@pytest.mark.parametrize("word", ["missing.png", "MISSING.HEIC", "x/y", "other/", "*.png"])
+def test_a_word_that_looks_like_a_path_is_never_a_label(invoke: Invoke, tmp_path: Path, word: str) -> None:
+    make_image(tmp_path / "a.jpg")
+    error = invoke("a.jpg", "cat", word).exception
+    assert isinstance(error, ImageError) and f"matches '{word}'" in str(error)
+
+
+def test_a_file_among_the_labels_is_an_image_that_may_fail(
+    invoke: Invoke, segmenter: FakeSegmenter, tmp_path: Path
+) -> None:
+    make_image(tmp_path / "p2/a.png")
+    (tmp_path / "p2/b.png").write_text("no image")
+    (tmp_path / "p2/notes").write_text("words")
+    done = invoke("p2/a.png", "p2/b.png", "p2/notes", "cat")
+    assert done.exit_code == 1
+    assert "'p2/b.png' begins with" in done.stderr and "'p2/notes' begins with" in done.stderr
+    assert "1 of 3 images done" in done.stderr
+    assert segmenter.calls[0]["labels"] == ["cat"]
+
+
+def test_a_label_that_is_also_a_folder_is_told(invoke: Invoke, segmenter: FakeSegmenter, tmp_path: Path) -> None:
+    make_image(tmp_path / "a.png")
+    make_image(tmp_path / "cat/b.png")
+    assert "'cat' is taken for a label; the folder is 'cat/'" in invoke("a.png", "cat").stderr
+    assert segmenter.calls[0]["labels"] == ["cat"]
+    assert "2 of 2 images done" in invoke("a.png", "cat/", "dog").stderr
+
+
+def test_a_name_that_is_too_long_fails_alone(invoke: Invoke, tmp_path: Path) -> None:
+    for name in ("a", "b" * 245, "c"):
+        make_image(tmp_path / "photos" / f"{name}.jpg")
+    done = invoke("photos", "cat")
+    assert done.exit_code == 1
+    assert "2 of 3 images done" in done.stderr
+    assert "must have at most 220 bytes, got 245" in done.stderr and "shorten it" in done.stderr
+    assert sorted(path.name for path in Path("out").glob("*.json")) == ["a.json", "c.json"]
+
+
+def test_a_result_of_another_image_is_never_overwritten(invoke: Invoke, tmp_path: Path) -> None:
+    make_image(tmp_path / "d1/p.jpg")
+    make_image(tmp_path / "d2/p.jpg", height=50)
+    assert invoke("d1/p.jpg", "cat").exit_code == 0
+    before = [path.read_bytes() for path in sorted(Path("out").iterdir())]
+    for options in ([], ["--overwrite"]):
+        done = invoke("d2/p.jpg", "cat", *options)
+        assert done.exit_code == 1
+        assert "'out/p.json' is the result of 'd1/p.jpg' and is not replaced by that of 'd2/p.jpg'" in done.stderr
+        assert [path.read_bytes() for path in sorted(Path("out").iterdir())] == before
+    assert invoke("d1/p.jpg", "dog").exit_code == 0
+    assert invoke(tmp_path / "d1/p.jpg", "cat").exit_code == 0  # the same image under its whole path
+
+
+def test_files_without_a_record_are_kept_unless_overwriting(invoke: Invoke, tmp_path: Path) -> None:
+    make_image(tmp_path / "photos/p.jpg")
+    mine = make_image(tmp_path / "out/p.png").read_bytes()
+    done = invoke("photos/p.jpg", "cat")
+    assert done.exit_code == 1 and "is there without a record" in done.stderr
+    assert (tmp_path / "out/p.png").read_bytes() == mine
+    assert invoke("photos/p.jpg", "cat", "--overwrite").exit_code == 0
+    Path("out/p.json").write_text("{}")
+    assert "is no result of this image" in invoke("photos/p.jpg", "cat", "--overwrite").stderr
+
+
+def test_files_that_need_another_decoder_are_named_and_counted(invoke: Invoke, tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        make_image(tmp_path / "photos" / name)
+    for name in ("c.heic", "d.HEIC", "e.heic"):
+        (tmp_path / "photos" / name).write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
+    (tmp_path / "photos/f.dng").write_bytes(b"II*\0" + bytes(20))
+    (tmp_path / "photos/notes.txt").write_text("no photo")
+    done = invoke("photos", "cat")
+    assert done.exit_code == 1
+    assert "2 of 6 images done" in done.stderr
+    assert done.stderr.count("is HEIC; convert it to JPEG or PNG") == 3
+    assert "'photos/f.dng' is camera raw; develop it" in done.stderr
 
 
 def test_a_glob_keeps_the_folders_below_its_fixed_part(invoke: Invoke, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,7 +51,7 @@ class ToyEncoder:
 
 
 class ToyText:
-    """A colour's phrase is its channel; every other phrase is the seventh."""
+    """A colour's phrase is its channel; every other phrase is the seventh, with a trace of its own letters."""
 
     space = SPACE
 
@@ -59,6 +60,9 @@ class ToyText:
         for row, phrase in enumerate(phrases):
             known = [number for number, name in enumerate(COLOURS) if name in re.findall(r"\w+", phrase)]
             vectors[row, known[0] if known else 6] = 1
+            if not known:
+                trace = torch.Generator().manual_seed(zlib.crc32(phrase.encode()))
+                vectors[row, :6] = 1e-3 * torch.rand(6, generator=trace)
         return vectors
 
 

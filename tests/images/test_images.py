@@ -1,6 +1,8 @@
 import io
+import struct
 import threading
 import warnings
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from ovseg.errors import ImageError, ShapeError
 from ovseg.images.find import find_images
@@ -47,6 +49,45 @@ def test_path_bytes_stream_pil_and_array_give_the_same_pixels(tmp_path: Path) ->
         loaded = load_image(source)
         assert loaded.dtype == np.uint8
         np.testing.assert_array_equal(loaded, pixels)
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "message"),
+    [
+        ("a.heic", b"\0\0\0\x18ftypheic", "a.heic' is HEIC; convert it to JPEG.*register_heif_opener"),
+        ("a.jpg", b"\0\0\0\x18ftypmif1", "a.jpg' is HEIC"),
+        ("a.cr3", b"\0\0\0\x18ftypcrx ", "is camera raw; develop it"),
+        ("a.nef", b"MM\0*", "is camera raw; develop it"),
+        ("a.jxl", b"\xff\n", "is JPEG XL"),
+        ("a.pdf", b"%PDF-1.7", "is a PDF; export its pages"),
+        ("a.svg", b"<?xml version", "is an SVG drawing; export it"),
+        ("a.mp4", b"\0\0\0\x18ftypisom", "is a video; write its frames"),
+        ("a.mov", b"\0\0\0\x18ftypqt  ", "is a video"),
+        ("a.avif", b"\0\0\0\x18ftypavif", "is AVIF; update Pillow"),
+        ("a.avi", b"RIFF\0\0\0\0AVI LIST", "is a video"),
+        ("a.webp", b"RIFF\0\0\0\0WEBPVP8", "a.webp' begins with b'RIFF"),
+        ("a.jpg", b"hello", "a.jpg' begins with b'hello"),
+    ],
+)
+def test_a_format_that_needs_another_decoder_is_named(tmp_path: Path, name: str, head: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(head + bytes(32))
+    with pytest.raises(ImageError, match=message):
+        load_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("named_raw", [True, False])
+def test_the_preview_in_a_raw_file_is_not_taken_for_the_photo(tmp_path: Path, named_raw: bool) -> None:
+    tags = {} if named_raw else {50706: b"\1\4\0\0"}
+    path = tmp_path / ("a.dng" if named_raw else "a.tif")
+    Image.fromarray(gradient(8, 8)).save(path, "TIFF", tiffinfo=tags)
+    with pytest.raises(ImageError, match="is camera raw"):
+        load_image(path)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_avif_is_read() -> None:
+    loaded = load_image(encoded(Image.new("RGB", (16, 8), (200, 100, 50)), "AVIF"))
+    assert loaded.shape == (8, 16, 3) and abs(loaded.astype(int) - (200, 100, 50)).max() < 8
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -115,6 +156,60 @@ def test_16_bit_grey_is_scaled_by_the_range_of_its_type() -> None:
         assert loaded[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
+def test_grey_of_fewer_bits_in_16_is_scaled_by_the_bits_that_it_uses() -> None:
+    for high, expected in (
+        (4095, [0, 128, 255]),
+        (2047, [0, 128, 255]),
+        (255, [0, 128, 255]),
+        (3000, [0, 93, 187]),
+    ):
+        grey = np.array([[0, (high + 1) // 2, high]], dtype=np.uint16)
+        for source in (
+            encoded(Image.fromarray(grey)),
+            encoded(Image.fromarray(grey), "TIFF"),
+            Image.fromarray(grey),
+        ):
+            assert load_image(source)[0, :, 0].tolist() == expected
+    assert load_image(Image.fromarray(np.array([[0, 4096]], np.uint16)))[0, :, 0].tolist() == [0, 16]
+    assert load_image(Image.fromarray(np.zeros((2, 2), np.uint16))).max() == 0
+
+
+def test_the_white_that_a_tiff_states_counts() -> None:
+    grey = Image.fromarray(np.array([[0, 5000, 10000]], dtype=np.uint16))
+    assert load_image(encoded(grey, "TIFF", tiffinfo={281: (10000,)}))[0, :, 0].tolist() == [0, 128, 255]
+    assert load_image(encoded(grey, "TIFF", tiffinfo={281: (9999,)}))[0, :, 0].tolist() == [0, 19, 39]  # not true
+    dark = Image.fromarray(np.array([[0, 4095]], dtype=np.uint16))
+    assert load_image(encoded(dark, "TIFF", tiffinfo={281: (16380,)}))[0, :, 0].tolist() == [0, 64]
+
+
+def with_significant_bits(png: bytes, bits: int) -> bytes:
+    kind = b"sBIT" + bytes([bits])
+    return png[:33] + (1).to_bytes(4, "big") + kind + zlib.crc32(kind).to_bytes(4, "big") + png[33:]
+
+
+def test_the_bits_that_a_png_states_count_unless_its_values_are_scaled_already() -> None:
+    grey = encoded(Image.fromarray(np.array([[0, 8192, 16383]], dtype=np.uint16)))
+    assert load_image(with_significant_bits(grey, 14))[0, :, 0].tolist() == [0, 128, 255]
+    assert load_image(with_significant_bits(grey, 12))[0, :, 0].tolist() == [0, 32, 64]
+
+
+def test_colours_of_12_bits_in_16_are_refused_and_those_of_16_are_not() -> None:
+    def png(value: int) -> bytes:
+        row = b"\0" + value.to_bytes(2, "big") * 6
+        chunks = (
+            (b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)),
+            (b"IDAT", zlib.compress(row)),
+            (b"IEND", b""),
+        )
+        body = [len(c).to_bytes(4, "big") + k + c + zlib.crc32(k + c).to_bytes(4, "big") for k, c in chunks]
+        return b"\x89PNG\r\n\x1a\n" + b"".join(body)
+
+    with pytest.raises(ImageError, match=r"must use the range of its 16 bits, got colours of at most 12 bits"):
+        load_image(png(4095))
+    assert load_image(png(65535)).tolist() == [[[255] * 3] * 2]
+    assert load_image(png(0)).max() == 0
+
+
 def test_integers_beyond_16_bits_and_floats_are_refused() -> None:
     with pytest.raises(ImageError, match=r"must have grey values in 0\.\.65535, got -5\.\.70000; scale it"):
         load_image(Image.fromarray(np.array([[-5, 70000]], dtype=np.int32)))
@@ -125,18 +220,49 @@ def test_integers_beyond_16_bits_and_floats_are_refused() -> None:
 @pytest.mark.parametrize(
     "array",
     [
-        np.zeros((4, 4, 3), np.float32),
+        np.full((4, 4, 3), 1.5, np.float32),
+        np.full((4, 4, 3), -0.1),
         np.full((4, 4, 3), np.nan),
         np.zeros((4, 4, 2), np.uint8),
-        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((3, 4, 5), np.uint8),
+        np.zeros((4, 4, 3), np.int64),
+        np.zeros((4, 4, 3), bool),
         np.zeros((1, 4, 4, 3), np.uint8),
         np.zeros((0, 4, 3), np.uint8),
         np.zeros((4, 4, 3), np.uint16),
     ],
 )
 def test_other_arrays_are_refused_with_shape_and_dtype(array: npt.NDArray[Any]) -> None:
-    with pytest.raises(ImageError, match=r"must be \(H, W, 3\) or \(H, W\) uint8.*got \(.*convert it"):
+    with pytest.raises(
+        ImageError, match=r"must be \(H, W, 3\), \(H, W, 4\) or \(H, W\), uint8.*got \(.*convert it"
+    ):
         load_image(array)
+
+
+def test_floats_in_0_to_1_and_opacity_are_taken() -> None:
+    floats = np.array([[[0, 0.5, 1], [0.2, 0.4, 0.6]]], np.float32)
+    assert load_image(floats).tolist() == [[[0, 128, 255], [51, 102, 153]]]
+    assert load_image(floats.astype(np.float64)[:, :, :1]).tolist() == [[[0] * 3, [51] * 3]]
+    rgba = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [0, 100, 200, 51]]], np.uint8)
+    assert load_image(rgba).tolist() == [[[10, 20, 30], [255, 255, 255], [204, 224, 244]]]
+    np.testing.assert_array_equal(load_image(rgba), load_image(Image.fromarray(rgba)))
+
+
+def test_tensors_are_taken_where_their_channels_are_clear() -> None:
+    pixels = gradient(5, 7)
+    tensor = torch.from_numpy(pixels)
+    for same in (
+        tensor,
+        tensor.permute(2, 0, 1),
+        tensor.permute(2, 0, 1).float() / 255,
+        (tensor / 255).requires_grad_(),
+    ):
+        np.testing.assert_array_equal(load_image(same), pixels)
+    for shape in ((3, 5, 3), (2, 5, 7), (1, 3, 5, 7)):
+        with pytest.raises(ImageError, match=r"an image tensor must be \(3, H, W\)"):
+            load_image(torch.zeros(shape))
+    with pytest.raises(ImageError, match=r"from 0 to 255; convert it: \(image / 255\)"):
+        load_image(tensor.float().clamp(0, 255) * 0 + torch.tensor([0.0, 255, 9]))
 
 
 def test_grey_arrays_are_repeated_and_views_made_contiguous() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ovseg.errors import ConfigError
-from ovseg.pipeline.queries import encode_phrases, phrases_of
+from ovseg.errors import ConfigError, VocabularyError
+from ovseg.pipeline.queries import encode_phrases, first_alike, phrases_of
 from ovseg.pipeline.segmenter import Segmenter, load
 from ovseg.pipeline.text_cache import TextCache
 from ovseg.vocabulary.labels import Concept, Vocabulary
@@ -113,3 +113,50 @@ def test_a_cache_that_cannot_be_written_is_given_up(tmp_path: Path) -> None:
 def test_unknown_templates_offer_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'short3'"):
         Templates.named("short")
+
+
+@pytest.mark.parametrize("phrase", ["猫", "ネコ", "🐱", "قطة", "кошка", "cat 猫"])
+def test_a_phrase_that_the_text_encoder_cannot_read_is_refused_and_not_kept(tmp_path: Path, phrase: str) -> None:
+    segmenter = load(cache=tmp_path)
+    for _ in range(2):
+        with pytest.raises(VocabularyError, match=f"label '{phrase}': expected .* 'mini' can read.* reads English"):
+            segmenter.queries(["dog", phrase])
+    with pytest.raises(VocabularyError, match=f"background or contrast: .* got '{phrase}'"):
+        segmenter.queries(["dog"], background=[phrase])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("labels", [["café", "für"], ["5 €", "t-shirt"], ["smørrebrød", "jalapeño"]])
+def test_latin_letters_with_accents_are_read(tmp_path: Path, labels: list[str]) -> None:
+    assert load(cache=tmp_path).queries(labels).labels == 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "first", "second"),
+    [
+        (["traffic_light", "dog", "traffic light"], "traffic_light", "traffic light"),
+        (["café", "cafe"], "café", "cafe"),
+        ([Concept("cat", synonyms=("kitty",)), "kitty"], "cat", "kitty"),
+    ],
+)
+def test_two_labels_of_one_vector_are_refused_from_the_encoder_and_from_the_cache(
+    tmp_path: Path, labels: list[str | Concept], first: str, second: str
+) -> None:
+    for _ in range(2):
+        with pytest.raises(VocabularyError, match=f"got '{first}' and '{second}', which are the same"):
+            load(cache=tmp_path).queries(labels)
+    assert list(tmp_path.iterdir())  # the second time they came from here
+
+
+def test_labels_that_share_a_synonym_only_are_two_questions(tmp_path: Path) -> None:
+    labels = [Concept("cat", synonyms=("pet",)), Concept("dog", synonyms=("pet",))]
+    assert load(cache=tmp_path).queries(labels).labels == 2
+
+
+def test_rows_that_are_alike_are_found_as_by_comparing_all_pairs() -> None:
+    rows = torch.rand(40, 5, generator=torch.Generator().manual_seed(0))
+    rows[17], rows[30], rows[31], rows[5] = rows[2] + 1e-7, rows[2] - 1e-7, rows[8], rows[9] + 1e-3
+    slow = [next(a for a in range(b + 1) if (rows[a] - rows[b]).norm() <= 1e-5) for b in range(40)]
+    assert first_alike(rows) == slow
+    assert [b for b in range(40) if slow[b] != b] == [17, 30, 31]
+    assert first_alike(rows[:0]) == []

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from ovseg.assets import asset_root, find_asset
 from ovseg.errors import ConfigError, ImageError, ModelError, VocabularyError
@@ -97,7 +98,18 @@ def test_a_batch_keeps_the_order(small: Segmenter) -> None:
         assert np.array_equal(result.index_map, small.segment(image, LABELS).index_map)
 
 
-@pytest.mark.parametrize("one", ["photo.jpg", Path("photo.jpg"), picture()])
+@pytest.mark.parametrize(
+    "one",
+    [
+        "photo.jpg",
+        Path("photo.jpg"),
+        picture(),
+        np.zeros((8, 8, 4), np.uint8),
+        Image.new("RGB", (8, 8)),
+        torch.zeros(3, 8, 8),
+        torch.zeros(8, 8),
+    ],
+)
 def test_one_image_in_place_of_a_batch_is_refused(small: Segmenter, one: object) -> None:
     with pytest.raises(ImageError, match=r"images must be a list of images, got one .*; write \[image\]"):
         list(small.segment_batch(one, LABELS))  # type: ignore[arg-type]
@@ -206,9 +218,9 @@ def test_a_missing_image_is_named(small: Segmenter, tmp_path: Path) -> None:
         small.segment(tmp_path / "nothing.jpg", LABELS)
 
 
-def test_an_image_of_floats_is_refused(small: Segmenter) -> None:
+def test_an_image_of_floats_beyond_1_is_refused(small: Segmenter) -> None:
     with pytest.raises(ImageError, match="must be"):
-        small.segment(np.zeros((4, 4, 3)), LABELS)
+        small.segment(np.full((4, 4, 3), 9.0), LABELS)
 
 
 def test_a_device_that_is_not_here_is_named() -> None:

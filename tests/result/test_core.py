@@ -28,6 +28,19 @@ def test_mask_area_and_pixels_agree() -> None:
     assert result.size == (2, 3)
 
 
+@pytest.mark.parametrize("name", ["../../x", "a/b", "..", "", "/tmp/x", "a\\b"])
+def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(OutputError, match="a file's name without folders"):
+        make_result([[0]]).save(tmp_path / "in", name=name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_as_long_as_allowed_is_saved_and_a_longer_one_is_refused(tmp_path: Path) -> None:
+    assert len(make_result([[0]]).save(tmp_path, name="é" * 110)) == 3
+    with pytest.raises(OutputError, match="at most 220 bytes, got 222"):
+        make_result([[0]]).save(tmp_path, name="é" * 111)
+
+
 def test_table_has_a_row_per_label_in_order() -> None:
     score_map = np.array([[0.2, 0.4, 1.0]], np.float32)
     result = make_result([[1, 1, -1]], score_map=score_map)

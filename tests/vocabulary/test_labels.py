@@ -49,6 +49,21 @@ def test_a_vocabulary_of_a_vocabulary_is_itself_unless_the_background_changes() 
         ({"cat": 1}, r"labels must be a list, got dict"),
         ({"cat"}, r"labels must be a list, got set"),
         (7, r"labels must be a list, got int"),
+        ("cat, dog", r"got the string 'cat, dog'; write \['cat', 'dog'\]"),
+        ("cat . potted plant", r"write \['cat', 'potted plant'\]"),
+        (b"cat", r"labels must be a list, got the string b'cat'; write \[b'cat'\]"),
+        (
+            ["sky", "cat, potted plant"],
+            r"labels\[1\] must be one label, got 'cat, potted plant'; write \['cat', "
+            r"'potted plant'\] \(on the command line: cat \"potted plant\"\), or Concept\('cat, potted plant'\)",
+        ),
+        (["cat . dog"], r"labels\[0\] must be one label, got 'cat \. dog'; write \['cat', 'dog'\]"),
+        (["cat | dog"], r"write \['cat', 'dog'\]"),
+        (["cat;dog"], r"write \['cat', 'dog'\]"),
+        (["cat,", "dog"], r"labels\[0\] must be one label, got 'cat,'; write \['cat'\]"),
+        (["cup", "background"], r"labels\[1\] must be something to be seen, got 'background'.*background='auto'"),
+        (["__background__"], r"something to be seen, got '__background__'"),
+        (["BG"], r"something to be seen, got 'BG'"),
         (["cat", 7], r"labels\[1\] must be text, got 7 of type int"),
         (["cat", None], r"labels\[1\] must be text, got None"),
         (["cat", "  "], r"labels\[1\] must be text, got the blank string '  '"),
@@ -68,6 +83,11 @@ def test_unusable_labels_are_refused_and_named(labels: Any, message: str) -> Non
         ({"label": " "}, r"the label of a concept must be text, got the blank string"),
         ({"label": "a", "synonyms": "b"}, r"synonyms of concept 'a' must be a list of phrases, got 'b'"),
         ({"label": "a", "not_": ["b", 3]}, r"not_ of concept 'a' \[1\] must be text, got 3"),
+        ({"label": "cat", "not_": ("dog", "Cat")}, r"not_ of concept 'cat' must be other things, got 'Cat'"),
+        (
+            {"label": "a", "synonyms": ["traffic light"], "not_": ["traffic_light"]},
+            r"got 'traffic_light', which is",
+        ),
         ({"label": "a", "weight": 0}, r"the weight of concept 'a' must be finite and above 0, got 0"),
         ({"label": "a", "weight": float("nan")}, r"must be finite and above 0, got nan"),
         ({"label": "a", "weight": "2"}, r"must be finite and above 0, got '2'"),
@@ -77,6 +97,17 @@ def test_unusable_labels_are_refused_and_named(labels: Any, message: str) -> Non
 def test_unusable_concepts_are_refused_and_named(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(VocabularyError, match=message):
         Concept(**fields)
+
+
+@pytest.mark.parametrize("label", ["t-shirt", "St. Bernard", "cat and dog", "no. 5", "a/b", "background wall"])
+def test_these_are_one_label(label: str) -> None:
+    assert Vocabulary.of([label]).labels == (label,)
+
+
+def test_the_label_of_a_concept_may_hold_anything() -> None:
+    labels = ("cat, dog", "background", "a | b")
+    assert Vocabulary.of([Concept(label) for label in labels]).labels == labels
+    assert Vocabulary.of(Vocabulary.of([Concept("a, b")]), background="auto").labels == ("a, b",)
 
 
 def test_a_vocabulary_made_by_hand_is_checked() -> None:

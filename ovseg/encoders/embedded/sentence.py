@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +18,14 @@ from ovseg.weights import freeze, load_module, load_weights
 SPACE = "all-minilm-l6-v2"
 _MAX_TOKENS = 128
 _BATCH = 256
+_UNKNOWN = "[UNK]"
 
 
 class SentenceEncoder:
     """all-MiniLM-L6-v2: any phrase to a unit vector of 384 numbers."""
 
     space = SPACE
+    languages = "English"
 
     def __init__(self, model: MiniLM, tokenizer: Tokenizer) -> None:
         self.model = model
@@ -46,6 +49,18 @@ class SentenceEncoder:
         except Exception as error:  # the tokenizers library raises plain Exception
             raise ModelError(f"tokenizer file '{tokenizer}' cannot be read: {error}") from error
 
+    def unreadable(self, phrases: Sequence[str]) -> list[str]:
+        """The phrases with a token that the tokenizer does not know, or a letter of another script than Latin.
+
+        Of Arabic or Cyrillic the tokenizer knows single letters, but the model was trained on English.
+        """
+        encoded = self.tokenizer.encode_batch(list(phrases))
+        return [
+            phrase
+            for phrase, item in zip(phrases, encoded, strict=True)
+            if _UNKNOWN in item.tokens or not all(map(_is_latin, filter(str.isalpha, phrase)))
+        ]
+
     @torch.inference_mode()
     def encode(self, phrases: Sequence[str]) -> Tensor:
         """(n, 384) float32 unit vectors; phrases of as many tokens share a batch, so that none is padded."""
@@ -60,3 +75,7 @@ class SentenceEncoder:
                 ids = torch.tensor([encoded[row].ids for row in rows])
                 vectors[rows] = self.model(ids, torch.ones_like(ids, dtype=torch.bool))
         return vectors
+
+
+def _is_latin(letter: str) -> bool:
+    return unicodedata.name(letter, "").startswith("LATIN")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
-from ovseg.errors import DatasetError
+from ovseg.errors import DatasetError, VocabularyError
 from ovseg.evaluation.data.protocol import IDS, Protocol, with_classes
+from ovseg.vocabulary.label_files import parse_label_lines
 
 
 def read_classes(protocol: Protocol, data: Path) -> Protocol:
@@ -73,13 +73,14 @@ def _parse_classes(path: Path, protocol: Protocol) -> tuple[list[dict[str, Any]]
     if path.suffix == ".json":
         return _parse_categories(text, path)
     lines = text.rstrip().splitlines()
-    numbered = [re.fullmatch(r"\s*(\d+)\s*[:\t]\s*(.+?)\s*", line) for line in lines]
-    if lines and all(numbered):  # "17: wall", as the data sets' own label lists are written
-        return [{"name": m[2], "ids": (int(m[1]),)} for m in numbered if m], protocol.ignore
     blank = [number for number, line in enumerate(lines) if not line.strip()]
     if blank:
         raise DatasetError(f"'{path}' has an empty line {blank[0] + 1}; each line names the class of its number")
-    return [{"name": line.strip(), "ids": (number,)} for number, line in enumerate(lines)], protocol.ignore
+    try:
+        named = parse_label_lines(lines, source=f"'{path}'")
+    except VocabularyError as error:
+        raise DatasetError(str(error)) from error
+    return [{"name": name, "ids": (number,)} for number, name in named], protocol.ignore
 
 
 def _parse_categories(text: str, path: Path) -> tuple[list[dict[str, Any]], tuple[int, ...]]:

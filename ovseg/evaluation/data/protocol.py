@@ -15,12 +15,12 @@ from pydantic import Field, field_validator, model_validator
 from ovseg.assets import asset_names, find_asset
 from ovseg.config import Config, load_config, parse_config
 from ovseg.errors import ConfigError, did_you_mean
+from ovseg.vocabulary.background import names_background
 
 IGNORED = -1
 UNKNOWN = -2
 IDS = 1 << 16  # values that a 16-bit mask can hold
 SOURCES_WANTED = ("classes", "background", "ignore", "resize", "split", "metric", "counts")
-BACKGROUND_WORDS = {"background", "null", "void", "unlabeled", "unlabelled", "none"}
 
 
 class ClassEntry(Config):
@@ -268,13 +268,13 @@ def with_classes(
 ) -> Protocol:
     """``protocol`` with classes read from ``source``, which is named in errors.
 
-    A class named background, null or void takes what the segmenter leaves unlabelled. It stays among
+    A class that is named as the background takes what the segmenter leaves unlabelled. It stays among
     the labels, under the word "background", so that positions do not shift.
 
     Raises:
         ConfigError: the classes do not fit the rest of the protocol.
     """
-    named = [entry["name"] for entry in entries if entry["name"].strip().lower() in BACKGROUND_WORDS]
+    named = [entry["name"] for entry in entries if names_background(entry["name"])]
     background = protocol.background
     if named and background.class_name is None:
         background = Background(class_name=named[0], asked=True, phrases="auto")

@@ -147,11 +147,12 @@ class Predictor:
         rewrite = self.rewrite or (lambda text: text)
         prompt = rewrite(entry.prompt or entry.name)
         synonyms = tuple(rewrite(text) for text in entry.synonyms) if self.synonyms else ()
-        if not synonyms and not supports:
-            return [prompt]
         if self.protocol.label_form == "strings":
             return [prompt, *synonyms]
-        from ovseg.vocabulary.labels import Concept
+        from ovseg.vocabulary.labels import Concept, is_one_label
+
+        if not synonyms and not supports and is_one_label(prompt):
+            return [prompt]
 
         images, masks = tuple(item.image for item in supports), tuple(item.mask for item in supports)
         return [Concept(prompt, synonyms=synonyms, images=images, masks=masks)]
