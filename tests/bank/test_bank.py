@@ -368,27 +368,17 @@ def test_regions_find_what_the_whole_picture_hides(photos: Path, segmenter: Segm
         )
 
 
-def test_a_build_killed_at_two_instants_goes_on_to_the_same_bank(
-    photos: Path, segmenter: Segmenter, tmp_path: Path
-) -> None:
-    check_build(photos, segmenter, tmp_path, instants=2)
-
-
 @pytest.mark.slow
 def test_a_build_killed_at_ten_instants_goes_on_to_the_same_bank(
     photos: Path, segmenter: Segmenter, tmp_path: Path
 ) -> None:
-    check_build(photos, segmenter, tmp_path, instants=10)
-
-
-def check_build(photos: Path, segmenter: Segmenter, folder: Path, *, instants: int) -> None:
     options = BankOptions(shard_size=3)
-    undisturbed = ImageBank.build(photos, out=folder / "whole", segmenter=segmenter, options=options)
-    for seconds in np.random.default_rng().uniform(0.0, 0.8, instants):
-        kill_at(seconds, "build", str(photos), str(folder / "killed"))
-    resumed = ImageBank.build(photos, out=folder / "killed", segmenter=segmenter, options=options)
+    undisturbed = ImageBank.build(photos, out=tmp_path / "whole", segmenter=segmenter, options=options)
+    for seconds in np.random.default_rng().uniform(0.0, 0.8, 10):
+        kill_at(seconds, "build", str(photos), str(tmp_path / "killed"))
+    resumed = ImageBank.build(photos, out=tmp_path / "killed", segmenter=segmenter, options=options)
     assert contents(resumed) == contents(undisturbed)
-    assert not list((folder / "killed").rglob(".*.parquet"))
+    assert not list((tmp_path / "killed").rglob(".*.parquet"))
 
 
 def test_a_killed_build_of_few_images_does_not_start_from_the_beginning(

@@ -69,6 +69,7 @@ def test_a_process_that_was_killed_goes_on_as_if_it_had_not_been(folder: Path, t
     assert same_weights(parts.out, whole.out)
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_head(folder: Path, tmp_path: Path) -> None:
     config = write_recipe(folder, tmp_path / "two", steps=4)
     # --multi_gpu is accelerate's name for "start as many processes"; without a GPU they meet over gloo

@@ -244,15 +244,20 @@ def test_a_damaged_line_of_the_journal_is_named(folder: Path, tmp_path: Path, or
         again(folder, tmp_path / "out")
 
 
-def test_a_run_that_is_killed_again_and_again_gives_the_report_of_an_undisturbed_one(
-    folder: Path, tmp_path: Path
+ONCE = ((2, 2),)  # (image that it is killed at, rows that are kept then)
+AGAIN = ((0, 0), (1, 1), (3, 4))  # while it segments the first, the second, the fifth image
+
+
+@pytest.mark.parametrize("kills", [ONCE, pytest.param(AGAIN, marks=pytest.mark.slow)], ids=["once", "again"])
+def test_a_run_that_is_killed_gives_the_report_of_an_undisturbed_one(
+    folder: Path, tmp_path: Path, kills: tuple[tuple[int, int], ...]
 ) -> None:
     undisturbed = evaluate(Unsure(3), "folder", data=folder, out=tmp_path / "undisturbed", options=OPTIONS)
     program = tmp_path / "mortal.py"
     program.write_text(MORTAL)
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     journal = tmp_path / "out" / "rows-00000.jsonl"
-    for killed_at, done in ((0, 0), (1, 1), (3, 4)):  # while it segments the first, the second, the fifth image
+    for killed_at, done in kills:
         command = [sys.executable, str(program), str(folder), str(tmp_path / "out"), str(killed_at)]
         ended = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert ended.returncode == -signal.SIGKILL, ended.stderr
@@ -260,7 +265,7 @@ def test_a_run_that_is_killed_again_and_again_gives_the_report_of_an_undisturbed
         assert len(kept) == done and not (tmp_path / "out" / "report.json").exists()
     segmenter = Unsure(3)
     report = evaluate(segmenter, "folder", data=folder, out=tmp_path / "out", options=OPTIONS)
-    assert len(segmenter.asked) == 2 and lasting(report) == lasting(undisturbed)
+    assert len(segmenter.asked) == 6 - kills[-1][1] and lasting(report) == lasting(undisturbed)
     saved = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("out", "undisturbed")]
     assert saved[0]["scores"] == saved[1]["scores"] and saved[0]["interval"] == saved[1]["interval"]
 
