@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -35,7 +36,7 @@ def register(app: typer.Typer) -> None:
 
 
 def segment(
-    images: Annotated[str, typer.Argument(metavar="IMAGE|FOLDER|GLOB", help="What to segment.")],
+    images: Annotated[str, typer.Argument(metavar="IMAGE|FOLDER|GLOB|-", help="What to segment; - reads stdin.")],
     labels: Annotated[list[str] | None, typer.Argument(metavar="LABEL...", help="What to find.")] = None,
     labels_file: Annotated[Path | None, typer.Option(help="More labels: lines, '17: wall', JSON, YAML.")] = None,
     concepts: Annotated[Path | None, typer.Option(help="Learned concepts (.safetensors).")] = None,
@@ -72,7 +73,8 @@ def segment(
         concepts=concepts,
         max_pixels=max_pixels,
     )
-    failed = run.do_all([images, *more], out=out, overwrite=overwrite, as_json=as_json)
+    with sources_of([images, *more]) as sources:
+        failed = run.do_all(sources, out=out, overwrite=overwrite, as_json=as_json)
     if failed:
         raise typer.Exit(1)
 
@@ -238,6 +240,30 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
             if os.path.isdir(argument):
                 typer.echo(f"'{argument}' is taken for a label; the folder is '{argument}/'", err=True)
     return images, labels
+
+
+@contextmanager
+def sources_of(arguments: list[str]) -> Iterator[list[str]]:
+    """The arguments with a file in place of ``-``: the image on standard input, named by its content.
+
+    The name makes results of different images different files, and finds the result of the same image again.
+    """
+    if "-" not in arguments:
+        yield arguments
+        return
+    import sys
+    from tempfile import TemporaryDirectory
+
+    from ovseg.errors import ImageError
+    from ovseg.files import sha256_of_bytes
+
+    if len(arguments) > 1:
+        raise ImageError(f"expected '-' alone, got {arguments}; read standard input in a call of its own")
+    content = sys.stdin.buffer.read()
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"stdin-{sha256_of_bytes(content)[:12]}"
+        path.write_bytes(content)
+        yield [str(path)]
 
 
 def _read_labels(path: Path | None) -> list[str]:
