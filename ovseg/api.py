@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ovseg.images.load import ImageSource
+from ovseg.pipeline.batches import check_options
 from ovseg.pipeline.segmenter import Labels, Segmenter, load
 from ovseg.result import SegmentationResult
 from ovseg.vocabulary.labels import Background
@@ -25,7 +26,7 @@ def segment(
     """Segment one image by words with a model that stays loaded between calls.
 
     Args:
-        image: path, encoded bytes, binary stream, PIL image or (H, W, 3) uint8 array.
+        image: path, encoded bytes, binary stream, PIL image, array or tensor; see ``load_image``.
         labels: words or phrases, or ``Concept`` objects.
         model: a name of ``ovseg.list_models()``.
         background: "auto", None, or your own list of contrast phrases; see ``Segmenter.segment``.
@@ -36,7 +37,9 @@ def segment(
 
     Raises:
         OvsegError: a label, the image or the model cannot be used; the message says what to do.
+        TypeError: a misspelt option; the nearest is offered.
     """
+    check_options(Segmenter.segment, options)
     return _loaded(model).segment(image, labels, background=background, **options)
 
 

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from ovseg.errors import OvsegError
-
 ItemT = TypeVar("ItemT")
 DoneT = TypeVar("DoneT")
 
@@ -44,24 +42,9 @@ def prefetch(function: Callable[[ItemT], DoneT], items: Iterable[ItemT], *, ahea
 def chunks(items: Iterable[ItemT], size: int) -> Iterator[list[ItemT]]:
     """Lists of ``size`` items that follow each other; the last may be shorter.
 
-    Where an item fails with an error of ovseg's, the list of those before it comes first, and then the error.
-
     >>> list(chunks([1, 2, 3], 2))
     [[1, 2], [3]]
     """
-    source, some = iter(items), []
-    failed: OvsegError | None = None
-    while failed is None:
-        try:
-            some.append(next(source))
-        except StopIteration:
-            break
-        except OvsegError as error:
-            failed = error
-        if len(some) == size:
-            yield some
-            some = []
-    if some:
+    source = iter(items)
+    while some := list(itertools.islice(source, size)):
         yield some
-    if failed is not None:
-        raise failed

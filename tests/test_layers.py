@@ -23,7 +23,7 @@ LAYERS = [
     {"bank"},
     {"evaluation"},
     {"training"},
-    {"api", "cli", "__init__"},
+    {"api", "cli", "__init__", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 NAMES = {

@@ -9,9 +9,11 @@ from __future__ import annotations
 import importlib
 import io
 import sys
+from typing import Annotated
 
 import typer
 
+from ovseg._version import __version__
 from ovseg.errors import OvsegError
 
 COMMANDS = ("segment", "models", "evaluate", "train", "bank", "concept", "pseudo-label", "cache")
@@ -51,7 +53,17 @@ def main() -> None:
         raise
 
 
-def _describe() -> None:
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ovseg {__version__}")
+        raise typer.Exit
+
+
+def _describe(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     """Segment any photo by words."""
 
 

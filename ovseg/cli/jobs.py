@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 from ovseg.errors import OutputError, VocabularyError
@@ -27,8 +28,13 @@ class Job:
 
     @property
     def source(self) -> str:
-        """What the result says it was made of."""
-        return str(self.image)
+        """What the result says it was made of: the path of the image, or the name of one from standard input."""
+        return self.image.name if self.from_stdin else str(self.image)
+
+    @property
+    def from_stdin(self) -> bool:
+        """Whether the image is a copy of standard input; see ``ovseg.cli.segment.sources_of``."""
+        return self.image.name.startswith("stdin-") and self.image.parent.parent == Path(gettempdir())
 
     @property
     def index(self) -> Path:

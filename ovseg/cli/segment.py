@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ovseg.result import SegmentationResult
     from ovseg.vocabulary.labels import Background
 
-ItemT = TypeVar("ItemT")
 _AT_ONCE = 4  # images that the model gets together
 _MANY = 500  # labels above which their encoding is announced: on one core a thousand take some ten seconds
 
@@ -35,7 +34,7 @@ def register(app: typer.Typer) -> None:
 
 
 def segment(
-    images: Annotated[str, typer.Argument(metavar="IMAGE|FOLDER|GLOB", help="What to segment.")],
+    images: Annotated[str, typer.Argument(metavar="IMAGE|FOLDER|GLOB|-", help="What to segment; - reads stdin.")],
     labels: Annotated[list[str] | None, typer.Argument(metavar="LABEL...", help="What to find.")] = None,
     labels_file: Annotated[Path | None, typer.Option(help="More labels: lines, '17: wall', JSON, YAML.")] = None,
     concepts: Annotated[Path | None, typer.Option(help="Learned concepts (.safetensors).")] = None,
@@ -72,7 +71,8 @@ def segment(
         concepts=concepts,
         max_pixels=max_pixels,
     )
-    failed = run.do_all([images, *more], out=out, overwrite=overwrite, as_json=as_json)
+    with sources_of([images, *more]) as sources:
+        failed = run.do_all(sources, out=out, overwrite=overwrite, as_json=as_json)
     if failed:
         raise typer.Exit(1)
 
@@ -136,14 +136,14 @@ class Run:
 
         Images are read ahead of the model, and a few are handed to it at once.
         """
-        from ovseg.prefetch import prefetch
+        from ovseg.prefetch import chunks, prefetch
         from ovseg.result import SegmentationResult
 
         # The model is asked even if nothing is left to do: only it knows whether the weights behind its name are
         # the same.
         identity = self.segmenter.identity(self.labels or None, background=self.background, refine=self.refine)
         read = prefetch(lambda job: self._read(job, identity, overwrite=overwrite), jobs, ahead=_AT_ONCE)
-        for some in batched(zip(jobs, read, strict=True), _AT_ONCE):
+        for some in chunks(zip(jobs, read, strict=True), _AT_ONCE):
             results = iter(self._segment([found for _, found in some if isinstance(found, _Picture)]))
             for job, found in some:
                 if isinstance(found, _Picture):
@@ -216,13 +216,6 @@ class _Picture:
     mark: FileMark
 
 
-def batched(items: Iterable[ItemT], size: int) -> Iterator[list[ItemT]]:
-    """Lists of ``size`` items that follow each other; the last may be shorter."""
-    source = iter(items)
-    while some := list(islice(source, size)):
-        yield some
-
-
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     """The arguments that name files or folders, and those that are labels."""
     from ovseg.images.find import find_images, looks_like_path
@@ -240,6 +233,30 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
             if os.path.isdir(argument):
                 typer.echo(f"'{argument}' is taken for a label; the folder is '{argument}/'", err=True)
     return images, labels
+
+
+@contextmanager
+def sources_of(arguments: list[str]) -> Iterator[list[str]]:
+    """The arguments with a file in place of ``-``: the image on standard input, named by its content.
+
+    The name makes results of different images different files, and finds the result of the same image again.
+    """
+    if "-" not in arguments:
+        yield arguments
+        return
+    import sys
+    from tempfile import TemporaryDirectory
+
+    from ovseg.errors import ImageError
+    from ovseg.files import sha256_of_bytes
+
+    if len(arguments) > 1:
+        raise ImageError(f"expected '-' alone, got {arguments}; read standard input in a call of its own")
+    content = sys.stdin.buffer.read()
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"stdin-{sha256_of_bytes(content)[:12]}"
+        path.write_bytes(content)
+        yield [str(path)]
 
 
 def _read_labels(path: Path | None) -> list[str]:

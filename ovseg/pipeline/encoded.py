@@ -21,12 +21,14 @@ class EncodedImage:
         features: (1, D, h, w) in the model's joint space.
         geometry: how the cells lie on the pixels of the image.
         vector: (C,) unit vector of the whole image, for models that leave out unlikely labels; or None.
+        source: the path that the image was read from; empty for what is no file.
     """
 
     image: npt.NDArray[np.uint8]
     features: DenseFeatures
     geometry: Geometry
     vector: Tensor | None = None
+    source: str = ""
 
     def unpadded(self, maps: Tensor) -> Tensor:
         """The cells of (…, h, w) maps that show the image, without the padding."""

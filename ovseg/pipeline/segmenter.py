@@ -5,14 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL.Image import Image
 from torch import Tensor
 
 from ovseg._version import __version__
@@ -25,6 +23,7 @@ from ovseg.images.resize import prepare, restore, working_size
 from ovseg.models.build import build_model
 from ovseg.models.config import for_benchmark, read_model_config
 from ovseg.models.model import Model
+from ovseg.pipeline.batches import check_options, path_of, read_ahead, refuse_single
 from ovseg.pipeline.decide import Decision, DecisionRules
 from ovseg.pipeline.encode import encode_images, whole_image
 from ovseg.pipeline.encoded import EncodedImage
@@ -32,7 +31,6 @@ from ovseg.pipeline.logits import ClassLogits, class_logits
 from ovseg.pipeline.modifiers import LabelWeights, Modifier, Pruning
 from ovseg.pipeline.queries import QueryBank, encode_vocabulary, phrases_of
 from ovseg.pipeline.text_cache import DEFAULT_FOLDER, TextCache
-from ovseg.prefetch import chunks, prefetch
 from ovseg.result import SegmentationResult
 from ovseg.vocabulary.labels import Background, Concept, Vocabulary
 from ovseg.vocabulary.templates import Templates
@@ -150,13 +148,14 @@ class Segmenter:
         """Run the encoder once; the result can be given to ``segment`` in place of the image.
 
         Args:
-            image: path, encoded bytes, binary stream, PIL image or (H, W, 3) uint8 array.
+            image: path, encoded bytes, binary stream, PIL image, array or tensor; see ``images.load.load_image``.
             max_pixels: larger images are refused before they are decoded.
 
         Raises:
             ImageError: the image cannot be read or is too large.
         """
-        return self.encode_batch([load_image(image, max_pixels=max_pixels)])[0]
+        (encoded,) = self.encode_batch([load_image(image, max_pixels=max_pixels)])
+        return replace(encoded, source=path_of(image))
 
     def encode_batch(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[EncodedImage]:
         """``encode`` of decoded images (H, W, 3) uint8; those of one size run through the encoder together."""
@@ -259,7 +258,7 @@ class Segmenter:
             presence=dict(zip(names, decision.presence.tolist(), strict=True)),
             scores=_scores(decision, encoded) if keep_scores else None,
             image=encoded.image,
-            provenance=self._provenance(background, refine),
+            provenance=self._provenance(background, refine, source=encoded.source),
         )
 
     def segment_batch(
@@ -269,21 +268,41 @@ class Segmenter:
         *,
         batch_size: int = 4,
         max_pixels: int = MAX_PIXELS,
+        on_error: str = "raise",
         **options: Any,
-    ) -> Iterator[SegmentationResult]:
+    ) -> Iterator[Any]:
         """``segment`` for many images, in order, as they are done.
 
         Images are decoded ahead in a thread; of ``batch_size`` that follow each other, those of one size run
         through the encoder together. Keyword arguments are those of ``segment``.
 
+        Args:
+            images: each anything that ``segment`` takes.
+            labels: see ``segment``.
+            batch_size: images that are decoded before they are encoded.
+            max_pixels: see ``segment``.
+            on_error: what an image that cannot be read does: "raise" its ImageError once those before it are done,
+                "skip" leaves it out, "return" gives the ImageError in the place of its result.
+            options: see ``segment``.
+
         Raises:
-            ImageError: one image in place of a list, or an image cannot be read (once those before it are done).
+            ImageError: one image in place of a list, or an image cannot be read.
+            ConfigError: ``on_error`` is none of the three.
+            TypeError: ``segment`` has no such keyword; the nearest is offered.
         """
-        _refuse_single(images)
-        pixels = prefetch(lambda source: load_image(source, max_pixels=max_pixels), images, ahead=batch_size)
-        for some in chunks(pixels, batch_size):
-            for encoded in self.encode_batch(some):
-                yield self.segment(encoded, labels, **options)
+        refuse_single(images)
+        check_options(self.segment, options)
+        if on_error not in {"raise", "skip", "return"}:
+            raise ConfigError(f"on_error must be 'raise', 'skip' or 'return', got {on_error!r}; choose one")
+        for some in read_ahead(images, size=batch_size, max_pixels=max_pixels):
+            encoded = iter(self.encode_batch([found for _, found in some if not isinstance(found, ImageError)]))
+            for source, found in some:
+                if not isinstance(found, ImageError):
+                    yield self.segment(replace(next(encoded), source=source), labels, **options)
+                elif on_error == "raise":
+                    raise found
+                elif on_error == "return":
+                    yield found
 
     @torch.inference_mode()
     def _whole(self, image: npt.NDArray[np.uint8]) -> Tensor:
@@ -318,10 +337,11 @@ class Segmenter:
         }
         return Segmenter(**{**given, **changes})
 
-    def _provenance(self, background: Background, refine: bool | None) -> dict[str, Any]:
+    def _provenance(self, background: Background, refine: bool | None, *, source: str) -> dict[str, Any]:
         contrast = background if background is None or isinstance(background, str) else list(background)
         settings = self.config.model_dump(include={"input", "smoothing", "background"})
-        return {**self.info, **settings, "contrast": contrast, "refine": self._refines(refine)}
+        made = {**self.info, **settings, "contrast": contrast, "refine": self._refines(refine)}
+        return made | ({"source": source} if source else {})
 
 
 def _scores(decision: Decision, encoded: EncodedImage) -> npt.NDArray[np.float16]:
@@ -338,13 +358,6 @@ def _key(labels: Labels, background: Background) -> Hashable | None:
         if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
             return None
     return tuple(labels), background if plain else tuple(background)  # type: ignore[arg-type]
-
-
-def _refuse_single(images: Any) -> None:
-    single_array = isinstance(images, np.ndarray) and images.shape[2:] in {(), (1,), (3,), (4,)}
-    single_tensor = isinstance(images, Tensor) and images.ndim < 4
-    if isinstance(images, str | bytes | PathLike | Image) or single_array or single_tensor:
-        raise ImageError(f"images must be a list of images, got one {type(images).__name__}; write [image]")
 
 
 def load(

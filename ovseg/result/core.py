@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ovseg.errors import ShapeError, VocabularyError, did_you_mean
-from ovseg.result import coco, descriptors, overlay, storage
+from ovseg.result import coco, descriptors, html, overlay, storage
 from ovseg.result.segments import Segment, encode_mask
 
 if TYPE_CHECKING:
@@ -78,6 +79,22 @@ class SegmentationResult:
     def __repr__(self) -> str:
         shares = ", ".join(f"{row.label} {row.area:.1%}" for row in self.table() if row.area)
         return f"SegmentationResult({self.size[0]} x {self.size[1]}: {shares or 'none of the labels'})"
+
+    def _repr_html_(self) -> str:
+        """The overlay and the table, as notebooks show them."""
+        return html.page(self)
+
+    def __getitem__(self, label: str) -> npt.NDArray[np.bool_]:
+        """``mask(label)``."""
+        return self.mask(label)
+
+    def __contains__(self, label: object) -> bool:
+        """Whether ``label`` was asked for, whether or not it won a pixel."""
+        return label in self.labels
+
+    def __iter__(self) -> Iterator[str]:
+        """The labels, in order."""
+        return iter(self.labels)
 
     @property
     def size(self) -> tuple[int, int]:

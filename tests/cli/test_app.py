@@ -39,6 +39,12 @@ def test_building_the_app_imports_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.parametrize("module", ["ovseg", "ovseg.cli"])
+def test_the_package_runs_as_a_module_and_prints_its_version(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "--version"], check=True, capture_output=True, text=True)
+    assert done.stdout == f"ovseg {ovseg.__version__}\n"
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example(command: str) -> None:
     shown = CliRunner().invoke(build_app(), [command, "--help"])

@@ -222,6 +222,21 @@ def test_files_without_a_record_are_kept_unless_overwriting(invoke: Invoke, tmp_
     assert "is no result of this image" in invoke("photos/p.jpg", "cat", "--overwrite").stderr
 
 
+def test_a_dash_reads_the_image_from_standard_input(segmenter: FakeSegmenter, tmp_path: Path) -> None:
+    photos = [make_image(tmp_path / f"{height}.jpg", height=height).read_bytes() for height in (40, 50)]
+    for content in (*photos, photos[0]):
+        arguments = ["segment", "-", "cat", "--out", str(tmp_path / "out")]
+        assert CliRunner().invoke(build_app(), arguments, input=content).exit_code == 0
+    assert len(segmenter.calls) == 2  # the third is done already
+    records = sorted((tmp_path / "out").glob("stdin-*.json"))
+    assert {SegmentationResult.load(path).size for path in records} == {(40, 60), (50, 60)}
+    assert all(SegmentationResult.load(path).provenance["source"] == path.stem for path in records)
+    both = CliRunner().invoke(build_app(), ["segment", "-", str(tmp_path / "40.jpg"), "cat"], input=photos[0])
+    assert isinstance(both.exception, ImageError) and "expected '-' alone" in str(both.exception)
+    failed = CliRunner().invoke(build_app(), ["segment", "-", "cat", "--out", str(tmp_path / "x")], input=b"")
+    assert failed.exit_code == 1 and "is empty (0 bytes)" in failed.stderr
+
+
 def test_files_that_need_another_decoder_are_named_and_counted(invoke: Invoke, tmp_path: Path) -> None:
     for name in ("a.jpg", "b.jpg"):
         make_image(tmp_path / "photos" / name)

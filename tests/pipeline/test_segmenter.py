@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 import yaml
 from PIL import Image
 
+import ovseg
 from ovseg.assets import asset_root, find_asset
 from ovseg.errors import ConfigError, ImageError, ModelError, VocabularyError
 from ovseg.images.load import load_image
@@ -113,6 +115,46 @@ def test_a_batch_keeps_the_order(small: Segmenter) -> None:
 def test_one_image_in_place_of_a_batch_is_refused(small: Segmenter, one: object) -> None:
     with pytest.raises(ImageError, match=r"images must be a list of images, got one .*; write \[image\]"):
         list(small.segment_batch(one, LABELS))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("at", [0, 1, 4])
+def test_an_image_that_cannot_be_read_raises_is_skipped_or_returned(
+    small: Segmenter, tmp_path: Path, at: int
+) -> None:
+    images: list[Any] = [picture(height) for height in (40, 50, 60, 70, 80)]
+    images[at] = tmp_path / "absent.png"
+    heights = [40, 50, 60, 70, 80]
+    returned = list(small.segment_batch(images, LABELS, on_error="return", batch_size=2))
+    assert isinstance(returned[at], ImageError) and "absent.png" in str(returned.pop(at))
+    heights.pop(at)
+    skipped = list(small.segment_batch(images, LABELS, on_error="skip", batch_size=2))
+    assert [each.size[0] for each in returned] == [each.size[0] for each in skipped] == heights
+    done = []
+    with pytest.raises(ImageError, match="absent"):
+        for result in small.segment_batch(images, LABELS, batch_size=2):
+            done.append(result.size[0])
+    assert done == heights[:at]
+    with pytest.raises(ConfigError, match="on_error must be 'raise', 'skip' or 'return', got 'ignore'"):
+        list(small.segment_batch(images, LABELS, on_error="ignore"))
+
+
+def test_a_result_says_which_file_it_was_made_of(small: Segmenter, tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    Image.fromarray(picture()).save(path)
+    for result in (
+        small.segment(path, LABELS),
+        small.segment(small.encode(str(path)), LABELS),
+        *small.segment_batch([path], LABELS),
+    ):
+        assert result.to_coco()["images"][0]["file_name"] == str(path)
+    assert "source" not in small.segment(picture(), LABELS).provenance
+
+
+def test_a_misspelt_option_offers_the_nearest(small: Segmenter) -> None:
+    with pytest.raises(TypeError, match=r"segment\(\) has no keyword 'refin'; did you mean 'refine'\?"):
+        list(small.segment_batch([picture()], LABELS, refin=True))
+    with pytest.raises(TypeError, match="did you mean 'keep_scores'"):
+        ovseg.segment(picture(), LABELS, keep_score=True)
 
 
 def test_a_background_that_is_no_list_is_refused(small: Segmenter) -> None:

@@ -1,3 +1,5 @@
+import base64
+import io
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,23 @@ def test_a_name_as_long_as_allowed_is_saved_and_a_longer_one_is_refused(tmp_path
     assert len(make_result([[0]]).save(tmp_path, name="é" * 110)) == 3
     with pytest.raises(OutputError, match="at most 220 bytes, got 222"):
         make_result([[0]]).save(tmp_path, name="é" * 111)
+
+
+def test_a_result_is_asked_by_label_like_a_dictionary() -> None:
+    result = make_result([[0, 0, -1]])
+    assert result["cat"].tolist() == [[True, True, False]]
+    assert "dog" in result and "cow" not in result and 0 not in result
+    assert list(result) == ["cat", "dog"]
+    with pytest.raises(VocabularyError, match="did you mean 'cat'"):
+        result["cats"]
+
+
+def test_a_notebook_shows_overlay_and_table_with_escaped_text() -> None:
+    page = make_result(np.zeros((900, 1200), np.int32), labels=("<script>&", "dog"))._repr_html_()
+    assert "<script>" not in page and "<td>&lt;script&gt;&amp;</td><td>100.0%</td><td>0.50</td>" in page
+    assert "<td>dog</td><td>0.0%</td><td>-</td><td>0.75</td>" in page
+    picture = Image.open(io.BytesIO(base64.b64decode(page.split("base64,")[1].split('"')[0])))
+    assert max(picture.size) == 800
 
 
 def test_table_has_a_row_per_label_in_order() -> None:

@@ -1,0 +1,63 @@
+"""Many images, read ahead of the model and handed out in lists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from inspect import signature
+from os import PathLike, fsdecode
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL.Image import Image
+from torch import Tensor
+
+from ovseg.errors import ImageError, did_you_mean
+from ovseg.images.load import ImageSource, load_image
+from ovseg.prefetch import chunks, prefetch
+
+ItemT = TypeVar("ItemT")
+Read = tuple[str, npt.NDArray[np.uint8] | ImageError]
+
+
+def read_ahead(images: Iterable[ImageSource], *, size: int, max_pixels: int) -> Iterator[list[Read]]:
+    """Lists of ``size`` images, decoded in a thread: the path, if any, and the pixels or why there are none."""
+    read = prefetch(lambda source: _read(source, max_pixels=max_pixels), images, ahead=size)
+    return chunks(read, size)
+
+
+def check_options(function: Callable[..., Any], options: Iterable[str]) -> None:
+    """Refuse keywords that ``function`` does not take.
+
+    Raises:
+        TypeError: with the nearest keyword that there is.
+    """
+    known = [name for name, one in signature(function).parameters.items() if one.kind is one.KEYWORD_ONLY]
+    for name in options:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise TypeError(f"{function.__name__}() has no keyword '{name}'{hint} It takes: {', '.join(known)}")
+
+
+def path_of(image: Any) -> str:
+    """The path of an image that is a file, empty for any other."""
+    return fsdecode(image) if isinstance(image, str | PathLike) else ""
+
+
+def refuse_single(images: Any) -> None:
+    """Refuse one image where a list of them is expected.
+
+    Raises:
+        ImageError: it is one.
+    """
+    single_array = isinstance(images, np.ndarray) and images.shape[2:] in {(), (1,), (3,), (4,)}
+    single_tensor = isinstance(images, Tensor) and images.ndim < 4
+    if isinstance(images, str | bytes | PathLike | Image) or single_array or single_tensor:
+        raise ImageError(f"images must be a list of images, got one {type(images).__name__}; write [image]")
+
+
+def _read(source: ImageSource, *, max_pixels: int) -> Read:
+    try:
+        return path_of(source), load_image(source, max_pixels=max_pixels)
+    except ImageError as error:
+        return path_of(source), error
