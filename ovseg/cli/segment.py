@@ -49,6 +49,7 @@ def segment(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Also redo images that are done.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line per image on stdout.")] = False,
     max_pixels: Annotated[int, typer.Option(help="Refuse larger images.")] = 200_000_000,
+    min_area: Annotated[int, typer.Option(min=0, help="Drop parts of a label with fewer pixels.")] = 0,
 ) -> None:
     """Find LABELs in one photo, in a folder (with sub-folders), or in all files of a glob pattern.
 
@@ -70,6 +71,7 @@ def segment(
         weights=weights,
         concepts=concepts,
         max_pixels=max_pixels,
+        changes={"min_area": min_area} if min_area else {},
     )
     with sources_of([images, *more]) as sources:
         failed = run.do_all(sources, out=out, overwrite=overwrite, as_json=as_json)
@@ -89,6 +91,7 @@ class Run:
     weights: Path | None
     concepts: Path | None
     max_pixels: int
+    changes: dict[str, int]  # further keywords of ``segment``, which decide the result too
     _announced: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -142,6 +145,7 @@ class Run:
         # The model is asked even if nothing is left to do: only it knows whether the weights behind its name are
         # the same.
         identity = self.segmenter.identity(self.labels or None, background=self.background, refine=self.refine)
+        identity |= {name: str(value) for name, value in self.changes.items()}
         read = prefetch(lambda job: self._read(job, identity, overwrite=overwrite), jobs, ahead=_AT_ONCE)
         for some in chunks(zip(jobs, read, strict=True), _AT_ONCE):
             results = iter(self._segment([found for _, found in some if isinstance(found, _Picture)]))
@@ -183,6 +187,7 @@ class Run:
             self.labels or None,
             background=self.background,
             refine=self.refine,
+            **self.changes,
         )
 
     def _save(

@@ -225,6 +225,7 @@ class Segmenter:
         background: Background = "auto",
         refine: bool | None = None,
         keep_scores: bool = False,
+        min_area: int = 0,
         max_pixels: int = MAX_PIXELS,
     ) -> SegmentationResult:
         """Which of ``labels`` each pixel shows.
@@ -237,6 +238,8 @@ class Segmenter:
                 labels; None gives every pixel a label; a list is your own contrast phrases.
             refine: pull the borders to image edges (PAMR); None follows the model file.
             keep_scores: also return the probability of every label at every pixel.
+            min_area: connected parts of a label with fewer pixels become none of the labels, or, where every pixel
+                gets a label, what is nearest.
             max_pixels: larger images are refused before they are decoded.
 
         Returns:
@@ -251,7 +254,7 @@ class Segmenter:
         logits = self.logits(encoded, queries)
         decision = self.decide(logits, encoded, background=background is not None, refine=refine)
         names = queries.vocabulary.labels
-        return SegmentationResult(
+        result = SegmentationResult(
             index_map=decision.index.cpu().numpy(),
             labels=names,
             score_map=decision.best.clamp(0, 1).cpu().numpy(),
@@ -260,6 +263,10 @@ class Segmenter:
             image=encoded.image,
             provenance=self._provenance(background, refine, source=encoded.source),
         )
+        if min_area == 0:
+            return result
+        result = replace(result, provenance=result.provenance | {"min_area": min_area})
+        return result.without_small(min_area, fill=background is None)
 
     def segment_batch(
         self,

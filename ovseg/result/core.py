@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ovseg.errors import ShapeError, VocabularyError, did_you_mean
 from ovseg.result import coco, descriptors, html, overlay, storage
-from ovseg.result.segments import Segment, encode_mask
+from ovseg.result.segments import Segment, encode_mask, small_parts
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -139,6 +139,29 @@ class SegmentationResult:
             ShapeError: ``opacity`` is out of range.
         """
         return overlay.draw(self.index_map, self.labels, image=self.image, opacity=opacity)
+
+    def without_small(self, min_area: int, *, fill: bool = False) -> SegmentationResult:
+        """The result without the 8-connected parts of a label that have fewer than ``min_area`` pixels.
+
+        Args:
+            min_area: pixels; below 2 nothing changes.
+            fill: give these pixels label and score of the nearest pixel outside such parts, in place of none; where
+                the image consists of such parts alone, it stays as it is.
+
+        Raises:
+            ShapeError: ``min_area`` is negative, or the result has objects, which are whole.
+        """
+        if min_area < 0 or self.segments is not None:
+            raise ShapeError(f"min_area must be at least 0 for a result without segments, got {min_area}")
+        small = small_parts(self.index_map, min_area=min_area)
+        if not fill:
+            return replace(self, index_map=np.where(small, np.int32(-1), self.index_map))
+        if small.all():
+            return self
+        from scipy.ndimage import distance_transform_edt
+
+        nearest = tuple(distance_transform_edt(small, return_distances=False, return_indices=True))
+        return replace(self, index_map=self.index_map[nearest], score_map=self.score_map[nearest])
 
     def save(self, folder: str | Path, *, name: str = "result") -> list[Path]:
         """Write ``name.png``, ``name_overlay.png`` and, last, ``name.json``; each whole or not at all.

@@ -82,6 +82,19 @@ def components(result: SegmentationResult) -> Iterator[Segment]:
             yield Segment.of_pixels(rows + top, columns + left, name, result.score_map)
 
 
+def small_parts(index_map: npt.NDArray[np.int32], *, min_area: int) -> Mask:
+    """(H, W) bool, true in 8-connected parts of a label with fewer than ``min_area`` pixels."""
+    from scipy.ndimage import label
+
+    small = np.zeros(index_map.shape, dtype=bool)
+    for index in np.unique(index_map[index_map >= 0]):
+        parts, _ = label(index_map == index, structure=np.ones((3, 3)))
+        areas = np.bincount(parts.ravel())
+        areas[0] = min_area  # where the label is not
+        small |= areas[parts] < min_area
+    return small
+
+
 def encode_mask(mask: Mask) -> dict[str, Any]:
     """COCO's compressed run-length encoding of an (H, W) bool mask, with ``counts`` as text."""
     rows, columns = np.nonzero(mask)

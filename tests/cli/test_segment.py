@@ -222,6 +222,15 @@ def test_files_without_a_record_are_kept_unless_overwriting(invoke: Invoke, tmp_
     assert "is no result of this image" in invoke("photos/p.jpg", "cat", "--overwrite").stderr
 
 
+def test_small_parts_are_dropped_and_what_is_done_depends_on_it(
+    invoke: Invoke, segmenter: FakeSegmenter, tmp_path: Path
+) -> None:
+    make_image(tmp_path / "a.png")
+    for options in ([], ["--min-area", "9"], ["--min-area", "9"], ["--min-area", "8"]):
+        assert invoke("a.png", "cat", *options).exit_code == 0
+    assert [call.get("min_area") for call in segmenter.calls] == [None, 9, 8]
+
+
 def test_a_dash_reads_the_image_from_standard_input(segmenter: FakeSegmenter, tmp_path: Path) -> None:
     photos = [make_image(tmp_path / f"{height}.jpg", height=height).read_bytes() for height in (40, 50)]
     for content in (*photos, photos[0]):

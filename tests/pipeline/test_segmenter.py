@@ -150,6 +150,15 @@ def test_a_result_says_which_file_it_was_made_of(small: Segmenter, tmp_path: Pat
     assert "source" not in small.segment(picture(), LABELS).provenance
 
 
+def test_small_parts_become_none_with_a_background_and_a_label_without(small: Segmenter) -> None:
+    whole = small.segment(picture(), LABELS)
+    cut = small.segment(picture(), LABELS, min_area=10**6)
+    assert cut.index_map.max() == -1 and cut.provenance["min_area"] == 10**6
+    assert whole.index_map.max() >= 0 and "min_area" not in whole.provenance
+    (full,) = small.segment_batch([picture()], LABELS, background=None, min_area=30)
+    assert full.index_map.min() >= 0
+
+
 def test_a_misspelt_option_offers_the_nearest(small: Segmenter) -> None:
     with pytest.raises(TypeError, match=r"segment\(\) has no keyword 'refin'; did you mean 'refine'\?"):
         list(small.segment_batch([picture()], LABELS, refin=True))

@@ -52,6 +52,25 @@ def test_a_result_is_asked_by_label_like_a_dictionary() -> None:
         result["cats"]
 
 
+def test_small_parts_become_none_or_what_is_nearest() -> None:
+    index_map = [[0, 0, 1, 1, -1, 0], [0, 0, 1, 1, -1, -1], [-1, 1, -1, -1, 0, 0]]  # 1 touches the rest by a corner
+    result = make_result(index_map, score_map=np.linspace(0, 1, 18, dtype=np.float32).reshape(3, 6))
+    assert result.without_small(1).index_map.tolist() == index_map
+    assert result.without_small(2).index_map.tolist() == [
+        [0, 0, 1, 1, -1, -1], [0, 0, 1, 1, -1, -1], [-1, 1, -1, -1, 0, 0]
+    ]  # fmt: skip
+    assert result.without_small(5).index_map.tolist() == [
+        [-1, -1, 1, 1, -1, -1], [-1, -1, 1, 1, -1, -1], [-1, 1, -1, -1, -1, -1]
+    ]  # fmt: skip
+    filled = make_result([[0, 0, 0, 1, 0]], score_map=np.array([[0.1, 0.2, 0.3, 0.4, 0.5]], np.float32))
+    again = filled.without_small(2, fill=True)
+    assert again.index_map.tolist() == [[0, 0, 0, 0, 0]]
+    assert again.score_map[0].tolist() == pytest.approx([0.1, 0.2, 0.3, 0.3, 0.3])
+    assert filled.without_small(9, fill=True) is filled
+    with pytest.raises(ShapeError, match="min_area must be at least 0"):
+        result.without_small(-1)
+
+
 def test_a_notebook_shows_overlay_and_table_with_escaped_text() -> None:
     page = make_result(np.zeros((900, 1200), np.int32), labels=("<script>&", "dog"))._repr_html_()
     assert "<script>" not in page and "<td>&lt;script&gt;&amp;</td><td>100.0%</td><td>0.50</td>" in page
