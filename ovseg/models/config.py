@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ovseg.assets import asset_names, find_asset
 from ovseg.attention.registry import RecipeConfig
@@ -156,6 +156,14 @@ class ModelConfig(Config):
     source: str
     paper: str = ""
     datasets: dict[str, dict[str, float | bool]] = Field(default={})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_task(cls, values: Any) -> Any:
+        """Run folders of earlier versions state the only task that there was."""
+        if isinstance(values, dict) and values.get("task") == "segmentation":
+            return {key: value for key, value in values.items() if key != "task"}
+        return values
 
 
 MODEL_FILE = "model.yaml"  # of a run folder

@@ -335,3 +335,10 @@ def test_openclip_text_takes_a_bare_model():
     assert text.encode(["a b", "c"]).shape == (2, 3)
     with pytest.raises(VocabularyError, match="got 'a b c'"):
         text.encode(["a b c"])
+
+
+def test_a_model_file_of_an_earlier_run_that_states_its_task_is_read():
+    values = config_of().model_dump()
+    assert ModelConfig.model_validate({**values, "task": "segmentation"}) == config_of()
+    with pytest.raises(ValueError, match="task"):
+        ModelConfig.model_validate({**values, "task": "detection"})
