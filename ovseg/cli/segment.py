@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ovseg.result import SegmentationResult
     from ovseg.vocabulary.labels import Background
 
-_AT_ONCE = 4  # images that the model gets together
+_AT_ONCE = 4  # images that an accelerator gets together
 _MANY = 500  # labels above which their encoding is announced: on one core a thousand take some ten seconds
 
 
@@ -137,7 +137,7 @@ class Run:
     ) -> Iterator[tuple[Job, SegmentationResult | ImageError, bool]]:
         """Per job, in order: its result or why there is none, and whether it was made now.
 
-        Images are read ahead of the model, and a few are handed to it at once.
+        Images are read ahead of the model, and an accelerator is handed a few at once.
         """
         from ovseg.prefetch import chunks, prefetch
         from ovseg.result import SegmentationResult
@@ -146,8 +146,11 @@ class Run:
         # the same.
         identity = self.segmenter.identity(self.labels or None, background=self.background, refine=self.refine)
         identity |= {name: str(value) for name, value in self.changes.items()}
+        # A processor gains nothing from a batch, and one by one no result depends on its neighbours, not even in
+        # the last digit.
+        at_once = 1 if self.segmenter.device.type == "cpu" else _AT_ONCE
         read = prefetch(lambda job: self._read(job, identity, overwrite=overwrite), jobs, ahead=_AT_ONCE)
-        for some in chunks(zip(jobs, read, strict=True), _AT_ONCE):
+        for some in chunks(zip(jobs, read, strict=True), at_once):
             results = iter(self._segment([found for _, found in some if isinstance(found, _Picture)]))
             for job, found in some:
                 if isinstance(found, _Picture):

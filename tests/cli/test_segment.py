@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -23,6 +24,8 @@ Invoke = Callable[..., Result]
 
 class FakeSegmenter:
     """Calls the upper half of every image the first label."""
+
+    device = torch.device("cpu")
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
