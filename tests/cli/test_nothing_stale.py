@@ -108,6 +108,7 @@ def touch(folder: Path) -> None:
     os.utime("cat.png")
 
 
+@pytest.mark.slow
 def test_what_differs_is_done_again_and_nothing_else(run: Invoke, folder: Path) -> None:
     """Each step changes one thing under the names that the run before saw."""
     assert run() == ALL
@@ -132,6 +133,7 @@ def test_what_differs_is_done_again_and_nothing_else(run: Invoke, folder: Path) 
     assert results() == seen[-1]  # as if it had never been anything else
 
 
+@pytest.mark.slow
 def test_other_words_for_the_background_and_another_version_do_everything_again(
     run: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,7 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", *map(str, arguments)]
 
 
+@pytest.mark.slow
 def test_a_process_that_was_killed_goes_on_as_if_it_had_not_been(folder: Path, tmp_path: Path) -> None:
     whole, parts = (write_recipe(folder, tmp_path / name) for name in ("whole", "parts"))
     train(whole)

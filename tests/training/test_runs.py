@@ -345,6 +345,7 @@ def killed_at(write: int, config: TrainingConfig, monkeypatch: pytest.MonkeyPatc
     return True
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_before_any_of_its_files_is_written_ends_as_if_it_had_not_been(
     toy: Callable[..., Model], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
