@@ -14,6 +14,7 @@ from ovseg import provenance
 from ovseg.provenance import describe_model, names_hash, peak_memory_mib
 
 
+@pytest.mark.slow
 def test_the_peak_counts_memory_that_was_given_back() -> None:
     before = peak_memory_mib()["resident"]
     wanted = int(before) + 200

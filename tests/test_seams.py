@@ -167,6 +167,7 @@ def test_a_hierarchy_of_labels_is_a_modifier(segmenter: Segmenter, photos: Path)
     assert known.identity(labels) != segmenter.identity(labels)
 
 
+@pytest.mark.slow
 def test_an_encoder_is_exported_as_a_function_from_tensor_to_tensors(mini: Segmenter) -> None:
     encoder = mini.model.image
     assert isinstance(encoder, torch.nn.Module)

@@ -281,7 +281,9 @@ class Segmenter:
         """``segment`` for many images, in order, as they are done.
 
         Images are decoded ahead in a thread; of ``batch_size`` that follow each other, those of one size run
-        through the encoder together. Keyword arguments are those of ``segment``.
+        through the encoder together. On two processor cores that gains nothing (four photos of 683 x 512 pixels
+        took 1 to 4 % longer with ``mini`` than one by one); it is for accelerators. Keyword arguments are those
+        of ``segment``.
 
         Args:
             images: each anything that ``segment`` takes.

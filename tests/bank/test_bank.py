@@ -381,6 +381,7 @@ def test_a_build_killed_at_ten_instants_goes_on_to_the_same_bank(
     assert not list((tmp_path / "killed").rglob(".*.parquet"))
 
 
+@pytest.mark.slow
 def test_a_killed_build_of_few_images_does_not_start_from_the_beginning(
     photos: Path, segmenter: Segmenter, tmp_path: Path
 ) -> None:

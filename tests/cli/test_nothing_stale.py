@@ -144,6 +144,7 @@ def test_other_words_for_the_background_and_another_version_do_everything_again(
     assert run() == ALL
 
 
+@pytest.mark.slow
 def test_the_cache_says_what_it_holds_and_lets_go_of_it(run: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     run()
     monkeypatch.setattr(text_cache, "DEFAULT_FOLDER", Path("text").resolve())

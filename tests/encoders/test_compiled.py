@@ -45,6 +45,7 @@ def test_compiled_features_equal_eager_ones_at_any_size(name, networks, pixels, 
     )  # the trial, batches of one, larger ones: for all blocks and sizes
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_error_says_what_to_install(networks, monkeypatch):
     def refuse(function):
         raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found")

@@ -38,6 +38,7 @@ def test_training_changes_the_head_and_not_one_byte_below_it(kind: str, small: S
     assert not {name for name in task.head.state_dict() if name.startswith("base")}
 
 
+@pytest.mark.slow
 def test_an_untrained_residual_head_answers_as_the_model_below(small: Segmenter, folder: Path) -> None:
     for kind in SMALL:
         settings: dict[str, Any] = {"denseclip": {"finest": 1, "gamma": 0.0}, "fusioner": {"upsamplings": 0}}
@@ -57,6 +58,7 @@ def test_training_from_the_cache_gives_the_losses_of_training_from_the_images(
     assert losses(cached.out) == pytest.approx(losses(live.out), rel=2e-3)
 
 
+@pytest.mark.slow
 def test_both_losses_fit_three_flat_classes(small: Segmenter, folder: Path) -> None:
     for loss in ("softmax", "binary"):
         config = recipe(folder, loss=loss, out=folder.parent / loss, schedule={"steps": 40})
