@@ -6,9 +6,25 @@ import pytest
 import torch
 
 from ovseg._torchvision import ensure_torchvision
+from ovseg.models.config import ModelConfig
 
 SIDE, PATCH = 32, 8
 ensure_torchvision()
+
+
+def model_config(name, *, encoder, head=None):
+    """A model file of a tiny model: what it runs, and facts that no test reads."""
+    return ModelConfig(
+        name=name,
+        summary="",
+        encoder=encoder,
+        head=head,
+        parameters=0.1,
+        megabytes=1,
+        license="MIT",
+        commercial=True,
+        source="",
+    )
 
 
 def shake(module: torch.nn.Module, *, seed: int = 0) -> torch.nn.Module:

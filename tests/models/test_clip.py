@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.towers import model_config
 from torch.nn import functional
 
 from ovseg.assets import asset_names
@@ -54,16 +55,7 @@ def tiny_architectures(tmp_path_factory):
 
 def config_of(name="ovseg-tiny-vit", **encoder):
     settings = {"kind": "openclip", "name": name, "random_weights": True, **encoder}
-    return ModelConfig(
-        name="tiny",
-        summary="",
-        encoder=settings,
-        parameters=0.1,
-        megabytes=1,
-        license="MIT",
-        commercial=True,
-        source="",
-    )
+    return model_config("tiny", encoder=settings)
 
 
 def build(config, weights=None):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from helpers.towers import model_config
 from safetensors.torch import save_file
 from torch.nn import functional
 
@@ -11,7 +12,7 @@ from ovseg._torchvision import ensure_torchvision
 from ovseg.assets import asset_names
 from ovseg.errors import ConfigError, ModelError
 from ovseg.models.build import build_model
-from ovseg.models.config import ModelConfig, read_model_config
+from ovseg.models.config import read_model_config
 from ovseg.models.download import is_local
 
 ensure_torchvision()
@@ -35,17 +36,7 @@ def tiny_clip(tmp_path_factory):
 
 def config_of(*, head=None, **encoder):
     settings = {"kind": "paired", "name": "test_vit", "text": {"name": "ovseg-tiny-text"}, "random_weights": True}
-    return ModelConfig(
-        name="pair",
-        summary="",
-        encoder={**settings, **encoder},
-        head=head,
-        parameters=0.1,
-        megabytes=1,
-        license="MIT",
-        commercial=True,
-        source="",
-    )
+    return model_config("pair", encoder={**settings, **encoder}, head=head)
 
 
 @torch.no_grad()
