@@ -6,15 +6,13 @@ import errno
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from ovseg.errors import ModelError
 from ovseg.files import sha256_of
-
-if TYPE_CHECKING:
-    pass
+from ovseg.network import quiet_attempts, unreachable
 
 WEIGHT_FILES = (
     "open_clip_model.safetensors",
@@ -75,7 +73,7 @@ def download(repo: str, *, what: str, facts: str = "", folder: str = "") -> Path
     with explained(repo, what=what, facts=facts, folder=folder):
         for name in WEIGHT_FILES:
             try:
-                return Path(huggingface_hub.hf_hub_download(repo, name))
+                return Path(huggingface_hub.hf_hub_download(repo, name, local_files_only=unreachable()))
             except LocalEntryNotFoundError:
                 raise
             except EntryNotFoundError:
@@ -94,7 +92,9 @@ def download_folder(repo: str, *, what: str, facts: str = "") -> Path:
     import huggingface_hub
 
     with explained(repo, what=what, facts=facts):
-        return Path(huggingface_hub.snapshot_download(repo, allow_patterns=_FOLDER_FILES))
+        return Path(
+            huggingface_hub.snapshot_download(repo, allow_patterns=_FOLDER_FILES, local_files_only=unreachable())
+        )
 
 
 @contextmanager
@@ -103,13 +103,14 @@ def explained(repo: str, *, what: str, facts: str = "", folder: str = "") -> Ite
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        yield
+        with quiet_attempts():
+            yield
     except (HfHubHTTPError, OSError) as error:
         raise ModelError(_advice(error, repo, what=what, facts=facts, folder=folder)) from error
 
 
 def _advice(error: Exception, repo: str, *, what: str, facts: str, folder: str) -> str:
-    from huggingface_hub.errors import GatedRepoError
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 
     page = f"https://huggingface.co/{repo}"
     about = f" ({facts})" if facts else ""
@@ -121,8 +122,10 @@ def _advice(error: Exception, repo: str, *, what: str, facts: str, folder: str) 
             "HF_HOME to a folder on a larger disk"
         )
     target = f"FOLDER/{folder}" if folder else "FOLDER"
+    offline = isinstance(error, LocalEntryNotFoundError)
+    reason = "the hub cannot be reached" if offline else type(error).__name__
     return (
-        f"the weights of {what}{about} could not be fetched from {page}: {type(error).__name__}; download "
+        f"the weights of {what}{about} could not be fetched from {page}: {reason}; download "
         f"one of {', '.join(WEIGHT_FILES)} by hand into {target} and give --weights FOLDER"
     )
 

@@ -12,7 +12,7 @@ import ovseg
 PACKAGE = Path(ovseg.__file__).parent
 LAYERS = [
     {"errors", "files", "tensors", "assets", "config", "_version", "_torchvision"},
-    {"identity", "provenance", "weights", "hub", "journal", "prefetch", "progress"},
+    {"identity", "provenance", "weights", "hub", "network", "journal", "prefetch", "progress"},
     {"images", "vocabulary"},
     {"attention", "regions", "refine"},
     {"encoders", "heads"},

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ovseg.errors import DatasetError
+from ovseg.network import quiet_attempts
 
 _NAME = re.compile(r"hf:(?://)?+(?P<repository>.+?)(?::(?P<split>[^/\\]+))?")
 
@@ -61,7 +62,8 @@ class HubName:
             if Path(self.repository).is_dir():
                 found = datasets.load_from_disk(self.repository)
             else:
-                found = datasets.load_dataset(self.repository, split=split)
+                with quiet_attempts():
+                    found = datasets.load_dataset(self.repository, split=split)
         except Exception as error:  # the library raises a dozen kinds for "not there" and "no network"
             told = "" if split is None else f"the split '{split}' of "
             raise DatasetError(

@@ -16,7 +16,7 @@ from ovseg.models.config import read_model_config
 
 
 def failing(error):
-    def download(repo, name):
+    def download(repo, name, **options):
         raise error
 
     return download
@@ -41,8 +41,22 @@ def test_a_missing_network_names_files_size_licence_and_place(monkeypatch):
         assert part in message
 
 
+def test_an_unreachable_hub_is_not_asked(monkeypatch):
+    asked = []
+
+    def download(repo, name, *, local_files_only):
+        asked.append(local_files_only)
+        raise LocalEntryNotFoundError("not in the cache")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(hub, "unreachable", lambda: True)
+    with pytest.raises(ModelError, match="the hub cannot be reached; download one of"):
+        hub.download("a/b", what="model 'a'")
+    assert asked == [True]
+
+
 def test_the_structure_encoder_belongs_in_a_folder_of_its_own(monkeypatch, tmp_path):
-    def download(repo, name):
+    def download(repo, name, **options):
         if "dino" in repo:
             raise LocalEntryNotFoundError("offline")
         return str(tmp_path)
@@ -68,7 +82,7 @@ def test_a_full_disk_says_how_to_use_another(monkeypatch):
 
 
 def test_the_first_file_that_is_there_is_taken(monkeypatch, tmp_path):
-    def download(repo, name):
+    def download(repo, name, **options):
         if name != "model.safetensors":
             raise EntryNotFoundError("no such file")
         return str(tmp_path / name)
