@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ovseg.encoders.openclip_text import refuse_long
+from ovseg.encoders.openclip_text import refuse_long, with_unknown_tokens
 
 _BATCH = 256
 
@@ -39,6 +39,10 @@ class HuggingFaceText:
     def context_length(self) -> int:
         """Tokens that the tower reads, with those that mark start and end."""
         return int(self.model.config.text_config.max_position_embeddings)
+
+    def unreadable(self, phrases: Sequence[str]) -> list[str]:
+        """The phrases with a token that the tokenizer does not know; see ``with_unknown_tokens``."""
+        return with_unknown_tokens(self.tokenizer, phrases)
 
     @torch.inference_mode()
     def encode(self, phrases: Sequence[str]) -> Tensor:

@@ -39,6 +39,10 @@ class OpenClipText:
         """Tokens that the tower reads, with those that mark start and end."""
         return int(self.model.context_length)
 
+    def unreadable(self, phrases: Sequence[str]) -> list[str]:
+        """The phrases with a token that the tokenizer does not know; see ``with_unknown_tokens``."""
+        return with_unknown_tokens(getattr(self.tokenizer, "tokenizer", None), phrases)
+
     @torch.inference_mode()
     def encode(self, phrases: Sequence[str]) -> Tensor:
         """(n, C) float32 unit vectors on the CPU.
@@ -59,6 +63,18 @@ class OpenClipText:
         refuse_long([phrase for phrase, long in zip(phrases, over, strict=True) if long], length)
         device = next(self.model.parameters()).device
         return self.tokenizer(list(phrases), context_length=length).to(device)
+
+
+def with_unknown_tokens(tokenizer: Any, phrases: Sequence[str]) -> list[str]:
+    """The phrases that a transformers tokenizer reads as its token for the unknown, at least in part.
+
+    The tokenizers of CLIP, and other ones by bytes, read every script; what they state as the unknown ends a text.
+    """
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if unknown is None or unknown in {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id}:
+        return []
+    read = tokenizer(list(phrases))["input_ids"]
+    return [phrase for phrase, ids in zip(phrases, read, strict=True) if unknown in ids]
 
 
 def refuse_long(phrases: Sequence[str], limit: int) -> None:

@@ -28,7 +28,7 @@ from ovseg.hub import find_weights
 from ovseg.models.assemble import CLIP_MEAN, CLIP_STD, assemble, mark_of
 from ovseg.models.config import ModelConfig
 from ovseg.models.download import checksum, describe
-from ovseg.models.model import Model, made_once
+from ovseg.models.model import MadeOnce, Model
 from ovseg.weights import freeze
 
 _SEED = 0  # of random weights, so that image and text tower come from the same model
@@ -61,7 +61,7 @@ def build_openclip(config: ModelConfig, device: torch.device, dtype: torch.dtype
 def openclip_text(name: str, path: Path | None, *, space: str, device: torch.device) -> Callable[[], OpenClipText]:
     """A function that reads the text tower of an open_clip model when it is first called."""
 
-    @made_once
+    @MadeOnce
     def text() -> OpenClipText:
         import open_clip
 

@@ -12,7 +12,7 @@ from ovseg.encoders.embedded.vision import MiniVision
 from ovseg.errors import ModelError
 from ovseg.heads.alignment import AlignmentHead
 from ovseg.models.config import ModelConfig
-from ovseg.models.model import Model, made_once
+from ovseg.models.model import MadeOnce, Model
 from ovseg.weights import check_sum
 
 VISION_FILE, TEXT_FILE, HEAD_FILE, TOKENIZER_FILE = (
@@ -37,7 +37,7 @@ def build_embedded(config: ModelConfig, device: torch.device, dtype: torch.dtype
     vision = MiniVision.load(folder / VISION_FILE).to(device, dtype)
     head = AlignmentHead.load(folder / HEAD_FILE).to(device)  # small: stays in single precision
 
-    @made_once
+    @MadeOnce
     def text() -> SentenceEncoder:
         return SentenceEncoder.load(folder / TEXT_FILE, folder / TOKENIZER_FILE)
 

@@ -18,7 +18,7 @@ from ovseg.hub import content_of, download_folder
 from ovseg.models.assemble import CLIP_MEAN, CLIP_STD, assemble
 from ovseg.models.config import ModelConfig
 from ovseg.models.download import describe
-from ovseg.models.model import Model, made_once
+from ovseg.models.model import MadeOnce, Model
 from ovseg.weights import freeze
 
 
@@ -48,7 +48,7 @@ def build_huggingface(config: ModelConfig, device: torch.device, dtype: torch.dt
     )
     image, marks = assemble(tower, spec, config, weights)
 
-    @made_once
+    @MadeOnce
     def text() -> HuggingFaceText:
         from transformers import AutoTokenizer
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -62,15 +62,29 @@ class Model:
         }
 
 
-def made_once(make: Callable[[], MadeT]) -> Callable[[], MadeT]:
+class MadeOnce(Generic[MadeT]):
     """A function that calls ``make`` the first time it is called, and then returns the same.
 
     Networks are made outside of inference mode, whoever asks first: tensors made inside could never be trained on.
+    Pickled, it takes what it makes along, as ``make`` is mostly a function inside another.
     """
 
-    @cache
-    def made() -> MadeT:
-        with torch.inference_mode(False):
-            return make()
+    def __init__(self, make: Callable[[], MadeT]) -> None:
+        self._make: Callable[[], MadeT] | None = make
+        self._lock = threading.Lock()
 
-    return made
+    def __call__(self) -> MadeT:
+        """What ``make`` returned."""
+        with self._lock:
+            if self._make is not None:
+                with torch.inference_mode(False):
+                    self._made = self._make()
+                self._make = None
+        return self._made
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_make": None, "_made": self()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
