@@ -28,7 +28,6 @@ def build_app() -> typer.Typer:
         name="ovseg",
         help="Segment any photo by words.",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
     )
     app.callback()(_describe)  # keeps command names required, however few commands there are

@@ -14,7 +14,7 @@ from typing import Any
 from ovseg.errors import OutputError, VocabularyError
 from ovseg.identity import FileMark
 from ovseg.images.find import find_images
-from ovseg.result.storage import check_name
+from ovseg.result.storage import check_name, same_file, source_of
 from ovseg.vocabulary.labels import Background
 
 
@@ -40,6 +40,11 @@ class Job:
     def index(self) -> Path:
         """The labels as an indexed PNG."""
         return self.folder / f"{self.name}.png"
+
+    @property
+    def masks(self) -> Path:
+        """The folder for a picture of each label."""
+        return self.folder / f"{self.name}_masks"
 
     @property
     def record(self) -> Path:
@@ -101,8 +106,8 @@ def check_place(job: Job, *, overwrite: bool) -> None:
     except OutputError as error:
         raise OutputError(f"cannot save the result of '{job.image}': {error}") from error
     if job.record.exists():
-        source = _source_of(job)
-        if source != job.source and not _same_file(source, job.image):
+        source = source_of(job.record)
+        if source != job.source and not same_file(source, str(job.image)):
             whose = f"the result of '{source}'" if source else "no result of this image"
             raise OutputError(
                 f"'{job.record}' is {whose} and is not replaced by that of '{job.source}'; choose another --out"
@@ -112,19 +117,6 @@ def check_place(job: Job, *, overwrite: bool) -> None:
             f"'{job.index}' or '{job.overlay.name}' is there without a record of who made it; "
             "choose another --out, or --overwrite"
         )
-
-
-def _source_of(job: Job) -> str:
-    """The image that the result at the place of ``job`` was made of, as it says; empty where it does not say."""
-    try:
-        record = json.loads(job.record.read_text(encoding="utf-8"))
-        return str(record["provenance"]["source"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-
-
-def _same_file(source: str, image: Path) -> bool:
-    return bool(source) and os.path.abspath(source) == os.path.abspath(image)
 
 
 def made_by(identity: dict[str, str], image: FileMark) -> dict[str, Any]:

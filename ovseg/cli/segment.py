@@ -6,12 +6,14 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from ovseg.cli.formats import Format
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from ovseg.vocabulary.labels import Background
 
 _AT_ONCE = 4  # images that an accelerator gets together
-_MANY = 500  # labels above which their encoding is announced: on one core a thousand take some ten seconds
 
 
 def register(app: typer.Typer) -> None:
@@ -50,6 +51,10 @@ def segment(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line per image on stdout.")] = False,
     max_pixels: Annotated[int, typer.Option(help="Refuse larger images.")] = 200_000_000,
     min_area: Annotated[int, typer.Option(min=0, help="Drop parts of a label with fewer pixels.")] = 0,
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="Drop pixels with a lower score.")] = 0,
+    formats: Annotated[
+        list[Format] | None, typer.Option("--format", help="Write also: png, a mask of each label; coco, one file.")
+    ] = None,
 ) -> None:
     """Find LABELs in one photo, in a folder (with sub-folders), or in all files of a glob pattern.
 
@@ -71,7 +76,8 @@ def segment(
         weights=weights,
         concepts=concepts,
         max_pixels=max_pixels,
-        changes={"min_area": min_area} if min_area else {},
+        changes={name: value for name, value in (("min_area", min_area), ("min_score", min_score)) if value},
+        formats=frozenset(formats or ()),
     )
     with sources_of([images, *more]) as sources:
         failed = run.do_all(sources, out=out, overwrite=overwrite, as_json=as_json)
@@ -91,13 +97,15 @@ class Run:
     weights: Path | None
     concepts: Path | None
     max_pixels: int
-    changes: dict[str, int]  # further keywords of ``segment``, which decide the result too
-    _announced: bool = field(default=False, init=False)
+    changes: dict[str, float]  # further keywords of ``segment``, which decide the result too
+    formats: frozenset[Format]
 
     def __post_init__(self) -> None:
         from ovseg.errors import VocabularyError
+        from ovseg.result.storage import check_count
         from ovseg.vocabulary.labels import Vocabulary
 
+        check_count(len(self.labels))
         if self.labels:
             Vocabulary.of(self.labels, background=self.background)  # refused before the model is loaded
         elif self.concepts is None:
@@ -111,6 +119,7 @@ class Run:
         """Do every image that is not done, and return the number of failures."""
         from rich.console import Console
 
+        from ovseg.cli.formats import written
         from ovseg.cli.jobs import plan_jobs
         from ovseg.errors import ImageError
         from ovseg.progress import progress_bar
@@ -118,12 +127,14 @@ class Run:
         jobs = plan_jobs(sources, out)
         console, several = Console(stderr=True), len(jobs) > 1
         failed = 0
-        with progress_bar("segmenting", total=len(jobs), shown=several) as advance:
+        bar = progress_bar("segmenting", total=len(jobs), shown=several)
+        with bar as advance, written(self.formats, out) as write:
             for job, outcome, fresh in self._outcomes(jobs, overwrite=overwrite):
                 if isinstance(outcome, ImageError):
                     failed += 1
                     _print_failure(job, outcome, console, as_json=as_json)
                 else:
+                    write(job, outcome)
                     _print_result(job, outcome, as_json=as_json, alone=not several)
                     if not several and not fresh:
                         _note(console, "already done with these settings; --overwrite does it again")
@@ -181,10 +192,6 @@ class Run:
     def _segment(self, pictures: list[_Picture]) -> Iterator[SegmentationResult]:
         if not pictures:
             return
-        if len(self.labels) > _MANY and not self._announced:
-            self._announced = True
-            count = len(self.labels)
-            typer.echo(f"encoding {count} labels may take minutes; they are kept for the next time", err=True)
         yield from self.segmenter.segment_batch(
             [picture.pixels for picture in pictures],
             self.labels or None,
@@ -202,7 +209,7 @@ class Run:
 
         provenance = result.provenance | {"source": job.source} | made_by(identity, picture.mark)
         result = replace(result, image=picture.pixels, provenance=provenance)
-        result.save(job.folder, name=job.name)
+        result.save(job.folder, name=job.name, overwrite=True)  # its place was checked before it was read
         return result
 
     @cached_property

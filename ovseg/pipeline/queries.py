@@ -15,12 +15,15 @@ from ovseg.heads.base import Phrases
 from ovseg.heads.prompts import encode_tokens
 from ovseg.models.model import Model
 from ovseg.pipeline.text_cache import TextCache
+from ovseg.prefetch import chunks
+from ovseg.progress import progress_bar
 from ovseg.tensors import check_shape
 from ovseg.vocabulary.labels import Vocabulary
 from ovseg.vocabulary.spellings import phrase_for_encoder
 from ovseg.vocabulary.templates import Templates
 
 PhraseEncoder = Callable[[Sequence[str]], Tensor]
+_MANY = 2000  # sentences above which a progress bar is shown: some ten seconds on one core
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ def phrases_of(vocabulary: Vocabulary) -> tuple[list[str], list[int]]:
 
 
 def encode_phrases(phrases: Sequence[str], templates: Templates, encode: PhraseEncoder) -> Tensor:
-    """Unit mean over the prompt ensemble of the unit vectors of each phrase.
+    """Unit mean over the prompt ensemble of the unit vectors of each phrase; a progress bar where they are many.
 
     Returns:
         (Q, C) float32.
@@ -137,11 +140,18 @@ def encode_phrases(phrases: Sequence[str], templates: Templates, encode: PhraseE
 
     Source: Radford et al., CLIP, ICML 2021, section 3.1.4.
     """
-    sentences = [sentence for phrase in phrases for sentence in templates.fill(phrase)]
-    vectors = functional.normalize(encode(sentences).float(), dim=-1)
-    if len(vectors) != len(sentences):
-        raise ShapeError(f"the text encoder must give {len(sentences)} vectors, got {len(vectors)}")
-    return functional.normalize(vectors.view(len(phrases), len(templates.templates), -1).mean(1), dim=-1)
+    each = len(templates.templates)
+    at_once = max(1, _MANY // each)
+    with progress_bar("encoding words", total=len(phrases), shown=len(phrases) > at_once) as advance:
+        means = []
+        for some in chunks(phrases, at_once) if phrases else [[]]:
+            sentences = [sentence for phrase in some for sentence in templates.fill(phrase)]
+            vectors = functional.normalize(encode(sentences).float(), dim=-1)
+            if len(vectors) != len(sentences):
+                raise ShapeError(f"the text encoder must give {len(sentences)} vectors, got {len(vectors)}")
+            means.append(vectors.view(len(some), each, -1).mean(1))
+            advance(len(some))
+    return functional.normalize(torch.cat(means), dim=-1)
 
 
 def _refuse_unreadable(

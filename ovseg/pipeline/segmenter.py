@@ -47,7 +47,9 @@ _RECENT = 8  # vocabularies whose vectors are kept in memory
 class Segmenter:
     """Segments images by words with one model: ``encode``, ``logits``, ``decide``, one after the other.
 
-    Made by ``ovseg.load``. It holds no state between images, and threads may share it.
+    Made by ``ovseg.load``. It holds no state between images, and threads may share it. It can be pickled, networks
+    and all, so that spawned processes may have one each. A process that is forked after torch has computed anything
+    hangs at its first product, as its copies of torch's threads are gone: start workers with "spawn".
 
     Args:
         model: the networks.
@@ -76,6 +78,13 @@ class Segmenter:
         self._cache = TextCache(cache)
         self._recent: dict[Hashable, QueryBank] = {}
         self._lock = threading.Lock()  # of the recent vocabularies
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_recent": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
 
     @property
     def modifiers(self) -> tuple[Modifier, ...]:
@@ -226,6 +235,7 @@ class Segmenter:
         refine: bool | None = None,
         keep_scores: bool = False,
         min_area: int = 0,
+        min_score: float = 0,
         max_pixels: int = MAX_PIXELS,
     ) -> SegmentationResult:
         """Which of ``labels`` each pixel shows.
@@ -240,6 +250,8 @@ class Segmenter:
             keep_scores: also return the probability of every label at every pixel.
             min_area: connected parts of a label with fewer pixels become none of the labels, or, where every pixel
                 gets a label, what is nearest.
+            min_score: pixels whose label has a lower score, in [0, 1], become none of the labels, before
+                ``min_area`` is looked at.
             max_pixels: larger images are refused before they are decoded.
 
         Returns:
@@ -263,10 +275,10 @@ class Segmenter:
             image=encoded.image,
             provenance=self._provenance(background, refine, source=encoded.source),
         )
-        if min_area == 0:
-            return result
-        result = replace(result, provenance=result.provenance | {"min_area": min_area})
-        return result.without_small(min_area, fill=background is None)
+        asked = {name: value for name, value in (("min_area", min_area), ("min_score", min_score)) if value}
+        result = replace(result, provenance=result.provenance | asked) if asked else result
+        result = result.without_unsure(min_score) if min_score else result
+        return result.without_small(min_area, fill=background is None) if min_area else result
 
     def segment_batch(
         self,

@@ -1,7 +1,8 @@
-"""COCO's format: the data set of one image."""
+"""COCO's format: a data set of one image, or of many."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ovseg.result.segments import Segment, components, whole_labels
@@ -10,29 +11,49 @@ if TYPE_CHECKING:
     from ovseg.result.core import SegmentationResult
 
 
+@dataclass
+class CocoDataset:
+    """One data set of the results of many images; ids are those of the whole, counted from 1.
+
+    Attributes:
+        per_component: one annotation for each connected part of a label, instead of one per label.
+    """
+
+    per_component: bool = False
+    _images: list[dict[str, Any]] = field(default_factory=list)
+    _annotations: list[dict[str, Any]] = field(default_factory=list)
+    _categories: dict[str, int] = field(default_factory=dict)
+
+    def add(self, result: SegmentationResult, *, image_id: int | None = None) -> None:
+        """Add an image with its annotations, and the labels that no image before it had."""
+        image_id = len(self._images) + 1 if image_id is None else image_id
+        height, width = result.size
+        name = str(result.provenance.get("source", ""))
+        self._images.append({"id": image_id, "file_name": name, "height": height, "width": width})
+        for label in result.labels:
+            self._categories.setdefault(label, len(self._categories) + 1)
+        if result.segments is not None:
+            segments = result.segments
+        else:
+            segments = tuple(components(result) if self.per_component else whole_labels(result))
+        for number, each in enumerate(segments, start=len(self._annotations) + 1):
+            ids = {"id": number, "image_id": image_id, "category_id": self._categories[each.label]}
+            self._annotations.append(ids | _describe(each))
+
+    def to_dict(self) -> dict[str, Any]:
+        """``images``, ``annotations`` and ``categories``: plain values that fit into JSON."""
+        return {
+            "images": self._images,
+            "annotations": self._annotations,
+            "categories": [{"id": number, "name": label} for label, number in self._categories.items()],
+        }
+
+
 def to_coco(result: SegmentationResult, *, image_id: int, per_component: bool) -> dict[str, Any]:
     """See ``SegmentationResult.to_coco``."""
-    height, width = result.size
-    if result.segments is not None:
-        segments = list(result.segments)
-    else:
-        segments = list(components(result) if per_component else whole_labels(result))
-    category = {label: number for number, label in enumerate(result.labels, start=1)}
-    return {
-        "images": [
-            {
-                "id": image_id,
-                "file_name": str(result.provenance.get("source", "")),
-                "height": height,
-                "width": width,
-            }
-        ],
-        "annotations": [
-            {"id": number, "image_id": image_id, "category_id": category[each.label]} | _describe(each)
-            for number, each in enumerate(segments, start=1)
-        ],
-        "categories": [{"id": number, "name": label} for label, number in category.items()],
-    }
+    dataset = CocoDataset(per_component)
+    dataset.add(result, image_id=image_id)
+    return dataset.to_dict()
 
 
 def _describe(segment: Segment) -> dict[str, Any]:

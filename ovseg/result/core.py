@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ovseg.errors import ShapeError, VocabularyError, did_you_mean
-from ovseg.result import coco, descriptors, html, overlay, storage
-from ovseg.result.segments import Segment, encode_mask, small_parts
+from ovseg.result import coco, descriptors, html, masks, overlay, storage
+from ovseg.result.polygons import Polygon, polygons
+from ovseg.result.segments import Segment, boxes, encode_mask, small_parts
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -129,6 +130,22 @@ class SegmentationResult:
             for label, count, mean in zip(self.labels, counts, means, strict=True)
         ]
 
+    def boxes(self, label: str) -> list[tuple[int, int, int, int]]:
+        """x0, y0, x1, y1 in pixels (x1 and y1 not included) of each 8-connected part of ``label``, top down.
+
+        Raises:
+            VocabularyError: as ``mask``.
+        """
+        return boxes(self.mask(label))
+
+    def polygons(self, label: str) -> list[Polygon]:
+        """The outline of each 8-connected part of ``label``, top down, with its holes; see ``Polygon``.
+
+        Raises:
+            VocabularyError: as ``mask``.
+        """
+        return polygons(self.mask(label))
+
     def overlay(self, *, opacity: float = 0.55) -> Image.Image:
         """The photo with the labels in colour, their outlines, and a legend in a strip of its own.
 
@@ -163,20 +180,49 @@ class SegmentationResult:
         nearest = tuple(distance_transform_edt(small, return_distances=False, return_indices=True))
         return replace(self, index_map=self.index_map[nearest], score_map=self.score_map[nearest])
 
-    def save(self, folder: str | Path, *, name: str = "result") -> list[Path]:
+    def without_unsure(self, min_score: float) -> SegmentationResult:
+        """The result without the pixels whose label has a score below ``min_score``: they become none.
+
+        Raises:
+            ShapeError: ``min_score`` is not in [0, 1], or the result has objects, which are whole.
+        """
+        if not 0 <= min_score <= 1 or self.segments is not None:
+            raise ShapeError(f"min_score must be from 0 to 1 for a result without segments, got {min_score}")
+        return replace(self, index_map=np.where(self.score_map < min_score, np.int32(-1), self.index_map))
+
+    def save(self, folder: str | Path, *, name: str = "result", overwrite: bool = False) -> list[Path]:
         """Write ``name.png``, ``name_overlay.png`` and, last, ``name.json``; each whole or not at all.
 
         The index image has a palette; a pixel's value is its label's position, 255 for none. With more than
         255 labels it is 16-bit grey, 65535 for none. The JSON holds labels, presence, areas, mean scores,
         provenance and palette. ``scores`` and ``image`` are not kept.
 
+        Args:
+            folder: made if need be.
+            name: what the three files begin with; another one for each image.
+            overwrite: also replace what is no result of the same image.
+
         Returns:
             The paths, in the order of writing.
 
         Raises:
-            OutputError: the folder cannot be written to, or ``name`` is no name of a file in it.
+            OutputError: the folder cannot be written to, ``name`` is no name of a file in it, or files of these
+                names are there that are no result of the same image.
         """
-        return storage.save(self, Path(folder), name=name)
+        return storage.save(self, Path(folder), name=name, overwrite=overwrite)
+
+    def save_masks(self, folder: str | Path) -> list[Path]:
+        """Write a grey PNG for every label, 255 where it won and 0 elsewhere, and ``labels.json``, file to label.
+
+        The folder is for one result: what an earlier one left there, and this one does not have, is removed.
+
+        Returns:
+            The pictures, in the order of ``labels``.
+
+        Raises:
+            OutputError: the folder cannot be written to, or has other files.
+        """
+        return masks.save_masks(self, Path(folder))
 
     @classmethod
     def load(cls, source: str | Path) -> SegmentationResult:

@@ -82,6 +82,14 @@ def components(result: SegmentationResult) -> Iterator[Segment]:
             yield Segment.of_pixels(rows + top, columns + left, name, result.score_map)
 
 
+def boxes(mask: Mask) -> list[tuple[int, int, int, int]]:
+    """x0, y0, x1, y1 in pixels, the last two not included, of each 8-connected part, from the top down."""
+    from scipy.ndimage import find_objects, label
+
+    parts, _ = label(mask, structure=np.ones((3, 3)))
+    return [(x.start, y.start, x.stop, y.stop) for y, x in find_objects(parts)]
+
+
 def small_parts(index_map: npt.NDArray[np.int32], *, min_area: int) -> Mask:
     """(H, W) bool, true in 8-connected parts of a label with fewer than ``min_area`` pixels."""
     from scipy.ndimage import label

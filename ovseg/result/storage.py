@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ovseg.errors import ImageError, OutputError
-from ovseg.files import atomic_paths, to_json
+from ovseg.files import atomic_paths, sha256_of_bytes, to_json
 from ovseg.images.load import quiet_pillow
 from ovseg.result.overlay import palette
 from ovseg.result.segments import Segment
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
     from ovseg.result.core import SegmentationResult
 
 MAX_NAME = 220  # bytes: with what is added to names, here and while a file is written, the 255 of most file systems
+COCO_FILE = "_annotations.coco.json"  # beside the results of many images; no result of its own
 NONE_8_BIT = 255
 NONE_16_BIT = 65535
 
 
-def save(result: SegmentationResult, folder: Path, *, name: str) -> list[Path]:
+def save(result: SegmentationResult, folder: Path, *, name: str, overwrite: bool) -> list[Path]:
     """See ``SegmentationResult.save``."""
-    if len(result.labels) > NONE_16_BIT:
-        raise ImageError(f"an index image holds at most {NONE_16_BIT} labels, got {len(result.labels)}; use fewer")
+    check_count(len(result.labels))
     check_name(name)
     colours = palette(len(result.labels))
     index_path, overlay_path, json_path = (
@@ -37,11 +38,65 @@ def save(result: SegmentationResult, folder: Path, *, name: str) -> list[Path]:
     )
     record = {"index": index_path.name, "overlay": overlay_path.name} | describe(result)
     paths = [index_path, overlay_path, json_path]
+    if not overwrite:
+        _check_place(paths, record)
     with atomic_paths(paths) as (index, overlay, document):
         _index_image(result.index_map, colours).save(index, optimize=True)
         result.overlay().save(overlay)
         document.write_text(to_json(record), "utf-8", "backslashreplace")
     return paths
+
+
+def source_of(path: Path) -> str:
+    """The image that the result with this JSON file was made of, as it says; empty where it does not say."""
+    return str(_read_record(path).get("provenance", {}).get("source", ""))
+
+
+def same_file(one: str, other: str) -> bool:
+    """Whether two paths, relative or not, lead to one place; an empty one leads nowhere."""
+    return bool(one and other) and os.path.abspath(one) == os.path.abspath(other)
+
+
+def _check_place(paths: Sequence[Path], record: Mapping[str, Any]) -> None:
+    """Refuse to replace files that are no result of the same image."""
+    json_path = paths[-1]
+    if not json_path.exists():
+        found = [path for path in paths if path.exists()]
+        if found:
+            raise OutputError(
+                f"'{found[0]}' is there and belongs to no result; give another name=, or overwrite=True"
+            )
+        return
+    there, source = _read_record(json_path), str(record["provenance"].get("source", ""))
+    theirs = source_of(json_path)
+    if same_file(theirs, source):
+        return
+    if not (theirs and source) and record["image"] and record["image"] == there.get("image"):
+        return
+    whose = f"the result of '{theirs}'" if theirs else "no result of this image"
+    ours = f"'{source}'" if source else "another image"
+    raise OutputError(
+        f"'{json_path}' is {whose} and is not replaced by that of {ours}; give another name=, or overwrite=True"
+    )
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """What the JSON file of a result says; nothing where it cannot be read."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return record if isinstance(record, dict) and isinstance(record.get("provenance"), dict) else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+
+
+def check_count(labels: int) -> None:
+    """Refuse more labels than an index image can hold, best before they are encoded.
+
+    Raises:
+        OutputError: there are too many.
+    """
+    if labels > NONE_16_BIT:
+        raise OutputError(f"a saved result holds at most {NONE_16_BIT} labels, got {labels}; use fewer")
 
 
 def check_name(name: str) -> str:
@@ -69,6 +124,7 @@ def describe(result: SegmentationResult) -> dict[str, Any]:
     provenance = json.loads(json.dumps(result.provenance, default=str))
     return {
         "size": list(result.size),
+        "image": None if result.image is None else sha256_of_bytes(np.ascontiguousarray(result.image).tobytes()),
         "none": NONE_8_BIT if few else NONE_16_BIT,
         "labels": list(result.labels),
         "presence": {row.label: row.presence for row in rows},
@@ -106,7 +162,7 @@ def load(source: Path) -> dict[str, Any]:
 
 def _find_json(source: Path) -> Path:
     if source.is_dir():
-        found = sorted(source.glob("*.json"))
+        found = sorted(path for path in source.glob("*.json") if path.name != COCO_FILE)
         if len(found) != 1 and source / "result.json" not in found:
             raise ImageError(
                 f"expected one result in folder '{source}', found {len(found)} JSON files; give the file"

@@ -468,10 +468,39 @@ def test_a_background_without_a_phrase_is_refused(given: str) -> None:
         parse_background(given)
 
 
-def test_many_labels_are_announced_before_they_are_encoded(invoke: Invoke, tmp_path: Path) -> None:
+def test_more_labels_than_a_result_can_hold_are_refused_before_the_model_is_loaded(
+    invoke: Invoke, tmp_path: Path
+) -> None:
     make_image(tmp_path / "a.png")
-    Path("few.txt").write_text("\n".join(f"thing {number}" for number in range(500)))
-    Path("many.txt").write_text("\n".join(f"thing {number}" for number in range(501)))
-    assert "encoding" not in invoke("a.png", "--labels-file", "few.txt").stderr
-    assert "encoding 501 labels may take minutes" in invoke("a.png", "--labels-file", "many.txt").stderr
-    assert "encoding" not in invoke("a.png", "--labels-file", "many.txt").stderr  # the image is done
+    Path("many.txt").write_text("\n".join(f"thing {number}" for number in range(65536)))
+    told = invoke("a.png", "--labels-file", "many.txt")
+    assert told.exit_code != 0 and "at most 65535 labels, got 65536" in str(told.exception)
+
+
+def test_masks_and_one_coco_file_are_written_on_demand(
+    invoke: Invoke, segmenter: FakeSegmenter, tmp_path: Path
+) -> None:
+    for name in ("a.png", "b.png"):
+        make_image(tmp_path / name)
+    assert invoke("a.png", "b.png", "cat").exit_code == 0
+    assert not list((tmp_path / "out").glob("*_masks"))
+    formats = ("--format", "png", "--format", "coco")
+    assert invoke("a.png", "b.png", "cat", *formats).exit_code == 0
+    assert len(segmenter.calls) == 2  # the results were there; only their other files are new
+    assert (
+        sorted(path.name for path in (tmp_path / "out").glob("*_masks/*"))
+        == ["cat.png", "cat.png"] + ["labels.json"] * 2
+    )
+    coco = json.loads((tmp_path / "out" / "_annotations.coco.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == ["a.png", "b.png"]
+    assert [(each["id"], each["image_id"]) for each in coco["annotations"]] == [(1, 1), (2, 2)]
+
+
+def test_a_lowest_score_decides_the_result_and_is_refused_out_of_range(
+    invoke: Invoke, segmenter: FakeSegmenter, tmp_path: Path
+) -> None:
+    make_image(tmp_path / "a.png")
+    invoke("a.png", "cat")
+    invoke("a.png", "cat", "--min-score", "0.4")
+    assert [call.get("min_score") for call in segmenter.calls] == [None, 0.4]
+    assert invoke("a.png", "cat", "--min-score", "40").exit_code == 2

@@ -39,6 +39,15 @@ def test_an_ensemble_is_the_unit_mean_of_unit_vectors() -> None:
         torch.testing.assert_close(vectors[row], mean / mean.norm())
 
 
+def test_many_phrases_are_encoded_in_portions_under_a_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    templates = Templates(source="test", templates=("{}", "a bad {}."))
+    phrases = ["cab"] * 1000 + ["egg"]
+    vectors = encode_phrases(phrases, templates, letters)
+    assert "encoding words" in capsys.readouterr().err
+    assert torch.equal(vectors[[0, 1000]], encode_phrases(["cab", "egg"], templates, letters))
+    assert "encoding words" not in capsys.readouterr().err
+
+
 def test_the_cache_answers_without_encoding(tmp_path: Path) -> None:
     cache = TextCache(tmp_path)
     first = cache.fetch({"phrases": ["cat"]}, lambda: torch.tensor([[1.0, 2.0]]))

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ProcessPoolExecutor
+from copy import deepcopy
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +160,24 @@ def test_small_parts_become_none_with_a_background_and_a_label_without(small: Se
     assert whole.index_map.max() >= 0 and "min_area" not in whole.provenance
     (full,) = small.segment_batch([picture()], LABELS, background=None, min_area=30)
     assert full.index_map.min() >= 0
+
+
+def test_pixels_below_a_score_become_none(small: Segmenter) -> None:
+    whole = small.segment(picture(), LABELS, background=None)
+    limit = float(np.median(whole.score_map))
+    cut = small.segment(picture(), LABELS, background=None, min_score=limit)
+    np.testing.assert_array_equal(cut.index_map == -1, whole.score_map < limit)
+    assert cut.provenance["min_score"] == limit and 0 < (cut.index_map == -1).mean() < 1
+
+
+def test_a_pickled_segmenter_gives_the_same_result_in_a_process_of_its_own(small: Segmenter) -> None:
+    expected = small.segment(picture(), LABELS)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        result = pool.submit(small.segment, picture(), LABELS).result(timeout=120)
+    np.testing.assert_array_equal(result.index_map, expected.index_map)
+    assert result.presence == expected.presence
+    twin = deepcopy(small)  # by the same way as pickling
+    assert twin.segment(picture(), ["a word that was not asked for before"]).size == (60, 90)
 
 
 def test_a_misspelt_option_offers_the_nearest(small: Segmenter) -> None:

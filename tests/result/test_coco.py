@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as masks
 
-from ovseg.result import SegmentationResult
+from ovseg.result import CocoDataset, SegmentationResult
 
 
 @pytest.fixture
@@ -49,3 +49,18 @@ def test_components_are_apart_and_add_up(result: SegmentationResult) -> None:
     assert sorted(cat["bbox"] for cat in cats) == [[1, 1, 3, 2], [5, 4, 3, 2]]
     assert sum(cat["area"] for cat in cats) == result.pixels("cat")
     assert [annotation["id"] for annotation in annotations] == [1, 2, 3]
+
+
+def test_a_dataset_of_many_images_has_ids_that_do_not_restart(result: SegmentationResult) -> None:
+    other = SegmentationResult(
+        np.array([[1, 0]], np.int32), ("road", "dog"), np.ones((1, 2), np.float32), {"road": 1.0, "dog": 1.0}
+    )
+    dataset = CocoDataset()
+    dataset.add(result)
+    dataset.add(other)
+    coco = dataset.to_dict()
+    assert [(image["id"], image["file_name"]) for image in coco["images"]] == [(1, "photo.jpg"), (2, "")]
+    assert [(each["id"], each["image_id"], each["category_id"]) for each in coco["annotations"]] == [
+        (1, 1, 1), (2, 1, 2), (3, 2, 4), (4, 2, 2),
+    ]  # fmt: skip
+    assert [category["name"] for category in coco["categories"]] == ["cat", "dog", "absent", "road"]

@@ -1,5 +1,6 @@
 import base64
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +183,50 @@ def test_results_of_large_images_load_whatever_pillows_limit(
     make_result(np.zeros((30, 30), np.int32)).save(tmp_path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     assert SegmentationResult.load(tmp_path).size == (30, 30)
+
+
+def test_a_result_of_another_image_is_not_replaced(tmp_path: Path) -> None:
+    def of(source: str) -> SegmentationResult:
+        return replace(make_result([[0]]), provenance={"source": source})
+
+    of("a.jpg").save(tmp_path)
+    of("a.jpg").save(tmp_path)  # the same image again
+    with pytest.raises(OutputError, match=r"is the result of 'a.jpg' and is not replaced by that of 'b.jpg'"):
+        of("b.jpg").save(tmp_path)
+    assert SegmentationResult.load(tmp_path).provenance["source"] == "a.jpg"
+    of("b.jpg").save(tmp_path, overwrite=True)
+    assert SegmentationResult.load(tmp_path).provenance["source"] == "b.jpg"
+
+
+def test_images_without_a_name_are_known_by_their_pixels(tmp_path: Path) -> None:
+    def of(grey: int) -> SegmentationResult:
+        return replace(make_result([[0]]), image=np.full((1, 1, 3), grey, np.uint8))
+
+    of(1).save(tmp_path)
+    of(1).save(tmp_path)
+    with pytest.raises(OutputError, match="is no result of this image"):
+        of(2).save(tmp_path)
+
+
+def test_a_picture_that_is_no_result_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(b"mine")
+    with pytest.raises(OutputError, match="belongs to no result"):
+        make_result([[0]]).save(tmp_path, name="photo")
+    assert (tmp_path / "photo.png").read_bytes() == b"mine"
+
+
+def test_unsure_pixels_become_none() -> None:
+    result = replace(make_result([[0, 0, -1]]), score_map=np.array([[0.5, 0.49, 0.9]], np.float32))
+    assert result.without_unsure(0.5).index_map.tolist() == [[0, -1, -1]]
+    with pytest.raises(ShapeError, match="min_score must be from 0 to 1"):
+        result.without_unsure(1.5)
+
+
+def test_boxes_are_those_of_connected_parts() -> None:
+    result = make_result([[0, -1, -1], [-1, 0, -1], [-1, -1, -1], [0, 1, 0]])
+    label, other = result.labels[:2]
+    assert result.boxes(label) == [(0, 0, 2, 2), (0, 3, 1, 4), (2, 3, 3, 4)]
+    assert result.boxes(other) == [(1, 3, 2, 4)]
+    assert len(result.polygons(label)) == 3
+    with pytest.raises(VocabularyError, match="no label 'zebra'"):
+        result.boxes("zebra")

@@ -1,0 +1,77 @@
+"""A black and white picture for every label of a result, in a folder of their own."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from ovseg.errors import OutputError
+from ovseg.files import atomic_path, to_json
+
+if TYPE_CHECKING:
+    from ovseg.result.core import SegmentationResult
+
+TABLE = "labels.json"
+_MAX_STEM = 100  # letters of a label that a file's name keeps
+
+
+def save_masks(result: SegmentationResult, folder: Path) -> list[Path]:
+    """See ``SegmentationResult.save_masks``."""
+    before = _files_before(folder)
+    names = dict(zip(file_names(result.labels), result.labels, strict=True))
+    paths = [folder / name for name in names]
+    with atomic_path(folder / TABLE) as table:
+        for path, label in zip(paths, names.values(), strict=True):
+            with atomic_path(path) as temporary:
+                Image.fromarray(result.mask(label).astype(np.uint8) * 255).save(temporary, format="PNG")
+        for name in before - set(names):
+            (folder / name).unlink(missing_ok=True)
+        table.write_text(to_json(names), "utf-8", "backslashreplace")
+    return paths
+
+
+def file_names(labels: Sequence[str]) -> list[str]:
+    """A name of a file for each label: its letters and digits, and its number where these are another's too.
+
+    >>> file_names(["traffic light", "cat", "Cat"])
+    ['traffic_light.png', 'cat.png', 'Cat_2.png']
+    """
+    names: list[str] = []
+    taken: set[str] = set()
+    for number, label in enumerate(labels):
+        stem = re.sub(r"[^\w-]+", "_", unicodedata.normalize("NFC", label))[:_MAX_STEM].strip("_") or "label"
+        stem = stem if _length(stem) <= _MAX_STEM * 2 else "label"  # a script whose letters take many bytes
+        while stem.casefold() in taken:
+            stem = f"{stem}_{number}"
+        taken.add(stem.casefold())
+        names.append(f"{stem}.png")
+    return names
+
+
+def _length(stem: str) -> int:
+    return len(stem.encode("utf-8", "surrogatepass"))
+
+
+def _files_before(folder: Path) -> set[str]:
+    """The files that an earlier result left in the folder.
+
+    Raises:
+        OutputError: there is something in it that no result left.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return set()
+    try:
+        names = json.loads((folder / TABLE).read_text(encoding="utf-8"))
+        return {name for name in names if Path(name).name == name and name.endswith(".png")}
+    except (OSError, ValueError, TypeError) as error:
+        raise OutputError(
+            f"expected an empty folder, or one with the masks of a result, got '{folder}', which has other files; "
+            "choose another folder"
+        ) from error
