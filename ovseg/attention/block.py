@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -21,6 +22,8 @@ class LastBlock:
         structure: (B, S, hs, ws) unit vectors over S of another encoder, or None.
         regions: (B, hs, ws) integer region of each structure cell, −1 outside every region, or None.
         spatial: (B, heads, N, d) values of intermediate layers, through the last block's projection, or None.
+        region_tokens: from (B, h, w) numbers from 0 on ``grid`` to (B, R, D) copies of the class token that ran
+            through the whole tower, one for each region; see ``ViTTower.region_tokens``.
     """
 
     q: Tensor
@@ -31,6 +34,7 @@ class LastBlock:
     structure: Tensor | None = None
     regions: Tensor | None = None
     spatial: Tensor | None = None
+    region_tokens: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         count = self.prefix + self.grid[0] * self.grid[1]
@@ -65,9 +69,32 @@ class LastBlock:
             raise ModelError("this recipe needs regions, got none; add 'regions:' to the model file")
         return self.regions
 
+    def needed_region_tokens(self) -> Callable[[Tensor], Tensor]:
+        """What runs copies of the class token through the tower.
+
+        Raises:
+            ModelError: there is nothing.
+        """
+        if self.region_tokens is None:
+            raise ModelError("this recipe needs the whole tower for its regions, got a single block")
+        return self.region_tokens
+
     def attended(self, values: Tensor) -> Attended:
         """(B, heads, N, d) attended values on the block's own tokens."""
         return Attended(values, self.prefix, self.grid)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """What is added to attended values once each has been through the last normalisation.
+
+    Attributes:
+        weight: factor.
+        values: (B, heads, N, d) attended values, before the output projection; or (B, N, D) that left the block.
+    """
+
+    weight: float
+    values: Tensor
 
 
 @dataclass(frozen=True)
@@ -75,14 +102,13 @@ class Attended:
     """Attended values, before the output projection.
 
     Attributes:
-        values: (B, heads, N, d), the weighted sum of all branches.
+        values: (B, heads, N, d).
         prefix: tokens of N that are no patches.
         grid: (h, w) of the patches; it may be finer than that of the block.
-        total: sum of the branches' weights. Each branch would bring the constant of the output projection, so
-            that one projection of the sum must count it as often.
+        branches: what is added after the last normalisation, before the projection into the joint space.
     """
 
     values: Tensor
     prefix: int
     grid: tuple[int, int]
-    total: float = 1.0
+    branches: tuple[Branch, ...] = ()

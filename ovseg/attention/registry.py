@@ -19,7 +19,7 @@ class RecipeConfig(Config):
     Attributes:
         name: a name of ``RECIPES``.
         options: keyword arguments of the recipe's function; the rest keep the constants of the paper.
-        layers: how many blocks before the last one the spatial branch of CorrCLIP averages.
+        layers: how many blocks the spatial branch of CorrCLIP averages; they end two before the last.
     """
 
     name: str
@@ -52,7 +52,8 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "plain": Recipe(plain, residual=True, feed_forward=True),
-    "maskclip": Recipe(maskclip),
+    "maskclip": Recipe(maskclip),  # as later papers compare with it
+    "maskclip-released": Recipe(maskclip, residual=True, feed_forward=True),  # as its authors run it
     "sclip": Recipe(sclip, residual=True, feed_forward=True),
     "clearclip": Recipe(clearclip),
     "naclip": Recipe(naclip),

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ovseg.attention.block import Attended, LastBlock
-from ovseg.errors import ModelError
+from ovseg.attention.block import Attended, Branch, LastBlock
 
 _NEVER = float("-inf")
 
@@ -48,15 +47,15 @@ def corrclip(
 ) -> Attended:
     """Attention that stays inside regions, plus a spatial and a semantic branch.
 
-    A cell of a region attends to the cells of that region; a cell outside every region attends to those
-    whose cosine is over the mean. Inside that scope the weights are softmax(sharpness·S). The spatial branch
-    sends the values of intermediate layers through the same weights. The semantic branch gives each region a
-    copy of the class token, which attends to the patches of the region only, and paints its answer on it.
-    Values that share weights are added before they are multiplied, as are all branches before the output
-    projection: both are linear (EVA-02, which normalises before it projects, normalises the sum).
+    A cell attends to the cells of its region; where one of two cells lies outside every region, they attend to each
+    other if their cosine is over the mean. Inside that scope the weights are softmax(sharpness·S). The spatial
+    branch sends the values of intermediate layers through the same weights. The semantic branch gives each region,
+    what is outside of them included, a copy of the class token that sees nothing else of the patches from the first
+    block on, and paints it on the region. Each branch has its own output projection and last normalisation.
 
     Args:
-        block: the last block, with structure features, regions and, for the spatial branch, ``spatial``.
+        block: the last block, with structure features, regions and, for the branches, ``spatial`` and
+            ``region_tokens``.
         sharpness: factor on the cosines.
         spatial, semantic: weights of the branches; 0 leaves one out.
         merge: regions whose mean features are this near to the largest cosine become one.
@@ -64,21 +63,19 @@ def corrclip(
     Raises:
         ModelError: structure features, regions or a class token are missing.
 
-    Source: Zhang et al., CorrCLIP, ICCV 2025. Here the copies of the class token are made in the last block.
+    Source: Zhang et al., CorrCLIP, ICCV 2025, and version 1 of its released code.
     """
     structure, grid = block.needed_structure(), _grid_of(block.needed_structure())
     cosines = pair_cosines(structure)
-    regions = merge_regions(structure, block.needed_regions(), distance=merge).flatten(1)
-    weights = _softmax_within(cosines * sharpness, region_scope(cosines, regions)).to(block.v.dtype)[:, None]
-    own = resize_patches(block, block.v, grid)
-    if block.spatial is None or not spatial:
-        spatial, mixed = 0.0, own
-    else:
-        mixed = own + spatial * resize_patches(block, block.spatial, grid)
-    values = weights @ mixed
+    regions = merge_regions(structure, block.needed_regions(), distance=merge)
+    weights = _softmax_within(cosines * sharpness, region_scope(cosines, regions.flatten(1)))
+    weights = weights.to(block.v.dtype)[:, None]
+    branches = []
+    if spatial and block.spatial is not None:
+        branches.append(Branch(spatial, weights @ resize_patches(block, block.spatial, grid)))
     if semantic:
-        values = values + semantic * region_summaries(block, own, regions, grid)
-    return Attended(values, 0, grid, total=1 + spatial + semantic)
+        branches.append(Branch(semantic, _painted_tokens(block, regions)))
+    return Attended(weights @ resize_patches(block, block.v, grid), 0, grid, tuple(branches))
 
 
 def pair_cosines(structure: Tensor) -> Tensor:
@@ -92,21 +89,23 @@ def region_scope(cosines: Tensor, regions: Tensor) -> Tensor:
 
     Args:
         cosines: (B, M, M).
-        regions: (B, M) integers, −1 outside every region.
+        regions: (B, M) numbers from 0, which is outside every region.
 
     Returns:
-        (B, M, M) bool.
+        (B, M, M) bool, symmetric.
     """
     same = regions[:, :, None] == regions[:, None, :]
+    outside = (regions[:, :, None] == 0) | (regions[:, None, :] == 0)
     alike = cosines > cosines.mean((1, 2), keepdim=True)
-    return torch.where((regions >= 0)[:, :, None], same, alike)
+    return torch.where(outside, alike, same)
 
 
 def merge_regions(structure: Tensor, regions: Tensor, *, distance: float) -> Tensor:
     """Regions of like content made one: those linked by pairs that are near enough.
 
     A pair is near where the cosine of the mean features is at most ``distance`` under the largest cosine of
-    the image. This is DBSCAN with one point as the smallest cluster.
+    the image. This is DBSCAN with one point as the smallest cluster. The lowest number stays by itself, as what is
+    outside every region; so it does where every cell lies in one, as in the released code.
 
     Args:
         structure: (B, S, h, w) unit over S.
@@ -114,7 +113,7 @@ def merge_regions(structure: Tensor, regions: Tensor, *, distance: float) -> Ten
         distance: in cosine.
 
     Returns:
-        (B, h, w) int64, numbered from 0 in the order of the smallest old number; −1 stays.
+        (B, h, w) int64 numbers from 0, the lowest old number, in the order of the smallest old number.
     """
     merged = [
         _merge_one(vectors.flatten(1), numbers.flatten(), distance)
@@ -124,17 +123,18 @@ def merge_regions(structure: Tensor, regions: Tensor, *, distance: float) -> Ten
 
 
 def _merge_one(vectors: Tensor, numbers: Tensor, distance: float) -> Tensor:
-    known, index = torch.unique(numbers.long().clamp_min(-1), return_inverse=True)
-    outside = int((known < 0).sum())  # 1 where −1 occurs, and it is then the first
-    count = len(known) - outside
-    if count == 0:
-        return torch.full_like(index, -1)
-    members = functional.one_hot(index, len(known))[:, outside:].to(vectors.dtype)  # (M, R)
+    known: Tensor
+    index: Tensor
+    known, index = torch.unique(numbers.long(), return_inverse=True)
+    if len(known) < 3:
+        return index
+    members = functional.one_hot(index, len(known))[:, 1:].to(vectors.dtype)  # (M, R)
     means = functional.normalize((vectors @ members).float(), dim=0)
     cosines = means.T @ means
     groups = _linked(cosines >= cosines.max() - distance)
-    table = torch.cat([groups.new_full((outside,), -1), torch.unique(groups, return_inverse=True)[1]])
-    return table[index]
+    table = torch.cat([groups.new_zeros(1), torch.unique(groups, return_inverse=True)[1] + 1])
+    merged: Tensor = table[index]
+    return merged
 
 
 def _linked(near: Tensor) -> Tensor:
@@ -149,38 +149,21 @@ def _linked(near: Tensor) -> Tensor:
         labels = smallest
 
 
-def region_summaries(block: LastBlock, values: Tensor, regions: Tensor, grid: tuple[int, int]) -> Tensor:
-    """What the class token gathers from each region, painted on the region; zero outside every region.
+def _painted_tokens(block: LastBlock, regions: Tensor) -> Tensor:
+    """The class token's copy of each region of (B, h, w), painted on it by way of the block's grid: (B, h·w, D)."""
+    coarse = resize_numbers(regions, block.grid)
+    tokens = block.needed_region_tokens()(coarse)
+    seen = resize_numbers(coarse, _grid_of(regions)).flatten(1)
+    return tokens.gather(1, seen[..., None].expand(-1, -1, tokens.shape[-1]))
 
-    Args:
-        block: the last block; its first token is the class token.
-        values: (B, heads, M, d), the patches' values on ``grid``.
-        regions: (B, M) integers on ``grid``, −1 outside every region.
-        grid: (h, w) with h·w = M.
 
-    Returns:
-        (B, heads, M, d).
-
-    Raises:
-        ModelError: the tower has no class token.
-    """
-    if block.prefix == 0:
-        raise ModelError(
-            "recipe 'corrclip' needs a class token for its semantic branch, but this tower has none; "
-            "set its option semantic: 0"
-        )
-    products = block.k.float() @ block.q[:, :, :1].float().transpose(2, 3)  # (B, heads, N, 1)
-    logits = resize_patches(block, products, grid) / block.k.shape[-1] ** 0.5  # resized keys give the same
-    count = int(regions.max()) + 2  # the first is outside every region
-    owner = (regions + 1)[:, None, :, None].expand(logits.shape)
-    lowest = logits.new_full((*logits.shape[:2], count, 1), _NEVER)
-    largest = lowest.scatter_reduce(2, owner, logits, "amax")
-    evidence = (logits - largest.gather(2, owner)).exp()
-    members = functional.one_hot(regions + 1, count)[:, None, :, 1:].float()  # (B, 1, M, R)
-    joint = members.transpose(2, 3) @ torch.cat([evidence * values, evidence], 3)  # (B, heads, R, d + 1)
-    means = joint[..., :-1] / joint[..., -1:].clamp_min(torch.finfo(joint.dtype).tiny)
-    painted: Tensor = members @ means
-    return painted.to(values.dtype)
+def resize_numbers(numbers: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Integers (..., H, W) on (h, w) cells, each that of its upper left corner, as "nearest" of torch does."""
+    rows, columns = (
+        torch.arange(cells, device=numbers.device) * size // cells
+        for size, cells in zip(numbers.shape[-2:], grid, strict=True)
+    )
+    return numbers[..., rows[:, None], columns[None]]
 
 
 def resize_patches(block: LastBlock, values: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from ovseg.encoders.tower import TowerTokens, ViTTower, join_heads, single_tokens, split_heads
+from ovseg.encoders.tower import (
+    Grid,
+    TowerTokens,
+    ViTTower,
+    join_heads,
+    resize_positions,
+    single_tokens,
+    split_heads,
+)
 
 
 class HuggingFaceViT(ViTTower):
@@ -28,34 +37,43 @@ class HuggingFaceViT(ViTTower):
         return layers
 
     def embed(self, pixels: Tensor) -> tuple[TowerTokens, Sequence[Tensor | None]]:
-        """Patches with positions resized by transformers (bicubic, without antialiasing)."""
-        values = self.vision.embeddings(pixels, interpolate_pos_encoding=True)
+        """Patches with positions; transformers itself resizes them bicubic, without antialiasing."""
         grid = (pixels.shape[-2] // self.stride, pixels.shape[-1] // self.stride)
+        if self.position_offset is None:
+            values = self.vision.embeddings(pixels, interpolate_pos_encoding=True)
+        else:
+            values = self._embedded(pixels, grid, offset=self.position_offset)
         return TowerTokens(values, self.prefix_tokens, grid), [None] * len(self.blocks)
+
+    def _embedded(self, pixels: Tensor, grid: Grid, *, offset: float) -> Tensor:
+        parts, size = self.vision.embeddings, self.vision.config.image_size // self.stride
+        patches = parts.patch_embedding(pixels).flatten(2).transpose(1, 2)
+        special = [parts.class_embedding.expand(len(patches), 1, -1)] if self.prefix_tokens else []
+        known = parts.position_embedding.weight
+        positions = resize_positions(known, self.prefix_tokens, old=(size, size), new=grid, offset=offset)
+        return torch.cat([*special, patches], 1) + positions
 
     def run_block(self, block: nn.Module, values: Tensor, rope: Tensor | None) -> Tensor:
         """``values`` (B, N, D) through one layer."""
         output: Tensor = block(values, attention_mask=None)
         return output
 
-    def last_block_qkv(self, tokens: TowerTokens) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of the last layer, each (B, heads, N, d)."""
-        layer = self.vision.encoder.layers[-1]
-        attention = layer.self_attn
-        values = layer.layer_norm1(tokens.values)
+    def block_qkv(self, block: Any, tokens: TowerTokens) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of a layer, each (B, heads, N, d)."""
+        attention = block.self_attn
+        values = block.layer_norm1(tokens.values)
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
         q, k, v = (split_heads(project(values), attention.num_heads) for project in projections)
         return q, k, v
 
-    def merge(self, attended: Tensor) -> Tensor:
+    def block_merge(self, block: Any, attended: Tensor) -> Tensor:
         """(B, heads, N, d) through the output projection: (B, N, D)."""
-        output: Tensor = self.vision.encoder.layers[-1].self_attn.out_proj(join_heads(attended))
+        output: Tensor = block.self_attn.out_proj(join_heads(attended))
         return output
 
-    def feed_forward(self, values: Tensor) -> Tensor:
-        """What the feed-forward layer of the last layer adds."""
-        layer = self.vision.encoder.layers[-1]
-        output: Tensor = layer.mlp(layer.layer_norm2(values))
+    def block_feed_forward(self, block: Any, values: Tensor) -> Tensor:
+        """What the feed-forward layer of a layer adds."""
+        output: Tensor = block.mlp(block.layer_norm2(values))
         return output
 
     def normalise(self, values: Tensor) -> Tensor:
@@ -78,9 +96,9 @@ class HuggingFaceClip(HuggingFaceViT):
         tokens, ropes = super().embed(pixels)
         return tokens.with_values(self.vision.pre_layrnorm(tokens.values)), ropes
 
-    def project(self, values: Tensor) -> Tensor:
-        """(B, N, D) to (B, N, C)."""
-        output: Tensor = self.projection(self.normalise(values))
+    def to_space(self, normed: Tensor) -> Tensor:
+        """(B, N, D) after ``post_layernorm`` to (B, N, C)."""
+        output: Tensor = self.projection(normed)
         return output
 
     def pool(self, values: Tensor) -> Tensor:
@@ -94,9 +112,9 @@ class HuggingFaceSiglip(HuggingFaceViT):
     def __init__(self, vision: Any) -> None:
         super().__init__(vision, int(vision.config.hidden_size))
 
-    def project(self, values: Tensor) -> Tensor:
-        """(B, N, D) to (B, N, C) through the value path of the pool."""
-        return single_tokens(self.vision.head, self.normalise(values))
+    def to_space(self, normed: Tensor) -> Tensor:
+        """(B, N, D) after ``post_layernorm`` to (B, N, C) through the value path of the pool."""
+        return single_tokens(self.vision.head, normed)
 
     def pool(self, values: Tensor) -> Tensor:
         """Image vectors (B, C) by the attention pool."""

@@ -45,27 +45,25 @@ class OpenClipViT(ViTTower):
         grid = (maps.shape[-2], maps.shape[-1])
         patches = maps.flatten(2).transpose(1, 2)
         token = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
-        positions = resize_positions(visual.positional_embedding, 1, old=visual.grid_size, new=grid)
+        offset = self.position_offset or 0.0
+        positions = resize_positions(visual.positional_embedding, 1, old=visual.grid_size, new=grid, offset=offset)
         values = visual.ln_pre(torch.cat([token, patches], 1) + positions.to(patches.dtype))
         return TowerTokens(values, 1, grid), [None] * len(self.blocks)
 
-    def last_block_qkv(self, tokens: TowerTokens) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of the last block, each (B, heads, N, d)."""
-        block = self.visual.transformer.resblocks[-1]
+    def block_qkv(self, block: Any, tokens: TowerTokens) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of a block, each (B, heads, N, d)."""
         attention = block.attn
         joint = functional.linear(block.ln_1(tokens.values), attention.in_proj_weight, attention.in_proj_bias)
         q, k, v = (split_heads(part, attention.num_heads) for part in joint.chunk(3, -1))
         return q, k, v
 
-    def merge(self, attended: Tensor) -> Tensor:
+    def block_merge(self, block: Any, attended: Tensor) -> Tensor:
         """(B, heads, N, d) through the output projection and the layer scale: (B, N, D)."""
-        block = self.visual.transformer.resblocks[-1]
         output: Tensor = block.ls_1(block.attn.out_proj(join_heads(attended)))
         return output
 
-    def feed_forward(self, values: Tensor) -> Tensor:
-        """What the feed-forward layer of the last block adds."""
-        block = self.visual.transformer.resblocks[-1]
+    def block_feed_forward(self, block: Any, values: Tensor) -> Tensor:
+        """What the feed-forward layer of a block adds."""
         output: Tensor = block.ls_2(block.mlp(block.ln_2(values)))
         return output
 
@@ -74,18 +72,15 @@ class OpenClipViT(ViTTower):
         output: Tensor = self.visual.ln_post(values)
         return output
 
-    def project(self, values: Tensor) -> Tensor:
-        """(B, N, D) to (B, N, C)."""
-        return self._to_space(self.normalise(values))
-
     def pool(self, values: Tensor) -> Tensor:
         """The class token, or the mean of the patches where the tower is made so."""
         average = self.visual.pool_type == "avg"
         if self.visual.final_ln_after_pool:
             pooled = values[:, 1:].mean(1) if average else values[:, 0]
-            return self._to_space(self.normalise(pooled))
+            return self.to_space(self.normalise(pooled))
         normed = self.normalise(values)
-        return self._to_space(normed[:, 1:].mean(1) if average else normed[:, 0])
+        return self.to_space(normed[:, 1:].mean(1) if average else normed[:, 0])
 
-    def _to_space(self, values: Tensor) -> Tensor:
-        return values if self.visual.proj is None else values @ self.visual.proj
+    def to_space(self, normed: Tensor) -> Tensor:
+        """(..., D) after ``ln_post`` to (..., C)."""
+        return normed if self.visual.proj is None else normed @ self.visual.proj

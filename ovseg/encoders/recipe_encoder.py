@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ovseg.attention import Attended, LastBlock, RecipeConfig, find_recipe
+from ovseg.attention.structured import resize_numbers
 from ovseg.encoders.spec import DenseFeatures, EncoderSpec, as_features
 from ovseg.encoders.structure import StructureEncoder, renormalise
-from ovseg.encoders.tower import TowerTokens, ViTTower
+from ovseg.encoders.tower import TowerTokens, ViTTower, as_maps
 from ovseg.errors import ConfigError
 from ovseg.regions import RegionSource
 
@@ -80,7 +81,7 @@ class RecipeEncoder(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """What ``dense`` returns as plain tensors, for export: values, and ``structure`` where there is one."""
         pixels = pixels.to(self.dtype)
-        tokens = self.tower.prefix(pixels, keep=self._config.layers)
+        tokens = self.tower.prefix(pixels, keep=self._recipe.regions)
         structure = self._structure_of(pixels)
         attended = self._recipe.run(self._last_block(tokens, pixels, structure), self._config.options)
         values = functional.normalize(self._finish(attended, tokens), dim=1)
@@ -101,11 +102,11 @@ class RecipeEncoder(nn.Module):
     def _last_block(self, tokens: TowerTokens, pixels: Tensor, structure: Tensor | None) -> LastBlock:
         q, k, v = self.tower.last_block_qkv(tokens)
         spatial = None
-        if tokens.hidden:
+        if self._config.layers:
             # CorrCLIP takes the values of its spatial branch from the mean of late layers, whose tokens still
-            # know their place.
-            mean = torch.stack(tokens.hidden).mean(0)
-            spatial = self.tower.last_block_qkv(tokens.with_values(mean))[2]
+            # know their place: with 12 blocks and 5 layers, from what blocks 6 to 10 gave.
+            late = [entering.values for entering in tokens.history[-1 - self._config.layers : -1]]
+            spatial = self.tower.last_block_qkv(tokens.with_values(torch.stack(late).mean(0)))[2]
         return LastBlock(
             q,
             k,
@@ -115,14 +116,15 @@ class RecipeEncoder(nn.Module):
             structure=structure,
             regions=self._regions_of(pixels, structure),
             spatial=spatial,
+            region_tokens=lambda numbers: self.tower.region_tokens(tokens, numbers),
         )
 
     def _regions_of(self, pixels: Tensor, structure: Tensor | None) -> Tensor | None:
-        """(B, hs, ws) regions on the structure grid, each cell taking that of its centre."""
+        """(B, hs, ws) regions on the structure grid, each cell taking that of its upper left pixel."""
         if self._regions is None or structure is None:
             return None
         numbers = [
-            _at_centres(self._regions(image, features), structure.shape[-2:])
+            resize_numbers(self._regions(image, features), (structure.shape[-2], structure.shape[-1]))
             for image, features in zip(self._as_images(pixels), structure, strict=True)
         ]
         return torch.stack(numbers).to(pixels.device)
@@ -136,17 +138,17 @@ class RecipeEncoder(nn.Module):
         return colours.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
     def _finish(self, attended: Attended, tokens: TowerTokens) -> Tensor:
-        update = self.tower.merge(attended.values)
-        # Weights that add up to more than 1, as of two summed attentions, scale the values but not the bias of
-        # the output projection; the missing copies of the bias are added here.
-        if attended.total != 1:
-            constant = self.tower.merge(torch.zeros_like(attended.values[:1, :, :1]))  # (1, 1, D)
-            update = update + (attended.total - 1) * constant
-        recipe = self._recipe
+        recipe, tower = self._recipe, self.tower
         target = tokens
         if (attended.prefix, attended.grid) != (tokens.prefix, tokens.grid):
-            target = TowerTokens(update, attended.prefix, attended.grid)
-        return self.tower.finish(update, target, residual=recipe.residual, feed_forward=recipe.feed_forward)
+            target = TowerTokens(attended.values, attended.prefix, attended.grid)
+        update = tower.merge(attended.values)
+        leaving = tower.complete(update, target, residual=recipe.residual, feed_forward=recipe.feed_forward)
+        normed = tower.normalise(leaving)
+        for branch in attended.branches:
+            apart = branch.values if branch.values.ndim == 3 else tower.merge(branch.values)
+            normed = normed + branch.weight * tower.normalise(apart)
+        return as_maps(tower.to_space(normed[:, attended.prefix :]), attended.grid)
 
 
 def _check_parts(name: str, section: str, *, wanted: bool, there: bool) -> None:
@@ -154,11 +156,3 @@ def _check_parts(name: str, section: str, *, wanted: bool, there: bool) -> None:
         raise ConfigError(
             f"recipe '{name}' needs a section '{section}:' in the encoder of the model file, got none"
         )
-
-
-def _at_centres(numbers: Tensor, grid: torch.Size) -> Tensor:
-    """(H, W) integers read at the centres of (h, w) cells."""
-    rows, columns = (
-        ((torch.arange(cells) + 0.5) * size / cells).long() for size, cells in zip(numbers.shape, grid, strict=True)
-    )
-    return numbers[rows[:, None], columns[None]]

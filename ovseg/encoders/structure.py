@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ovseg.config import Config
 from ovseg.encoders.spec import EncoderSpec, Triple
-from ovseg.encoders.tower import TowerTokens, ViTTower, check_pixels, join_heads
+from ovseg.encoders.tower import TowerTokens, ViTTower, as_maps, check_pixels, join_heads
 from ovseg.errors import ModelError, did_you_mean
 from ovseg.hub import read_state
 from ovseg.weights import freeze, load_module
@@ -31,12 +32,15 @@ class StructureConfig(Config):
         repo: repository of its weights on the hub.
         feature: what stands for a cell: the last tokens, or keys, or queries plus keys of the last block.
         sha256: checksum of the weights file, if known.
+        position_offset: how positions are resized to another grid: None as timm does it (with antialiasing), 0.1 as
+            the code of DINO.
     """
 
     name: str
     repo: str = ""
     feature: FeatureKind = "tokens"
     sha256: str = ""
+    position_offset: float | None = Field(default=None, ge=0, lt=1)
 
 
 class StructureEncoder(nn.Module):
@@ -81,6 +85,8 @@ def build_structure(config: StructureConfig, path: Path | None) -> StructureEnco
     if path is not None:
         load_timm(network, path)
     opened = open_network(network)
+    if config.position_offset is not None:
+        _tower(opened).position_offset = config.position_offset
     spec = replace(timm_spec(network, config.name), stride=int(opened.stride))
     return StructureEncoder(freeze(opened), spec, feature=config.feature)
 
@@ -168,14 +174,16 @@ _READERS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
 
 def _tower(network: nn.Module) -> ViTTower:
     if not isinstance(network, ViTTower):
-        raise ModelError(f"expected a transformer with keys, got {type(network).__name__}; use feature: tokens")
+        raise ModelError(
+            f"expected a transformer whose last block can be opened, got {type(network).__name__}; use feature: "
+            "tokens and no position_offset"
+        )
     return network
 
 
 def _maps(values: Tensor, tokens: TowerTokens) -> Tensor:
     """(B, N, D) to (B, D, h, w) without the prefix."""
-    patches = values[:, tokens.prefix :]
-    return patches.transpose(1, 2).reshape(len(values), -1, *tokens.grid)
+    return as_maps(values[:, tokens.prefix :], tokens.grid)
 
 
 def timm_spec(network: Any, name: str) -> EncoderSpec:

@@ -47,26 +47,23 @@ class TimmEva(TimmViT):
         output: Tensor = block(values, rope=rope)
         return output
 
-    def last_block_qkv(self, tokens: TowerTokens) -> tuple[Tensor, Tensor, Tensor]:
+    def block_qkv(self, block: Any, tokens: TowerTokens) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys after rotation, and values, each (B, heads, N, d)."""
-        block = self.trunk.blocks[-1]
         attention = block.attn
         q, k, v = _projections(attention, block.norm1(tokens.values))
         q, k = attention.q_norm(q), attention.k_norm(k)
-        if tokens.rope is not None:
+        if tokens.rope is not None and q.shape[2] > tokens.prefix:
             half = bool(getattr(attention, "rotate_half", False))
             q, k = (_rotate(part, tokens.rope, tokens.prefix, half=half).type_as(v) for part in (q, k))
         return q, k, v
 
-    def merge(self, attended: Tensor) -> Tensor:
+    def block_merge(self, block: Any, attended: Tensor) -> Tensor:
         """(B, heads, N, d) through the output projection and the layer scale: (B, N, D)."""
-        block = self.trunk.blocks[-1]
         output = block.attn.proj(block.attn.norm(join_heads(attended)))
         return _scaled(output, block.gamma_1)
 
-    def feed_forward(self, values: Tensor) -> Tensor:
-        """What the feed-forward layer of the last block adds."""
-        block = self.trunk.blocks[-1]
+    def block_feed_forward(self, block: Any, values: Tensor) -> Tensor:
+        """What the feed-forward layer of a block adds."""
         return _scaled(block.mlp(block.norm2(values)), block.gamma_2)
 
 

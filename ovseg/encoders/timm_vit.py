@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ovseg.encoders.tower import Grid, TowerTokens, ViTTower, join_heads, last_width, single_tokens
+from ovseg.encoders.tower import (
+    Grid,
+    TowerTokens,
+    ViTTower,
+    join_heads,
+    last_width,
+    resize_positions,
+    single_tokens,
+)
 from ovseg.errors import ModelError
 
 
@@ -67,17 +75,18 @@ class TimmViT(ViTTower):
         return patches, (maps.shape[-2], maps.shape[-1])
 
     def _positions(self, grid: Grid) -> Tensor | None:
-        """(1, N, D) positional embeddings resized by timm (bicubic with antialiasing), or None."""
+        """(1, N, D) positional embeddings, or None; timm itself resizes them bicubic with antialiasing."""
         from timm.layers import resample_abs_pos_embed
 
         trunk = self.trunk
         if trunk.pos_embed is None:
             return None
+        old, prefix = trunk.patch_embed.grid_size, 0 if trunk.no_embed_class else trunk.num_prefix_tokens
+        if self.position_offset is not None:
+            offset = self.position_offset
+            return resize_positions(trunk.pos_embed[0], prefix, old=tuple(old), new=grid, offset=offset)[None]
         positions: Tensor = resample_abs_pos_embed(
-            trunk.pos_embed,
-            new_size=list(grid),
-            old_size=list(trunk.patch_embed.grid_size),
-            num_prefix_tokens=0 if trunk.no_embed_class else trunk.num_prefix_tokens,
+            trunk.pos_embed, new_size=list(grid), old_size=list(old), num_prefix_tokens=prefix
         )
         return positions
 
@@ -91,23 +100,20 @@ class TimmViT(ViTTower):
             return torch.cat([*prefix, patches + positions], 1)
         return torch.cat([*prefix, patches], 1) + positions
 
-    def last_block_qkv(self, tokens: TowerTokens) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of the last block, each (B, heads, N, d)."""
-        block = self.trunk.blocks[-1]
+    def block_qkv(self, block: Any, tokens: TowerTokens) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of a block, each (B, heads, N, d)."""
         attention = block.attn
         joint = attention.qkv(block.norm1(tokens.values))
         q, k, v = joint.view(*joint.shape[:2], 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
         return attention.q_norm(q), attention.k_norm(k), v
 
-    def merge(self, attended: Tensor) -> Tensor:
+    def block_merge(self, block: Any, attended: Tensor) -> Tensor:
         """(B, heads, N, d) through the output projection and the layer scale: (B, N, D)."""
-        block = self.trunk.blocks[-1]
         output: Tensor = block.ls1(block.attn.proj(block.attn.norm(join_heads(attended))))
         return output
 
-    def feed_forward(self, values: Tensor) -> Tensor:
-        """What the feed-forward layer of the last block adds."""
-        block = self.trunk.blocks[-1]
+    def block_feed_forward(self, block: Any, values: Tensor) -> Tensor:
+        """What the feed-forward layer of a block adds."""
         output: Tensor = block.ls2(block.mlp(block.norm2(values)))
         return output
 
@@ -116,9 +122,8 @@ class TimmViT(ViTTower):
         output: Tensor = self.trunk.norm(values)
         return output
 
-    def project(self, values: Tensor) -> Tensor:
-        """(B, N, D) to (B, N, C), each token as if it were pooled alone."""
-        normed = self.normalise(values)
+    def to_space(self, normed: Tensor) -> Tensor:
+        """(B, N, D) after the last normalisation to (B, N, C), each token as if it were pooled alone."""
         pool = self.trunk.attn_pool
         pooled = normed if pool is None else single_tokens(pool, normed)
         output: Tensor = self.head(self.trunk.head(self.trunk.fc_norm(pooled)))
@@ -144,6 +149,8 @@ class TimmNaFlex(TimmViT):
 
     def embed(self, pixels: Tensor) -> tuple[TowerTokens, Sequence[Tensor | None]]:
         """Patches with prefix tokens and positions, and no rotary embedding."""
+        if self.position_offset is not None:
+            raise ModelError("position_offset does nothing here, as this network resizes its positions; remove it")
         patches, (rows, columns) = self.trunk.embeds(pixels)
         values = self.trunk.norm_pre(patches)
         return TowerTokens(values, self.trunk.num_prefix_tokens, (rows, columns)), [None] * len(self.blocks)

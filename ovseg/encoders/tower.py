@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ovseg.errors import ShapeError
+from ovseg.errors import ModelError, ShapeError
 from ovseg.tensors import check_shape
 
 Grid = tuple[int, int]
@@ -18,21 +19,21 @@ Grid = tuple[int, int]
 
 @dataclass(frozen=True)
 class TowerTokens:
-    """Tokens entering the last block.
+    """Tokens entering a block, mostly the last.
 
     Attributes:
         values: (B, N, D).
         prefix: leading tokens that are no patches: the class token first, then registers.
         grid: (h, w) patches, N = prefix + h·w.
-        rope: rotary embedding of the last block, or None.
-        hidden: the tokens entering the last block and those before it, the latest last, as many as asked for.
+        rope: rotary embedding of the block, or None.
+        history: the tokens entering each block, from the first to the last, where they were asked for.
     """
 
     values: Tensor
     prefix: int
     grid: Grid
     rope: Tensor | None = None
-    hidden: tuple[Tensor, ...] = ()
+    history: tuple[TowerTokens, ...] = ()
 
     def with_values(self, values: Tensor) -> TowerTokens:
         """The same tokens with other vectors."""
@@ -42,18 +43,21 @@ class TowerTokens:
 class ViTTower(nn.Module, ABC):
     """An image tower split at its last block; a family says how it embeds, projects and pools.
 
-    ``merge`` and ``finish`` are the rest of the last block after ``last_block_qkv``.
+    ``last_block_qkv``, ``merge`` and ``complete`` are the parts of the last block, one after the other.
 
     Attributes:
         stride: pixels per patch.
         channels: length C of a projected vector.
         between: called after each block before the last with its number and the tokens (B, N, D); may merge or
             drop tokens, as long as all are back before the last block, whose recipes need the whole grid.
+        position_offset: how positions are resized to another grid: None as the network's library does it, a number
+            as ``resize_positions`` does with this offset.
     """
 
     stride: int
     channels: int
     between: Callable[[int, Tensor], Tensor] | None = None
+    position_offset: float | None = None
 
     @property
     @abstractmethod
@@ -65,24 +69,24 @@ class ViTTower(nn.Module, ABC):
         """Tokens entering the first block, and the rotary embedding of each block."""
 
     @abstractmethod
-    def last_block_qkv(self, tokens: TowerTokens) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of the last block, each (B, heads, N, d), ready for a dot product."""
+    def block_qkv(self, block: Any, tokens: TowerTokens) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of a block, each (B, heads, N, d), ready for a dot product."""
 
     @abstractmethod
-    def merge(self, attended: Tensor) -> Tensor:
-        """(B, heads, N, d) through the output projection: (B, N, D)."""
+    def block_merge(self, block: Any, attended: Tensor) -> Tensor:
+        """(B, heads, N, d) through the output projection of a block: (B, N, D)."""
 
     @abstractmethod
-    def feed_forward(self, values: Tensor) -> Tensor:
-        """What the feed-forward layer of the last block adds to (B, N, D)."""
+    def block_feed_forward(self, block: Any, values: Tensor) -> Tensor:
+        """What the feed-forward layer of a block adds to (B, N, D)."""
 
     @abstractmethod
     def normalise(self, values: Tensor) -> Tensor:
         """(B, N, D) through the tower's last normalisation."""
 
     @abstractmethod
-    def project(self, values: Tensor) -> Tensor:
-        """(B, N, D) leaving the last block to (B, N, C), each token as if it were pooled alone."""
+    def to_space(self, normed: Tensor) -> Tensor:
+        """(B, N, D) after the last normalisation to (B, N, C), each token as if it were pooled alone."""
 
     @abstractmethod
     def pool(self, values: Tensor) -> Tensor:
@@ -93,50 +97,93 @@ class ViTTower(nn.Module, ABC):
         output: Tensor = block(values)
         return output
 
-    def prefix(self, pixels: Tensor, *, keep: int = 0) -> TowerTokens:
+    def last_block_qkv(self, tokens: TowerTokens) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the last block, each (B, heads, N, d)."""
+        return self.block_qkv(self.blocks[-1], tokens)
+
+    def merge(self, attended: Tensor) -> Tensor:
+        """(B, heads, N, d) through the output projection of the last block: (B, N, D)."""
+        return self.block_merge(self.blocks[-1], attended)
+
+    def feed_forward(self, values: Tensor) -> Tensor:
+        """What the feed-forward layer of the last block adds to (B, N, D)."""
+        return self.block_feed_forward(self.blocks[-1], values)
+
+    def project(self, values: Tensor) -> Tensor:
+        """(B, N, D) leaving the last block to (B, N, C), each token as if it were pooled alone."""
+        return self.to_space(self.normalise(values))
+
+    def prefix(self, pixels: Tensor, *, keep: bool = False) -> TowerTokens:
         """The tokens of ``pixels`` before the last block.
 
         Args:
             pixels: (B, 3, H, W), normalised; H and W multiples of the stride.
-            keep: how many of the latest block inputs to return as ``hidden``.
+            keep: return what enters each block as ``history``.
 
         Raises:
             ShapeError: the sizes do not fit the stride.
         """
         check_pixels(pixels, self.stride)
         tokens, ropes = self.embed(pixels)
-        values, passed = tokens.values, []
+        values, passed = tokens.values, [replace(tokens, rope=ropes[0])]
         for number, (block, rope) in enumerate(zip(self.blocks[:-1], ropes[:-1], strict=True)):
             values = self.run_block(block, values, rope)
             if self.between is not None:
                 values = self.between(number, values)
-            passed.append(values)
+            if keep:
+                passed.append(replace(tokens, values=values, rope=ropes[number + 1]))
         if values.shape[1] != tokens.values.shape[1]:
             raise ShapeError(
                 f"the last block must get {tokens.values.shape[1]} tokens, got {values.shape[1]}; what merges some "
                 "between blocks must put them back"
             )
-        hidden = tuple(passed[-keep:]) if keep else ()
-        return replace(tokens, values=values, rope=ropes[-1], hidden=hidden)
+        return replace(tokens, values=values, rope=ropes[-1], history=tuple(passed) if keep else ())
 
-    def finish(self, update: Tensor, tokens: TowerTokens, *, residual: bool, feed_forward: bool) -> Tensor:
-        """The rest of the tower for the patches.
+    def region_tokens(self, tokens: TowerTokens, regions: Tensor) -> Tensor:
+        """A copy of the class token for each region, run through the whole tower beside the other tokens.
+
+        A copy attends to the class token, any registers, and the patches of its region; neither to itself nor to
+        other copies, and no other token attends to it.
+
+        Args:
+            tokens: with their ``history``.
+            regions: (B, h, w) numbers from 0 on the tower's grid.
+
+        Returns:
+            (B, R, D) leaving the last block, R the number of regions; a region without a patch sees no patch.
+
+        Raises:
+            ModelError: the tower has no class token.
+
+        Source: Zhang et al., CorrCLIP, ICCV 2025, section 3.3.
+        """
+        if tokens.prefix == 0:
+            raise ModelError(
+                "recipe 'corrclip' needs a class token for its semantic branch, but this tower has none; "
+                "set its option semantic: 0"
+            )
+        count = int(regions.max()) + 1
+        inside = regions.flatten(1)[:, None] == torch.arange(count, device=regions.device)[:, None]  # (B, R, h·w)
+        seen = functional.pad(inside, (tokens.prefix, 0), value=True)[:, None]
+        copies = tokens.history[0].values[:, :1].expand(-1, count, -1)
+        for block, entering in zip(self.blocks, tokens.history, strict=True):
+            # as prefix tokens, copies have no place in the image
+            queries, _, _ = self.block_qkv(block, TowerTokens(copies, count, (0, 0), entering.rope))
+            _, keys, values = self.block_qkv(block, entering)
+            attended = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=seen)
+            copies = copies + self.block_merge(block, attended)
+            copies = copies + self.block_feed_forward(block, copies)
+        return copies
+
+    def complete(self, update: Tensor, tokens: TowerTokens, *, residual: bool, feed_forward: bool) -> Tensor:
+        """Tokens (B, N, D) leaving the last block.
 
         Args:
             update: (B, N, D) output of the attention, from ``merge``.
-            tokens: says prefix and grid of ``update``, and holds what the residual adds.
+            tokens: what entered the block.
             residual: add the tokens that entered the block.
             feed_forward: run the feed-forward layer, which adds to what it is given.
-
-        Returns:
-            (B, C, h, w), not normalised.
         """
-        values = self.complete(update, tokens, residual=residual, feed_forward=feed_forward)
-        patches = self.project(values[:, tokens.prefix :])
-        return patches.transpose(1, 2).reshape(len(patches), -1, *tokens.grid)
-
-    def complete(self, update: Tensor, tokens: TowerTokens, *, residual: bool, feed_forward: bool) -> Tensor:
-        """Tokens (B, N, D) leaving the last block."""
         values = tokens.values + update if residual else update
         return values + self.feed_forward(values) if feed_forward else values
 
@@ -148,6 +195,11 @@ class ViTTower(nn.Module, ABC):
     def image_vector(self, pixels: Tensor) -> Tensor:
         """The tower's own image vectors (B, C), not normalised."""
         return self.pool(self.whole_block(self.prefix(pixels)))
+
+
+def as_maps(values: Tensor, grid: Grid) -> Tensor:
+    """(B, h·w, C), rows first, to (B, C, h, w)."""
+    return values.transpose(1, 2).reshape(len(values), -1, *grid)
 
 
 def check_pixels(pixels: Tensor, stride: int) -> None:
@@ -175,7 +227,7 @@ def join_heads(values: Tensor) -> Tensor:
     return values.transpose(1, 2).flatten(2)
 
 
-def resize_positions(positions: Tensor, prefix: int, *, old: Grid, new: Grid) -> Tensor:
+def resize_positions(positions: Tensor, prefix: int, *, old: Grid, new: Grid, offset: float = 0.0) -> Tensor:
     """Positional embeddings for another grid, bicubic, without antialiasing.
 
     Args:
@@ -183,6 +235,8 @@ def resize_positions(positions: Tensor, prefix: int, *, old: Grid, new: Grid) ->
         prefix: leading rows that are kept as they are.
         old: (h, w) of ``positions``.
         new: (h', w').
+        offset: what is added to h' and w' where the step between samples, h / h', is computed. The code of DINO
+            adds 0.1 against rounding errors, and the released code of CLIP's dense recipes took that over.
 
     Returns:
         (prefix + h'·w', D); ``positions`` itself where the grids are equal.
@@ -192,7 +246,11 @@ def resize_positions(positions: Tensor, prefix: int, *, old: Grid, new: Grid) ->
     if old == new:
         return positions
     maps = positions[prefix:].T.reshape(1, -1, *old).float()  # (1, D, h, w)
-    resized = functional.interpolate(maps, size=new, mode="bicubic", align_corners=False)
+    if offset:
+        factors = [(cells + offset) / before for cells, before in zip(new, old, strict=True)]
+        resized = functional.interpolate(maps, scale_factor=factors, mode="bicubic", align_corners=False)
+    else:
+        resized = functional.interpolate(maps, size=new, mode="bicubic", align_corners=False)
     return torch.cat([positions[:prefix], resized[0].flatten(1).T.to(positions.dtype)])
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import nn
+
 from ovseg.attention import RecipeConfig
 from ovseg.encoders.recipe_encoder import RecipeEncoder
 from ovseg.encoders.spec import EncoderSpec, Triple
 from ovseg.encoders.structure import build_structure
 from ovseg.encoders.tower import ViTTower
+from ovseg.errors import ConfigError
 from ovseg.hub import content_of, find_weights
 from ovseg.models.config import ModelConfig
 from ovseg.models.download import STRUCTURE_FOLDER
@@ -29,6 +32,11 @@ def assemble(
         The encoder, and what the weights of structure and regions are known by, where there are such parts.
     """
     encoder = config.encoder
+    tower.position_offset = encoder.position_offset
+    if encoder.norm_epsilon is not None:
+        _set_epsilon(tower, encoder.norm_epsilon)
+    if encoder.exact_gelu:
+        _use_exact_gelu(tower)
     structure, marks = None, {}
     if encoder.structure is not None:
         path = None if encoder.random_weights else _structure_file(config, weights)
@@ -41,6 +49,20 @@ def assemble(
             marks["regions"] = sam_mark(str(encoder.regions.options.get("model", SAM_REPO)))
     recipe = encoder.recipe or RecipeConfig(name="plain")
     return RecipeEncoder(tower, spec, recipe=recipe, structure=structure, regions=regions), marks
+
+
+def _set_epsilon(tower: ViTTower, epsilon: float) -> None:
+    for layer in tower.modules():
+        if isinstance(layer, nn.LayerNorm):
+            layer.eps = epsilon
+
+
+def _use_exact_gelu(tower: ViTTower) -> None:
+    quick = [name for name, layer in tower.named_modules() if type(layer).__name__.startswith("QuickGELU")]
+    if not quick:
+        raise ConfigError("exact_gelu does nothing here, as the tower has no x·sigmoid(1.702x); remove it")
+    for name in quick:
+        tower.set_submodule(name, nn.GELU())
 
 
 def mark_of(path: Path | None) -> str:

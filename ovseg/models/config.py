@@ -43,6 +43,10 @@ class EncoderConfig(Config):
         repo: repository of the weights on the Hugging Face hub.
         sha256: checksum of each weights file, by file name.
         random_weights: build the networks without weights, for tests and timing.
+        position_offset: how a tower's positions are resized to another grid: None as its library does it, 0.1 as
+            the released code of the recipes; see ``ovseg.encoders.tower.resize_positions``.
+        norm_epsilon: what all layer normalisations of a tower add to the variance; None leaves what they have.
+        exact_gelu: run a tower with GELU where its weights were trained with x·sigmoid(1.702x).
         recipe: what the last attention block of a tower does; None leaves it as it was trained.
         structure: a vision-only encoder, for recipes that need one.
         regions: how the image is cut into parts, for recipes that need them.
@@ -55,6 +59,9 @@ class EncoderConfig(Config):
     repo: str = ""
     sha256: dict[str, str] = Field(default={})
     random_weights: bool = False
+    position_offset: float | None = Field(default=None, ge=0, lt=1)
+    norm_epsilon: float | None = Field(default=None, gt=0)
+    exact_gelu: bool = False
     recipe: RecipeConfig | None = None
     structure: StructureConfig | None = None
     regions: RegionsConfig | None = None

@@ -8,7 +8,7 @@ import torch
 
 from ovseg.attention import RECIPES, LastBlock, RecipeConfig, find_recipe
 from ovseg.attention.self_attention import neighbourhood
-from ovseg.attention.structured import merge_regions, region_summaries, resize_patches
+from ovseg.attention.structured import merge_regions, resize_numbers, resize_patches
 from ovseg.errors import ConfigError, ModelError, ShapeError
 
 GRID, FINE = (3, 5), (4, 6)
@@ -29,7 +29,13 @@ def make_block(*, prefix: int, batch: int = 2, fine: tuple[int, int] = FINE, see
         structure=structure,
         regions=torch.randint(-1, 4, (batch, *fine), generator=draw),
         spatial=normal(batch, 2, count, 4),
+        region_tokens=lambda regions: region_table(batch)[:, : int(regions.max()) + 1],
     )
+
+
+def region_table(batch: int) -> torch.Tensor:
+    """(B, R, 8) made up tokens of regions."""
+    return torch.arange(batch * 9 * 8, dtype=torch.float32).view(batch, 9, 8)
 
 
 def rows_softmax(logits):
@@ -83,7 +89,7 @@ def test_self_attention_recipes_equal_the_loops(name, prefix):
     block = make_block(prefix=prefix)
     attended = RECIPES[name].run(block, {})
     values = attended.values
-    assert (attended.total, attended.prefix, attended.grid) == (1.0, prefix, GRID)
+    assert (attended.branches, attended.prefix, attended.grid) == ((), prefix, GRID)
     for image in range(2):
         for head in range(2):
             slow = SLOW[name](block.q[image, head], block.k[image, head], block.v[image, head], prefix)
@@ -147,61 +153,42 @@ def corr_weights(structure, regions, sharpness=4.0):
         region = regions[row]
         logits = []
         for column, value in enumerate(line):
-            seen = regions[column] == region if region >= 0 else value > mean
+            outside = 0 in (region, regions[column])
+            seen = value > mean if outside else regions[column] == region
             logits.append(sharpness * value if seen or column == row else -math.inf)
         rows.append(rows_softmax(logits))
     return rows
 
 
-def semantic_branch(query, keys, values, regions):
-    out = []
-    for region in regions:
-        members = [place for place, other in enumerate(regions) if other == region]
-        if region < 0:
-            out.append(torch.zeros(values.shape[1], dtype=torch.float64))
-            continue
-        weights = rows_softmax([dot(query, keys[place]) / math.sqrt(len(query)) for place in members])
-        out.append(weighted(weights, [values[place] for place in members]))
-    return torch.stack(out)
-
-
-@pytest.mark.parametrize(("share", "summary"), [(0.0, 0.0), (1.0, 0.0), (0.0, 0.5), (1.0, 0.5), (0.7, 0.3)])
+@pytest.mark.parametrize(("share", "summary"), [(0.0, 0.0), (1.0, 0.0), (0.0, 0.5), (0.7, 0.3)])
 @pytest.mark.parametrize("prefix", [1, 5])
 def test_corrclip_equals_the_loops(prefix, share, summary):
     block = make_block(prefix=prefix)
     attended = RECIPES["corrclip"].run(block, {"merge": 0.02, "spatial": share, "semantic": summary})
-    merged = merge_regions(block.structure, block.regions, distance=0.02).flatten(1).tolist()
-    assert attended.total == pytest.approx(1 + share + summary)
+    merged = merge_regions(block.structure, block.regions, distance=0.02)
+    assert [branch.weight for branch in attended.branches] == [weight for weight in (share, summary) if weight]
     for image in range(2):
-        weights = corr_weights(block.structure[image], merged[image])
-        for head in range(2):
-            k, v, spatial = (
-                bilinear(tensor[image, head, prefix:], FINE) for tensor in (block.k, block.v, block.spatial)
-            )
-            slow = torch.stack([weighted(row, v) for row in weights])
-            slow += share * torch.stack([weighted(row, spatial) for row in weights])
-            slow += summary * semantic_branch(block.q[image, head, 0], k, v, merged[image])
-            torch.testing.assert_close(attended.values[image, head].double(), slow, atol=1e-5, rtol=1e-5)
-
-
-def test_a_region_that_the_class_token_hardly_looks_at_is_summarised_all_the_same():
-    block = make_block(prefix=1)
-    far = block.k.clone()
-    far[:, :, 1 : 1 + GRID[1]] -= 500 * block.q[:, :, :1]  # logits of the first row of patches are ~1000 lower
-    regions = torch.arange(GRID[0])[:, None].expand(2, *GRID)
-    summaries = region_summaries(replace(block, k=far), block.v[:, :, 1:], regions.flatten(1), GRID)
-    for image in range(2):
-        for head in range(2):
-            own = regions[image].flatten().tolist()
-            query, keys, values = block.q[image, head, 0], far[image, head, 1:], block.v[image, head, 1:]
-            slow = semantic_branch(query, keys, values, own)
-            torch.testing.assert_close(summaries[image, head].double(), slow, atol=1e-3, rtol=1e-3)
+        weights = corr_weights(block.structure[image], merged[image].flatten().tolist())
+        shared = [(attended.values, block.v)]
+        if share:
+            shared.append((attended.branches[0].values, block.spatial))
+        for found, values in shared:
+            for head in range(2):
+                fine = bilinear(values[image, head, prefix:], FINE)
+                slow = torch.stack([weighted(row, fine) for row in weights])
+                torch.testing.assert_close(found[image, head].double(), slow, atol=1e-5, rtol=1e-5)
+    if summary:
+        painted = attended.branches[-1].values
+        for image, row, column in ((0, 0, 0), (1, 3, 5), (1, 2, 1)):
+            place = row * GRID[0] // FINE[0] * FINE[0] // GRID[0], column * GRID[1] // FINE[1] * FINE[1] // GRID[1]
+            region = int(merged[image][place])
+            assert torch.equal(painted[image, row * FINE[1] + column], region_table(2)[image, region])
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_batch_of_two_equals_two_of_one(name):
     block = make_block(prefix=1)
-    both = RECIPES[name].run(block, {}).values
+    both = RECIPES[name].run(block, {})
     for image in range(2):
         part = slice(image, image + 1)
         alone = LastBlock(
@@ -213,8 +200,12 @@ def test_a_batch_of_two_equals_two_of_one(name):
             structure=block.structure[part],
             regions=block.regions[part],
             spatial=block.spatial[part],
+            region_tokens=lambda regions, part=part: region_table(2)[part, : int(regions.max()) + 1],
         )
-        torch.testing.assert_close(RECIPES[name].run(alone, {}).values, both[part])
+        one = RECIPES[name].run(alone, {})
+        torch.testing.assert_close(one.values, both.values[part])
+        for mine, ours in zip(one.branches, both.branches, strict=True):
+            torch.testing.assert_close(mine.values, ours.values[part])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -228,14 +219,15 @@ def test_recipes_keep_half_precision(name, dtype):
         structure=block.structure.to(dtype),
         regions=block.regions,
         spatial=block.spatial.to(dtype),
+        region_tokens=lambda regions: block.region_tokens(regions).to(dtype),
     )
     values = RECIPES[name].run(half, {}).values
     assert values.dtype == dtype and values.isfinite().all()
 
 
 def merged_by_hand(vectors, numbers, distance):
-    """Regions joined through chains of pairs, by repeated relabelling."""
-    known = sorted({number for number in numbers if number >= 0})
+    """Regions joined through chains of pairs, by repeated relabelling; the lowest number stays apart."""
+    lowest, *known = sorted(set(numbers))
     means = {}
     for region in known:
         total = sum(vectors[place].double() for place, number in enumerate(numbers) if number == region)
@@ -248,7 +240,7 @@ def merged_by_hand(vectors, numbers, distance):
                 if best - dot(means[one], means[other]) <= distance:
                     label[one] = label[other] = min(label[one], label[other])
     order = sorted(set(label.values()))
-    return [order.index(label[number]) if number >= 0 else -1 for number in numbers]
+    return [0 if number == lowest else order.index(label[number]) + 1 for number in numbers]
 
 
 @pytest.mark.parametrize("distance", [0.0, 0.02, 0.05, 0.3])
@@ -260,14 +252,34 @@ def test_merging_regions_equals_the_loops(distance):
         assert merged[image].flatten().tolist() == slow
 
 
-def test_an_image_without_regions_stays_without_regions():
+def test_an_image_without_regions_attends_by_likeness_alone():
     block = make_block(prefix=1)
     empty = torch.full_like(block.regions, -1)
-    assert (merge_regions(block.structure, empty, distance=0.2) == -1).all()
-    bare = LastBlock(block.q, block.k, block.v, 1, GRID, structure=block.structure, regions=empty)
-    with_summaries, without = (RECIPES["corrclip"].run(bare, {"semantic": share}) for share in (0.5, 0.0))
-    assert torch.equal(with_summaries.values, without.values)
-    assert (with_summaries.total, without.total) == (1.5, 1.0)
+    assert (merge_regions(block.structure, empty, distance=0.2) == 0).all()
+    bare = replace(block, regions=empty)
+    attended = RECIPES["corrclip"].run(bare, {})
+    for image in range(2):
+        weights = corr_weights(block.structure[image], [0] * (FINE[0] * FINE[1]))
+        fine = bilinear(block.v[image, 0, 1:], FINE)
+        slow = torch.stack([weighted(row, fine) for row in weights])
+        torch.testing.assert_close(attended.values[image, 0].double(), slow, atol=1e-5, rtol=1e-5)
+
+
+def test_two_regions_are_never_merged():
+    block = make_block(prefix=0)
+    regions = torch.zeros(2, *FINE, dtype=torch.long)
+    regions[:, :2] = 1
+    assert torch.equal(merge_regions(block.structure, regions, distance=2.0), regions)
+    regions[:, 2] = 2
+    merged = merge_regions(block.structure, regions, distance=2.0)  # the last row, the lowest number, stays apart
+    assert merged[:, :3].unique().tolist() == [1] and merged[:, 3].unique().tolist() == [0]
+
+
+def test_numbers_are_resized_as_torch_does_to_the_nearest():
+    numbers = torch.arange(7 * 10).view(1, 7, 10)
+    for grid in ((3, 4), (7, 10), (14, 25), (5, 13)):
+        theirs = torch.nn.functional.interpolate(numbers[None].double(), size=grid, mode="nearest")[0].long()
+        assert torch.equal(resize_numbers(numbers, grid), theirs)
 
 
 def test_equal_cells_do_not_empty_a_row_of_proxyclip():
@@ -298,8 +310,8 @@ def test_missing_parts_are_refused_by_name():
     bare = LastBlock(block.q, block.k, block.v, 0, GRID)
     with pytest.raises(ModelError, match="needs a structure encoder"):
         RECIPES["proxyclip"].run(bare, {})
-    with pytest.raises(ModelError, match="needs a class token"):
-        RECIPES["corrclip"].run(block, {})
+    with pytest.raises(ModelError, match="needs the whole tower"):
+        RECIPES["corrclip"].run(replace(block, region_tokens=None), {})
     with pytest.raises(ModelError, match="needs regions"):
         RECIPES["corrclip"].run(LastBlock(block.q, block.k, block.v, 0, GRID, structure=block.structure), {})
     with pytest.raises(ShapeError, match=r"q must be \(B=2, heads=2, N=16, d\)"):

@@ -95,23 +95,20 @@ def test_sclip_keeps_the_residual_and_the_feed_forward_layer(networks, pixels):
     torch.testing.assert_close(features.values.flatten(2).transpose(1, 2), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_the_branches_of_corrclip_each_pass_the_output_projection(networks, wide):
-    encoder = encoder_of(networks, "corrclip", layers=2)
-    tokens = encoder.tower.prefix(wide, keep=2)
+def test_the_branches_of_corrclip_each_pass_projection_and_normalisation(networks, wide):
+    encoder = encoder_of(networks, "corrclip", layers=1)
+    tokens = encoder.tower.prefix(wide, keep=True)
     structure = encoder.structure(renormalise(wide, SPEC, FINE))
     block = encoder._last_block(tokens, wide, structure)
     torch.testing.assert_close(
-        block.spatial,
-        encoder.tower.last_block_qkv(tokens.with_values((tokens.hidden[0] + tokens.hidden[1]) / 2))[2],
+        block.spatial, encoder.tower.last_block_qkv(tokens.with_values(tokens.history[-2].values))[2]
     )
-    main, with_spatial, with_semantic = (
-        RECIPES["corrclip"].run(block, {"spatial": spatial, "semantic": semantic}).values
-        for spatial, semantic in ((0, 0), (1, 0), (0, 1))
-    )
-    branches = (main, with_spatial - main, with_semantic - main)
-    main, spatial, semantic = (encoder.tower.merge(values) for values in branches)
-    visual = encoder.tower.visual
-    expected = functional.normalize(visual.ln_post(main + spatial + 0.5 * semantic) @ visual.proj, dim=-1)
+    attended = RECIPES["corrclip"].run(block, {})
+    spatial, semantic = attended.branches
+    visual, merge = encoder.tower.visual, encoder.tower.merge
+    joint = visual.ln_post(merge(attended.values)) + visual.ln_post(merge(spatial.values))
+    joint = joint + 0.5 * visual.ln_post(semantic.values)
+    expected = functional.normalize(joint @ visual.proj, dim=-1)
     values = encoder.dense(wide).values.flatten(2).transpose(1, 2)
     torch.testing.assert_close(values, expected, atol=1e-5, rtol=1e-5)
 

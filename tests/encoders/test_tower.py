@@ -1,6 +1,7 @@
 """The rebuilt last block of every family against the library's own forward, at its own size and at others."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from ovseg.encoders.openclip_vit import OpenClipViT
 from ovseg.encoders.timm_eva import TimmEva
 from ovseg.encoders.timm_vit import TimmNaFlex, TimmViT
-from ovseg.encoders.tower import resize_positions
+from ovseg.encoders.tower import TowerTokens, as_maps, resize_positions
 from ovseg.errors import ModelError, ShapeError
 from ovseg.models.huggingface import open_huggingface
 
@@ -107,7 +108,8 @@ def test_patches_are_projected_as_if_pooled_alone(name, networks, wide):
     tower = opened(networks[name]())
     tokens = tower.prefix(wide)
     attended = functional.scaled_dot_product_attention(*tower.last_block_qkv(tokens))
-    maps = tower.finish(tower.merge(attended), tokens, residual=True, feed_forward=True)
+    whole = tower.complete(tower.merge(attended), tokens, residual=True, feed_forward=True)
+    maps = as_maps(tower.project(whole[:, tokens.prefix :]), tokens.grid)
     assert maps.shape == (2, tower.channels, 3, 6)
     leaving = tower.whole_block(tokens)
     place = tokens.prefix + 2 * 6 + 4  # row 2, column 4
@@ -138,12 +140,41 @@ def test_towers_run_in_half_precision(name, dtype, networks, wide):
     assert vectors.dtype == dtype and vectors.isfinite().all()
 
 
-def test_kept_tokens_are_the_inputs_of_the_last_blocks(networks, pixels):
+def test_the_history_holds_what_enters_each_block(networks, pixels):
     network = networks["timm-clip"]()
-    tokens = opened(network).prefix(pixels, keep=2)
-    first = network.blocks[0](network.norm_pre(network._pos_embed(network.patch_embed(pixels))))
-    torch.testing.assert_close(tokens.hidden[0], first, **CLOSE)
-    assert torch.equal(tokens.hidden[1], tokens.values)
+    tokens = opened(network).prefix(pixels, keep=True)
+    first = network.norm_pre(network._pos_embed(network.patch_embed(pixels)))
+    second = network.blocks[0](first)
+    torch.testing.assert_close(tokens.history[0].values, first, **CLOSE)
+    torch.testing.assert_close(tokens.history[1].values, second, **CLOSE)
+    assert len(tokens.history) == len(network.blocks)
+    assert torch.equal(tokens.history[-1].values, tokens.values)
+    assert opened(network).prefix(pixels).history == ()
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if PREFIXES.get(name, 1)])
+def test_the_copy_of_a_region_that_is_the_image_is_the_class_token(name, networks, wide):
+    tower = opened(networks[name]())
+    tokens = tower.prefix(wide, keep=True)
+    copies = tower.region_tokens(tokens, torch.zeros(2, *tokens.grid, dtype=torch.long))
+    torch.testing.assert_close(copies, tower.whole_block(tokens)[:, :1], **CLOSE)
+
+
+def test_a_copy_sees_its_region_alone(networks, wide):
+    tower = opened(networks["openclip"]())
+    tokens = tower.prefix(wide, keep=True)
+    regions = torch.zeros(2, *tokens.grid, dtype=torch.long)
+    regions[:, 1:, 2:] = 1
+    before = tower.region_tokens(tokens, regions)
+    elsewhere = [entering.values.clone() for entering in tokens.history]
+    for values in elsewhere:
+        values[:, 1, ::2] += 1  # the first patch, which is of region 0
+    history = tuple(map(TowerTokens.with_values, tokens.history, elsewhere))
+    after = tower.region_tokens(replace(tokens, history=history), regions)
+    torch.testing.assert_close(after[:, 1], before[:, 1], **CLOSE)
+    assert (after[:, 0] - before[:, 0]).abs().max() > 1e-3
+    with pytest.raises(ModelError, match="needs a class token"):
+        tower.region_tokens(replace(tokens, prefix=0), regions)
 
 
 def test_huggingface_towers_equal_the_library_at_any_size(clip_model, siglip_model, pixels, wide):
@@ -201,16 +232,13 @@ def test_open_clip_and_huggingface_agree_on_the_same_weights(clip_model, pixels,
     ours, theirs = OpenClipViT(openclip_from_huggingface(clip_model)), open_huggingface(clip_model)
     for images in (pixels, wide):
         torch.testing.assert_close(ours.image_vector(images), theirs.image_vector(images), **CLOSE)
-        maps = [
-            tower.finish(
-                tower.merge(tower.last_block_qkv(tower.prefix(images))[2]),
-                tower.prefix(images),
-                residual=False,
-                feed_forward=False,
-            )
-            for tower in (ours, theirs)
+        ours.position_offset = theirs.position_offset = None
+        values = [
+            tower.project(tower.merge(tower.last_block_qkv(tower.prefix(images))[2])) for tower in (ours, theirs)
         ]
-        torch.testing.assert_close(maps[0], maps[1], **CLOSE)
+        torch.testing.assert_close(values[0], values[1], **CLOSE)
+        ours.position_offset = theirs.position_offset = 0.1
+        torch.testing.assert_close(ours.image_vector(images), theirs.image_vector(images), **CLOSE)
 
 
 def test_positions_keep_their_prefix_and_constants_stay_constant():
@@ -220,6 +248,15 @@ def test_positions_keep_their_prefix_and_constants_stay_constant():
     assert resized[0].tolist() == [7.0, 8.0]
     torch.testing.assert_close(resized[1:], torch.full((10, 2), 3.0))
     assert resize_positions(positions, 1, old=(3, 4), new=(3, 4)) is positions
+
+
+def test_positions_with_an_offset_are_sampled_a_little_closer():
+    ramp = torch.arange(8.0)[:, None]  # one column of eight positions
+    for new, offset in ((16, 0.1), (16, 0.9), (12, 0.1)):
+        resized = resize_positions(ramp, 0, old=(8, 1), new=(new, 1), offset=offset)
+        assert resized.shape == (new, 1)
+        # cubic convolution keeps a straight line to a few hundredths, away from the borders
+        assert resized[new // 2, 0] == pytest.approx((new // 2 + 0.5) * 8 / (new + offset) - 0.5, abs=0.06)
 
 
 def test_pixels_that_are_no_whole_patches_are_refused(networks):
