@@ -77,36 +77,19 @@ def support(features: Tensor, weights: Tensor | None = None, *, dtype: torch.dty
 
     Source: Shin et al., ReCo, NeurIPS 2022, section 3.1.
     """
-    operands = _operands(features, weights, dtype or torch.float32)
-    return (_total(operands) / (len(features) - 1)).view(len(features), *features.shape[2:])
+    total = _total(operands(features, weights, dtype or torch.float32))
+    return (total / (len(features) - 1)).view(len(features), *features.shape[2:])
 
 
-def released_support(features: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Support as the authors' released code computes it, to compare with its numbers; ``learn`` does not use it.
-
-    There the maximum for image m runs over a slice of the columns that begins at m and is longer each time, so that
-    later images count too, and a cell may match itself.
-
-    Args:
-        features, weights: as of ``support``.
-
-    Returns:
-        (k, h, w) float32.
-
-    Source: NoelShin/reco, ``reco.py``, line 175 of the release.
-    """
-    operands = _operands(features, weights, torch.float32)
-    return (_released_total(operands) / len(features)).view(len(features), *features.shape[2:])
-
-
-def _operands(features: Tensor, weights: Tensor | None, dtype: torch.dtype) -> list[_Operand]:
+def operands(features: Tensor, weights: Tensor | None, dtype: torch.dtype) -> list[Operand]:
+    """Each image as a factor of products; arguments and errors are those of ``support``."""
     check_shape("features", features, "k C h w")
     count, _, rows, columns = features.shape
     if count < 2:
         raise ShapeError(f"co-segmentation needs at least 2 images, got {count}; retrieve more")
     if weights is not None:
         check_shape("weights", weights, "k h w", k=count, h=rows, w=columns)
-    return [_Operand.of(cells, flat, dtype) for cells, flat in _cells(features, weights)]
+    return [Operand.of(cells, flat, dtype) for cells, flat in _cells(features, weights)]
 
 
 def quick_dtype(device: torch.device | str = "cpu") -> torch.dtype:
@@ -123,7 +106,7 @@ def quick_dtype(device: torch.device | str = "cpu") -> torch.dtype:
 
 
 @dataclass(frozen=True)
-class _Operand:
+class Operand:
     """One image as a factor of products.
 
     Attributes:
@@ -139,7 +122,7 @@ class _Operand:
     weights: Tensor
 
     @classmethod
-    def of(cls, cells: Tensor, weights: Tensor, dtype: torch.dtype) -> _Operand:
+    def of(cls, cells: Tensor, weights: Tensor, dtype: torch.dtype) -> Operand:
         """From (h·w, C) float32 and (h·w,)."""
         scale = torch.ones_like(weights)
         if dtype == torch.int8:
@@ -148,7 +131,7 @@ class _Operand:
         rows = cells.to(dtype).contiguous()
         return cls(rows, rows.T.contiguous(), scale, weights)
 
-    def products(self, other: _Operand) -> Tensor:
+    def products(self, other: Operand) -> Tensor:
         """(h·w, h·w') float32 to be multiplied by both scales: rows are this image's cells."""
         if self.rows.dtype == torch.int8:
             return torch._int_mm(self.rows, other.columns).float()
@@ -162,7 +145,7 @@ def _cells(features: Tensor, weights: Tensor | None) -> Iterator[tuple[Tensor, T
     return zip(features.flatten(2).transpose(1, 2).float(), weights.flatten(1).float(), strict=True)
 
 
-def _total(operands: Sequence[_Operand]) -> Tensor:
+def _total(operands: Sequence[Operand]) -> Tensor:
     """(k, h·w): sums of the best matches in the other images, each pair of images multiplied once."""
     total = torch.stack([torch.zeros_like(each.scale) for each in operands])
     for (first, one), (second, other) in itertools.combinations(enumerate(operands), 2):
@@ -171,18 +154,6 @@ def _total(operands: Sequence[_Operand]) -> Tensor:
         products = one.products(other)
         total[first] += (products * (other.scale * other.weights)).amax(1) * one.scale
         total[second] += products.mul_((one.scale * one.weights)[:, None]).amax(0) * other.scale
-    return total
-
-
-def _released_total(operands: Sequence[_Operand]) -> Tensor:
-    """The released slice: for image m, columns m·n to (2m+1)·n, cut at the end; own images included."""
-    total = torch.stack([torch.zeros_like(each.scale) for each in operands])
-    for first, one in enumerate(operands):
-        best = torch.stack(
-            [(one.products(other) * (other.scale * other.weights)).amax(1) * one.scale for other in operands]
-        )
-        for image in range(len(operands)):
-            total[first] += best[image : 2 * image + 1].amax(0)
     return total
 
 
@@ -238,6 +209,11 @@ def context_weights(features: Tensor, references: Sequence[Tensor]) -> Tensor:
     """
     weights = features.new_ones(features.shape[0], *features.shape[2:]).float()
     for reference in references:
-        cosine = torch.einsum("kchw,c->khw", features.float(), reference.to(features.device).float())
-        weights = weights * (1 - cosine.sigmoid())
+        weights = weights * (1 - likeness(features, reference))
     return weights
+
+
+def likeness(features: Tensor, reference: Tensor, *, sharpness: float = 1.0) -> Tensor:
+    """sigmoid(sharpness · cosine) of each cell of unit (k, C, h, w) with a unit (C,) vector: (k, h, w) float32."""
+    cosine = torch.einsum("kchw,c->khw", features.float(), reference.to(features.device).float())
+    return (sharpness * cosine).sigmoid()

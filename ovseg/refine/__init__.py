@@ -4,7 +4,7 @@ from ovseg.refine.affinity import affinity, pool_cells
 from ovseg.refine.crf import dense_crf
 from ovseg.refine.guided import guided_filter
 from ovseg.refine.maps import METHODS, Refined, refine_maps
-from ovseg.refine.pamr import pamr
+from ovseg.refine.pamr import pamr, released_pamr
 
 __all__ = [
     "METHODS",
@@ -15,4 +15,5 @@ __all__ = [
     "pamr",
     "pool_cells",
     "refine_maps",
+    "released_pamr",
 ]

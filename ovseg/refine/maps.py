@@ -15,9 +15,14 @@ from ovseg.images.geometry import Geometry, ImageGeometry
 from ovseg.images.resize import prepare, restore, working_size
 from ovseg.refine.crf import dense_crf
 from ovseg.refine.guided import guided_filter
-from ovseg.refine.pamr import pamr
+from ovseg.refine.pamr import pamr, released_pamr
 
-METHODS: dict[str, Callable[..., Tensor]] = {"pamr": pamr, "guided": guided_filter, "crf": dense_crf}
+METHODS: dict[str, Callable[..., Tensor]] = {
+    "pamr": pamr,
+    "pamr-released": released_pamr,
+    "guided": guided_filter,
+    "crf": dense_crf,
+}
 """From (1, 3, H, W) image in [0, 1], (1, K, H, W) maps and options to refined maps."""
 
 _MOST = 16  # classes that are refined at most

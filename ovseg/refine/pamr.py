@@ -37,9 +37,48 @@ def pamr(image: Tensor, maps: Tensor, *, iterations: int = 10, dilations: Sequen
     check_shape("image", image, "B C H W", B=1)
     check_shape("maps", maps, "B K H W", B=1, H=image.shape[2], W=image.shape[3])
     neighbours = list(_neighbours(image, dilations))
-    scale = 0.1 * torch.cat([*neighbours, image]).std(0, unbiased=False, keepdim=True) + _EPSILON
+    deviation = torch.cat([*neighbours, image]).std(0, unbiased=False, keepdim=True)
+    return _averaged(maps, _weights(image, neighbours, deviation), iterations, dilations)
+
+
+def released_pamr(
+    image: Tensor, maps: Tensor, *, iterations: int = 10, dilations: Sequence[int] = (8, 16)
+) -> Tensor:
+    """PAMR as the code that NACLIP and SCLIP release runs it.
+
+    σ is the unbiased standard deviation over the nine places of every dilation, the centre counted once for each.
+
+    Args:
+        image: (1, 3, H, W) float, any range.
+        maps: (1, K, h, w) float; resized to the image first, bilinearly with aligned corners.
+        iterations: how often the maps are averaged.
+        dilations: distances in pixels to the eight neighbours.
+
+    Returns:
+        (1, K, H, W).
+
+    Raises:
+        ShapeError: there is more than one image.
+
+    Source: Araslanov and Roth, CVPR 2020, as released with Hajimiri et al., NACLIP, WACV 2025.
+    """
+    check_shape("image", image, "B C H W", B=1)
+    check_shape("maps", maps, "B K H W", B=1)
+    if maps.shape[2:] != image.shape[2:]:
+        maps = functional.interpolate(maps, size=image.shape[2:], mode="bilinear", align_corners=True)
+    neighbours = list(_neighbours(image, dilations))
+    deviation = torch.cat([*neighbours, *[image] * len(dilations)]).std(0, keepdim=True)
+    return _averaged(maps, _weights(image, neighbours, deviation), iterations, dilations)
+
+
+def _weights(image: Tensor, neighbours: Sequence[Tensor], deviation: Tensor) -> Tensor:
+    """(8·D, H, W): how much of each neighbour goes into a pixel."""
+    scale = 0.1 * deviation + _EPSILON
     distance = torch.cat([((other - image).abs() / scale).mean(1) for other in neighbours])
-    weights = (-distance).softmax(0)  # (8·D, H, W)
+    return (-distance).softmax(0)
+
+
+def _averaged(maps: Tensor, weights: Tensor, iterations: int, dilations: Sequence[int]) -> Tensor:
     for _ in range(iterations):
         total = torch.zeros_like(maps)
         for weight, other in zip(weights, _neighbours(maps, dilations), strict=True):

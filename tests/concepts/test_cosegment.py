@@ -10,9 +10,9 @@ from ovseg.concepts.cosegment import (
     cosegment,
     quick_dtype,
     reference_of,
-    released_support,
     support,
 )
+from ovseg.concepts.released import released_cosegment
 from ovseg.errors import ShapeError
 
 
@@ -54,7 +54,7 @@ def test_the_released_support_is_that_of_its_slice_of_the_full_affinity() -> Non
     start_stop = [(m * size, m * size + (m + 1) * size) for m in range(4)]
     slices = [weighted[:, start:stop].amax(1) for start, stop in start_stop]
     expected = torch.stack(slices).mean(0).view(4, 2, 3)
-    torch.testing.assert_close(released_support(maps, weights), expected)
+    torch.testing.assert_close(released_cosegment(maps, weights).support, expected)
 
 
 def test_the_common_thing_is_the_seed_and_the_reference() -> None:
