@@ -51,7 +51,8 @@ class RegionSupport(Modifier):
     def __call__(self, logits: ClassLogits, encoded: EncodedImage) -> ClassLogits:
         """Mixes the logits of the image's features with those of the regions that support it."""
         supported = replace(encoded.features, values=self.supported(encoded.features)[None])
-        borrowed = class_logits(self.head, supported, logits.queries, smoothing=self.smoothing)
+        by_query = logits.class_of_row is not None
+        borrowed = class_logits(self.head, supported, logits.queries, smoothing=self.smoothing, by_query=by_query)
         return replace(logits, values=torch.lerp(logits.values, borrowed.values, self.share))
 
     def supported(self, features: DenseFeatures) -> Tensor:

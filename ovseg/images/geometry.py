@@ -120,6 +120,32 @@ class ImageGeometry:
         return centres * (2 / padded) - 1
 
 
+def interpolation_matrix(length: int, cells: int, *, cells_per_pixel: float, device: torch.device) -> torch.Tensor:
+    """Linear interpolation along one axis, pixel centres aligned (``align_corners=False``).
+
+    Args:
+        length: number of pixels.
+        cells: number of cells.
+        cells_per_pixel: cells that one pixel spans.
+        device: where to make it.
+
+    Returns:
+        (length, cells) float32; rows add to 1, at most two entries each.
+    """
+    import torch
+
+    position = (torch.arange(length, device=device, dtype=torch.float64) + 0.5) * cells_per_pixel - 0.5
+    position = position.clamp(0, cells - 1)
+    lower = position.floor().long().clamp(max=max(cells - 2, 0))
+    weight = (position - lower).float()
+    matrix = torch.zeros(length, cells, device=device)
+    rows = torch.arange(length, device=device)
+    matrix[rows, lower] = 1 - weight
+    if cells > 1:
+        matrix[rows, lower + 1] = weight
+    return matrix
+
+
 def check_size(name: str, size: Size) -> None:
     """Refuse a size that is not two whole numbers of at least 1."""
     if len(size) != 2 or any(isinstance(side, bool) or int(side) != side or side < 1 for side in size):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+OPENCV = "opencv"  # bilinear without antialiasing, rounded to 8 bits
 
 
 class Preprocessing(Protocol):
@@ -31,11 +33,21 @@ class Preprocessing(Protocol):
 
     @property
     def interpolation(self) -> str:
-        """``"bilinear"`` or ``"bicubic"``."""
+        """``"bilinear"`` or ``"bicubic"``, both with antialiasing, or ``"opencv"``."""
 
     @property
     def stride(self) -> int:
         """Pixels per feature cell; the padded height and width are multiples of it."""
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Preprocessing of a picture that stays one: values in [0, 1], no normalisation, no padding."""
+
+    interpolation: str = "bilinear"
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    stride: int = 1
 
 
 def working_size(original: Size, *, short_side: int, max_long_side: int | None, stride: int) -> Size:
@@ -112,12 +124,43 @@ def restore(maps: torch.Tensor, geometry: Geometry, *, stride: int) -> torch.Ten
 
 
 def _resize(image: npt.NDArray[np.uint8], size: Size, *, interpolation: str) -> npt.NDArray[np.uint8]:
-    if interpolation not in _RESAMPLING:
-        raise ShapeError(f"interpolation must be one of {', '.join(_RESAMPLING)}, got '{interpolation}'")
+    if interpolation not in {*_RESAMPLING, OPENCV}:
+        known = ", ".join([*_RESAMPLING, OPENCV])
+        raise ShapeError(f"interpolation must be one of {known}, got '{interpolation}'")
     if image.shape[:2] == size:
         return image.copy()
+    if interpolation == OPENCV:
+        return _resize_plainly(image, size)
     resized = Image.fromarray(image).resize((size[1], size[0]), _RESAMPLING[interpolation])
     return np.array(resized)
+
+
+def _resize_plainly(image: npt.NDArray[np.uint8], size: Size) -> npt.NDArray[np.uint8]:
+    """Bilinear between the four nearest pixels; OpenCV's own 8-bit arithmetic may differ by one."""
+    import torch
+
+    maps = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+    resized = torch.nn.functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    plain: npt.NDArray[np.uint8] = resized[0].round().to(torch.uint8).permute(1, 2, 0).numpy()
+    return plain
+
+
+def exact_size(original: Size, *, short_side: int, max_long_side: int) -> Size:
+    """The size to resize an image to, its ratio kept to the pixel, as mmcv's Resize has it.
+
+    Args:
+        original: (H, W) of the image.
+        short_side: wanted length of the shorter side, in pixels.
+        max_long_side: upper limit of the longer side, which wins over ``short_side``.
+
+    Raises:
+        ShapeError: a size is not positive.
+    """
+    check_size("original", original)
+    check_size("short_side and max_long_side", (short_side, max_long_side))
+    factor = min(max_long_side / max(original), short_side / min(original))
+    height, width = (max(1, int(side * factor + 0.5)) for side in original)
+    return height, width
 
 
 def _to_multiple(length: float, stride: int, *, limit: int | None) -> int:

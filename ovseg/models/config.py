@@ -76,14 +76,37 @@ class InputConfig(Config):
         max_long_side: the longer side is at most this many pixels; strips run in windows of it instead.
         window: side of the windows that larger inputs are cut into; None runs the whole image at once.
         overlap: pixels that neighbouring windows share.
-        splice: "scores" averages the windows' score maps, "features" their features to unit vectors.
+        splice: "scores" averages the windows' score maps, "features" their features to unit vectors, "pixels" their
+            score maps once each is enlarged to its pixels; windows then begin anywhere and sizes are not rounded to
+            whole patches, as in released code.
+        resampling: how the image is resized: None as the encoder's library does it, "opencv" bilinear without
+            antialiasing.
     """
 
     short_side: int = 448
     max_long_side: int = 1344
     window: int | None = None
     overlap: int = 112
-    splice: Literal["scores", "features"] = "scores"
+    splice: Literal["scores", "features", "pixels"] = "scores"
+    resampling: Literal["opencv"] | None = None
+
+    @property
+    def on_one_grid(self) -> InputConfig:
+        """The same sizes with features that lie on one grid, for what needs to know where a cell is."""
+        return self.model_copy(update={"splice": "scores"}) if self.splice == "pixels" else self
+
+
+class ScoringConfig(Config):
+    """In which order phrases become labels.
+
+    Attributes:
+        over: "classes" takes the best phrase of each class first, and then softmax over classes; "phrases" takes
+            softmax over all phrases first, so that a class with many shares its probability among them.
+        at: "cells" computes probabilities where the features are, and enlarges them; "pixels" enlarges the cosines.
+    """
+
+    over: Literal["classes", "phrases"] = "classes"
+    at: Literal["cells", "pixels"] = "cells"
 
 
 class BackgroundConfig(Config):
@@ -121,6 +144,12 @@ class RefineConfig(Config):
     options: dict[str, Any] = Field(default={})
 
 
+class CorrectionConfig(RegionsConfig):
+    """Regions that are painted in their most frequent label; see ``ovseg.regions.majority_label``."""
+
+    spare_lowest: bool = False
+
+
 class PruneConfig(Config):
     """Labels that the image as a whole does not suggest are left out (ActiveSAM, 2026).
 
@@ -151,10 +180,11 @@ class ModelConfig(Config):
     input: InputConfig = InputConfig()
     logit_scale: float = 1.0
     smoothing: float | None = None
+    scoring: ScoringConfig = ScoringConfig()
     background: BackgroundConfig = BackgroundConfig()
     refine: RefineConfig = RefineConfig()
     prune: PruneConfig | None = None
-    correction: RegionsConfig | None = None
+    correction: CorrectionConfig | None = None
     parameters: float
     megabytes: float
     license: str

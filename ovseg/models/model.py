@@ -52,7 +52,7 @@ class Model:
         config = self.config
         head = None if config.head is None else config.head.model_copy(update={"weights": "", "sha256": ""})
         rest = config.model_dump(
-            include={"logit_scale", "smoothing", "background", "refine", "prune", "correction"}
+            include={"logit_scale", "smoothing", "scoring", "background", "refine", "prune", "correction"}
         )
         return {
             "model": config.name,

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ovseg.config import check_options, choose
+from ovseg.images.resize import restore
 from ovseg.models.config import ModelConfig
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits
+from ovseg.pipeline.pixels import BandRefinement, decide_pixels, label_scores, network_image
 from ovseg.pipeline.upsample import Winners, find_winners
-from ovseg.refine import METHODS, refine_maps
+from ovseg.refine import METHODS, reach_of, refine_maps
 from ovseg.regions.sources import build_regions
 from ovseg.regions.vote import majority_label
 
@@ -25,15 +30,28 @@ class Decision:
         index: (H, W) int32 label at each pixel, −1 for none.
         best: (H, W) float32 probability of the best class.
         presence: (L,) calibrated presence of each label in [0, 1].
-        probabilities: (L, h, w) of the labels at each cell.
-        stride: pixels of the encoder's input per cell.
     """
 
     index: Tensor
     best: Tensor
     presence: Tensor
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What winners are looked for in.
+
+    Attributes:
+        logits: on cells.
+        probabilities: (K, h, w) of the classes on cells.
+        encoded: the image.
+        refine: whether borders are pulled to the edges of the image.
+    """
+
+    logits: ClassLogits
     probabilities: Tensor
-    stride: int
+    encoded: EncodedImage
+    refine: bool
 
 
 class DecisionRules:
@@ -47,6 +65,8 @@ class DecisionRules:
         self.config = config
         method = choose("refinement", config.refine.method, METHODS)
         check_options(f"refinement '{config.refine.method}'", method, config.refine.options, given=2)
+        if config.scoring.at == "pixels":
+            reach_of(config.refine.method, config.refine.options)
         self._regions = None if config.correction is None else build_regions(config.correction)
 
     def decide(self, logits: ClassLogits, encoded: EncodedImage, *, background: bool, refine: bool) -> Decision:
@@ -58,22 +78,33 @@ class DecisionRules:
             background: whether a pixel may be none of the labels.
             refine: whether borders are pulled to the edges of the image.
         """
-        labels, stride = logits.labels, logits.stride
-        probabilities = logits.values.softmax(0)
-        presence = self._presence(probabilities[:labels])
+        probabilities = logits.probabilities(logits.values)
+        presence = self._presence(probabilities[: logits.labels])
         # Presence comes first: a label that the image does not show must not win pixels from one that it does.
-        candidates = self._drop_absent(probabilities, presence) if background else probabilities
-        winners = self._winners(encoded, candidates, stride=stride, refine=refine)
-        small = self._small(winners.index, labels) if background else None
+        dropped = torch.zeros(len(probabilities), dtype=torch.bool, device=probabilities.device)
+        if background:
+            dropped[: logits.labels] = presence < self.config.background.presence
+        asked = _Asked(logits, probabilities, encoded, refine)
+        winners = self._winners(asked, dropped)
+        small = self._small(winners.index, logits.labels) if background else None
         if small is not None and bool(small.any()):
             # A label that is too small gives its pixels to the next best, so the pixels are asked again.
-            candidates = candidates.clone()
-            candidates[:labels][small] = 0
-            winners = self._winners(encoded, candidates, stride=stride, refine=refine)
-        index = self._reject(winners, labels) if background else winners.index
+            dropped[: logits.labels] |= small
+            winners = self._winners(asked, dropped)
+        index = self._reject(winners, logits.labels) if background else winners.index
         if self._regions is not None:
             index = self._correct(index, encoded)
-        return Decision(index, winners.best, presence, probabilities[:labels], stride)
+        return Decision(index, winners.best, presence)
+
+    def scores(self, logits: ClassLogits, encoded: EncodedImage, *, refine: bool) -> npt.NDArray[np.float16]:
+        """(L, H, W) probability of every label at every pixel; refined only where it is decided at pixels."""
+        if self.config.scoring.at == "pixels":
+            refinement = self._band_refinement(encoded) if refine else None
+            return label_scores(logits, encoded.geometry, refinement=refinement)
+        probabilities = logits.probabilities(logits.values)[None, : logits.labels]
+        whole = restore(probabilities, encoded.geometry, stride=logits.stride)
+        scores: npt.NDArray[np.float16] = whole[0].half().cpu().numpy()
+        return scores
 
     def _presence(self, probabilities: Tensor) -> Tensor:
         """(L, h, w) probabilities to (L,): the best cell, through a logistic."""
@@ -81,18 +112,14 @@ class DecisionRules:
         evidence = probabilities.flatten(1).amax(1).clamp(1e-6, 1 - 1e-6).logit()
         return torch.sigmoid(settings.presence_slope * evidence + settings.presence_offset)
 
-    def _drop_absent(self, probabilities: Tensor, presence: Tensor) -> Tensor:
-        absent = presence < self.config.background.presence
-        if not bool(absent.any()):
-            return probabilities
-        probabilities = probabilities.clone()
-        probabilities[: len(presence)][absent] = 0
-        return probabilities
-
-    def _winners(self, encoded: EncodedImage, maps: Tensor, *, stride: int, refine: bool) -> Winners:
-        if not refine:
+    def _winners(self, asked: _Asked, dropped: Tensor) -> Winners:
+        encoded, stride, settings = asked.encoded, asked.logits.stride, self.config.refine
+        if self.config.scoring.at == "pixels":
+            refinement = self._band_refinement(encoded) if asked.refine else None
+            return decide_pixels(asked.logits, encoded.geometry, refinement=refinement, dropped=dropped)
+        maps = asked.probabilities.masked_fill(dropped[:, None, None], 0)
+        if not asked.refine:
             return find_winners(maps, encoded.geometry, stride=stride)
-        settings = self.config.refine
         refined = refine_maps(
             encoded.image,
             maps,
@@ -105,6 +132,17 @@ class DecisionRules:
         winners = find_winners(refined.maps, refined.geometry, stride=1)
         index = refined.classes[winners.index.long()].to(torch.int32)
         return Winners(index, winners.best, winners.second)
+
+    def _band_refinement(self, encoded: EncodedImage) -> BandRefinement:
+        """Refinement on the image as the network saw it, at its own size."""
+        settings, interpolation = self.config.refine, self.config.input.resampling or "bilinear"
+        size = getattr(encoded.geometry, "resized", encoded.geometry.original)
+        image = network_image(encoded.image, size, interpolation=interpolation)
+        return BandRefinement(
+            image.to(encoded.features.values.device),
+            partial(METHODS[settings.method], **settings.options),
+            reach=reach_of(settings.method, settings.options),
+        )
 
     def _small(self, index: Tensor, labels: int) -> Tensor | None:
         """(L,) which labels cover too little of all that is labelled.
@@ -136,4 +174,6 @@ class DecisionRules:
         if structure is None:
             structure = encoded.features.values.new_zeros(1, 0, *encoded.features.grid)
         regions = self._regions(torch.from_numpy(encoded.image), structure[0].float().cpu())
-        return majority_label(index, regions.to(index.device))
+        assert self.config.correction is not None
+        spare = self.config.correction.spare_lowest
+        return majority_label(index, regions.to(index.device), spare_lowest=spare)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -13,10 +14,11 @@ from torch.nn import functional
 
 from ovseg.encoders.spec import DenseFeatures, EncoderSpec, ImageEncoder, WholeImageEncoder
 from ovseg.errors import ConfigError, ShapeError
-from ovseg.images.geometry import ImageGeometry, Size
-from ovseg.images.resize import prepare, working_size
+from ovseg.images.geometry import Geometry, Size
+from ovseg.images.resize import exact_size, prepare, working_size
 from ovseg.images.tiles import Tile, plan_tiles
 from ovseg.models.config import InputConfig
+from ovseg.pipeline.windows import WindowGeometry, cut, padded_size, place_windows
 from ovseg.tensors import check_shape
 
 Encode = Callable[[Tensor], DenseFeatures]
@@ -57,8 +59,8 @@ def plan_input(original: Size, config: InputConfig, *, multiple: int) -> tuple[S
 @torch.inference_mode()
 def encode_image(
     encode: Encode, image: npt.NDArray[np.uint8], spec: EncoderSpec, config: InputConfig
-) -> tuple[DenseFeatures, ImageGeometry]:
-    """Features of an image at the size of a model file, whole or in windows, and how it was resized.
+) -> tuple[DenseFeatures, Geometry]:
+    """Features of an image at the size of a model file, whole or in windows, and how its cells lie on it.
 
     Args:
         encode: (b, 3, H, W) normalised pixels to features.
@@ -66,6 +68,10 @@ def encode_image(
         spec: preprocessing of the encoder.
         config: sizes and windows of the model file.
     """
+    if config.resampling is not None:
+        spec = replace(spec, interpolation=config.resampling)
+    if config.splice == "pixels":
+        return encode_apart(encode, image, spec, config)
     height, width = image.shape[:2]
     size, window = plan_input((height, width), config, multiple=spec.granularity)
     pixels, geometry = prepare(image, spec, size=size)
@@ -85,12 +91,14 @@ def encode_image(
 @torch.inference_mode()
 def encode_images(
     encode: Encode, images: Sequence[npt.NDArray[np.uint8]], spec: EncoderSpec, config: InputConfig
-) -> list[tuple[DenseFeatures, ImageGeometry]]:
+) -> list[tuple[DenseFeatures, Geometry]]:
     """As ``encode_image`` of each image; those that are of one size after resizing run through together.
 
     Images that run in windows fill batches by themselves and are encoded one by one.
     """
-    found: dict[int, tuple[DenseFeatures, ImageGeometry]] = {}
+    if config.splice == "pixels" or config.resampling is not None:
+        return [encode_image(encode, image, spec, config) for image in images]
+    found: dict[int, tuple[DenseFeatures, Geometry]] = {}
     waiting: dict[Size, list[int]] = {}
     for place, image in enumerate(images):
         size, window = plan_input((image.shape[0], image.shape[1]), config, multiple=spec.granularity)
@@ -108,6 +116,39 @@ def encode_images(
             for row, (place, (_, geometry)) in enumerate(zip(some, prepared, strict=True)):
                 found[place] = (features.of_image(row), geometry)
     return [found[place] for place in range(len(images))]
+
+
+@torch.inference_mode()
+def encode_apart(
+    encode: Encode, image: npt.NDArray[np.uint8], spec: EncoderSpec, config: InputConfig
+) -> tuple[DenseFeatures, WindowGeometry]:
+    """Features of an image's windows, one below the other, for maps that are averaged in pixels.
+
+    Args:
+        encode: (b, 3, H, W) normalised pixels to features.
+        image: (H, W, 3) uint8.
+        spec: preprocessing of the encoder.
+        config: sizes and windows of the model file.
+
+    Raises:
+        ConfigError: the window is not a multiple of what the encoder takes.
+    """
+    original = (image.shape[0], image.shape[1])
+    size = exact_size(original, short_side=config.short_side, max_long_side=config.max_long_side)
+    window = config.window
+    if window is not None and window % spec.granularity:
+        raise ConfigError(f"input.window must be a multiple of {spec.granularity} pixels, got {window}; change it")
+    # without padding, which belongs to the windows
+    pixels, _ = prepare(image, replace(spec, stride=1), size=size)
+    stride = max(1, (window or 0) - config.overlap)
+    tiles = place_windows(size, window=window, stride=stride)
+    padded = padded_size(tiles[0], spec.granularity)
+    parts = [encode(torch.cat([cut(pixels, tile, padded) for tile in batch])) for batch in _batches(tiles)]
+    rows, columns = parts[0].grid
+    values = torch.cat([part.values for part in parts])  # (n, C, h, w)
+    stacked = values.transpose(0, 1).reshape(1, values.shape[1], len(tiles) * rows, columns)
+    geometry = WindowGeometry(original, size, tuple(tiles), padded, (rows, columns))
+    return DenseFeatures(stacked, parts[0].space, parts[0].stride), geometry
 
 
 @torch.inference_mode()

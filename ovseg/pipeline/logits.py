@@ -22,17 +22,20 @@ class ClassLogits:
     """The logits of an image for a vocabulary. Nothing changes them in place; modifiers return new ones.
 
     Attributes:
-        values: (K, h, w) float32; the first L classes are the labels, the rest are none of them.
+        values: (R, h, w) float32, a row for each class or for each query. Of the classes the first L are the
+            labels, the rest are none of them.
         stride: pixels of the encoder's input per cell.
         queries: what was asked for.
         sharing: (h·w, n) how much each cell takes from each square of cells, rows add to 1; None where cells are
             left alone.
+        class_of_row: (R,) class of each row, where rows are queries; None where they are the K classes in order.
     """
 
     values: Tensor
     stride: int
     queries: QueryBank
     sharing: Tensor | None = None
+    class_of_row: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_shape("values", self.values, "K h w")
@@ -55,20 +58,40 @@ class ClassLogits:
 
     def plus(self, rows: Tensor, amounts: Tensor) -> ClassLogits:
         """With ``amounts`` (n, h, w) or (n, 1, 1) added to the classes ``rows`` (n,)."""
-        values = self.values.index_add(
-            0, rows.to(self.values.device), amounts.to(self.values).expand(-1, *self.grid)
-        )
-        return replace(self, values=values)
+        amounts = amounts.to(self.values).expand(-1, *self.grid)
+        if self.class_of_row is not None:
+            member, source = (self.class_of_row[:, None] == rows.to(self.class_of_row)).nonzero().T
+            rows, amounts = member, amounts[source.to(amounts.device)]
+        return replace(self, values=self.values.index_add(0, rows.to(self.values.device), amounts))
 
     def without(self, rows: Tensor) -> ClassLogits:
         """With the classes where ``rows`` (K,) or (L,) bool is true made impossible."""
-        gone = torch.zeros(len(self.values), dtype=torch.bool, device=self.values.device)
+        gone = torch.zeros(self.queries.classes, dtype=torch.bool, device=self.values.device)
         gone[: len(rows)] = rows.to(gone.device)
+        if self.class_of_row is not None:
+            gone = gone[self.class_of_row.to(gone.device)]
         return replace(self, values=self.values.masked_fill(gone[:, None, None], -torch.inf))
+
+    def probabilities(self, values: Tensor) -> Tensor:
+        """Softmax over the rows of (R, ...) values, and of each class its most probable row: (K, ...).
+
+        Where rows are queries, the probabilities of classes add to less than 1.
+        """
+        shares = values.softmax(0)
+        if self.class_of_row is None:
+            return shares
+        return best_query(shares.flatten(1), self.class_of_row, classes=self.queries.classes).view(
+            -1, *values.shape[1:]
+        )
 
 
 def class_logits(
-    head: Head, features: DenseFeatures, queries: QueryBank, *, smoothing: float | None = None
+    head: Head,
+    features: DenseFeatures,
+    queries: QueryBank,
+    *,
+    smoothing: float | None = None,
+    by_query: bool = False,
 ) -> ClassLogits:
     """Logits of every class at every cell: the largest of its queries', then shared out over similar cells.
 
@@ -78,6 +101,7 @@ def class_logits(
         queries: Q queries of K classes.
         smoothing: temperature of the affinity between cells; None leaves the cells alone. So does a fused map
             that is finer than the structure.
+        by_query: a row for each query in place of each class.
 
     Raises:
         SpaceError: features and queries are in different spaces.
@@ -88,16 +112,23 @@ def class_logits(
         raise ShapeError(f"features must be of one image, (1, C, h, w), got {tuple(features.values.shape)}")
     if isinstance(head, FusionHead):
         fused = head.fuse(features, queries.phrases.to(features.values.device))
-        best = best_query(fused.values[0].flatten(1).float(), queries.class_of_query, classes=queries.classes)
-        whole = ClassLogits(best.view(-1, *fused.grid), fused.stride, queries, _sharing(fused, smoothing))
+        best, owner = _rows(fused.values[0].flatten(1).float(), queries, by_query=by_query)
+        whole = ClassLogits(best.view(-1, *fused.grid), fused.stride, queries, _sharing(fused, smoothing), owner)
         return replace(whole, values=whole.smooth(whole.values))
     sharing = _sharing(features, smoothing)
     # Sharing takes means of squares of cells. Dot products are linear, so the means of features serve as well.
     cells = features.values[0] if sharing is None else pool_cells(features.values[0], POOL)
     scores = (queries.embeddings.to(cells) @ cells.flatten(1)).float() * queries.logit_scale
-    best = best_query(scores, queries.class_of_query, classes=queries.classes)
+    best, owner = _rows(scores, queries, by_query=by_query)
     shared = best if sharing is None else best @ sharing.T
-    return ClassLogits(shared.view(-1, *features.grid), features.stride, queries, sharing)
+    return ClassLogits(shared.view(-1, *features.grid), features.stride, queries, sharing, owner)
+
+
+def _rows(scores: Tensor, queries: QueryBank, *, by_query: bool) -> tuple[Tensor, Tensor | None]:
+    """(Q, n) scores as rows, and the class of each row where rows are queries."""
+    if by_query:
+        return scores, queries.class_of_query.to(scores.device)
+    return best_query(scores, queries.class_of_query, classes=queries.classes), None
 
 
 def best_query(logits: Tensor, class_of_query: Tensor, *, classes: int) -> Tensor:

@@ -19,7 +19,7 @@ from ovseg.encoders.spec import DenseFeatures, choose_device, choose_dtype
 from ovseg.errors import ConfigError, ImageError, VocabularyError
 from ovseg.identity import digest
 from ovseg.images.load import ImageSource, load_image
-from ovseg.images.resize import prepare, restore, working_size
+from ovseg.images.resize import prepare, working_size
 from ovseg.models.build import build_model
 from ovseg.models.config import for_benchmark, read_model_config
 from ovseg.models.model import Model
@@ -207,7 +207,10 @@ class Segmenter:
         Raises:
             SpaceError: the queries are of another model.
         """
-        found = class_logits(self.model.head, encoded.features, queries, smoothing=self.config.smoothing)
+        by_query = self.config.scoring.over == "phrases"
+        found = class_logits(
+            self.model.head, encoded.features, queries, smoothing=self.config.smoothing, by_query=by_query
+        )
         for modifier in self.modifiers:
             found = modifier(found, encoded)
         return found
@@ -271,7 +274,7 @@ class Segmenter:
             labels=names,
             score_map=decision.best.clamp(0, 1).cpu().numpy(),
             presence=dict(zip(names, decision.presence.tolist(), strict=True)),
-            scores=_scores(decision, encoded) if keep_scores else None,
+            scores=self.rules.scores(logits, encoded, refine=self._refines(refine)) if keep_scores else None,
             image=encoded.image,
             provenance=self._provenance(background, refine, source=encoded.source),
         )
@@ -363,13 +366,6 @@ class Segmenter:
         settings = self.config.model_dump(include={"input", "smoothing", "background"})
         made = {**self.info, **settings, "contrast": contrast, "refine": self._refines(refine)}
         return made | ({"source": source} if source else {})
-
-
-def _scores(decision: Decision, encoded: EncodedImage) -> npt.NDArray[np.float16]:
-    """(L, H, W) probability of every label at every pixel."""
-    whole = restore(decision.probabilities[None], encoded.geometry, stride=decision.stride)
-    scores: npt.NDArray[np.float16] = whole[0].half().cpu().numpy()
-    return scores
 
 
 def _key(labels: Labels, background: Background) -> Hashable | None:

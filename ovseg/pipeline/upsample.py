@@ -15,7 +15,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from ovseg.images.geometry import Geometry, ImageGeometry
+from ovseg.images.geometry import Geometry, ImageGeometry, interpolation_matrix
 from ovseg.tensors import check_shape
 
 _BLOCK_CELLS = 4  # a power of two; smaller blocks have fewer candidates but cost more calls
@@ -37,30 +37,6 @@ class Winners:
     index: Tensor
     best: Tensor
     second: Tensor
-
-
-def interpolation_matrix(length: int, cells: int, *, cells_per_pixel: float, device: torch.device) -> Tensor:
-    """Linear interpolation along one axis, pixel centres aligned (``align_corners=False``).
-
-    Args:
-        length: number of pixels.
-        cells: number of cells.
-        cells_per_pixel: cells that one pixel spans.
-        device: where to make it.
-
-    Returns:
-        (length, cells) float32; rows add to 1, at most two entries each.
-    """
-    position = (torch.arange(length, device=device, dtype=torch.float64) + 0.5) * cells_per_pixel - 0.5
-    position = position.clamp(0, cells - 1)
-    lower = position.floor().long().clamp(max=max(cells - 2, 0))
-    weight = (position - lower).float()
-    matrix = torch.zeros(length, cells, device=device)
-    rows = torch.arange(length, device=device)
-    matrix[rows, lower] = 1 - weight
-    if cells > 1:
-        matrix[rows, lower + 1] = weight
-    return matrix
 
 
 def axis_matrices(

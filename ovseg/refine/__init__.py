@@ -3,7 +3,7 @@
 from ovseg.refine.affinity import affinity, pool_cells
 from ovseg.refine.crf import dense_crf
 from ovseg.refine.guided import guided_filter
-from ovseg.refine.maps import METHODS, Refined, refine_maps
+from ovseg.refine.maps import METHODS, Refined, reach_of, refine_maps
 from ovseg.refine.pamr import pamr, released_pamr
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "guided_filter",
     "pamr",
     "pool_cells",
+    "reach_of",
     "refine_maps",
     "released_pamr",
 ]

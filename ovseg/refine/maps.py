@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ovseg.errors import ConfigError
 from ovseg.images.geometry import Geometry, ImageGeometry
-from ovseg.images.resize import prepare, restore, working_size
+from ovseg.images.resize import Plain, prepare, restore, working_size
 from ovseg.refine.crf import dense_crf
 from ovseg.refine.guided import guided_filter
 from ovseg.refine.pamr import pamr, released_pamr
@@ -43,12 +45,6 @@ class Refined:
     geometry: ImageGeometry
 
 
-class _Plain:
-    """Preprocessing of the picture for refinement: [0, 1], no normalisation."""
-
-    mean, std, interpolation, stride = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bilinear", 1
-
-
 def refine_maps(
     image: npt.NDArray[np.uint8],
     maps: Tensor,
@@ -76,10 +72,30 @@ def refine_maps(
     classes = _contenders(maps)
     long_side = min(long_side, max(geometry.original))
     size = working_size(geometry.original, short_side=long_side, max_long_side=long_side, stride=1)
-    pixels, at_size = prepare(image, _Plain(), size=size)
+    pixels, at_size = prepare(image, Plain(), size=size)
     coarse = restore(maps[classes][None].float(), geometry.shrunk(size), stride=stride)
     fine = METHODS[method](pixels.to(maps.device), coarse, **(options or {}))
     return Refined(fine[0], classes, at_size)
+
+
+def reach_of(method: str, options: Mapping[str, Any]) -> int:
+    """How many pixels away a refined pixel's values may come from.
+
+    Args:
+        method: a name of ``METHODS``.
+        options: keyword arguments of its function.
+
+    Raises:
+        ConfigError: a pixel may take values from anywhere.
+    """
+    if METHODS[method] not in (pamr, released_pamr):
+        raise ConfigError(
+            f"refinement '{method}' needs whole maps, got 'scoring.at: pixels'; use pamr, or at: cells"
+        )
+    bound = inspect.signature(METHODS[method]).bind_partial(**options)
+    bound.apply_defaults()
+    # one more for the deviation, which looks at neighbours too
+    return int((bound.arguments["iterations"] + 1) * max(bound.arguments["dilations"]))
 
 
 def _contenders(maps: Tensor) -> Tensor:

@@ -8,12 +8,13 @@ from torch import Tensor
 from ovseg.errors import ShapeError
 
 
-def majority_label(index_map: Tensor, regions: Tensor) -> Tensor:
+def majority_label(index_map: Tensor, regions: Tensor, *, spare_lowest: bool = False) -> Tensor:
     """The label map with each region painted in its most frequent label.
 
     Args:
         index_map: (H, W) integer labels, −1 for none of them.
         regions: (H, W) integer regions; pixels at −1 keep their label.
+        spare_lowest: where no pixel is at −1, those of the lowest number keep their label, as in CorrCLIP's code.
 
     Returns:
         (H, W) of the dtype of ``index_map``; where two labels are as frequent, the smaller one wins.
@@ -27,7 +28,7 @@ def majority_label(index_map: Tensor, regions: Tensor) -> Tensor:
         raise ShapeError(
             f"index_map and regions must be (H, W) alike, got {tuple(index_map.shape)} and {tuple(regions.shape)}"
         )
-    inside = regions >= 0
+    inside = regions > regions.min() if spare_lowest else regions >= 0
     if not bool(inside.any()):
         return index_map
     labels, owner = index_map[inside].long() + 1, torch.unique(regions[inside].long(), return_inverse=True)[1]
@@ -37,6 +38,26 @@ def majority_label(index_map: Tensor, regions: Tensor) -> Tensor:
     voted = index_map.clone()
     voted[inside] = winners[owner].to(index_map.dtype)
     return voted
+
+
+def paint_by_area(masks: Tensor) -> Tensor:
+    """Overlapping masks as regions, larger painted over smaller, as CorrCLIP does.
+
+    Args:
+        masks: (n, H, W) bool.
+
+    Returns:
+        (H, W) int32 numbers from 0 in ascending order of area, the order of the masks where areas are equal; −1
+        outside every mask.
+
+    Source: version 1 of the released code of Zhang et al., CorrCLIP, ICCV 2025.
+    """
+    areas = masks.flatten(1).sum(1)
+    order = areas.argsort(stable=True).to(torch.int32)
+    regions = torch.full(masks.shape[1:], -1, dtype=torch.int32)
+    for place, number in enumerate(order.tolist()):
+        regions[masks[number].cpu()] = place
+    return regions
 
 
 def masks_to_regions(masks: Tensor, scores: Tensor, *, overlap: float = 0.7) -> Tensor:

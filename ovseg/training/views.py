@@ -95,7 +95,7 @@ class Views:
     def _make(self, index: int, view: int) -> Arrays:
         seen = make_view(self.source, index, view, augmentation=self._augmentation, seed=self._seed)
         dense, _ = encode_image(
-            self._model.image.dense, seen.image, self._model.image.spec, self._model.config.input
+            self._model.image.dense, seen.image, self._model.image.spec, self._model.config.input.on_one_grid
         )
         grid = (dense.grid[0] * FINER, dense.grid[1] * FINER)
         arrays: Arrays = {

@@ -434,7 +434,7 @@ def test_prepare_resizes_with_antialiasing() -> None:
 def test_prepare_refuses_other_images_and_interpolations() -> None:
     with pytest.raises(ShapeError, match=r"image must be \(H, W, 3\) uint8, got \(3, 4, 4\) float32; use load"):
         prepare(np.zeros((3, 4, 4), np.float32), Spec(), size=(4, 4))
-    with pytest.raises(ShapeError, match="interpolation must be one of bilinear, bicubic, got 'nearest'"):
+    with pytest.raises(ShapeError, match="interpolation must be one of bilinear, bicubic, opencv, got 'nearest'"):
         prepare(gradient(4, 4), Spec(interpolation="nearest"), size=(8, 8))
 
 

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from ovseg.errors import ShapeError
-from ovseg.images.geometry import ImageGeometry
+from ovseg.images.geometry import ImageGeometry, interpolation_matrix
 from ovseg.images.resize import restore
 from ovseg.pipeline import upsample as paint
 from ovseg.pipeline.upsample import find_winners
@@ -64,7 +64,7 @@ def test_padding_does_not_reach_the_image() -> None:
 
 
 def test_interpolation_matrix_by_hand() -> None:
-    matrix = paint.interpolation_matrix(4, 2, cells_per_pixel=0.5, device=torch.device("cpu"))
+    matrix = interpolation_matrix(4, 2, cells_per_pixel=0.5, device=torch.device("cpu"))
     assert matrix.tolist() == [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
     expected = functional.interpolate(torch.tensor([[[2.0, 6.0]]]), size=4, mode="linear")[0, 0]
     torch.testing.assert_close(matrix @ torch.tensor([2.0, 6.0]), expected)

@@ -8,7 +8,7 @@ import torch
 from ovseg.errors import ConfigError, ModelError, ShapeError
 from ovseg.regions import SOURCES, RegionsConfig, build_regions, majority_label
 from ovseg.regions.sam import grid_points, propose, sam
-from ovseg.regions.vote import masks_to_regions
+from ovseg.regions.vote import masks_to_regions, paint_by_area
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 
@@ -158,3 +158,18 @@ def test_unknown_sources_and_options_are_refused():
         build_regions(RegionsConfig(source="slic", options={"counts": 3}))
     with pytest.raises(ShapeError, match="uint8"):
         SOURCES["slic"](torch.zeros(4, 4, 3), torch.zeros(1, 1, 1))
+
+
+def test_the_lowest_region_is_spared_on_demand_where_every_pixel_lies_in_one():
+    labels = torch.tensor([[0, 1, 1], [2, 2, 0]], dtype=torch.int32)
+    regions = torch.tensor([[3, 3, 3], [5, 5, 5]])
+    assert majority_label(labels, regions).tolist() == [[1, 1, 1], [2, 2, 2]]
+    assert majority_label(labels, regions, spare_lowest=True).tolist() == [[0, 1, 1], [2, 2, 2]]
+
+
+def test_larger_masks_are_painted_over_smaller_ones():
+    masks = torch.zeros(3, 2, 4, dtype=torch.bool)
+    masks[0, :, :2] = True  # 4 pixels
+    masks[1, 0] = True  # 4 pixels, later of two equal ones
+    masks[2, 0, 0] = True  # 1 pixel, hidden
+    assert paint_by_area(masks).tolist() == [[2, 2, 2, 2], [1, 1, -1, -1]]

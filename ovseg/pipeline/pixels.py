@@ -1,0 +1,114 @@
+"""Labels decided pixel by pixel, from cosines that are enlarged first: the order of the papers' released code.
+
+Softmax of enlarged values is not the enlarged softmax, so every row of logits must be computed at every pixel. That
+is done for a band of the image's rows at a time, so that memory does not grow with the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ovseg.images.geometry import Geometry, Size
+from ovseg.images.resize import Plain, prepare
+from ovseg.pipeline.logits import ClassLogits
+from ovseg.pipeline.upsample import Winners
+
+_BAND_VALUES = 60_000_000  # logits of a band with its margins, 240 MB in float32
+_AT_ONCE = 16  # rows of logits that are refined together
+
+
+@dataclass(frozen=True)
+class BandRefinement:
+    """Refinement of maps (1, R, H, W) on an image (1, 3, H, W), of a band of the image at a time.
+
+    Attributes:
+        image: (1, 3, H, W) float, what the maps are refined on.
+        refine: from image and maps to refined maps, each by itself.
+        reach: pixels from which a pixel takes values; a band is refined with so many rows above and below it.
+    """
+
+    image: Tensor
+    refine: Callable[[Tensor, Tensor], Tensor]
+    reach: int
+
+
+def decide_pixels(
+    logits: ClassLogits,
+    geometry: Geometry,
+    *,
+    refinement: BandRefinement | None = None,
+    dropped: Tensor | None = None,
+) -> Winners:
+    """The two most probable classes of every pixel.
+
+    Args:
+        logits: on cells; enlarged, refined, and then made probabilities (``ClassLogits.probabilities``).
+        geometry: how the cells lie on the image.
+        refinement: of the enlarged logits; None for none.
+        dropped: (K,) bool, classes whose probability is 0 everywhere.
+    """
+    index, best, second = [], [], []
+    for probabilities in _bands(logits, geometry, refinement):
+        if dropped is not None:
+            probabilities[dropped] = 0
+        two, order = probabilities.topk(min(2, len(probabilities)), dim=0)
+        index.append(order[0].to(torch.int32))
+        best.append(two[0])
+        second.append(two[1] if len(two) > 1 else torch.zeros_like(two[0]))
+    return Winners(torch.cat(index), torch.cat(best), torch.cat(second))
+
+
+def label_scores(
+    logits: ClassLogits, geometry: Geometry, *, refinement: BandRefinement | None = None
+) -> npt.NDArray[np.float16]:
+    """(L, H, W) probability of every label at every pixel."""
+    bands = [part[: logits.labels].half().cpu() for part in _bands(logits, geometry, refinement)]
+    scores: npt.NDArray[np.float16] = torch.cat(bands, 1).numpy()
+    return scores
+
+
+def _bands(logits: ClassLogits, geometry: Geometry, refinement: BandRefinement | None) -> Iterator[Tensor]:
+    """(K, rows, W) probabilities of bands of the image, from the top down."""
+    height, width = geometry.original
+    step = max(1, _BAND_VALUES // (len(logits.values) * width))
+    for start in range(0, height, step):
+        rows = slice(start, min(start + step, height))
+        if refinement is None:
+            maps = geometry.sample(logits.values[None], rows, stride=logits.stride)[0]
+        else:
+            maps = _refined(logits, geometry, refinement, rows)
+        yield logits.probabilities(maps)
+
+
+def _refined(logits: ClassLogits, geometry: Geometry, refinement: BandRefinement, rows: slice) -> Tensor:
+    """(R, rows, W) refined logits: what is further away than the reach cannot change them."""
+    wider = slice(max(0, rows.start - refinement.reach), min(geometry.original[0], rows.stop + refinement.reach))
+    inner = slice(rows.start - wider.start, rows.stop - wider.start)
+    image = refinement.image[:, :, wider]
+    done = []
+    for some in torch.split(logits.values, _AT_ONCE):
+        maps = geometry.sample(some[None], wider, stride=logits.stride)
+        done.append(refinement.refine(image, maps)[0, :, inner])
+    return torch.cat(done)
+
+
+def network_image(image: npt.NDArray[np.uint8], size: Size, *, interpolation: str) -> Tensor:
+    """The image as resized for the network, brought back to its own size: what released code refines on.
+
+    Args:
+        image: (H, W, 3) uint8.
+        size: (h, w) that the network saw.
+        interpolation: how it was resized.
+
+    Returns:
+        (1, 3, H, W) float32 in [0, 1].
+    """
+    pixels, _ = prepare(image, Plain(interpolation), size=size)
+    return functional.interpolate(pixels, size=image.shape[:2], mode="bilinear", align_corners=False)
