@@ -97,8 +97,8 @@ class WindowGeometry:
 def place_windows(size: Size, *, window: int | None, stride: int) -> list[Tile]:
     """Windows over an image as the released code places them, row by row.
 
-    They begin every ``stride`` pixels, the last of a row or column shifted back to end at the border. A side that is
-    shorter than the window is covered by one window of its own length.
+    They begin every ``stride`` pixels, the last of a row or column shifted back to end at the border. A side
+    that is shorter than the window is covered by one window of its own length.
 
     Args:
         size: (H, W) of the resized image.
