@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from rich.console import Console
 
-    from ovseg.cli.jobs import Job
+    from ovseg.cli.jobs import Copy, Job
     from ovseg.errors import ImageError
     from ovseg.identity import FileMark
     from ovseg.result import SegmentationResult
@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
 
 
 def segment(
-    images: Annotated[str, typer.Argument(metavar="IMAGE|FOLDER|GLOB|-", help="What to segment; - reads stdin.")],
+    images: Annotated[str, typer.Argument(metavar="IMAGE|FOLDER|GLOB|URL|-", help="What to segment; - is stdin.")],
     labels: Annotated[list[str] | None, typer.Argument(metavar="LABEL...", help="What to find.")] = None,
     labels_file: Annotated[Path | None, typer.Option(help="More labels: lines, '17: wall', JSON, YAML.")] = None,
     concepts: Annotated[Path | None, typer.Option(help="Learned concepts (.safetensors).")] = None,
@@ -51,7 +51,7 @@ def segment(
     max_pixels: Annotated[int, typer.Option(help="Refuse larger images.")] = 200_000_000,
     min_area: Annotated[int, typer.Option(min=0, help="Drop parts of a label with fewer pixels.")] = 0,
 ) -> None:
-    """Find LABELs in one photo, in a folder (with sub-folders), or in all files of a glob pattern.
+    """Find LABELs in one photo, in a folder (with sub-folders), in all files of a pattern, or at a web address.
 
     Each image gets an index PNG, an overlay and a JSON file. Images done with the same settings are skipped.
     Arguments that name files are images, so that a pattern may be expanded by the shell; one that looks like a path
@@ -107,7 +107,7 @@ class Run:
         if self.concepts is not None and not self.concepts.is_file():
             raise VocabularyError(f"no concepts file '{self.concepts}'; 'ovseg concept learn' makes one")
 
-    def do_all(self, sources: list[str], *, out: Path, overwrite: bool, as_json: bool) -> int:
+    def do_all(self, sources: list[str | Copy], *, out: Path, overwrite: bool, as_json: bool) -> int:
         """Do every image that is not done, and return the number of failures."""
         from rich.console import Console
 
@@ -165,9 +165,11 @@ class Run:
         from ovseg.identity import FileMark
         from ovseg.images.load import load_image
 
-        if not overwrite and is_done(job, identity):
-            return None
         try:
+            if job.copy is not None:
+                job.copy.fetch()
+            if not overwrite and is_done(job, identity):
+                return None
             check_place(job, overwrite=overwrite)
             mark = FileMark.of(job.image)  # first: an image that changes meanwhile is then done again next time
             return _Picture(load_image(job.image, max_pixels=self.max_pixels), mark)
@@ -227,11 +229,12 @@ class _Picture:
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     """The arguments that name files or folders, and those that are labels."""
     from ovseg.images.find import find_images, looks_like_path
+    from ovseg.images.web import is_address
 
     images: list[str] = []
     labels: list[str] = []
     for argument in arguments:
-        if os.path.isfile(argument):
+        if is_address(argument) or os.path.isfile(argument):
             images.append(argument)
         elif looks_like_path(argument):
             find_images(argument)  # where nothing matches, it says so
@@ -244,27 +247,37 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 @contextmanager
-def sources_of(arguments: list[str]) -> Iterator[list[str]]:
-    """The arguments with a file in place of ``-``: the image on standard input, named by its content.
+def sources_of(arguments: list[str]) -> Iterator[list[str | Copy]]:
+    """The arguments with copies in place of ``-`` (the image on standard input) and of addresses.
 
-    The name makes results of different images different files, and finds the result of the same image again.
+    Standard input is named by its content, so that results of different images are different files, and that of the
+    same image is found again.
     """
-    if "-" not in arguments:
-        yield arguments
-        return
-    import sys
     from tempfile import TemporaryDirectory
 
+    from ovseg.cli.jobs import Copy
     from ovseg.errors import ImageError
+    from ovseg.images.web import is_address
+
+    if "-" in arguments and len(arguments) > 1:
+        raise ImageError(f"expected '-' alone, got {arguments}; read standard input in a call of its own")
+    with TemporaryDirectory() as folder:
+        if "-" in arguments:
+            yield [_standard_input(Path(folder))]
+        else:
+            yield [Copy.of_address(each, Path(folder)) if is_address(each) else each for each in arguments]
+
+
+def _standard_input(folder: Path) -> Copy:
+    import sys
+
+    from ovseg.cli.jobs import Copy
     from ovseg.files import sha256_of_bytes
 
-    if len(arguments) > 1:
-        raise ImageError(f"expected '-' alone, got {arguments}; read standard input in a call of its own")
     content = sys.stdin.buffer.read()
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / f"stdin-{sha256_of_bytes(content)[:12]}"
-        path.write_bytes(content)
-        yield [str(path)]
+    name = f"stdin-{sha256_of_bytes(content)[:12]}"
+    (folder / name).write_bytes(content)
+    return Copy(folder / name, name, name)
 
 
 def _read_labels(path: Path | None) -> list[str]:
@@ -276,7 +289,7 @@ def _read_labels(path: Path | None) -> list[str]:
 def _print_failure(job: Job, error: ImageError, console: Console, *, as_json: bool) -> None:
     _note(console, f"error: {' '.join(str(error).splitlines())}")
     if as_json:
-        typer.echo(json.dumps({"image": str(job.image), "error": str(error)}))
+        typer.echo(json.dumps({"image": job.source, "error": str(error)}))
 
 
 def _print_result(job: Job, result: SegmentationResult, *, as_json: bool, alone: bool) -> None:
@@ -289,7 +302,7 @@ def _print_result(job: Job, result: SegmentationResult, *, as_json: bool, alone:
 
 def _document(job: Job, result: SegmentationResult) -> dict[str, Any]:
     return {
-        "image": str(job.image),
+        "image": job.source,
         "result": str(job.record),
         "overlay": str(job.overlay),
         "size": list(result.size),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ovseg.errors import ImageError
 from ovseg.images.foreign import FOREIGN_SUFFIXES
+from ovseg.images.web import is_address, refuse_other_address
 
 _KINDS = ("jpg", "jpeg", "jfif", "png", "webp", "bmp", "tif", "tiff", "gif", "ppm", "pgm", "jp2", "avif")
 
@@ -52,5 +53,6 @@ def looks_like_path(text: str) -> bool:
 
 def refuse_address(source: str | os.PathLike[str]) -> None:
     """Refuse what is an address on the web and no file."""
-    if str(source).startswith(("http://", "https://")):
+    refuse_other_address(source)
+    if is_address(source):
         raise ImageError(f"expected a file, got the address '{source}'; download it and give the file's path")

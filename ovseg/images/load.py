@@ -23,6 +23,7 @@ from ovseg.images.arrays import array_to_rgb, is_tensor, tensor_to_array
 from ovseg.images.depth import is_wide_colour, refuse_lost_colour, stated_white, wide_to_grey
 from ovseg.images.find import refuse_address
 from ovseg.images.foreign import RAW_SUFFIXES, foreign_format
+from ovseg.images.web import fetch, is_address
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | npt.NDArray[Any]
 
@@ -40,8 +41,8 @@ def load_image(source: ImageSource, *, max_pixels: int = 200_000_000) -> npt.NDA
     by 65535. Of an animation the first frame is taken.
 
     Args:
-        source: path, encoded bytes, binary stream, PIL image; an array (H, W, 3), (H, W, 4) or (H, W) or a torch
-            tensor (3, H, W), uint8 or floats in [0, 1].
+        source: path, http(s) address (fetched as ``web.fetch`` does), encoded bytes, binary stream, PIL image; an
+            array (H, W, 3), (H, W, 4) or (H, W) or a torch tensor (3, H, W), uint8 or floats in [0, 1].
         max_pixels: larger images are refused before they are decoded.
 
     Returns:
@@ -56,6 +57,8 @@ def load_image(source: ImageSource, *, max_pixels: int = 200_000_000) -> npt.NDA
         return array_to_rgb(source)
     if isinstance(source, Image.Image):
         return _decode(source, name="the PIL image", max_pixels=max_pixels)
+    if isinstance(source, str) and is_address(source):
+        return _load_bytes(fetch(source), name=f"'{source}'", max_pixels=max_pixels)
     if isinstance(source, str | os.PathLike):
         return _load_file(source, max_pixels=max_pixels)
     if isinstance(source, bytes | bytearray | memoryview):
@@ -64,7 +67,7 @@ def load_image(source: ImageSource, *, max_pixels: int = 200_000_000) -> npt.NDA
         name = f"'{getattr(source, 'name', 'the image stream')}'"
         return _load_bytes(source.read(), name=name, max_pixels=max_pixels)
     raise ImageError(
-        f"an image must be a path, bytes, a binary stream, a PIL image, an array or a tensor, "
+        f"an image must be a path, an address, bytes, a binary stream, a PIL image, an array or a tensor, "
         f"got {type(source).__name__}; convert it to one of these"
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.web import serving
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -247,6 +248,26 @@ def test_a_dash_reads_the_image_from_standard_input(segmenter: FakeSegmenter, tm
     assert isinstance(both.exception, ImageError) and "expected '-' alone" in str(both.exception)
     failed = CliRunner().invoke(build_app(), ["segment", "-", "cat", "--out", str(tmp_path / "x")], input=b"")
     assert failed.exit_code == 1 and "is empty (0 bytes)" in failed.stderr
+
+
+def test_addresses_are_fetched_once_named_by_their_last_part_and_fail_alone(
+    invoke: Invoke, segmenter: FakeSegmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    make_image(tmp_path / "own.png")
+    with serving() as server:
+        cat, other, gone = (f"{server.address}/{path}" for path in ("cat.png?a=1", "other/cat.png", "gone.png"))
+        done = invoke(cat, cat, gone, f"{server.address}/dog.png", "own.png", "cat", "--json")
+        assert done.exit_code == 1 and "gone.png' answers 404 (Not Found); check the address" in done.stderr
+        assert sorted(server.asked) == ["/cat.png?a=1", "/dog.png", "/gone.png"]
+        assert {path.stem for path in Path("out").glob("*.json")} == {"cat", "dog", "own"}
+        assert SegmentationResult.load("out/cat.json").provenance["source"] == cat
+        assert f'"image": "{cat}"' in done.stdout and f'"image": "{gone}"' in done.stdout
+        calls = len(segmenter.calls)
+        assert invoke(cat, "cat").exit_code == 0 and len(segmenter.calls) == calls  # the same bytes: done
+        assert "choose another --out" in invoke(other, "cat").stderr
+        assert invoke(cat, other, "cat", "--out", "two").exit_code == 0
+        assert len(list(Path("two").glob("cat-*.json"))) == 2  # names of their own
 
 
 def test_files_that_need_another_decoder_are_named_and_counted(invoke: Invoke, tmp_path: Path) -> None:
