@@ -22,7 +22,8 @@ from ovseg.bank.support import RegionSupport
 from ovseg.errors import ConfigError, DatasetError, ShapeError
 from ovseg.files import atomic_path, write_json
 from ovseg.identity import FileMark
-from ovseg.images.load import load_image
+from ovseg.images.load import read_image
+from ovseg.images.reading import Reading
 from ovseg.images.sources import Item, is_file_key, iterate, key_exists, read_key, still_marked
 
 if TYPE_CHECKING:
@@ -268,7 +269,17 @@ class ImageBank:
         Raises:
             ImageError: the file is gone or has changed into something else.
         """
-        return load_image(read_key(self.paths[row]))
+        return read_image(read_key(self.paths[row]), self.reading, name=f"'{self.paths[row]}'").pixels
+
+    @property
+    def reading(self) -> Reading:
+        """What was said about the values of the images when the bank was built."""
+        return build.read_options(self.manifest).reading
+
+    def notes(self) -> list[tuple[str, str]]:
+        """Path of each image about whose values or bands something was decided, and what."""
+        rows = self.table.slice(0, len(self)).select(["path", "reason"]).to_pylist()
+        return [(row["path"], row["reason"]) for row in rows if row["reason"]]
 
     def bad_images(self) -> list[tuple[str, str]]:
         """Path and reason of every image that could not be used."""
@@ -295,7 +306,8 @@ class ImageBank:
         if against is None or not len(self):
             return []
         with tempfile.TemporaryDirectory() as folder:
-            other = type(self).build(against, out=folder, segmenter=self.segmenter)
+            options = BankOptions(value_range=self.reading.value_range, bands=self.reading.bands)
+            other = type(self).build(against, out=folder, segmenter=self.segmenter, options=options)
             return find_pairs(other._fingerprints(), self._fingerprints(), self.index, same=False)
 
     def _fingerprints(self) -> Fingerprints:
@@ -315,7 +327,8 @@ class ImageBank:
     def _retrieved(self, cosine: NDArray[np.float32], rows: NDArray[np.int64]) -> Retrieved:
         found = (rows >= 0).all(0)  # a list index may come back with fewer
         cosine, rows = cosine[:, found], rows[:, found]
-        return Retrieved(rows, cosine, tuple(tuple(self.paths[row] for row in line) for line in rows))
+        paths = tuple(tuple(self.paths[row] for row in line) for line in rows)
+        return Retrieved(rows, cosine, paths, self.reading)
 
     def _open_index(self, kind: str) -> VectorIndex:
         name = self._names[kind]
@@ -358,7 +371,8 @@ def _claim(root: Path, info: dict[str, str], options: BankOptions | None) -> Ban
 
 def _check_options(before: BankOptions, options: BankOptions, *, root: Path) -> None:
     """Refuse options that would make another bank; the shards may be of any size."""
-    names = {"kind": "index", "recall": "recall", "regions": "regions"}  # as the command line calls them
+    # as the command line calls them
+    names = {"kind": "index", "recall": "recall", "regions": "regions", "value_range": "range", "bands": "bands"}
     wanted = [(name, getattr(before, key), getattr(options, key)) for key, name in names.items()]
     if differing := [(name, old, new) for name, old, new in wanted if old != new]:
         was = ", ".join(f"{name} {old}" for name, old, _ in differing)

@@ -22,7 +22,8 @@ from ovseg.bank.vectors import difference_hash, image_vector, region_vectors
 from ovseg.errors import ImageError, OvsegError
 from ovseg.files import atomic_path, sha256_of_bytes, write_json
 from ovseg.identity import FileMark
-from ovseg.images.load import load_image
+from ovseg.images.load import read_image
+from ovseg.images.reading import Reading
 from ovseg.images.sources import Item, key_exists, mark_key, still_marked
 from ovseg.prefetch import prefetch
 
@@ -44,12 +45,28 @@ class BankOptions:
         recall: recall@10 that the index is tuned to.
         regions: region vectors per image besides the image's own, at most; 0 for none.
         shard_size: images written at once, at most; a killed build loses these, or the last five seconds.
+        value_range: the values of the images that are black and white; None asks each file.
+        bands: of the images, which are red, green and blue, or grey; None asks each file.
+
+    Raises:
+        ImageError: ``value_range`` or ``bands`` cannot be used; see ``images.reading.Reading``.
     """
 
     kind: Kind = "auto"
     recall: float = 0.95
     regions: int = 8
     shard_size: int = 64
+    value_range: tuple[float, float] | None = None
+    bands: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("value_range", "bands"):  # also from a list, as JSON has it
+            object.__setattr__(self, name, getattr(self.reading, name))
+
+    @property
+    def reading(self) -> Reading:
+        """What is said about the values of the images."""
+        return Reading.of(self.value_range, self.bands)
 
 
 @dataclass(frozen=True)
@@ -84,7 +101,7 @@ def append_images(
     # A shard is written when it is full or five seconds old: few images that take long must not be lost either.
     written = time.monotonic()
     known = _KnownRows(root)
-    for row in _rows(_fresh(items, known.marks), segmenter, known, regions=options.regions):
+    for row in _rows(_fresh(items, known.marks), segmenter, known, options):
         rows.append(row)
         if progress is not None:
             progress(1)
@@ -113,15 +130,17 @@ def _unchanged(item: Item, mark: FileMark) -> bool:
     return still_marked(item.key, mark)
 
 
-def _rows(items: Iterator[Item], segmenter: Segmenter, known: _KnownRows, *, regions: int) -> Iterator[store.Row]:
+def _rows(
+    items: Iterator[Item], segmenter: Segmenter, known: _KnownRows, options: BankOptions
+) -> Iterator[store.Row]:
     """The rows of all items, in order.
 
     Three things run side by side: the next images are decoded, one is encoded, and the one before it becomes
     vectors.
     """
-    decoded = prefetch(_decode, items, ahead=_AHEAD)
+    decoded = prefetch(lambda item: _decode(item, options.reading), items, ahead=_AHEAD)
     encoded = ((each.row, known.moved(each.row) or _encode(each, segmenter)) for each in decoded)
-    yield from prefetch(lambda pair: _described(*pair, regions=regions), encoded)
+    yield from prefetch(lambda pair: _described(*pair, regions=options.regions), encoded)
 
 
 class _KnownRows:
@@ -221,7 +240,9 @@ def finish(
 
 def stored_options(options: BankOptions) -> dict[str, Any]:
     """The options as a manifest, and the note of a build that is under way, hold them."""
-    rest = {"kind": options.kind, "recall": options.recall, "shard_size": options.shard_size}
+    rest: dict[str, Any] = {"kind": options.kind, "recall": options.recall, "shard_size": options.shard_size}
+    said = {"value_range": options.value_range, "bands": options.bands}
+    rest |= {name: list(values) for name, values in said.items() if values is not None}
     return {"regions": options.regions, "options": rest}
 
 
@@ -230,7 +251,7 @@ def read_options(stored: dict[str, Any]) -> BankOptions:
     return BankOptions(regions=stored["regions"], **stored["options"])
 
 
-def _decode(item: Item) -> Decoded:
+def _decode(item: Item, reading: Reading) -> Decoded:
     content, mark = b"", FileMark(0, "", "")
     try:
         if _table_key(item) != item.key:
@@ -239,16 +260,25 @@ def _decode(item: Item) -> Decoded:
         mark = mark_key(item.key, content)
         if not content:
             raise ImageError("the file is empty (0 bytes); fetch it again")
-        pixels = load_image(content)
+        picture = read_image(content, reading, name=f"'{item.key}'")
     except ImageError as error:
         reason = " ".join(str(error).split())
         row = store.Row(
             _table_key(item), bytes=mark.size, stamp=mark.stamp, sha256=mark.sha256, status="bad", reason=reason
         )
         return Decoded(row, None)
-    height, width = pixels.shape[:2]
-    row = store.Row(item.key, height, width, mark.size, mark.stamp, mark.sha256, difference_hash(pixels))
-    return Decoded(row, pixels)
+    height, width = picture.pixels.shape[:2]
+    row = store.Row(
+        item.key,
+        height,
+        width,
+        mark.size,
+        mark.stamp,
+        mark.sha256,
+        difference_hash(picture.pixels),
+        reason=picture.note,
+    )
+    return Decoded(row, picture.pixels)
 
 
 def _table_key(item: Item) -> str:

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ovseg.bank.vectors import image_vector
 from ovseg.errors import ShapeError, VocabularyError
+from ovseg.images.reading import Reading
 from ovseg.vocabulary.labels import Concept, check_phrase
 
 if TYPE_CHECKING:
@@ -46,11 +47,13 @@ class Retrieved:
         rows: (n, k) int64 row of the bank.
         cosine: (n, k) float32, descending.
         paths: per query its k paths.
+        reading: how the images were read, for the contact sheet.
     """
 
     rows: NDArray[np.int64]
     cosine: NDArray[np.float32]
     paths: tuple[tuple[str, ...], ...]
+    reading: Reading | None = None
 
     def __post_init__(self) -> None:
         if self.rows.shape != self.cosine.shape or self.rows.ndim != 2:
@@ -60,7 +63,7 @@ class Retrieved:
         """A picture of the retrieved images, one block of rows per query, each with its cosine."""
         from ovseg.images.sheets import contact_sheet
 
-        return contact_sheet(self.paths, self.cosine, columns=columns, side=side)
+        return contact_sheet(self.paths, self.cosine, self.reading, columns=columns, side=side)
 
 
 def query_vector(query: Any, segmenter: Segmenter, *, negative: Any = None) -> NDArray[np.float32]:

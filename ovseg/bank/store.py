@@ -47,7 +47,7 @@ class Row:
         sha256: of the encoded file.
         dhash: 64-bit difference hash of the picture.
         status: "ok" or "bad".
-        reason: why it is bad.
+        reason: why it is bad; of a good one, what was decided about its values (``images.load.Picture.note``).
         vectors: (V, D) float32 unit; the image first, then its regions; None when it is bad.
     """
 

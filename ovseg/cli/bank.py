@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ovseg.cli.reading import Bands, Range, parse_reading
+
 if TYPE_CHECKING:
     from ovseg.bank import ImageBank
 
@@ -43,6 +45,8 @@ def build(
         int | None, typer.Option(min=0, help="Region vectors per image, 0 for none; 8 if not given.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    value_range: Range = None,
+    bands: Bands = None,
 ) -> None:
     """Build a bank; run again after an interruption, it goes on where it stopped.
 
@@ -59,7 +63,9 @@ def build(
         raise ConfigError(f"expected an --index of {', '.join(KINDS)}, got '{index}'")
     is_recipe = source.endswith((".yaml", ".yml"))
     recipe = BankRecipe.named(source) if is_recipe else BankRecipe(summary="", source=source)
-    given = {"model": model, "index": index, "recall": recall, "regions": regions}
+    reading = parse_reading(value_range, bands)
+    given: dict[str, Any] = {"model": model, "index": index, "recall": recall, "regions": regions}
+    given |= {"value_range": reading.value_range, "bands": reading.bands}
     recipe = recipe.model_copy(update={name: value for name, value in given.items() if value is not None})
     segmenter = ovseg.load(recipe.model, device=device)
     with _Counter("encoding") as count:
@@ -203,6 +209,8 @@ def _print_summary(bank: ImageBank, *, hint: bool = True) -> None:
             f"{kind}: {report['vectors']} vectors of {report['dimensions']}, index {report['kind']}, "
             f"recall@10 {report['recall']:.3f}, {report['megabytes']:.1f} MB"
         )
+    if notes := bank.notes():
+        typer.echo(f"{len(notes)} images are read as their files leave open, such as {notes[0][0]}: {notes[0][1]}")
     if hint and manifest["bad"]:
         typer.echo(_WHY_BAD, err=True)
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ovseg.cli.reading import Bands, Range, parse_reading
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from ovseg.cli.jobs import Copy, Job
     from ovseg.errors import ImageError
     from ovseg.identity import FileMark
+    from ovseg.images.reading import Reading
     from ovseg.result import SegmentationResult
     from ovseg.vocabulary.labels import Background
 
@@ -50,6 +53,8 @@ def segment(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line per image on stdout.")] = False,
     max_pixels: Annotated[int, typer.Option(help="Refuse larger images.")] = 200_000_000,
     min_area: Annotated[int, typer.Option(min=0, help="Drop parts of a label with fewer pixels.")] = 0,
+    value_range: Range = None,
+    bands: Bands = None,
 ) -> None:
     """Find LABELs in one photo, in a folder (with sub-folders), in all files of a pattern, or at a web address.
 
@@ -70,7 +75,7 @@ def segment(
         device=device,
         weights=weights,
         concepts=concepts,
-        max_pixels=max_pixels,
+        reading=parse_reading(value_range, bands, max_pixels=max_pixels),
         changes={"min_area": min_area} if min_area else {},
     )
     with sources_of([images, *more]) as sources:
@@ -90,7 +95,7 @@ class Run:
     device: str
     weights: Path | None
     concepts: Path | None
-    max_pixels: int
+    reading: Reading
     changes: dict[str, int]  # further keywords of ``segment``, which decide the result too
     _announced: bool = field(default=False, init=False)
 
@@ -118,16 +123,20 @@ class Run:
         jobs = plan_jobs(sources, out)
         console, several = Console(stderr=True), len(jobs) > 1
         failed = 0
+        notes: dict[str, str] = {}
         with progress_bar("segmenting", total=len(jobs), shown=several) as advance:
             for job, outcome, fresh in self._outcomes(jobs, overwrite=overwrite):
                 if isinstance(outcome, ImageError):
                     failed += 1
                     _print_failure(job, outcome, console, as_json=as_json)
                 else:
+                    if "read" in outcome.provenance:
+                        notes[job.source] = outcome.provenance["read"]
                     _print_result(job, outcome, as_json=as_json, alone=not several)
                     if not several and not fresh:
                         _note(console, "already done with these settings; --overwrite does it again")
                 advance()
+        _tell_notes(console, notes)
         if several:
             _note(console, f"{len(jobs) - failed} of {len(jobs)} images done, results in {out}")
         return failed
@@ -145,7 +154,7 @@ class Run:
         # The model is asked even if nothing is left to do: only it knows whether the weights behind its name are
         # the same.
         identity = self.segmenter.identity(self.labels or None, background=self.background, refine=self.refine)
-        identity |= {name: str(value) for name, value in self.changes.items()}
+        identity |= {name: str(value) for name, value in self.changes.items()} | self.reading.described()
         # A processor gains nothing from a batch, and one by one no result depends on its neighbours, not even in
         # the last digit.
         at_once = 1 if self.segmenter.device.type == "cpu" else _AT_ONCE
@@ -163,7 +172,7 @@ class Run:
         from ovseg.cli.jobs import check_place, is_done
         from ovseg.errors import ImageError, OutputError
         from ovseg.identity import FileMark
-        from ovseg.images.load import load_image
+        from ovseg.images.load import read_image
 
         try:
             if job.copy is not None:
@@ -172,7 +181,8 @@ class Run:
                 return None
             check_place(job, overwrite=overwrite)
             mark = FileMark.of(job.image)  # first: an image that changes meanwhile is then done again next time
-            return _Picture(load_image(job.image, max_pixels=self.max_pixels), mark)
+            picture = read_image(job.image, self.reading, name=job.source)
+            return _Picture(picture.pixels, picture.note, mark)
         except OutputError as error:
             return ImageError(str(error))
         except OSError as error:
@@ -202,7 +212,8 @@ class Run:
 
         from ovseg.cli.jobs import made_by
 
-        provenance = result.provenance | {"source": job.source} | made_by(identity, picture.mark)
+        read = {"read": picture.note} if picture.note else {}
+        provenance = result.provenance | {"source": job.source} | read | made_by(identity, picture.mark)
         result = replace(result, image=picture.pixels, provenance=provenance)
         result.save(job.folder, name=job.name)
         return result
@@ -220,9 +231,10 @@ class Run:
 
 @dataclass(frozen=True)
 class _Picture:
-    """A decoded image (H, W, 3) uint8, and what its file was known by when it was read."""
+    """A decoded image (H, W, 3) uint8, what was decided about it, and what its file was known by when read."""
 
     pixels: npt.NDArray[np.uint8]
+    note: str
     mark: FileMark
 
 
@@ -290,6 +302,13 @@ def _print_failure(job: Job, error: ImageError, console: Console, *, as_json: bo
     _note(console, f"error: {' '.join(str(error).splitlines())}")
     if as_json:
         typer.echo(json.dumps({"image": job.source, "error": str(error)}))
+
+
+def _tell_notes(console: Console, notes: dict[str, str]) -> None:
+    """What was decided about the values of images: of the first one, and how many there are."""
+    for source, note in list(notes.items())[:1]:
+        more = f" (and so for {len(notes) - 1} more images, each by itself)" if len(notes) > 1 else ""
+        _note(console, f"note: {source}: {note}{more}")
 
 
 def _print_result(job: Job, result: SegmentationResult, *, as_json: bool, alone: bool) -> None:

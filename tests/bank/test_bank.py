@@ -15,6 +15,7 @@ import faiss
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tifffile
 from helpers import toy
 from helpers.toy import make_segmenter
 from PIL import Image
@@ -588,3 +589,22 @@ def test_refreshing_lets_go_of_what_is_gone_and_encodes_what_changed(
     whole = ImageBank.build(folder, out=tmp_path / "whole", segmenter=segmenter)
     place = again.paths.index(str(second.resolve()))
     assert np.array_equal(again.vectors[place], whole.vectors[whole.paths.index(str(second.resolve()))])
+
+
+def test_range_and_bands_belong_to_the_bank(tmp_path: Path, segmenter: Segmenter) -> None:
+    bands = np.tile(np.array([1000, 500, 250, 2000], np.uint16), (40, 40, 1))
+    (tmp_path / "photos").mkdir()
+    options = {"photometric": "minisblack", "planarconfig": "contig"}
+    tifffile.imwrite(tmp_path / "photos/a.tif", bands, **options)
+    refused = ImageBank.build(tmp_path / "photos", out=tmp_path / "none", segmenter=segmenter)
+    assert len(refused) == 0 and "a.tif' has 4 bands (1, 2, 3, 4)" in refused.bad_images()[0][1]
+    said = BankOptions(value_range=(0, 1000), bands=(4, 2, 3))
+    bank = ImageBank.build(tmp_path / "photos", out=tmp_path / "bank", segmenter=segmenter, options=said)
+    assert bank.image(0)[0, 0].tolist() == [255, 128, 64]
+    assert "clips 33.3% of them" in dict(bank.notes())[bank.paths[0]]
+    tifffile.imwrite(tmp_path / "photos/b.tif", bands // 2, **options)
+    added = bank.add(tmp_path / "photos")
+    assert added.image(1)[0, 0].tolist() == [255, 64, 32]  # 125 of 1000
+    with pytest.raises(ConfigError, match=r"was built with bands \(4, 2, 3\), got bands \(1, 2, 3\)"):
+        other = BankOptions(value_range=(0, 1000), bands=(1, 2, 3))
+        ImageBank.build(tmp_path / "photos", out=bank.root, segmenter=segmenter, options=other)

@@ -365,6 +365,25 @@ def test_json_is_one_document_per_image_and_nothing_else(invoke: Invoke, tmp_pat
         assert third["overlay"] == "out/c_overlay.png"
 
 
+def test_range_and_bands_reach_the_image_and_count_as_settings(
+    invoke: Invoke, segmenter: FakeSegmenter, tmp_path: Path
+) -> None:
+    grey = np.tile(np.array([[0, 1000, 2000]], np.uint16), (4, 1))
+    Image.fromarray(grey).save(tmp_path / "a.tif")
+    done = invoke("a.tif", "cat")
+    assert "note: a.tif: values are scaled as 0..2047, the bits that its own values up to 2000 need" in done.stderr
+    assert SegmentationResult.load("out/a.json").provenance["read"].startswith("values are scaled as 0..2047")
+    calls = len(segmenter.calls)
+    assert "note:" not in invoke("a.tif", "cat", "--range", "0,2000").stderr
+    saved = SegmentationResult.load("out/a.json")
+    assert len(segmenter.calls) == calls + 1 and saved.provenance["made"]["by"]["range"] == "0,2000"
+    make_image(tmp_path / "cat.png")
+    assert "has 3 bands (1 red, 2 green, 3 blue)" in invoke("cat.png", "cat", "--bands", "9").stderr
+    for option, text in (("--range", "5"), ("--range", "a,b"), ("--bands", "1,2"), ("--bands", "r,g,b")):
+        refused = invoke("a.tif", "cat", option, text).exception
+        assert isinstance(refused, ImageError) and f"got {text}" in str(refused)
+
+
 def test_max_pixels_refuses_large_images(invoke: Invoke, tmp_path: Path) -> None:
     make_image(tmp_path / "a.png")
     done = invoke("a.png", "cat", "--max-pixels", "100")

@@ -193,28 +193,43 @@ def test_the_bits_that_a_png_states_count_unless_its_values_are_scaled_already()
     assert load_image(with_significant_bits(grey, 12))[0, :, 0].tolist() == [0, 32, 64]
 
 
-def test_colours_of_12_bits_in_16_are_refused_and_those_of_16_are_not() -> None:
-    def png(value: int) -> bytes:
-        row = b"\0" + value.to_bytes(2, "big") * 6
-        chunks = (
-            (b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)),
-            (b"IDAT", zlib.compress(row)),
-            (b"IEND", b""),
-        )
-        body = [len(c).to_bytes(4, "big") + k + c + zlib.crc32(k + c).to_bytes(4, "big") for k, c in chunks]
-        return b"\x89PNG\r\n\x1a\n" + b"".join(body)
-
-    with pytest.raises(ImageError, match=r"must use the range of its 16 bits, got colours of at most 12 bits"):
-        load_image(png(4095))
-    assert load_image(png(65535)).tolist() == [[[255] * 3] * 2]
-    assert load_image(png(0)).max() == 0
+def png16(values: npt.NDArray[np.uint16]) -> bytes:
+    """A PNG file of (H, W, 2, 3 or 4) 16-bit values, which Pillow cannot write."""
+    height, width, count = values.shape
+    kind = {2: 4, 3: 2, 4: 6}[count]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    )
+    body = [len(c).to_bytes(4, "big") + k + c + zlib.crc32(k + c).to_bytes(4, "big") for k, c in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(body)
 
 
-def test_integers_beyond_16_bits_and_floats_are_refused() -> None:
-    with pytest.raises(ImageError, match=r"must have grey values in 0\.\.65535, got -5\.\.70000; scale it"):
-        load_image(Image.fromarray(np.array([[-5, 70000]], dtype=np.int32)))
-    with pytest.raises(ImageError, match=r"must hold whole numbers, got 32-bit floats.*scale it to 0\.\.255"):
-        load_image(Image.fromarray(np.ones((2, 2), np.float32)))
+def test_colours_of_16_bits_are_scaled_as_grey_is() -> None:
+    def loaded(*pixel: int) -> list[list[list[int]]]:
+        return load_image(png16(np.array([[pixel]], np.uint16))).tolist()
+
+    assert loaded(0, 2048, 4095) == [[[0, 128, 255]]]
+    assert loaded(0, 32896, 65535) == [[[0, 128, 255]]]
+    assert loaded(0, 0, 0) == [[[0, 0, 0]]]
+    assert loaded(4096, 257, 383) == [[[16, 1, 1]]]  # 383 / 257 = 1.49; its upper byte alone would also be 1
+    assert loaded(0, 386, 65535, 65535) == [[[0, 2, 255]]]  # 1.502: the lower byte counts
+    assert loaded(0, 4095, 4095, 32896) == [
+        [[127, 255, 255]]
+    ]  # opacity is always of 16 bits: 32896 / 65535 = 0.502
+    assert loaded(4095, 0) == [[[255, 255, 255]]] and loaded(4095, 65535) == [[[255, 255, 255]]]
+    assert loaded(0, 65535) == [[[0, 0, 0]]]
+
+
+def test_integers_beyond_16_bits_are_refused_without_a_range() -> None:
+    wide = Image.fromarray(np.array([[-5, 70000]], dtype=np.int32))
+    with pytest.raises(
+        ImageError, match=r"must have grey values in 0\.\.65535, got -5\.\.70000; scale it.*--range"
+    ):
+        load_image(wide)
+    assert load_image(wide, value_range=(-5, 70000))[0, :, 0].tolist() == [0, 255]
 
 
 @pytest.mark.parametrize(
