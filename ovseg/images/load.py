@@ -108,7 +108,8 @@ def read_image(source: ImageSource, reading: Reading | None = None, *, name: str
         return _load_bytes(source.read(), name=name, reading=reading)
     raise ImageError(
         f"an image must be a path, an address, bytes, a binary stream, a PIL image, an array or a tensor, "
-        f"got {type(source).__name__}; convert it to one of these"
+        f"got {type(source).__name__}; "
+        + ("convert it with np.asarray(image)" if hasattr(source, "__array__") else "convert it to one of these")
     )
 
 
