@@ -227,13 +227,15 @@ class ImageBank:
         """The k images nearest to a query.
 
         Args:
-            query: text; a ``pathlib.Path``, PIL image or array; a ``Region``; a list or a weighted mapping.
+            query: words, or the path or address of an image; a ``pathlib.Path``, PIL image or array; a ``Region``;
+                a list or a weighted mapping.
             k: how many; a smaller bank gives all it has.
             negative: a query to keep away from.
             regions: rank images by their best region instead of by the whole picture.
 
         Raises:
             ShapeError: ``k`` is below 1.
+            ImageError: a text looks like a path and names no file.
             DatasetError: ``regions`` of a bank without them.
         """
         if k < 1:

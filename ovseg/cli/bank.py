@@ -114,22 +114,26 @@ def refresh(bank: _Bank) -> None:
 
 def search(
     bank: _Bank,
-    query: Annotated[list[str] | None, typer.Argument(help="Words; several are mixed.")] = None,
-    image: Annotated[list[Path] | None, typer.Option(help="A picture as (part of the) query.")] = None,
-    negative: Annotated[list[str] | None, typer.Option("--not", help="Words to keep away from.")] = None,
+    query: Annotated[list[str] | None, typer.Argument(help="Words, or images; several are mixed.")] = None,
+    image: Annotated[
+        list[str] | None, typer.Option(help="A picture (file or address) as part of the query.")
+    ] = None,
+    negative: Annotated[list[str] | None, typer.Option("--not", help="Words or images to keep away from.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many images.")] = 20,
     regions: Annotated[bool, typer.Option("--regions", help="Rank by the best region of each image.")] = False,
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet (PNG) here.")] = None,
     as_json: _Json = False,
 ) -> None:
-    """Find images by words, pictures, or both.
+    """Find images by words, pictures, or both; a word that names an image file is that image.
 
     Example: ovseg bank search photos.bank "traffic cone" --not "ice cream" --sheet cones.png
     """
     import ovseg
     from ovseg.errors import VocabularyError
+    from ovseg.images.web import is_address
 
-    parts: list[Any] = [*(query or []), *(image or [])]
+    pictures = (each if is_address(each) else Path(each) for each in image or [])
+    parts: list[Any] = [*(query or []), *pictures]
     if not parts:
         raise VocabularyError("expected words or --image to search for, got neither; name what to find")
     opened = ovseg.ImageBank.open(bank)

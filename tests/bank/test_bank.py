@@ -18,6 +18,7 @@ import pytest
 import tifffile
 from helpers import toy
 from helpers.toy import make_segmenter
+from helpers.web import serving
 from PIL import Image
 
 from ovseg.bank import BankOptions, ImageBank, Region, store
@@ -140,6 +141,37 @@ def test_a_box_is_rows_and_then_columns(segmenter: Segmenter) -> None:
     assert int(region_vector(encoded, (0, 40, 24, 64)).argmax()) == 6
     expected = encoded.features.values[0, :, 5:8, 0:3].flatten(1).mean(1)
     np.testing.assert_allclose(region_vector(encoded, (40, 0, 64, 24)), expected / expected.norm(), rtol=1e-5)
+
+
+def test_a_text_that_names_an_image_is_that_image_and_not_words(
+    bank: ImageBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(bank.paths[0], "cat.png")
+    shutil.copy(bank.paths[0], "plain")
+    (tmp_path / "red").write_text("a file that is called like a colour")
+    found = bank.search(Path("cat.png"), 4)
+    assert found.cosine[0, 0] == pytest.approx(1)
+    for query in ("cat.png", "./cat.png", str(tmp_path / "cat.png"), "plain", ["cat.png"], {"cat.png": 2}):
+        np.testing.assert_array_equal(bank.search(query, 4).cosine, found.cosine)
+    words = bank.search("red", 4)  # the file of that name holds no image
+    (tmp_path / "red").unlink()
+    np.testing.assert_array_equal(bank.search("red", 4).rows, words.rows)
+    with serving() as server:
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        assert bank.search(f"{server.address}/cat.png", 1).cosine.shape == (1, 1)
+        assert server.asked == ["/cat.png"]
+
+
+@pytest.mark.parametrize(
+    "query", ["gone.jpg", "photos/cat", "a\\b", "GONE.HEIC", "black/white", "./", "ftp://a/b.png"]
+)
+def test_a_text_that_looks_like_a_path_and_names_nothing_is_refused_by_name(bank: ImageBank, query: str) -> None:
+    for asked in (query, [query], {query: 1.0}, ["red", query]):
+        with pytest.raises(ImageError, match=re.escape(f"'{query}'")):
+            bank.search(asked)
+    with pytest.raises(ImageError, match=re.escape(f"'{query}'")):
+        bank.search("red", negative=query)
 
 
 def test_k_below_one_and_a_cancelled_query_are_refused(bank: ImageBank) -> None:
