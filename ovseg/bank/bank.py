@@ -19,8 +19,8 @@ from ovseg.bank.duplicates import Fingerprints, Pair, find_pairs
 from ovseg.bank.index import VectorIndex
 from ovseg.bank.search import Retrieved, query_vector
 from ovseg.bank.support import RegionSupport
-from ovseg.errors import ConfigError, DatasetError, ShapeError
-from ovseg.files import atomic_path, write_json
+from ovseg.errors import DatasetError, ShapeError
+from ovseg.files import atomic_path
 from ovseg.identity import FileMark
 from ovseg.images.load import read_image
 from ovseg.images.reading import Reading
@@ -82,28 +82,32 @@ class ImageBank:
         root = Path(out)
         segmenter = segmenter or _load(model)
         with store.writing(root):
-            options = _claim(root, segmenter.info, options)
+            options = build.claim(root, segmenter.info, options)
             build.append_images(root, iterate(source), segmenter, options=options, progress=progress)
             build.finish(root, encoder=segmenter.info, space=segmenter.model.head.space, options=options)
         return cls.open(root, segmenter=segmenter)
 
     @classmethod
-    def open(cls, path: str | Path, *, segmenter: Segmenter | None = None) -> ImageBank:
-        """The bank at ``path``; nothing but its table is read, vectors and index are memory-mapped.
+    def open(cls, path: str | Path, *, segmenter: Segmenter | None = None, verify: bool = False) -> ImageBank:
+        """The bank at ``path``; vectors and index are memory-mapped.
+
+        The checksums of the table and of what is small are checked, 64 MB in all; a larger file has its size, its
+        first and its last bytes compared.
 
         Args:
             path: the bank's folder.
             segmenter: the model it was built with; None loads it when a search first needs it.
+            verify: check every byte of every file.
 
         Raises:
-            DatasetError: no bank, an unfinished one, or a file that is missing or cut short.
+            DatasetError: no bank, an unfinished one, or a file that is missing, cut short or changed.
             SpaceError: the bank was built with another model than ``segmenter``.
         """
         root = Path(path)
         manifest = store.read_manifest(root)
         if segmenter is not None:
             store.check_encoder(manifest, segmenter.info, root=root)
-        store.check_files(root, manifest)
+        store.check_files(root, manifest, deep=verify)
         return cls(root, manifest, segmenter=segmenter)
 
     @classmethod
@@ -114,7 +118,7 @@ class ImageBank:
             DatasetError: no banks, ``out`` is a bank already, or a bank is damaged.
             SpaceError: the banks were built with different models.
         """
-        opened = [cls.open(path) for path in banks]
+        opened = [cls.open(path, verify=True) for path in banks]  # what is copied is vouched for anew
         root = Path(out)
         if not opened or store.shard_paths(root):
             raise DatasetError(
@@ -346,43 +350,6 @@ def _load(model: str) -> Segmenter:
     from ovseg.pipeline.segmenter import load
 
     return load(model)
-
-
-def _claim(root: Path, info: dict[str, str], options: BankOptions | None) -> BankOptions:
-    """Note encoder and options before the first shard; a bank goes on with those that it was begun with.
-
-    Raises:
-        SpaceError: it was begun with another encoder.
-        ConfigError: it was begun with other options.
-    """
-    note = root / "build.json"
-    begun: dict[str, Any] | None = None
-    if (root / store.MANIFEST).is_file():
-        begun = store.read_manifest(root)
-    elif note.is_file() and store.shard_paths(root):
-        begun = store.read_json(note)
-    if begun is not None:
-        store.check_encoder(begun, info, root=root)
-        before = build.read_options(begun)
-        options = options or before
-        _check_options(before, options, root=root)
-    options = options or BankOptions()
-    write_json(note, {"encoder": info, **build.stored_options(options)})
-    return options
-
-
-def _check_options(before: BankOptions, options: BankOptions, *, root: Path) -> None:
-    """Refuse options that would make another bank; the shards may be of any size."""
-    # as the command line calls them
-    names = {"kind": "index", "recall": "recall", "regions": "regions", "value_range": "range", "bands": "bands"}
-    wanted = [(name, getattr(before, key), getattr(options, key)) for key, name in names.items()]
-    if differing := [(name, old, new) for name, old, new in wanted if old != new]:
-        was = ", ".join(f"{name} {old}" for name, old, _ in differing)
-        got = ", ".join(f"{name} {new}" for name, _, new in differing)
-        raise ConfigError(
-            f"the bank '{root}' was built with {was}, got {got}; give the same, choose another folder, or delete "
-            "this one"
-        )
 
 
 def _copy_shards(banks: Sequence[ImageBank], root: Path) -> set[int]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ovseg.bank import ImageBank
 
 _Bank = Annotated[Path, typer.Argument(metavar="BANK", help="The bank's folder.")]
+_Verify = Annotated[bool, typer.Option("--verify", help="First check every byte of the bank's files.")]
 _Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
 _WHY_BAD = "'ovseg bank info BANK' lists those that could not be read, and why"
@@ -77,14 +78,18 @@ def build(
     _print_summary(bank)
 
 
-def add(bank: _Bank, source: Annotated[str, typer.Argument(help="Folder, glob, .txt list, .tar shards.")]) -> None:
+def add(
+    bank: _Bank,
+    source: Annotated[str, typer.Argument(help="Folder, glob, .txt list, .tar shards.")],
+    verify: _Verify = False,
+) -> None:
     """Add images; those that are in the bank are not encoded again.
 
     Example: ovseg bank add photos.bank more-photos/
     """
     import ovseg
 
-    opened = ovseg.ImageBank.open(bank)
+    opened = ovseg.ImageBank.open(bank, verify=verify)
     with _Counter("encoding") as count:
         _print_summary(opened.add(source, progress=count))
 
@@ -122,6 +127,7 @@ def search(
     k: Annotated[int, typer.Option("-k", help="How many images.")] = 20,
     regions: Annotated[bool, typer.Option("--regions", help="Rank by the best region of each image.")] = False,
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet (PNG) here.")] = None,
+    verify: _Verify = False,
     as_json: _Json = False,
 ) -> None:
     """Find images by words, pictures, or both; a word that names an image file is that image.
@@ -136,7 +142,7 @@ def search(
     parts: list[Any] = [*(query or []), *pictures]
     if not parts:
         raise VocabularyError("expected words or --image to search for, got neither; name what to find")
-    opened = ovseg.ImageBank.open(bank)
+    opened = ovseg.ImageBank.open(bank, verify=verify)
     found = opened.search(parts, k, negative=negative or None, regions=regions)
     if len(opened) < k:
         typer.echo(f"the bank has only {len(opened)} images; {_WHY_BAD}", err=True)
@@ -152,14 +158,14 @@ def search(
         typer.echo("\n".join(f"{cosine:.4f}  {path}" for path, cosine in pairs))
 
 
-def info(bank: _Bank, as_json: _Json = False) -> None:
+def info(bank: _Bank, verify: _Verify = False, as_json: _Json = False) -> None:
     """Show what a bank holds: model, sizes, index, bad images.
 
     Example: ovseg bank info photos.bank
     """
     import ovseg
 
-    opened = ovseg.ImageBank.open(bank)
+    opened = ovseg.ImageBank.open(bank, verify=verify)
     if as_json:
         shown = {key: value for key, value in opened.manifest.items() if key not in {"files", "removed"}}
         shown["bad_images"] = dict(opened.bad_images())

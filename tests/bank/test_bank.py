@@ -21,6 +21,7 @@ from helpers.toy import make_segmenter
 from helpers.web import serving
 from PIL import Image
 
+from ovseg import files
 from ovseg.bank import BankOptions, ImageBank, Region, store
 from ovseg.bank.duplicates import Fingerprints, find_pairs
 from ovseg.bank.index import VectorIndex
@@ -35,6 +36,8 @@ from ovseg.errors import (
     SpaceError,
     VocabularyError,
 )
+from ovseg.files import write_json
+from ovseg.identity import sealed
 from ovseg.journal import read_journal
 from ovseg.pipeline.segmenter import Segmenter
 
@@ -640,3 +643,77 @@ def test_range_and_bands_belong_to_the_bank(tmp_path: Path, segmenter: Segmenter
     with pytest.raises(ConfigError, match=r"was built with bands \(4, 2, 3\), got bands \(1, 2, 3\)"):
         other = BankOptions(value_range=(0, 1000), bands=(1, 2, 3))
         ImageBank.build(tmp_path / "photos", out=bank.root, segmenter=segmenter, options=other)
+
+
+def flipped(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0x55
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", [0, 0.5, -1])
+def test_one_changed_byte_of_any_file_is_noticed_at_opening_and_named(
+    bank: ImageBank, tmp_path: Path, place: float
+) -> None:
+    files = sorted(path.relative_to(bank.root) for path in bank.root.rglob("*.*") if path.suffix)
+    assert {path.suffix for path in files} == {".json", ".parquet", ".npy", ".faiss"}
+    for file in files:
+        root = tmp_path / f"bank of {file.name}"
+        shutil.copytree(bank.root, root)
+        at = int(place * (root / file).stat().st_size) if place > 0 else int(place)
+        flipped(root / file, at)
+        if file.name == "build.json":  # read only when a build goes on
+            ImageBank.open(root)
+            continue
+        with pytest.raises(DatasetError, match=re.escape(file.name)) as told:
+            ImageBank.open(root)
+        assert "again" in str(told.value)
+
+
+def test_what_is_too_large_to_be_read_at_opening_is_known_by_its_ends_and_verified_on_demand(
+    bank: ImageBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: Path, segmenter: Segmenter
+) -> None:
+    monkeypatch.setattr(store, "_QUICK", 0)
+    monkeypatch.setattr(files.sha256_of_ends, "__kwdefaults__", {"most": 100})
+    root = tmp_path / "b"
+    shutil.copytree(bank.root, root)
+    manifest = store.read_manifest(root)
+    described = {name: store.describe_file(root / name) for name in manifest["files"]}
+    write_json(root / store.MANIFEST, sealed({**manifest, "files": described}))
+    vectors = next(path for path in root.glob("images-*.npy"))
+    flipped(vectors, vectors.stat().st_size // 2)
+    assert len(ImageBank.open(root)) == 24
+    with pytest.raises(DatasetError, match=rf"'{vectors.name}' of the bank .* has changed.*from the shards"):
+        ImageBank.open(root, verify=True)
+    with pytest.raises(DatasetError, match=vectors.name):
+        ImageBank.merge([root], out=tmp_path / "merged")
+    mended = ImageBank.build(photos, out=root, segmenter=segmenter)  # as the message says
+    np.testing.assert_array_equal(ImageBank.open(root, verify=True).vectors, bank.vectors)
+    assert mended.paths == bank.paths
+    flipped(vectors := next(root.glob("images-*.npy")), vectors.stat().st_size - 1)
+    with pytest.raises(DatasetError, match=vectors.name):
+        ImageBank.open(root)
+
+
+def test_a_changed_shard_is_not_vouched_for_by_the_next_manifest(
+    bank: ImageBank, tmp_path: Path, photos: Path, segmenter: Segmenter
+) -> None:
+    root = tmp_path / "b"
+    shutil.copytree(bank.root, root)
+    shard = store.shard_paths(root)[0]
+    flipped(shard, shard.stat().st_size // 2)
+    with pytest.raises(DatasetError, match=rf"{shard.name}' of the bank .* (changed|damaged)"):
+        ImageBank.build(photos, out=root, segmenter=segmenter)
+    (root / store.MANIFEST).unlink()  # a build that was not finished: only the pages know
+    with pytest.raises(DatasetError, match=rf"'{shard.name}' of the bank .* is missing or damaged"):
+        ImageBank.build(photos, out=root, segmenter=segmenter)
+
+
+def test_a_changed_note_of_a_build_is_noticed(photos: Path, segmenter: Segmenter, tmp_path: Path) -> None:
+    root = tmp_path / "b"
+    ImageBank.build(photos, out=root, segmenter=segmenter)
+    (root / store.MANIFEST).unlink()
+    note = root / "build.json"
+    note.write_text(note.read_text().replace("0.95", "0.85"))
+    with pytest.raises(DatasetError, match=r"build\.json' has changed since it was written"):
+        ImageBank.build(photos, out=root, segmenter=segmenter)
