@@ -22,6 +22,7 @@ from ovseg.bank.support import RegionSupport
 from ovseg.errors import DatasetError, ShapeError
 from ovseg.files import atomic_path
 from ovseg.identity import FileMark
+from ovseg.images.fingerprint import BYTES
 from ovseg.images.load import read_image
 from ovseg.images.reading import Reading
 from ovseg.images.sources import Item, is_file_key, iterate, key_exists, read_key, still_marked
@@ -91,7 +92,7 @@ class ImageBank:
     def open(cls, path: str | Path, *, segmenter: Segmenter | None = None, verify: bool = False) -> ImageBank:
         """The bank at ``path``; vectors and index are memory-mapped.
 
-        The checksums of the table and of what is small are checked, 64 MB in all; a larger file has its size, its
+        The checksums of the table and of what is small are checked, 32 MB in all; a larger file has its size, its
         first and its last bytes compared.
 
         Args:
@@ -293,12 +294,13 @@ class ImageBank:
         return [(row["path"], row["reason"]) for row in rows]
 
     def duplicates(self) -> list[Pair]:
-        """Copies and near-copies within the bank."""
+        """Copies and near-copies within the bank; see ``duplicates.find_pairs``."""
         own = self._fingerprints()
         return find_pairs(own, own, self.index, same=True) if len(self) else []
 
     def verify(self, against: str | Path | None = None) -> list[Pair]:
-        """Check every file's checksum; and list bank images that are (nearly) images of a test set.
+        """Check every file's checksum; and list bank images that are (nearly) images of a test set, also mirrored,
+        turned, or grey ones.
 
         Args:
             against: any source of images; each pair names the test image first.
@@ -319,7 +321,9 @@ class ImageBank:
     def _fingerprints(self) -> Fingerprints:
         count = len(self)
         hashes = self.table["dhash"][:count].to_numpy().astype(np.uint64)
-        return Fingerprints(self.paths, self.table["sha256"][:count].to_pylist(), hashes, self.vectors)
+        looks = np.frombuffer(b"".join(self.table["fingerprint"][:count].to_pylist()), np.uint8)
+        sums = self.table["sha256"][:count].to_pylist()
+        return Fingerprints(self.paths, sums, hashes, self.vectors, looks.reshape(-1, BYTES))
 
     def _search_regions(self, vector: NDArray[np.float32], k: int) -> Retrieved:
         index, owners = self.regions

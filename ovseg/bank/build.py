@@ -21,6 +21,7 @@ from ovseg.bank.vectors import difference_hash, image_vector, region_vectors
 from ovseg.errors import ConfigError, ImageError, OvsegError
 from ovseg.files import atomic_path, sha256_of_bytes, write_json
 from ovseg.identity import FileMark, sealed
+from ovseg.images.fingerprint import fingerprint
 from ovseg.images.load import read_image
 from ovseg.images.reading import Reading
 from ovseg.images.sources import Item, mark_key, still_marked
@@ -282,6 +283,7 @@ def _decode(item: Item, reading: Reading) -> Decoded:
         mark.stamp,
         mark.sha256,
         difference_hash(picture.pixels),
+        fingerprint(picture.pixels).tobytes(),
         reason=picture.note,
     )
     return Decoded(row, picture.pixels)

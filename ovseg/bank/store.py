@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from ovseg.errors import DatasetError, OutputError
 from ovseg.files import atomic_path, sha256_of, sha256_of_ends
 from ovseg.identity import check_model, unsealed
+from ovseg.images.fingerprint import BYTES
 
 FORMAT = 3
 MANIFEST = "manifest.json"
@@ -29,6 +31,7 @@ _COLUMNS = {
     "stamp": pa.string(),
     "sha256": pa.string(),
     "dhash": pa.uint64(),
+    "fingerprint": pa.binary(BYTES),
     "status": pa.string(),
     "reason": pa.string(),
 }
@@ -47,6 +50,7 @@ class Row:
         stamp: of the file on disk, by which it is known again unread; see ``identity.FileMark``.
         sha256: of the encoded file.
         dhash: 64-bit difference hash of the picture.
+        fingerprint: of the picture; see ``images.fingerprint``.
         status: "ok" or "bad".
         reason: why it is bad; of a good one, what was decided about its values (``images.load.Picture.note``).
         vectors: (V, D) float32 unit; the image first, then its regions; None when it is bad.
@@ -59,6 +63,7 @@ class Row:
     stamp: str = ""
     sha256: str = ""
     dhash: int = 0
+    fingerprint: builtins.bytes = b"\0" * BYTES
     status: str = "ok"
     reason: str = ""
     vectors: NDArray[np.float32] | None = field(default=None, compare=False)

@@ -197,7 +197,7 @@ def verify(
     else:
         for word, listed in (("duplicate", doubles), ("leak", leaks)):
             for pair in listed:
-                how = "same file" if pair.exact else f"cosine {pair.cosine:.3f}"
+                how = "same file" if pair.exact else pair.change or f"cosine {pair.cosine:.3f}"
                 typer.echo(f"{word}: {pair.first} = {pair.second} ({how})")
         typer.echo(f"the bank's files are whole; {len(doubles)} duplicates, {len(leaks)} leaks")
         if changed:

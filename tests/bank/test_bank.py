@@ -717,3 +717,41 @@ def test_a_changed_note_of_a_build_is_noticed(photos: Path, segmenter: Segmenter
     note.write_text(note.read_text().replace("0.95", "0.85"))
     with pytest.raises(DatasetError, match=r"build\.json' has changed since it was written"):
         ImageBank.build(photos, out=root, segmenter=segmenter)
+
+
+def test_mirrored_turned_and_grey_copies_are_found_and_named(segmenter: Segmenter, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    small = [Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)) for _ in range(9)]
+    photos = [each.resize((90, 60), Image.Resampling.BICUBIC) for each in small]
+    turns = Image.Transpose
+    copies = {
+        "a-mirrored.png": photos[0].transpose(turns.FLIP_LEFT_RIGHT),
+        "b-upside-down.png": photos[1].transpose(turns.ROTATE_180),
+        "c-left.png": photos[2].transpose(turns.ROTATE_90),
+        "d-right.png": photos[3].transpose(turns.ROTATE_270).resize((30, 45)),
+        "e-grey.jpg": photos[4].convert("L"),
+        "f-grey-mirrored.jpg": photos[5].convert("L").transpose(turns.FLIP_LEFT_RIGHT),
+        "g-other.png": photos[6],
+        "h-flat.png": Image.new("RGB", (90, 60), "white"),
+    }
+    for folder, pictures in (("bank", copies), ("test", {f"{n}.png": each for n, each in enumerate(photos[:6])})):
+        (tmp_path / folder).mkdir()
+        for name, each in pictures.items():
+            each.save(tmp_path / folder / name)
+    Image.new("RGB", (50, 50), "grey").save(tmp_path / "test/6.png")  # flat ones are no copies of one another
+    bank = ImageBank.build(tmp_path / "bank", out=tmp_path / "b", segmenter=segmenter)
+    found = {
+        Path(pair.first).name: (Path(pair.second).name, pair.change) for pair in bank.verify(tmp_path / "test")
+    }
+    assert found == {
+        "0.png": ("a-mirrored.png", "mirrored left to right"),
+        "1.png": ("b-upside-down.png", "turned by 180 degrees"),
+        "2.png": ("c-left.png", "turned by 90 degrees counterclockwise"),
+        "3.png": ("d-right.png", "turned by 90 degrees clockwise"),
+        "4.png": ("e-grey.jpg", ""),
+        "5.png": ("f-grey-mirrored.jpg", "mirrored left to right"),
+    }
+    both = bank.add(tmp_path / "test").duplicates()
+    assert {(Path(pair.first).name, Path(pair.second).name) for pair in both} == {
+        (second, first) for first, (second, _) in found.items()
+    }
