@@ -134,30 +134,43 @@ def is_wide_colour(image: Image.Image) -> bool:
     return any(";16" in str(tile[3]) for tile in tiles) and not image.mode.startswith("I")
 
 
-def wide_bands(image: Image.Image, stream: BinaryIO) -> npt.NDArray[np.uint16] | None:
-    """(H, W, C) of a PNG or TIFF file for which ``is_wide_colour`` holds; None where it cannot be decoded so.
+def all_bands(stream: BinaryIO, *, wide: bool) -> npt.NDArray[Any]:
+    """(H, W, C) uint8 or, if ``wide``, uint16: all bands and bits of a file of which Pillow itself drops some.
 
-    Pillow has decoders for the upper and for the lower byte of each value, one per order of bytes; the second
-    decoding takes the other one.
+    Pillow leaves out a fourth band that is not opacity, and of sixteen bits the lower eight. But it has a mode with
+    a fourth band, and decoders for either byte of each value: the file is decoded with these.
 
     Args:
-        image: decoded: the upper bytes.
-        stream: the file; its position is kept.
+        stream: a PNG or TIFF file of three or more bands, or for which ``is_wide_colour`` holds; its position is
+            kept.
+        wide: whether it has sixteen bits.
+
+    Raises:
+        ValueError: it is none of these.
     """
     place = stream.tell()
     try:
-        stream.seek(0)
-        with Image.open(stream) as opened:
-            again: Any = opened
-            if "LA;16" in str(again.tile[0][3]):
-                return _grey_and_opacity(again)
-            again.tile = [tile._replace(args=_other_byte(tile.args)) for tile in again.tile]
-            again.load()
-            low = np.asarray(again)
+        if not wide:
+            return _decoded_again(stream)
+        high, low = (_decoded_again(stream, lower=lower) for lower in (False, True))
     finally:
         stream.seek(place)
-    high = np.asarray(image)
-    return None if high.ndim != 3 or high.shape != low.shape else high.astype(np.uint16) << 8 | low
+    return high if high.dtype == np.uint16 else high.astype(np.uint16) << 8 | low
+
+
+def _decoded_again(stream: BinaryIO, *, lower: bool = False) -> npt.NDArray[Any]:
+    stream.seek(0)
+    with Image.open(stream) as opened:
+        image: Any = opened
+        kind = _raw_mode(image.tile[0].args)
+        if kind.startswith("LA;16"):
+            return _grey_and_opacity(image)
+        if kind.startswith("RGBX"):
+            image._mode = "RGBX"
+        if lower:
+            image.tile = [tile._replace(args=_other_byte(tile.args)) for tile in image.tile]
+        image.load()
+        return np.asarray(image)
 
 
 def _grey_and_opacity(image: Any) -> npt.NDArray[np.uint16]:
@@ -168,8 +181,13 @@ def _grey_and_opacity(image: Any) -> npt.NDArray[np.uint16]:
     return np.asarray(image).copy().view(">u2").astype(np.uint16)
 
 
+def _raw_mode(args: Any) -> str:
+    """How the bytes of a pixel lie in the file, as Pillow calls it, such as "RGB;16B"."""
+    return str(args if isinstance(args, str) else args[0])
+
+
 def _other_byte(args: Any) -> Any:
-    mode = args if isinstance(args, str) else args[0]
+    mode = _raw_mode(args)
     if mode[-4:] not in {";16B", ";16L", ";16N"}:
         raise ValueError(f"no decoder for the lower bytes of {mode}")
     native = "L" if sys.byteorder == "little" else "B"

@@ -7,7 +7,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from ovseg.errors import ImageError
 from ovseg.images import tiff
 from ovseg.images.arrays import array_to_rgb, is_tensor, tensor_to_array
-from ovseg.images.depth import is_wide_colour, stated_range, wide_bands
+from ovseg.images.depth import all_bands, is_wide_colour, stated_range
 from ovseg.images.find import refuse_address
 from ovseg.images.foreign import RAW_SUFFIXES, foreign_format
 from ovseg.images.reading import MAX_PIXELS, Reading
@@ -247,6 +247,9 @@ class _Opened:
             values = self._all_bits()
         elif (self.deep or tiff.has_bytes(self.image)) and not self.stacked:
             values = _plain_array(self.image)
+            if not tiff.has_all_bands(self.image, values) and self.image.mode == "RGB" and self.stream is not None:
+                with quiet_pillow():
+                    values = all_bands(self.stream, wide=False)
         if values is not None and tiff.has_all_bands(self.image, values):
             return tiff.samples_of_tiff(values, getattr(self.image, "tag_v2", {}))
         if self.stream is None:
@@ -254,12 +257,15 @@ class _Opened:
         return _tiff_bands(self.stream, self.reading, name=self.name)
 
     def _all_bits(self) -> npt.NDArray[Any] | None:
-        values = None if self.stream is None else wide_bands(self.image, self.stream)
-        if values is None and self.reading.value_range is not None:
+        """(H, W, C) uint16 as the file lays them; None where only the upper bytes can be had."""
+        if self.stream is not None:
+            with suppress(ValueError), quiet_pillow():
+                return all_bands(self.stream, wide=True)
+        if self.reading.value_range is not None:
             raise ImageError(
                 f"only 8 of the 16 bits of {self.name} can be read, got a range; store it as PNG or TIFF"
             )
-        return values
+        return None
 
     def _as_decoded(self) -> npt.NDArray[Any]:
         """(H, W, C) upright: the values of deep images, else grey or RGB, with opacity where there is one."""

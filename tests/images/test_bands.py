@@ -63,6 +63,22 @@ def test_a_fourth_band_without_any_statement_is_not_blended() -> None:
     assert first(Image.open(io.BytesIO(data))) == [10, 20, 30]
 
 
+def test_a_fourth_band_of_a_compressed_file_is_left_out_or_chosen() -> None:
+    stream = io.BytesIO()
+    Image.fromarray(four()).save(stream, "TIFF", compression="tiff_lzw")
+    data = bytearray(stream.getvalue())
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        place = file.pages.first.tags[338].valueoffset
+    data[place : place + 2] = bytes(2)  # ExtraSamples: unspecified
+    assert first(bytes(data)) == [10, 20, 30]
+    assert first(bytes(data), bands=(4, 3, 2)) == [200, 30, 20]
+    planes = tif(np.zeros((8, 9, 5), np.uint8), **STACK, compression="zlib")
+    codec = planes.replace(b"\x03\x01\x03\x00\x01\x00\x00\x00\x08\x00", b"\x03\x01\x03\x00\x01\x00\x00\x00\x05\x00")
+    assert codec != planes  # it claims to be LZW
+    with pytest.raises(ImageError, match="compression of the image bytes needs the package imagecodecs"):
+        load_image(codec, bands=(1, 2, 3))
+
+
 @pytest.mark.parametrize("options", [UNSPECIFIED, STACK, {"photometric": "rgb"}, {**STACK, "compression": "zlib"}])
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32, np.float64])
 def test_bands_are_chosen_by_number(options: dict[str, Any], kind: type) -> None:

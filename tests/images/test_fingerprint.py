@@ -36,7 +36,8 @@ def distance(first: Pixels, second: Pixels) -> int:
 
 
 def test_the_bits_are_the_signs_of_the_slowest_waves() -> None:
-    grey = np.asarray(Image.fromarray(picture(0)).convert("L").resize((32, 32), Image.Resampling.HAMMING), np.float64)
+    small = Image.fromarray(picture(0)).convert("L").resize((32, 32), Image.Resampling.HAMMING)
+    grey = np.asarray(small, np.float64)
     angles = (np.arange(32) + 0.5) * np.pi / 32
     bits = np.unpackbits(fingerprint(picture(0)))
     for u, v in ((0, 1), (1, 0), (3, 7), (11, 11)):
