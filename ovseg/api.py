@@ -26,7 +26,7 @@ def segment(
     """Segment one image by words with a model that stays loaded between calls.
 
     Args:
-        image: path, encoded bytes, binary stream, PIL image, array or tensor; see ``load_image``.
+        image: path, http(s) address, encoded bytes, binary stream, PIL image, array or tensor; see ``load_image``.
         labels: words or phrases, or ``Concept`` objects.
         model: a name of ``ovseg.list_models()``.
         background: "auto", None, or your own list of contrast phrases; see ``Segmenter.segment``.

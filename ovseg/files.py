@@ -77,6 +77,14 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def sha256_of_ends(path: str | Path, *, most: int = 1 << 16) -> str:
+    """Hexadecimal SHA-256 of a file's first and last ``most`` bytes: quick for a file of any size."""
+    with open(path, "rb") as stream:
+        head = stream.read(most)
+        stream.seek(max(len(head), os.fstat(stream.fileno()).st_size - most))
+        return hashlib.sha256(head + stream.read(most)).hexdigest()
+
+
 def sha256_of_bytes(content: bytes) -> str:
     """Hexadecimal SHA-256."""
     return hashlib.sha256(content).hexdigest()

@@ -18,6 +18,7 @@ from typing import Any
 from ovseg.errors import SpaceError
 from ovseg.files import sha256_of, sha256_of_bytes
 
+_SEAL = "digest"
 _DIGITS = 24  # of a digest: 96 bits
 _RECENT = 2.0  # seconds: a file changed so shortly before it was read may change again within one clock tick
 
@@ -44,6 +45,23 @@ def difference(kept: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
         if before != after:
             return f"{key} {_shown(before)} before and {_shown(after)} now"
     return None
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A description with its own digest, to be written where a changed byte must not go unnoticed."""
+    plain = json.loads(json.dumps(value, default=_plain))
+    return {**plain, _SEAL: digest(plain)}
+
+
+def unsealed(value: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The description in what ``sealed`` made; None where it is not what was sealed.
+
+    >>> unsealed(sealed({"images": 3}))
+    {'images': 3}
+    >>> unsealed({**sealed({"images": 3}), "images": 4})
+    """
+    rest = {key: part for key, part in value.items() if key != _SEAL}
+    return rest if value.get(_SEAL) == digest(rest) else None
 
 
 def check_model(kept: Mapping[str, Any], now: Mapping[str, Any], *, what: str, again: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ovseg.errors import ConfigError, OutputError
-from ovseg.files import atomic_paths
+from ovseg.files import atomic_paths, sha256_of_bytes, sha256_of_ends
 from ovseg.journal import Journal, read_journal
 from ovseg.prefetch import chunks, prefetch
 
@@ -111,3 +111,15 @@ def test_chunks_hold_every_item_once_and_take_no_more_than_they_need() -> None:
     assert next(taken) == [0, 1, 2] and next(source) == 3
     assert list(taken) == [[4, 5, 6]]
     assert list(chunks([], 3)) == []
+
+
+def test_the_ends_of_a_file_are_its_first_and_last_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+
+    def ends(content: bytes) -> str:
+        path.write_bytes(content)
+        return sha256_of_ends(path, most=3)
+
+    assert ends(b"abc--xyz") == sha256_of_bytes(b"abcxyz") == ends(b"abc++xyz")
+    assert ends(b"abcde") == sha256_of_bytes(b"abcde") and ends(b"ab") == sha256_of_bytes(b"ab")
+    assert ends(b"") == sha256_of_bytes(b"")

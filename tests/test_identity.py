@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -7,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from ovseg.errors import SpaceError
-from ovseg.identity import FileMark, check_model, difference, digest, mark_files, still_marked
+from ovseg.identity import (
+    FileMark,
+    check_model,
+    difference,
+    digest,
+    mark_files,
+    sealed,
+    still_marked,
+    unsealed,
+)
 
 LONG_AGO = time.time() - 1000
 
@@ -102,3 +112,11 @@ def test_another_model_is_refused_with_both_named() -> None:
     check_model(kept, {**kept, "templates": "other"}, what="it was built", again="build it again")
     with pytest.raises(SpaceError, match="weights 'a', got 'b'; load that model, or build it again"):
         check_model(kept, {**kept, "weights": "b"}, what="it was built", again="build it again")
+
+
+def test_a_sealed_description_opens_only_as_it_was_sealed() -> None:
+    closed = json.loads(json.dumps(sealed({"images": 3, "range": (0.5, 1), "name": "ä"})))
+    assert unsealed(closed) == {"images": 3, "range": [0.5, 1], "name": "ä"}
+    for change in ({"images": 4}, {"more": 1}, {"digest": "0"}, {"range": [0.5, 2]}):
+        assert unsealed({**closed, **change}) is None
+    assert unsealed({"images": 3}) is None

@@ -19,10 +19,12 @@ from ovseg.bank.duplicates import Fingerprints, Pair, find_pairs
 from ovseg.bank.index import VectorIndex
 from ovseg.bank.search import Retrieved, query_vector
 from ovseg.bank.support import RegionSupport
-from ovseg.errors import ConfigError, DatasetError, ShapeError
-from ovseg.files import atomic_path, write_json
+from ovseg.errors import DatasetError, ShapeError
+from ovseg.files import atomic_path
 from ovseg.identity import FileMark
-from ovseg.images.load import load_image
+from ovseg.images.fingerprint import BYTES
+from ovseg.images.load import read_image
+from ovseg.images.reading import Reading
 from ovseg.images.sources import Item, is_file_key, iterate, key_exists, read_key, still_marked
 
 if TYPE_CHECKING:
@@ -81,28 +83,32 @@ class ImageBank:
         root = Path(out)
         segmenter = segmenter or _load(model)
         with store.writing(root):
-            options = _claim(root, segmenter.info, options)
+            options = build.claim(root, segmenter.info, options)
             build.append_images(root, iterate(source), segmenter, options=options, progress=progress)
             build.finish(root, encoder=segmenter.info, space=segmenter.model.head.space, options=options)
         return cls.open(root, segmenter=segmenter)
 
     @classmethod
-    def open(cls, path: str | Path, *, segmenter: Segmenter | None = None) -> ImageBank:
-        """The bank at ``path``; nothing but its table is read, vectors and index are memory-mapped.
+    def open(cls, path: str | Path, *, segmenter: Segmenter | None = None, verify: bool = False) -> ImageBank:
+        """The bank at ``path``; vectors and index are memory-mapped.
+
+        The checksums of the table and of what is small are checked, 32 MB in all; a larger file has its size, its
+        first and its last bytes compared.
 
         Args:
             path: the bank's folder.
             segmenter: the model it was built with; None loads it when a search first needs it.
+            verify: check every byte of every file.
 
         Raises:
-            DatasetError: no bank, an unfinished one, or a file that is missing or cut short.
+            DatasetError: no bank, an unfinished one, or a file that is missing, cut short or changed.
             SpaceError: the bank was built with another model than ``segmenter``.
         """
         root = Path(path)
         manifest = store.read_manifest(root)
         if segmenter is not None:
             store.check_encoder(manifest, segmenter.info, root=root)
-        store.check_files(root, manifest)
+        store.check_files(root, manifest, deep=verify)
         return cls(root, manifest, segmenter=segmenter)
 
     @classmethod
@@ -113,7 +119,7 @@ class ImageBank:
             DatasetError: no banks, ``out`` is a bank already, or a bank is damaged.
             SpaceError: the banks were built with different models.
         """
-        opened = [cls.open(path) for path in banks]
+        opened = [cls.open(path, verify=True) for path in banks]  # what is copied is vouched for anew
         root = Path(out)
         if not opened or store.shard_paths(root):
             raise DatasetError(
@@ -226,13 +232,15 @@ class ImageBank:
         """The k images nearest to a query.
 
         Args:
-            query: text; a ``pathlib.Path``, PIL image or array; a ``Region``; a list or a weighted mapping.
+            query: words, or the path or address of an image; a ``pathlib.Path``, PIL image or array; a ``Region``;
+                a list or a weighted mapping.
             k: how many; a smaller bank gives all it has.
             negative: a query to keep away from.
             regions: rank images by their best region instead of by the whole picture.
 
         Raises:
             ShapeError: ``k`` is below 1.
+            ImageError: a text looks like a path and names no file.
             DatasetError: ``regions`` of a bank without them.
         """
         if k < 1:
@@ -268,7 +276,17 @@ class ImageBank:
         Raises:
             ImageError: the file is gone or has changed into something else.
         """
-        return load_image(read_key(self.paths[row]))
+        return read_image(read_key(self.paths[row]), self.reading, name=f"'{self.paths[row]}'").pixels
+
+    @property
+    def reading(self) -> Reading:
+        """What was said about the values of the images when the bank was built."""
+        return build.read_options(self.manifest).reading
+
+    def notes(self) -> list[tuple[str, str]]:
+        """Path of each image about whose values or bands something was decided, and what."""
+        rows = self.table.slice(0, len(self)).select(["path", "reason"]).to_pylist()
+        return [(row["path"], row["reason"]) for row in rows if row["reason"]]
 
     def bad_images(self) -> list[tuple[str, str]]:
         """Path and reason of every image that could not be used."""
@@ -276,12 +294,13 @@ class ImageBank:
         return [(row["path"], row["reason"]) for row in rows]
 
     def duplicates(self) -> list[Pair]:
-        """Copies and near-copies within the bank."""
+        """Copies and near-copies within the bank; see ``duplicates.find_pairs``."""
         own = self._fingerprints()
         return find_pairs(own, own, self.index, same=True) if len(self) else []
 
     def verify(self, against: str | Path | None = None) -> list[Pair]:
-        """Check every file's checksum; and list bank images that are (nearly) images of a test set.
+        """Check every file's checksum; and list bank images that are (nearly) images of a test set, also mirrored,
+        turned, or grey ones.
 
         Args:
             against: any source of images; each pair names the test image first.
@@ -295,13 +314,16 @@ class ImageBank:
         if against is None or not len(self):
             return []
         with tempfile.TemporaryDirectory() as folder:
-            other = type(self).build(against, out=folder, segmenter=self.segmenter)
+            options = BankOptions(value_range=self.reading.value_range, bands=self.reading.bands)
+            other = type(self).build(against, out=folder, segmenter=self.segmenter, options=options)
             return find_pairs(other._fingerprints(), self._fingerprints(), self.index, same=False)
 
     def _fingerprints(self) -> Fingerprints:
         count = len(self)
         hashes = self.table["dhash"][:count].to_numpy().astype(np.uint64)
-        return Fingerprints(self.paths, self.table["sha256"][:count].to_pylist(), hashes, self.vectors)
+        looks = np.frombuffer(b"".join(self.table["fingerprint"][:count].to_pylist()), np.uint8)
+        sums = self.table["sha256"][:count].to_pylist()
+        return Fingerprints(self.paths, sums, hashes, self.vectors, looks.reshape(-1, BYTES))
 
     def _search_regions(self, vector: NDArray[np.float32], k: int) -> Retrieved:
         index, owners = self.regions
@@ -315,7 +337,8 @@ class ImageBank:
     def _retrieved(self, cosine: NDArray[np.float32], rows: NDArray[np.int64]) -> Retrieved:
         found = (rows >= 0).all(0)  # a list index may come back with fewer
         cosine, rows = cosine[:, found], rows[:, found]
-        return Retrieved(rows, cosine, tuple(tuple(self.paths[row] for row in line) for line in rows))
+        paths = tuple(tuple(self.paths[row] for row in line) for line in rows)
+        return Retrieved(rows, cosine, paths, self.reading)
 
     def _open_index(self, kind: str) -> VectorIndex:
         name = self._names[kind]
@@ -331,42 +354,6 @@ def _load(model: str) -> Segmenter:
     from ovseg.pipeline.segmenter import load
 
     return load(model)
-
-
-def _claim(root: Path, info: dict[str, str], options: BankOptions | None) -> BankOptions:
-    """Note encoder and options before the first shard; a bank goes on with those that it was begun with.
-
-    Raises:
-        SpaceError: it was begun with another encoder.
-        ConfigError: it was begun with other options.
-    """
-    note = root / "build.json"
-    begun: dict[str, Any] | None = None
-    if (root / store.MANIFEST).is_file():
-        begun = store.read_manifest(root)
-    elif note.is_file() and store.shard_paths(root):
-        begun = store.read_json(note)
-    if begun is not None:
-        store.check_encoder(begun, info, root=root)
-        before = build.read_options(begun)
-        options = options or before
-        _check_options(before, options, root=root)
-    options = options or BankOptions()
-    write_json(note, {"encoder": info, **build.stored_options(options)})
-    return options
-
-
-def _check_options(before: BankOptions, options: BankOptions, *, root: Path) -> None:
-    """Refuse options that would make another bank; the shards may be of any size."""
-    names = {"kind": "index", "recall": "recall", "regions": "regions"}  # as the command line calls them
-    wanted = [(name, getattr(before, key), getattr(options, key)) for key, name in names.items()]
-    if differing := [(name, old, new) for name, old, new in wanted if old != new]:
-        was = ", ".join(f"{name} {old}" for name, old, _ in differing)
-        got = ", ".join(f"{name} {new}" for name, _, new in differing)
-        raise ConfigError(
-            f"the bank '{root}' was built with {was}, got {got}; give the same, choose another folder, or delete "
-            "this one"
-        )
 
 
 def _copy_shards(banks: Sequence[ImageBank], root: Path) -> set[int]:

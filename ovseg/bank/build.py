@@ -7,23 +7,24 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ovseg.bank import store
 from ovseg.bank.index import Kind, VectorIndex
+from ovseg.bank.known import KnownRows, Moved, removed_rows, superseded
 from ovseg.bank.vectors import difference_hash, image_vector, region_vectors
-from ovseg.errors import ImageError, OvsegError
+from ovseg.errors import ConfigError, ImageError, OvsegError
 from ovseg.files import atomic_path, sha256_of_bytes, write_json
-from ovseg.identity import FileMark
-from ovseg.images.load import load_image
-from ovseg.images.sources import Item, key_exists, mark_key, still_marked
+from ovseg.identity import FileMark, sealed
+from ovseg.images.fingerprint import fingerprint
+from ovseg.images.load import read_image
+from ovseg.images.reading import Reading
+from ovseg.images.sources import Item, mark_key, still_marked
 from ovseg.prefetch import prefetch
 
 if TYPE_CHECKING:
@@ -44,12 +45,28 @@ class BankOptions:
         recall: recall@10 that the index is tuned to.
         regions: region vectors per image besides the image's own, at most; 0 for none.
         shard_size: images written at once, at most; a killed build loses these, or the last five seconds.
+        value_range: the values of the images that are black and white; None asks each file.
+        bands: of the images, which are red, green and blue, or grey; None asks each file.
+
+    Raises:
+        ImageError: ``value_range`` or ``bands`` cannot be used; see ``images.reading.Reading``.
     """
 
     kind: Kind = "auto"
     recall: float = 0.95
     regions: int = 8
     shard_size: int = 64
+    value_range: tuple[float, float] | None = None
+    bands: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("value_range", "bands"):  # also from a list, as JSON has it
+            object.__setattr__(self, name, getattr(self.reading, name))
+
+    @property
+    def reading(self) -> Reading:
+        """What is said about the values of the images."""
+        return Reading.of(self.value_range, self.bands)
 
 
 @dataclass(frozen=True)
@@ -83,8 +100,8 @@ def append_images(
     rows: list[store.Row] = []
     # A shard is written when it is full or five seconds old: few images that take long must not be lost either.
     written = time.monotonic()
-    known = _KnownRows(root)
-    for row in _rows(_fresh(items, known.marks), segmenter, known, regions=options.regions):
+    known = KnownRows(root)
+    for row in _rows(_fresh(items, known.marks), segmenter, known, options):
         rows.append(row)
         if progress is not None:
             progress(1)
@@ -113,59 +130,17 @@ def _unchanged(item: Item, mark: FileMark) -> bool:
     return still_marked(item.key, mark)
 
 
-def _rows(items: Iterator[Item], segmenter: Segmenter, known: _KnownRows, *, regions: int) -> Iterator[store.Row]:
+def _rows(
+    items: Iterator[Item], segmenter: Segmenter, known: KnownRows, options: BankOptions
+) -> Iterator[store.Row]:
     """The rows of all items, in order.
 
     Three things run side by side: the next images are decoded, one is encoded, and the one before it becomes
     vectors.
     """
-    decoded = prefetch(_decode, items, ahead=_AHEAD)
+    decoded = prefetch(lambda item: _decode(item, options.reading), items, ahead=_AHEAD)
     encoded = ((each.row, known.moved(each.row) or _encode(each, segmenter)) for each in decoded)
-    yield from prefetch(lambda pair: _described(*pair, regions=regions), encoded)
-
-
-class _KnownRows:
-    """What the shards hold when images are added; removed rows aside.
-
-    Attributes:
-        marks: by path, what the file of the image was known by.
-    """
-
-    def __init__(self, root: Path) -> None:
-        removed = _removed_rows(root)
-        self._rows = [row for row in _described_rows(root) if row["number"] not in removed]
-        self.marks = {row["path"]: FileMark(row["bytes"], row["stamp"], row["sha256"]) for row in self._rows}
-
-    @cached_property
-    def _gone(self) -> dict[str, dict[str, Any]]:
-        """By content, the rows of good images that are no longer where they were."""
-        good = (row for row in self._rows if row["status"] == "ok")
-        return {row["sha256"]: row for row in good if not key_exists(row["path"])}
-
-    def moved(self, row: store.Row) -> Moved | None:
-        """The vectors of an image that the bank knows from a place where it is no longer; None for any other."""
-        found = self._gone.get(row.sha256) if row.status == "ok" else None
-        if found is None:
-            return None
-        dimensions = store.read_table(found["shard"], ["dimensions"])["dimensions"][found["place"]].as_py()
-        vectors = store.shard_vectors(found["shard"], dimensions)[found["place"]]
-        return None if vectors is None else Moved(vectors)
-
-
-@dataclass(frozen=True)
-class Moved:
-    """Vectors (V, D) float32 that were made when the image lay elsewhere."""
-
-    vectors: NDArray[np.float32]
-
-
-def _described_rows(root: Path) -> Iterator[dict[str, Any]]:
-    """Every row of every shard: where it lies, and what its image is known by."""
-    columns, number = ["path", "bytes", "stamp", "sha256", "status"], 0
-    for shard in store.shard_paths(root):
-        for place, row in enumerate(store.read_table(shard, columns).to_pylist()):
-            yield {**row, "number": number, "shard": shard, "place": place}
-            number += 1
+    yield from prefetch(lambda pair: _described(*pair, regions=options.regions), encoded)
 
 
 def finish(
@@ -182,13 +157,14 @@ def finish(
         options: kind and recall of the index.
         removed: numbers of rows, over all shards, that do not count; None keeps those of the manifest.
     """
-    removed = _removed_rows(root) if removed is None else removed
-    removed = removed | _superseded(root, removed)
+    removed = removed_rows(root) if removed is None else removed
+    removed = removed | superseded(root, removed)
     generation = _generation(root) + 1
     names = {kind: f"{kind}-{generation:04d}" for kind in ("images", "regions")}
+    shards = _whole_shards(root)
     table, counts, dimensions = _collect(root, removed)
     with atomic_path(root / f"{names['images']}.parquet") as temporary:
-        pq.write_table(table, temporary)
+        store.write_table(table, temporary)
     reports: dict[str, Any] = {}
     for kind, name in names.items():
         total = counts[kind]
@@ -198,7 +174,7 @@ def finish(
             index.save(root / f"{name}.faiss")
             reports[kind] = index.report.to_dict()
     # The manifest lists every file with its checksum; it is written last, so what it lists is whole.
-    keep = [root / f"{names['images']}.parquet", *store.shard_paths(root)]
+    keep = [root / f"{names['images']}.parquet"]
     keep += [root / f"{names[kind]}{suffix}" for kind in reports for suffix in (".npy", ".faiss")]
     if "regions" in reports:
         keep.append(root / f"{names['regions']}-owner.npy")
@@ -213,15 +189,67 @@ def finish(
         **stored_options(options),
         "removed": sorted(removed),
         "index": reports,
-        "files": {str(path.relative_to(root)): store.describe_file(path) for path in keep},
+        "files": shards | {str(path.relative_to(root)): store.describe_file(path) for path in keep},
     }
-    write_json(root / store.MANIFEST, manifest)
+    write_json(root / store.MANIFEST, sealed(manifest))
     _drop_older(root, generation)
+
+
+def _whole_shards(root: Path) -> dict[str, dict[str, Any]]:
+    """All shards by name, described for the manifest; one that is not as the last manifest knows it is refused.
+
+    A new manifest would otherwise vouch for a byte that changed in between.
+    """
+    known = store.read_manifest(root)["files"] if (root / store.MANIFEST).is_file() else {}
+    shards = {f"shards/{path.name}": store.describe_file(path) for path in store.shard_paths(root)}
+    for name, described in known.items():
+        if name.startswith("shards/") and shards.get(name) != described:
+            raise store.changed_file(root, name)
+    return shards
+
+
+def claim(root: Path, info: dict[str, str], options: BankOptions | None) -> BankOptions:
+    """Note encoder and options before the first shard; a bank goes on with those that it was begun with.
+
+    Raises:
+        SpaceError: it was begun with another encoder.
+        ConfigError: it was begun with other options.
+    """
+    note = root / "build.json"
+    begun: dict[str, Any] | None = None
+    if (root / store.MANIFEST).is_file():
+        begun = store.read_manifest(root)
+    elif note.is_file() and store.shard_paths(root):
+        begun = store.read_note(note)
+    if begun is not None:
+        store.check_encoder(begun, info, root=root)
+        before = read_options(begun)
+        options = options or before
+        _check_options(before, options, root=root)
+    options = options or BankOptions()
+    write_json(note, sealed({"encoder": info, **stored_options(options)}))
+    return options
+
+
+def _check_options(before: BankOptions, options: BankOptions, *, root: Path) -> None:
+    """Refuse options that would make another bank; the shards may be of any size."""
+    # as the command line calls them
+    names = {"kind": "index", "recall": "recall", "regions": "regions", "value_range": "range", "bands": "bands"}
+    wanted = [(name, getattr(before, key), getattr(options, key)) for key, name in names.items()]
+    if differing := [(name, old, new) for name, old, new in wanted if old != new]:
+        was = ", ".join(f"{name} {old}" for name, old, _ in differing)
+        got = ", ".join(f"{name} {new}" for name, _, new in differing)
+        raise ConfigError(
+            f"the bank '{root}' was built with {was}, got {got}; give the same, choose another folder, or delete "
+            "this one"
+        )
 
 
 def stored_options(options: BankOptions) -> dict[str, Any]:
     """The options as a manifest, and the note of a build that is under way, hold them."""
-    rest = {"kind": options.kind, "recall": options.recall, "shard_size": options.shard_size}
+    rest: dict[str, Any] = {"kind": options.kind, "recall": options.recall, "shard_size": options.shard_size}
+    said = {"value_range": options.value_range, "bands": options.bands}
+    rest |= {name: list(values) for name, values in said.items() if values is not None}
     return {"regions": options.regions, "options": rest}
 
 
@@ -230,7 +258,7 @@ def read_options(stored: dict[str, Any]) -> BankOptions:
     return BankOptions(regions=stored["regions"], **stored["options"])
 
 
-def _decode(item: Item) -> Decoded:
+def _decode(item: Item, reading: Reading) -> Decoded:
     content, mark = b"", FileMark(0, "", "")
     try:
         if _table_key(item) != item.key:
@@ -239,16 +267,26 @@ def _decode(item: Item) -> Decoded:
         mark = mark_key(item.key, content)
         if not content:
             raise ImageError("the file is empty (0 bytes); fetch it again")
-        pixels = load_image(content)
+        picture = read_image(content, reading, name=f"'{item.key}'")
     except ImageError as error:
         reason = " ".join(str(error).split())
         row = store.Row(
             _table_key(item), bytes=mark.size, stamp=mark.stamp, sha256=mark.sha256, status="bad", reason=reason
         )
         return Decoded(row, None)
-    height, width = pixels.shape[:2]
-    row = store.Row(item.key, height, width, mark.size, mark.stamp, mark.sha256, difference_hash(pixels))
-    return Decoded(row, pixels)
+    height, width = picture.pixels.shape[:2]
+    row = store.Row(
+        item.key,
+        height,
+        width,
+        mark.size,
+        mark.stamp,
+        mark.sha256,
+        difference_hash(picture.pixels),
+        fingerprint(picture.pixels).tobytes(),
+        reason=picture.note,
+    )
+    return Decoded(row, picture.pixels)
 
 
 def _table_key(item: Item) -> str:
@@ -352,24 +390,6 @@ def _fill(root: Path, vectors: Any, *, kind: str, removed: set[int], dimensions:
             owners += [image] * len(wanted)
             image += 1
     return np.asarray(owners, np.int64)
-
-
-def _superseded(root: Path, removed: set[int]) -> set[int]:
-    """Numbers of rows that a later one stands for: of the same path, or of the same image that was moved."""
-    paths: set[str] = set()
-    contents: set[str] = set()
-    gone: set[int] = set()
-    for row in reversed([row for row in _described_rows(root) if row["number"] not in removed]):
-        moved = row["status"] == "ok" and row["sha256"] in contents and not key_exists(row["path"])
-        if row["path"] in paths or moved:
-            gone.add(row["number"])
-        paths.add(row["path"])
-        contents.add(row["sha256"])
-    return gone
-
-
-def _removed_rows(root: Path) -> set[int]:
-    return set(store.read_manifest(root)["removed"]) if (root / store.MANIFEST).is_file() else set()
 
 
 def _generation(root: Path) -> int:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from ovseg.bank.index import VectorIndex
+from ovseg.images.fingerprint import BYTES, CHANGES, variants
 
 NEAR = ((4, 0.85), (12, 0.97))
 """Near-copies: difference hashes within so many of 64 bits, and a cosine of at least so much, by either pair."""
+COPY = 24
+"""Fingerprints of copies differ in at most so many of 143 bits; see ``find_pairs`` for what that finds."""
 _NEIGHBOURS = 20
+_MOST_WITHIN = 20_000  # images of a bank that are compared each with each
 
 
 @dataclass(frozen=True)
@@ -22,12 +27,15 @@ class Pair:
         first, second: their paths.
         cosine: of their vectors.
         exact: whether their files are equal byte for byte.
+        change: what was done to the first picture to make the second, such as "mirrored left to right"; empty for
+            nothing that can be told.
     """
 
     first: str
     second: str
     cosine: float
     exact: bool
+    change: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,12 +47,14 @@ class Fingerprints:
         sha256: N checksums of the files.
         hashes: (N,) uint64 difference hashes.
         vectors: (N, D) float32 unit.
+        looks: (N, 20) uint8, see ``images.fingerprint``; None where they are not known.
     """
 
     paths: list[str]
     sha256: list[str]
     hashes: NDArray[np.uint64]
     vectors: NDArray[np.float32]
+    looks: NDArray[np.uint8] | None = None
 
 
 def find_pairs(queries: Fingerprints, bank: Fingerprints, index: VectorIndex, *, same: bool) -> list[Pair]:
@@ -59,8 +69,12 @@ def find_pairs(queries: Fingerprints, bank: Fingerprints, index: VectorIndex, *,
     again as JPEG of quality 80 or 50, halved, or made a fifth brighter have a cosine of at least 0.86, and
     97 % or more are within 4 bits; cropped by 5 %, all have at least 0.97 and 99 % are within 12 bits. Of the 7.6
     million pairs of 3,900 photos the first rule joins ten: eight of nearly one picture, two of alike things on
-    plain ground; the second joins none among 900. Mirrored copies (median 29 bits) and crops by 10 % (10 bits)
-    are mostly not found.
+    plain ground; the second joins none among 900.
+
+    Copies that were mirrored or turned move both: they are known by their fingerprints, which differ in at most
+    ``COPY`` bits in one of eight positions, as are grey, smaller and darker ones; ``evaluation/README.md`` says
+    what that finds and what it joins. Within a bank of more than 20,000 images each is compared with those that are
+    near by vector only.
 
     Args:
         queries: images to look up.
@@ -72,6 +86,10 @@ def find_pairs(queries: Fingerprints, bank: Fingerprints, index: VectorIndex, *,
     for first, second in _equal_bytes(queries, bank, same=same):
         cosine = float(queries.vectors[first] @ bank.vectors[second])
         found[first, second] = Pair(queries.paths[first], bank.paths[second], cosine, True)
+    for first, second, change in _alike(queries, bank, same=same):
+        if (first, second) not in found and not (same and first >= second):
+            cosine = float(queries.vectors[first] @ bank.vectors[second])
+            found[first, second] = Pair(queries.paths[first], bank.paths[second], cosine, False, change)
     for start in range(0, len(queries.paths), 1024):
         block = np.ascontiguousarray(queries.vectors[start : start + 1024])
         cosines, rows = index.search(block, _NEIGHBOURS)
@@ -86,6 +104,38 @@ def find_pairs(queries: Fingerprints, bank: Fingerprints, index: VectorIndex, *,
                 cosine = float(cosines[offset, rank])
                 found[pair] = Pair(queries.paths[pair[0]], bank.paths[pair[1]], cosine, False)
     return [found[pair] for pair in sorted(found)]
+
+
+def find_copies(
+    queries: NDArray[np.uint8], known: NDArray[np.uint8], *, most: int = COPY
+) -> list[tuple[int, int, str]]:
+    """Every query and known picture that is its copy, and what was done to the query; the nearest change of a pair.
+
+    Args:
+        queries: (n, 20) uint8 fingerprints.
+        known: (N, 20) uint8 fingerprints.
+        most: bits that may differ.
+    """
+    index = faiss.IndexBinaryFlat(8 * BYTES)
+    index.add(np.ascontiguousarray(known))
+    asked, there = np.any(queries, axis=1, keepdims=True), np.any(known, axis=1, keepdims=True)
+    best: dict[tuple[int, int], tuple[int, int]] = {}
+    for change, changed in enumerate(variants(queries)):
+        limits, distances, rows = index.range_search(np.ascontiguousarray(changed), most + 1)
+        ends = limits.astype(np.int64)
+        owners = np.repeat(np.arange(len(queries)), (ends[1:] - ends[:-1]).tolist())
+        seen = (asked[owners] & there[rows])[:, 0]
+        for query, row, distance in zip(owners[seen], rows[seen], distances[seen], strict=True):
+            pair = (int(query), int(row))
+            best[pair] = min(best.get(pair, (most + 1, 0)), (int(distance), change))
+    return [(*pair, CHANGES[change]) for pair, (_, change) in sorted(best.items())]
+
+
+def _alike(queries: Fingerprints, bank: Fingerprints, *, same: bool) -> list[tuple[int, int, str]]:
+    """(query, bank row, change) with nearly the same fingerprint in one of eight positions."""
+    if queries.looks is None or bank.looks is None or (same and len(bank.paths) > _MOST_WITHIN):
+        return []
+    return find_copies(queries.looks, bank.looks)
 
 
 def _equal_bytes(queries: Fingerprints, bank: Fingerprints, *, same: bool) -> list[tuple[int, int]]:

@@ -17,7 +17,8 @@ from ovseg.bank.store import read_json, writing
 from ovseg.errors import ConfigError, ImageError, VocabularyError
 from ovseg.files import atomic_path, write_json
 from ovseg.identity import FileMark, difference, digest
-from ovseg.images.load import load_image
+from ovseg.images.load import read_image
+from ovseg.images.reading import Reading
 from ovseg.images.sources import mark_key, read_key, still_marked
 from ovseg.journal import Journal, read_journal
 from ovseg.pipeline.segmenter import Labels, Segmenter
@@ -55,13 +56,15 @@ class _Labeller:
     labels: Labels | None
     background: Background
     confidence: float
+    reading: Reading
 
     def label(self, key: str) -> dict[str, Any]:
         """Write the two files of an image; what the manifest says of it comes back."""
         try:
             content = read_key(key)
             mark = mark_key(key, content).to_dict()
-            result = self.segmenter.segment(load_image(content), self.labels, background=self.background)
+            pixels = read_image(content, self.reading, name=f"'{key}'").pixels
+            result = self.segmenter.segment(pixels, self.labels, background=self.background)
         except ImageError as error:
             return {"path": key, "error": " ".join(str(error).split())}
         maps = label_map(result, confidence=self.confidence)
@@ -121,7 +124,7 @@ def write_pseudo_labels(
         _claim(root, settings)
         path = root / f"manifest-{number:03d}.jsonl"
         done = {row["path"] for row in _drop_stale(path, root)}
-        labeller = _Labeller(root, segmenter, labels, background, confidence)
+        labeller = _Labeller(root, segmenter, labels, background, confidence, bank.reading)
         with Journal(path) as journal:
             for key in bank.paths[number::count]:
                 if key in done:

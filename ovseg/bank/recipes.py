@@ -20,6 +20,8 @@ class BankRecipe(Config):
         index: kind of the index.
         recall: recall@10 that it is tuned to.
         regions: region vectors per image.
+        value_range: the values of the images that are black and white; see ``images.reading.Reading``.
+        bands: of the images, which are red, green and blue, or grey.
     """
 
     summary: str
@@ -28,6 +30,8 @@ class BankRecipe(Config):
     index: Kind = "auto"
     recall: float = Field(default=0.95, ge=0, le=1)
     regions: int = Field(default=8, ge=0)
+    value_range: tuple[float, float] | None = None
+    bands: tuple[int, ...] | None = None
 
     @classmethod
     def named(cls, name: str) -> BankRecipe:
@@ -40,4 +44,10 @@ class BankRecipe(Config):
 
     def options(self) -> BankOptions:
         """As ``ImageBank.build`` takes them."""
-        return BankOptions(kind=self.index, recall=self.recall, regions=self.regions)
+        return BankOptions(
+            kind=self.index,
+            recall=self.recall,
+            regions=self.regions,
+            value_range=self.value_range,
+            bands=self.bands,
+        )

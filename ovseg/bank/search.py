@@ -13,6 +13,8 @@ from torch.nn import functional
 
 from ovseg.bank.vectors import image_vector
 from ovseg.errors import ShapeError, VocabularyError
+from ovseg.images.find import names_image
+from ovseg.images.reading import Reading
 from ovseg.vocabulary.labels import Concept, check_phrase
 
 if TYPE_CHECKING:
@@ -46,11 +48,13 @@ class Retrieved:
         rows: (n, k) int64 row of the bank.
         cosine: (n, k) float32, descending.
         paths: per query its k paths.
+        reading: how the images were read, for the contact sheet.
     """
 
     rows: NDArray[np.int64]
     cosine: NDArray[np.float32]
     paths: tuple[tuple[str, ...], ...]
+    reading: Reading | None = None
 
     def __post_init__(self) -> None:
         if self.rows.shape != self.cosine.shape or self.rows.ndim != 2:
@@ -60,20 +64,21 @@ class Retrieved:
         """A picture of the retrieved images, one block of rows per query, each with its cosine."""
         from ovseg.images.sheets import contact_sheet
 
-        return contact_sheet(self.paths, self.cosine, columns=columns, side=side)
+        return contact_sheet(self.paths, self.cosine, self.reading, columns=columns, side=side)
 
 
 def query_vector(query: Any, segmenter: Segmenter, *, negative: Any = None) -> NDArray[np.float32]:
     """(D,) float32 unit vector of a query.
 
     Args:
-        query: text; a ``pathlib.Path``, PIL image, array or encoded image; a ``Region``; a list of these, which
-            count alike; or a mapping from these to weights.
+        query: words, or the path or address of an image; a ``pathlib.Path``, PIL image, array or encoded image; a
+            ``Region``; a list of these, which count alike; or a mapping from these to weights.
         segmenter: the bank's model.
         negative: another query, which is taken away: "cone" without "ice cream".
 
     Raises:
         VocabularyError: an empty mixture, or a text that cannot be used.
+        ImageError: an image that cannot be read, or a text that looks like a path and names no file.
         ShapeError: query and negative are the same, or a box is outside its image.
     """
     vector = _mixture(query, segmenter)
@@ -102,7 +107,7 @@ def _mixture(query: Any, segmenter: Segmenter) -> NDArray[np.float32]:
 def _single(query: Any, segmenter: Segmenter) -> NDArray[np.float32]:
     from ovseg.pipeline.encoded import EncodedImage
 
-    if isinstance(query, str):
+    if isinstance(query, str) and not names_image(query):
         return text_vector(query, segmenter)
     if isinstance(query, Region):
         return region_vector(segmenter.encode(query.image), query.box)

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ovseg.cli.reading import Bands, Range, parse_reading
+
 if TYPE_CHECKING:
     from ovseg.bank import ImageBank
 
 _Bank = Annotated[Path, typer.Argument(metavar="BANK", help="The bank's folder.")]
+_Verify = Annotated[bool, typer.Option("--verify", help="First check every byte of the bank's files.")]
 _Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
 _WHY_BAD = "'ovseg bank info BANK' lists those that could not be read, and why"
@@ -43,6 +46,8 @@ def build(
         int | None, typer.Option(min=0, help="Region vectors per image, 0 for none; 8 if not given.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    value_range: Range = None,
+    bands: Bands = None,
 ) -> None:
     """Build a bank; run again after an interruption, it goes on where it stopped.
 
@@ -59,7 +64,9 @@ def build(
         raise ConfigError(f"expected an --index of {', '.join(KINDS)}, got '{index}'")
     is_recipe = source.endswith((".yaml", ".yml"))
     recipe = BankRecipe.named(source) if is_recipe else BankRecipe(summary="", source=source)
-    given = {"model": model, "index": index, "recall": recall, "regions": regions}
+    reading = parse_reading(value_range, bands)
+    given: dict[str, Any] = {"model": model, "index": index, "recall": recall, "regions": regions}
+    given |= {"value_range": reading.value_range, "bands": reading.bands}
     recipe = recipe.model_copy(update={name: value for name, value in given.items() if value is not None})
     segmenter = ovseg.load(recipe.model, device=device)
     with _Counter("encoding") as count:
@@ -71,14 +78,18 @@ def build(
     _print_summary(bank)
 
 
-def add(bank: _Bank, source: Annotated[str, typer.Argument(help="Folder, glob, .txt list, .tar shards.")]) -> None:
+def add(
+    bank: _Bank,
+    source: Annotated[str, typer.Argument(help="Folder, glob, .txt list, .tar shards.")],
+    verify: _Verify = False,
+) -> None:
     """Add images; those that are in the bank are not encoded again.
 
     Example: ovseg bank add photos.bank more-photos/
     """
     import ovseg
 
-    opened = ovseg.ImageBank.open(bank)
+    opened = ovseg.ImageBank.open(bank, verify=verify)
     with _Counter("encoding") as count:
         _print_summary(opened.add(source, progress=count))
 
@@ -108,25 +119,30 @@ def refresh(bank: _Bank) -> None:
 
 def search(
     bank: _Bank,
-    query: Annotated[list[str] | None, typer.Argument(help="Words; several are mixed.")] = None,
-    image: Annotated[list[Path] | None, typer.Option(help="A picture as (part of the) query.")] = None,
-    negative: Annotated[list[str] | None, typer.Option("--not", help="Words to keep away from.")] = None,
+    query: Annotated[list[str] | None, typer.Argument(help="Words, or images; several are mixed.")] = None,
+    image: Annotated[
+        list[str] | None, typer.Option(help="A picture (file or address) as part of the query.")
+    ] = None,
+    negative: Annotated[list[str] | None, typer.Option("--not", help="Words or images to keep away from.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many images.")] = 20,
     regions: Annotated[bool, typer.Option("--regions", help="Rank by the best region of each image.")] = False,
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet (PNG) here.")] = None,
+    verify: _Verify = False,
     as_json: _Json = False,
 ) -> None:
-    """Find images by words, pictures, or both.
+    """Find images by words, pictures, or both; a word that names an image file is that image.
 
     Example: ovseg bank search photos.bank "traffic cone" --not "ice cream" --sheet cones.png
     """
     import ovseg
     from ovseg.errors import VocabularyError
+    from ovseg.images.web import is_address
 
-    parts: list[Any] = [*(query or []), *(image or [])]
+    pictures = (each if is_address(each) else Path(each) for each in image or [])
+    parts: list[Any] = [*(query or []), *pictures]
     if not parts:
         raise VocabularyError("expected words or --image to search for, got neither; name what to find")
-    opened = ovseg.ImageBank.open(bank)
+    opened = ovseg.ImageBank.open(bank, verify=verify)
     found = opened.search(parts, k, negative=negative or None, regions=regions)
     if len(opened) < k:
         typer.echo(f"the bank has only {len(opened)} images; {_WHY_BAD}", err=True)
@@ -142,14 +158,14 @@ def search(
         typer.echo("\n".join(f"{cosine:.4f}  {path}" for path, cosine in pairs))
 
 
-def info(bank: _Bank, as_json: _Json = False) -> None:
+def info(bank: _Bank, verify: _Verify = False, as_json: _Json = False) -> None:
     """Show what a bank holds: model, sizes, index, bad images.
 
     Example: ovseg bank info photos.bank
     """
     import ovseg
 
-    opened = ovseg.ImageBank.open(bank)
+    opened = ovseg.ImageBank.open(bank, verify=verify)
     if as_json:
         shown = {key: value for key, value in opened.manifest.items() if key not in {"files", "removed"}}
         shown["bad_images"] = dict(opened.bad_images())
@@ -181,7 +197,7 @@ def verify(
     else:
         for word, listed in (("duplicate", doubles), ("leak", leaks)):
             for pair in listed:
-                how = "same file" if pair.exact else f"cosine {pair.cosine:.3f}"
+                how = "same file" if pair.exact else pair.change or f"cosine {pair.cosine:.3f}"
                 typer.echo(f"{word}: {pair.first} = {pair.second} ({how})")
         typer.echo(f"the bank's files are whole; {len(doubles)} duplicates, {len(leaks)} leaks")
         if changed:
@@ -203,6 +219,8 @@ def _print_summary(bank: ImageBank, *, hint: bool = True) -> None:
             f"{kind}: {report['vectors']} vectors of {report['dimensions']}, index {report['kind']}, "
             f"recall@10 {report['recall']:.3f}, {report['megabytes']:.1f} MB"
         )
+    if notes := bank.notes():
+        typer.echo(f"{len(notes)} images are read as their files leave open, such as {notes[0][0]}: {notes[0][1]}")
     if hint and manifest["bad"]:
         typer.echo(_WHY_BAD, err=True)
 

@@ -8,14 +8,47 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Any
 
 from ovseg.errors import OutputError, VocabularyError
-from ovseg.identity import FileMark
+from ovseg.files import atomic_path
+from ovseg.identity import FileMark, digest
 from ovseg.images.find import find_images
+from ovseg.images.web import fetch, name_of
 from ovseg.result.storage import check_name, same_file, source_of
 from ovseg.vocabulary.labels import Background
+
+
+@dataclass(frozen=True)
+class Copy:
+    """An image that is no file of the user's: standard input, or behind an address.
+
+    Attributes:
+        path: of its copy on disk, which an address gets when it is first read.
+        name: what the image is called, as a file would be.
+        origin: what the result says it was made of.
+    """
+
+    path: Path
+    name: str
+    origin: str
+
+    @classmethod
+    def of_address(cls, address: str, folder: Path) -> Copy:
+        """Of an image on the web, to be kept in ``folder``."""
+        return cls(folder / digest(address), name_of(address), address)
+
+    def fetch(self) -> None:
+        """See that the copy is there; it is fetched once.
+
+        Raises:
+            ImageError: see ``web.fetch``.
+            OutputError: the copy cannot be written.
+        """
+        if not self.path.exists():
+            content = fetch(self.origin)
+            with atomic_path(self.path) as temporary:
+                temporary.write_bytes(content)
 
 
 @dataclass(frozen=True)
@@ -25,16 +58,12 @@ class Job:
     image: Path
     folder: Path
     name: str
+    copy: Copy | None = None
 
     @property
     def source(self) -> str:
-        """What the result says it was made of: the path of the image, or the name of one from standard input."""
-        return self.image.name if self.from_stdin else str(self.image)
-
-    @property
-    def from_stdin(self) -> bool:
-        """Whether the image is a copy of standard input; see ``ovseg.cli.segment.sources_of``."""
-        return self.image.name.startswith("stdin-") and self.image.parent.parent == Path(gettempdir())
+        """What the result says it was made of: path or address of the image, or the name of standard input."""
+        return self.copy.origin if self.copy is not None else str(self.image)
 
     @property
     def index(self) -> Path:
@@ -57,15 +86,30 @@ class Job:
         return self.folder / f"{self.name}_overlay.png"
 
 
-def plan_jobs(sources: Sequence[str], out: Path) -> list[Job]:
-    """The images of paths, folders or glob patterns; under ``out`` they keep their sub-folders.
+def plan_jobs(sources: Sequence[str | Copy], out: Path) -> list[Job]:
+    """The images of paths, folders, glob patterns or copies; under ``out`` they keep their sub-folders.
 
-    Images inside ``out`` are results of an earlier run and left out.
+    Images inside ``out`` are results of an earlier run and left out. A copy has its result in ``out`` itself.
 
     Raises:
         ImageError: nothing matches.
         OutputError: all images are inside ``out``.
     """
+    copies = list(dict.fromkeys(source for source in sources if isinstance(source, Copy)))
+    named = [source for source in sources if isinstance(source, str)]
+    places = [(image, out / below) for image, below in _files_of(named, out)]
+    taken = Counter([image.name for image, folder in places if folder == out] + [copy.name for copy in copies])
+    files = [(folder, image.name) for image, folder in places]
+    files += [(out, _distinct(copy) if taken[copy.name] > 1 else copy.name) for copy in copies]
+    names = _names(files)
+    jobs = [Job(image, folder, name) for (image, folder), name in zip(places, names, strict=False)]
+    return jobs + [Job(copy.path, out, name, copy) for copy, name in zip(copies, names[len(jobs) :], strict=True)]
+
+
+def _files_of(sources: Sequence[str], out: Path) -> list[tuple[Path, Path]]:
+    """The images of paths, folders and patterns that are outside of ``out``, each with its sub-folder there."""
+    if not sources:
+        return []
     found = dict.fromkeys(image for source in sources for image in find_images(source))
     root = Path(os.path.commonpath([_plain(_fixed_root(source)) for source in sources]))
     ours = out.resolve()
@@ -75,9 +119,13 @@ def plan_jobs(sources: Sequence[str], out: Path) -> list[Job]:
             f"expected images outside of --out '{out}', got only such as '{next(iter(found))}', which count as its "
             "results; choose another folder for --out"
         )
-    folders = [out / _plain(image.parent).relative_to(root) for image in images]
-    names = _names(images)
-    return [Job(*job) for job in zip(images, folders, names, strict=True)]
+    return [(image, _plain(image.parent).relative_to(root)) for image in images]
+
+
+def _distinct(copy: Copy) -> str:
+    """A name of its own for a copy that is called like another image of the call."""
+    name = Path(copy.name)
+    return f"{name.stem}-{digest(copy.origin)[:8]}{name.suffix}"
 
 
 def is_done(job: Job, identity: dict[str, str]) -> bool:
@@ -161,14 +209,14 @@ def _plain(path: Path) -> Path:
     return Path(os.path.abspath(path))
 
 
-def _names(images: Sequence[Path]) -> list[str]:
-    """The stem of each image, or its whole name where another image's files would have the same names."""
+def _names(files: Sequence[tuple[Path, str]]) -> list[str]:
+    """The stem of each file (folder and name), or its whole name where another's results would be named alike."""
 
     def claims(*names: str) -> set[str]:
         return {claim.casefold() for name in names for claim in (name, f"{name}_overlay")}
 
-    taken = Counter((image.parent, claim) for image in images for claim in claims(image.stem, image.name))
+    taken = Counter((folder, claim) for folder, name in files for claim in claims(Path(name).stem, name))
     return [
-        image.name if any(taken[image.parent, claim] > 1 for claim in claims(image.stem)) else image.stem
-        for image in images
+        name if any(taken[folder, claim] > 1 for claim in claims(Path(name).stem)) else Path(name).stem
+        for folder, name in files
     ]

@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ovseg.cli.formats import Format
+from ovseg.cli.reading import Bands, Range, parse_reading
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     from rich.console import Console
 
-    from ovseg.cli.jobs import Job
+    from ovseg.cli.jobs import Copy, Job
     from ovseg.errors import ImageError
     from ovseg.identity import FileMark
+    from ovseg.images.reading import Reading
     from ovseg.result import SegmentationResult
     from ovseg.vocabulary.labels import Background
 
@@ -35,7 +37,7 @@ def register(app: typer.Typer) -> None:
 
 
 def segment(
-    images: Annotated[str, typer.Argument(metavar="IMAGE|FOLDER|GLOB|-", help="What to segment; - reads stdin.")],
+    images: Annotated[str, typer.Argument(metavar="IMAGE|FOLDER|GLOB|URL|-", help="What to segment; - is stdin.")],
     labels: Annotated[list[str] | None, typer.Argument(metavar="LABEL...", help="What to find.")] = None,
     labels_file: Annotated[Path | None, typer.Option(help="More labels: lines, '17: wall', JSON, YAML.")] = None,
     concepts: Annotated[Path | None, typer.Option(help="Learned concepts (.safetensors).")] = None,
@@ -55,8 +57,10 @@ def segment(
     formats: Annotated[
         list[Format] | None, typer.Option("--format", help="Write also: png, a mask of each label; coco, one file.")
     ] = None,
+    value_range: Range = None,
+    bands: Bands = None,
 ) -> None:
-    """Find LABELs in one photo, in a folder (with sub-folders), or in all files of a glob pattern.
+    """Find LABELs in one photo, in a folder (with sub-folders), in all files of a pattern, or at a web address.
 
     Each image gets an index PNG, an overlay and a JSON file. Images done with the same settings are skipped.
     Arguments that name files are images, so that a pattern may be expanded by the shell; one that looks like a path
@@ -75,7 +79,7 @@ def segment(
         device=device,
         weights=weights,
         concepts=concepts,
-        max_pixels=max_pixels,
+        reading=parse_reading(value_range, bands, max_pixels=max_pixels),
         changes={name: value for name, value in (("min_area", min_area), ("min_score", min_score)) if value},
         formats=frozenset(formats or ()),
     )
@@ -96,7 +100,7 @@ class Run:
     device: str
     weights: Path | None
     concepts: Path | None
-    max_pixels: int
+    reading: Reading
     changes: dict[str, float]  # further keywords of ``segment``, which decide the result too
     formats: frozenset[Format]
 
@@ -115,7 +119,7 @@ class Run:
         if self.concepts is not None and not self.concepts.is_file():
             raise VocabularyError(f"no concepts file '{self.concepts}'; 'ovseg concept learn' makes one")
 
-    def do_all(self, sources: list[str], *, out: Path, overwrite: bool, as_json: bool) -> int:
+    def do_all(self, sources: list[str | Copy], *, out: Path, overwrite: bool, as_json: bool) -> int:
         """Do every image that is not done, and return the number of failures."""
         from rich.console import Console
 
@@ -128,6 +132,7 @@ class Run:
         console, several = Console(stderr=True), len(jobs) > 1
         failed = 0
         bar = progress_bar("segmenting", total=len(jobs), shown=several)
+        notes: dict[str, str] = {}
         with bar as advance, written(self.formats, out) as write:
             for job, outcome, fresh in self._outcomes(jobs, overwrite=overwrite):
                 if isinstance(outcome, ImageError):
@@ -135,10 +140,13 @@ class Run:
                     _print_failure(job, outcome, console, as_json=as_json)
                 else:
                     write(job, outcome)
+                    if "read" in outcome.provenance:
+                        notes[job.source] = outcome.provenance["read"]
                     _print_result(job, outcome, as_json=as_json, alone=not several)
                     if not several and not fresh:
                         _note(console, "already done with these settings; --overwrite does it again")
                 advance()
+        _tell_notes(console, notes)
         if several:
             _note(console, f"{len(jobs) - failed} of {len(jobs)} images done, results in {out}")
         return failed
@@ -156,7 +164,7 @@ class Run:
         # The model is asked even if nothing is left to do: only it knows whether the weights behind its name are
         # the same.
         identity = self.segmenter.identity(self.labels or None, background=self.background, refine=self.refine)
-        identity |= {name: str(value) for name, value in self.changes.items()}
+        identity |= {name: str(value) for name, value in self.changes.items()} | self.reading.described()
         # A processor gains nothing from a batch, and one by one no result depends on its neighbours, not even in
         # the last digit.
         at_once = 1 if self.segmenter.device.type == "cpu" else _AT_ONCE
@@ -174,14 +182,17 @@ class Run:
         from ovseg.cli.jobs import check_place, is_done
         from ovseg.errors import ImageError, OutputError
         from ovseg.identity import FileMark
-        from ovseg.images.load import load_image
+        from ovseg.images.load import read_image
 
-        if not overwrite and is_done(job, identity):
-            return None
         try:
+            if job.copy is not None:
+                job.copy.fetch()
+            if not overwrite and is_done(job, identity):
+                return None
             check_place(job, overwrite=overwrite)
             mark = FileMark.of(job.image)  # first: an image that changes meanwhile is then done again next time
-            return _Picture(load_image(job.image, max_pixels=self.max_pixels), mark)
+            picture = read_image(job.image, self.reading, name=job.source)
+            return _Picture(picture.pixels, picture.note, mark)
         except OutputError as error:
             return ImageError(str(error))
         except OSError as error:
@@ -207,7 +218,8 @@ class Run:
 
         from ovseg.cli.jobs import made_by
 
-        provenance = result.provenance | {"source": job.source} | made_by(identity, picture.mark)
+        read = {"read": picture.note} if picture.note else {}
+        provenance = result.provenance | {"source": job.source} | read | made_by(identity, picture.mark)
         result = replace(result, image=picture.pixels, provenance=provenance)
         result.save(job.folder, name=job.name, overwrite=True)  # its place was checked before it was read
         return result
@@ -225,20 +237,22 @@ class Run:
 
 @dataclass(frozen=True)
 class _Picture:
-    """A decoded image (H, W, 3) uint8, and what its file was known by when it was read."""
+    """A decoded image (H, W, 3) uint8, what was decided about it, and what its file was known by when read."""
 
     pixels: npt.NDArray[np.uint8]
+    note: str
     mark: FileMark
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     """The arguments that name files or folders, and those that are labels."""
     from ovseg.images.find import find_images, looks_like_path
+    from ovseg.images.web import is_address
 
     images: list[str] = []
     labels: list[str] = []
     for argument in arguments:
-        if os.path.isfile(argument):
+        if is_address(argument) or os.path.isfile(argument):
             images.append(argument)
         elif looks_like_path(argument):
             find_images(argument)  # where nothing matches, it says so
@@ -251,27 +265,37 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 @contextmanager
-def sources_of(arguments: list[str]) -> Iterator[list[str]]:
-    """The arguments with a file in place of ``-``: the image on standard input, named by its content.
+def sources_of(arguments: list[str]) -> Iterator[list[str | Copy]]:
+    """The arguments with copies in place of ``-`` (the image on standard input) and of addresses.
 
-    The name makes results of different images different files, and finds the result of the same image again.
+    Standard input is named by its content, so that results of different images are different files, and that of the
+    same image is found again.
     """
-    if "-" not in arguments:
-        yield arguments
-        return
-    import sys
     from tempfile import TemporaryDirectory
 
+    from ovseg.cli.jobs import Copy
     from ovseg.errors import ImageError
+    from ovseg.images.web import is_address
+
+    if "-" in arguments and len(arguments) > 1:
+        raise ImageError(f"expected '-' alone, got {arguments}; read standard input in a call of its own")
+    with TemporaryDirectory() as folder:
+        if "-" in arguments:
+            yield [_standard_input(Path(folder))]
+        else:
+            yield [Copy.of_address(each, Path(folder)) if is_address(each) else each for each in arguments]
+
+
+def _standard_input(folder: Path) -> Copy:
+    import sys
+
+    from ovseg.cli.jobs import Copy
     from ovseg.files import sha256_of_bytes
 
-    if len(arguments) > 1:
-        raise ImageError(f"expected '-' alone, got {arguments}; read standard input in a call of its own")
     content = sys.stdin.buffer.read()
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / f"stdin-{sha256_of_bytes(content)[:12]}"
-        path.write_bytes(content)
-        yield [str(path)]
+    name = f"stdin-{sha256_of_bytes(content)[:12]}"
+    (folder / name).write_bytes(content)
+    return Copy(folder / name, name, name)
 
 
 def _read_labels(path: Path | None) -> list[str]:
@@ -283,7 +307,14 @@ def _read_labels(path: Path | None) -> list[str]:
 def _print_failure(job: Job, error: ImageError, console: Console, *, as_json: bool) -> None:
     _note(console, f"error: {' '.join(str(error).splitlines())}")
     if as_json:
-        typer.echo(json.dumps({"image": str(job.image), "error": str(error)}))
+        typer.echo(json.dumps({"image": job.source, "error": str(error)}))
+
+
+def _tell_notes(console: Console, notes: dict[str, str]) -> None:
+    """What was decided about the values of images: of the first one, and how many there are."""
+    for source, note in list(notes.items())[:1]:
+        more = f" (and so for {len(notes) - 1} more images, each by itself)" if len(notes) > 1 else ""
+        _note(console, f"note: {source}: {note}{more}")
 
 
 def _print_result(job: Job, result: SegmentationResult, *, as_json: bool, alone: bool) -> None:
@@ -296,7 +327,7 @@ def _print_result(job: Job, result: SegmentationResult, *, as_json: bool, alone:
 
 def _document(job: Job, result: SegmentationResult) -> dict[str, Any]:
     return {
-        "image": str(job.image),
+        "image": job.source,
         "result": str(job.record),
         "overlay": str(job.overlay),
         "size": list(result.size),

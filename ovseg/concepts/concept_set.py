@@ -198,6 +198,17 @@ class ConceptSet:
             raise ModelError(
                 f"'{path}' must be a concepts file ({_FORMAT}), got {metadata.get('format')}; learn it again"
             )
+        changed = ModelError(f"'{path}' has changed since it was written; copy it again, or learn it again")
+        try:
+            concepts = cls._parsed(tensors, metadata)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:  # what a changed byte does to JSON
+            raise changed from error
+        if concepts.digest != metadata.get("digest"):
+            raise changed
+        return concepts
+
+    @classmethod
+    def _parsed(cls, tensors: dict[str, Tensor], metadata: dict[str, str]) -> ConceptSet:
         header = json.loads(metadata["concepts"])
         references = tuple(
             ConceptReference(
@@ -207,10 +218,7 @@ class ConceptSet:
             )
             for number, values in enumerate(header.pop("references"))
         )
-        concepts = cls(references=references, contexts=tuple(header.pop("contexts")), **header)
-        if concepts.digest != metadata.get("digest"):
-            raise ModelError(f"'{path}' has changed since it was written; copy it again, or learn it again")
-        return concepts
+        return cls(references=references, contexts=tuple(header.pop("contexts")), **header)
 
     def show(self, segmenter: Segmenter, *, images: int = 20, side: int = 160) -> Image.Image:
         """A picture of why: per concept its retrieved images, seeds and co-segmented masks.

@@ -25,6 +25,7 @@ from ovseg.concepts.cosegment import (
 from ovseg.concepts.evidence import Features, feature_maps
 from ovseg.errors import DatasetError, ImageError, VocabularyError
 from ovseg.identity import check_model
+from ovseg.images.find import refuse_path
 from ovseg.pipeline.logits import class_logits
 from ovseg.regions.clusters import cluster_cells, spherical_kmeans
 from ovseg.vocabulary.labels import Concept, Vocabulary
@@ -111,6 +112,8 @@ def learn_concepts(
     """
     learner = _Learner(bank, segmenter or bank.segmenter, options or LearnOptions(), k=k)
     wanted = Vocabulary.of(names).concepts()
+    for text in (*contexts, *(word for each in wanted for word in (each.label, *each.synonyms, *each.not_))):
+        refuse_path(text, what="the name of a concept")  # the bank's search would take it for an image
     backgrounds: dict[str, ConceptReference] = {}
     for context in contexts:
         if progress is not None:

@@ -6,8 +6,11 @@ import glob
 import os
 from pathlib import Path
 
-from ovseg.errors import ImageError
+from PIL import Image
+
+from ovseg.errors import ImageError, VocabularyError
 from ovseg.images.foreign import FOREIGN_SUFFIXES
+from ovseg.images.web import is_address, refuse_other_address
 
 _KINDS = ("jpg", "jpeg", "jfif", "png", "webp", "bmp", "tif", "tiff", "gif", "ppm", "pgm", "jp2", "avif")
 
@@ -50,7 +53,45 @@ def looks_like_path(text: str) -> bool:
     return "/" in text or "\\" in text or text in {".", ".."} or Path(text).suffix.lower() in SEARCHED_SUFFIXES
 
 
+def names_image(text: str) -> bool:
+    """Whether a text that may be a phrase names an image: a file that is there, or an http(s) address.
+
+    A file without a suffix or slash counts only if it holds an image: a word may also be the name of another file.
+
+    Raises:
+        ImageError: it looks like a path and names no file.
+    """
+    if is_address(text):
+        return True
+    if not looks_like_path(text):
+        return os.path.isfile(text) and _holds_image(text)
+    if os.path.isfile(text):
+        return True
+    refuse_other_address(text)
+    what = "is a folder; give an image in it" if os.path.isdir(text) else "names no file; check the path"
+    raise ImageError(f"'{text}' looks like an image's path and {what}, or write the words without slash and suffix")
+
+
+def refuse_path(text: str, *, what: str) -> None:
+    """Refuse a text that names an image, or looks so, where only words mean something.
+
+    Raises:
+        VocabularyError: it does.
+    """
+    if looks_like_path(text):
+        raise VocabularyError(f"{what} must be words, got '{text}', which looks like a path; name the thing itself")
+
+
+def _holds_image(path: str) -> bool:
+    try:
+        with open(path, "rb") as stream, Image.open(stream):
+            return True
+    except Exception:  # Pillow's parsers raise almost anything
+        return False
+
+
 def refuse_address(source: str | os.PathLike[str]) -> None:
     """Refuse what is an address on the web and no file."""
-    if str(source).startswith(("http://", "https://")):
+    refuse_other_address(source)
+    if is_address(source):
         raise ImageError(f"expected a file, got the address '{source}'; download it and give the file's path")

@@ -37,6 +37,12 @@ FOREIGN = (
     ),
     _RAW,
     Format("JPEG XL", (".jxl",), (b"\xff\n", b"\0\0\0\x0cJXL "), _TO_JPEG),
+    Format(
+        "a web page",
+        (),
+        (b"<!DOCTYPE", b"<!doctype", b"<html", b"<HTML"),
+        "give the address or the file of the image itself",
+    ),
     Format("a PDF", (".pdf",), (b"%PDF",), "export its pages as PNG"),
     Format("an SVG drawing", (".svg",), (b"<svg", b"<?xml"), "export it as PNG"),
     Format(

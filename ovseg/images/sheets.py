@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ovseg.errors import ImageError
-from ovseg.images.load import load_image
+from ovseg.images.load import read_image
+from ovseg.images.reading import Reading
 from ovseg.images.sources import read_key
 
 _PAPER = (250, 250, 248)
@@ -19,27 +20,36 @@ _MASK = (0, 158, 115)
 
 
 def contact_sheet(
-    paths: Sequence[Sequence[str]], cosines: NDArray[np.float32], *, columns: int = 10, side: int = 128
+    paths: Sequence[Sequence[str]],
+    cosines: NDArray[np.float32],
+    reading: Reading | None = None,
+    *,
+    columns: int = 10,
+    side: int = 128,
 ) -> Image.Image:
     """Thumbnails with their cosines, a block of rows for each query.
 
     Args:
         paths: per query its k keys.
         cosines: (n, k).
+        reading: how the images are read.
         columns: thumbnails per row.
         side: pixels of a thumbnail.
     """
     tiles = [
-        [captioned(thumbnail(key, side), f"{cosine:.3f}") for key, cosine in zip(keys, values, strict=True)]
+        [
+            captioned(thumbnail(key, side, reading), f"{cosine:.3f}")
+            for key, cosine in zip(keys, values, strict=True)
+        ]
         for keys, values in zip(paths, cosines, strict=True)
     ]
     return stack([grid(row, columns=columns) for row in tiles])
 
 
-def thumbnail(key: str, side: int) -> Image.Image:
+def thumbnail(key: str, side: int, reading: Reading | None = None) -> Image.Image:
     """The image behind a key inside a square; a grey square when it cannot be read."""
     try:
-        picture = Image.fromarray(load_image(read_key(key)))
+        picture = Image.fromarray(read_image(read_key(key), reading).pixels)
     except ImageError:
         picture = Image.new("RGB", (side, side), (200, 200, 200))
     return boxed(picture, side)

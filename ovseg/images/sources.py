@@ -19,8 +19,9 @@ from typing import Any
 from ovseg.errors import DatasetError, ImageError
 from ovseg.files import sha256_of_bytes
 from ovseg.identity import FileMark
-from ovseg.images.find import IMAGE_SUFFIXES, find_images
+from ovseg.images.find import IMAGE_SUFFIXES, find_images, refuse_address
 from ovseg.images.hub import HubName, image_column, is_hub
+from ovseg.images.web import is_address
 
 _MEMBER = "::"
 
@@ -53,6 +54,8 @@ def iterate(source: str | Path) -> Iterator[Item]:
         DatasetError: an archive or data set cannot be read.
     """
     text = str(source)
+    if not is_hub(text):
+        refuse_address(text)
     if is_hub(text):
         yield from _hub_items(text)
     elif text.endswith(".tar"):
@@ -101,6 +104,7 @@ def read_key(key: str) -> bytes:
     if is_hub(key):
         name, _, row = key.rpartition("#")
         return _encoded(_hub_images(name), int(row))
+    refuse_address(key)
     archive, found, member = key.partition(_MEMBER)
     try:
         if not found:
@@ -118,7 +122,9 @@ def _listed(path: Path) -> Iterator[Item]:
     except (OSError, UnicodeDecodeError) as error:
         raise ImageError(f"cannot read the list '{path}' ({error}); give a text file, one path per line") from error
     for line in lines:
-        if line.strip():
+        if is_address(line.strip()):
+            yield Item(line.strip())  # refused by name when it is read
+        elif line.strip():
             yield Item(str((path.parent / line.strip()).resolve()))
 
 

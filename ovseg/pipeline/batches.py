@@ -8,21 +8,21 @@ from os import PathLike, fsdecode
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from PIL.Image import Image
 from torch import Tensor
 
 from ovseg.errors import ImageError, did_you_mean
-from ovseg.images.load import ImageSource, load_image
+from ovseg.images.load import ImageSource, Picture, read_image
+from ovseg.images.reading import Reading
 from ovseg.prefetch import chunks, prefetch
 
 ItemT = TypeVar("ItemT")
-Read = tuple[str, npt.NDArray[np.uint8] | ImageError]
+Read = tuple[str, Picture | ImageError]
 
 
-def read_ahead(images: Iterable[ImageSource], *, size: int, max_pixels: int) -> Iterator[list[Read]]:
-    """Lists of ``size`` images, decoded in a thread: the path, if any, and the pixels or why there are none."""
-    read = prefetch(lambda source: _read(source, max_pixels=max_pixels), images, ahead=size)
+def read_ahead(images: Iterable[ImageSource], reading: Reading, *, size: int) -> Iterator[list[Read]]:
+    """Lists of ``size`` images, decoded in a thread: the path, if any, and the picture or why there is none."""
+    read = prefetch(lambda source: _read(source, reading), images, ahead=size)
     return chunks(read, size)
 
 
@@ -56,8 +56,8 @@ def refuse_single(images: Any) -> None:
         raise ImageError(f"images must be a list of images, got one {type(images).__name__}; write [image]")
 
 
-def _read(source: ImageSource, *, max_pixels: int) -> Read:
+def _read(source: ImageSource, reading: Reading) -> Read:
     try:
-        return path_of(source), load_image(source, max_pixels=max_pixels)
+        return path_of(source), read_image(source, reading)
     except ImageError as error:
         return path_of(source), error

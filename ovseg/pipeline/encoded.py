@@ -22,6 +22,7 @@ class EncodedImage:
         geometry: how the cells lie on the pixels of the image.
         vector: (C,) unit vector of the whole image, for models that leave out unlikely labels; or None.
         source: the path that the image was read from; empty for what is no file.
+        note: what was decided about the values or bands of the file; see ``images.load.Picture``.
     """
 
     image: npt.NDArray[np.uint8]
@@ -29,6 +30,7 @@ class EncodedImage:
     geometry: Geometry
     vector: Tensor | None = None
     source: str = ""
+    note: str = ""
 
     def unpadded(self, maps: Tensor) -> Tensor:
         """The cells of (…, h, w) maps that show the image, without the padding."""

@@ -18,7 +18,8 @@ from ovseg.encoders.compiled import compile_blocks
 from ovseg.encoders.spec import DenseFeatures, choose_device, choose_dtype
 from ovseg.errors import ConfigError, ImageError, VocabularyError
 from ovseg.identity import digest
-from ovseg.images.load import ImageSource, load_image
+from ovseg.images.load import ImageSource, Picture, read_image
+from ovseg.images.reading import MAX_PIXELS, Reading
 from ovseg.images.resize import prepare, working_size
 from ovseg.models.build import build_model
 from ovseg.models.config import for_benchmark, read_model_config
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 Labels: TypeAlias = Sequence[str | Concept] | Vocabulary | QueryBank
 
-MAX_PIXELS = 200_000_000
 _RECENT = 8  # vocabularies whose vectors are kept in memory
 
 
@@ -153,18 +153,29 @@ class Segmenter:
         """
         return self._changed(modifiers=concepts.joined(self))
 
-    def encode(self, image: ImageSource, *, max_pixels: int = MAX_PIXELS) -> EncodedImage:
+    def encode(
+        self,
+        image: ImageSource,
+        *,
+        max_pixels: int = MAX_PIXELS,
+        value_range: Sequence[float] | None = None,
+        bands: Sequence[int] | None = None,
+    ) -> EncodedImage:
         """Run the encoder once; the result can be given to ``segment`` in place of the image.
 
         Args:
-            image: path, encoded bytes, binary stream, PIL image, array or tensor; see ``images.load.load_image``.
+            image: path, address, encoded bytes, binary stream, PIL image, array or tensor; see
+                ``images.load.load_image``.
             max_pixels: larger images are refused before they are decoded.
+            value_range: the values that are black and white, such as (0, 4095); None asks the file.
+            bands: which are red, green and blue, or the one that is grey, counted from 1; None asks the file.
 
         Raises:
             ImageError: the image cannot be read or is too large.
         """
-        (encoded,) = self.encode_batch([load_image(image, max_pixels=max_pixels)])
-        return replace(encoded, source=path_of(image))
+        picture = read_image(image, Reading.of(value_range, bands, max_pixels=max_pixels))
+        (encoded,) = self.encode_batch([picture.pixels])
+        return replace(encoded, source=path_of(image), note=picture.note)
 
     def encode_batch(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[EncodedImage]:
         """``encode`` of decoded images (H, W, 3) uint8; those of one size run through the encoder together."""
@@ -240,6 +251,8 @@ class Segmenter:
         min_area: int = 0,
         min_score: float = 0,
         max_pixels: int = MAX_PIXELS,
+        value_range: Sequence[float] | None = None,
+        bands: Sequence[int] | None = None,
     ) -> SegmentationResult:
         """Which of ``labels`` each pixel shows.
 
@@ -255,7 +268,7 @@ class Segmenter:
                 gets a label, what is nearest.
             min_score: pixels whose label has a lower score, in [0, 1], become none of the labels, before
                 ``min_area`` is looked at.
-            max_pixels: larger images are refused before they are decoded.
+            max_pixels, value_range, bands: see ``encode``.
 
         Returns:
             A result of the size of the upright image.
@@ -265,7 +278,12 @@ class Segmenter:
             ImageError: the image cannot be read.
         """
         queries = self.queries(labels, background=background)
-        encoded = image if isinstance(image, EncodedImage) else self.encode(image, max_pixels=max_pixels)
+        if isinstance(image, EncodedImage):
+            if value_range is not None or bands is not None:
+                raise ImageError("the image is encoded already, got a range or bands; give them to encode")
+            encoded = image
+        else:
+            encoded = self.encode(image, max_pixels=max_pixels, value_range=value_range, bands=bands)
         logits = self.logits(encoded, queries)
         decision = self.decide(logits, encoded, background=background is not None, refine=refine)
         names = queries.vocabulary.labels
@@ -276,7 +294,7 @@ class Segmenter:
             presence=dict(zip(names, decision.presence.tolist(), strict=True)),
             scores=self.rules.scores(logits, encoded, refine=self._refines(refine)) if keep_scores else None,
             image=encoded.image,
-            provenance=self._provenance(background, refine, source=encoded.source),
+            provenance=self._provenance(background, refine, encoded),
         )
         asked = {name: value for name, value in (("min_area", min_area), ("min_score", min_score)) if value}
         result = replace(result, provenance=result.provenance | asked) if asked else result
@@ -290,6 +308,8 @@ class Segmenter:
         *,
         batch_size: int = 4,
         max_pixels: int = MAX_PIXELS,
+        value_range: Sequence[float] | None = None,
+        bands: Sequence[int] | None = None,
         on_error: str = "raise",
         **options: Any,
     ) -> Iterator[Any]:
@@ -304,7 +324,7 @@ class Segmenter:
             images: each anything that ``segment`` takes.
             labels: see ``segment``.
             batch_size: images that are decoded before they are encoded.
-            max_pixels: see ``segment``.
+            max_pixels, value_range, bands: see ``encode``.
             on_error: what an image that cannot be read does: "raise" its ImageError once those before it are done,
                 "skip" leaves it out, "return" gives the ImageError in the place of its result.
             options: see ``segment``.
@@ -318,11 +338,13 @@ class Segmenter:
         check_options(self.segment, options)
         if on_error not in {"raise", "skip", "return"}:
             raise ConfigError(f"on_error must be 'raise', 'skip' or 'return', got {on_error!r}; choose one")
-        for some in read_ahead(images, size=batch_size, max_pixels=max_pixels):
-            encoded = iter(self.encode_batch([found for _, found in some if not isinstance(found, ImageError)]))
+        reading = Reading.of(value_range, bands, max_pixels=max_pixels)
+        for some in read_ahead(images, reading, size=batch_size):
+            encoded = iter(self.encode_batch([found.pixels for _, found in some if isinstance(found, Picture)]))
             for source, found in some:
-                if not isinstance(found, ImageError):
-                    yield self.segment(replace(next(encoded), source=source), labels, **options)
+                if isinstance(found, Picture):
+                    one = replace(next(encoded), source=source, note=found.note)
+                    yield self.segment(one, labels, **options)
                 elif on_error == "raise":
                     raise found
                 elif on_error == "return":
@@ -361,11 +383,12 @@ class Segmenter:
         }
         return Segmenter(**{**given, **changes})
 
-    def _provenance(self, background: Background, refine: bool | None, *, source: str) -> dict[str, Any]:
+    def _provenance(self, background: Background, refine: bool | None, encoded: EncodedImage) -> dict[str, Any]:
         contrast = background if background is None or isinstance(background, str) else list(background)
         settings = self.config.model_dump(include={"input", "smoothing", "background"})
         made = {**self.info, **settings, "contrast": contrast, "refine": self._refines(refine)}
-        return made | ({"source": source} if source else {})
+        read = {"source": encoded.source, "read": encoded.note}
+        return made | {name: told for name, told in read.items() if told}
 
 
 def _key(labels: Labels, background: Background) -> Hashable | None:

@@ -15,10 +15,13 @@ import faiss
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tifffile
 from helpers import toy
 from helpers.toy import make_segmenter
+from helpers.web import serving
 from PIL import Image
 
+from ovseg import files
 from ovseg.bank import BankOptions, ImageBank, Region, store
 from ovseg.bank.duplicates import Fingerprints, find_pairs
 from ovseg.bank.index import VectorIndex
@@ -33,6 +36,8 @@ from ovseg.errors import (
     SpaceError,
     VocabularyError,
 )
+from ovseg.files import write_json
+from ovseg.identity import sealed
 from ovseg.journal import read_journal
 from ovseg.pipeline.segmenter import Segmenter
 
@@ -139,6 +144,37 @@ def test_a_box_is_rows_and_then_columns(segmenter: Segmenter) -> None:
     assert int(region_vector(encoded, (0, 40, 24, 64)).argmax()) == 6
     expected = encoded.features.values[0, :, 5:8, 0:3].flatten(1).mean(1)
     np.testing.assert_allclose(region_vector(encoded, (40, 0, 64, 24)), expected / expected.norm(), rtol=1e-5)
+
+
+def test_a_text_that_names_an_image_is_that_image_and_not_words(
+    bank: ImageBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(bank.paths[0], "cat.png")
+    shutil.copy(bank.paths[0], "plain")
+    (tmp_path / "red").write_text("a file that is called like a colour")
+    found = bank.search(Path("cat.png"), 4)
+    assert found.cosine[0, 0] == pytest.approx(1)
+    for query in ("cat.png", "./cat.png", str(tmp_path / "cat.png"), "plain", ["cat.png"], {"cat.png": 2}):
+        np.testing.assert_array_equal(bank.search(query, 4).cosine, found.cosine)
+    words = bank.search("red", 4)  # the file of that name holds no image
+    (tmp_path / "red").unlink()
+    np.testing.assert_array_equal(bank.search("red", 4).rows, words.rows)
+    with serving() as server:
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        assert bank.search(f"{server.address}/cat.png", 1).cosine.shape == (1, 1)
+        assert server.asked == ["/cat.png"]
+
+
+@pytest.mark.parametrize(
+    "query", ["gone.jpg", "photos/cat", "a\\b", "GONE.HEIC", "black/white", "./", "ftp://a/b.png"]
+)
+def test_a_text_that_looks_like_a_path_and_names_nothing_is_refused_by_name(bank: ImageBank, query: str) -> None:
+    for asked in (query, [query], {query: 1.0}, ["red", query]):
+        with pytest.raises(ImageError, match=re.escape(f"'{query}'")):
+            bank.search(asked)
+    with pytest.raises(ImageError, match=re.escape(f"'{query}'")):
+        bank.search("red", negative=query)
 
 
 def test_k_below_one_and_a_cancelled_query_are_refused(bank: ImageBank) -> None:
@@ -588,3 +624,134 @@ def test_refreshing_lets_go_of_what_is_gone_and_encodes_what_changed(
     whole = ImageBank.build(folder, out=tmp_path / "whole", segmenter=segmenter)
     place = again.paths.index(str(second.resolve()))
     assert np.array_equal(again.vectors[place], whole.vectors[whole.paths.index(str(second.resolve()))])
+
+
+def test_range_and_bands_belong_to_the_bank(tmp_path: Path, segmenter: Segmenter) -> None:
+    bands = np.tile(np.array([1000, 500, 250, 2000], np.uint16), (40, 40, 1))
+    (tmp_path / "photos").mkdir()
+    options = {"photometric": "minisblack", "planarconfig": "contig"}
+    tifffile.imwrite(tmp_path / "photos/a.tif", bands, **options)
+    refused = ImageBank.build(tmp_path / "photos", out=tmp_path / "none", segmenter=segmenter)
+    assert len(refused) == 0 and "a.tif' has 4 bands (1, 2, 3, 4)" in refused.bad_images()[0][1]
+    said = BankOptions(value_range=(0, 1000), bands=(4, 2, 3))
+    bank = ImageBank.build(tmp_path / "photos", out=tmp_path / "bank", segmenter=segmenter, options=said)
+    assert bank.image(0)[0, 0].tolist() == [255, 128, 64]
+    assert "clips 33.3% of them" in dict(bank.notes())[bank.paths[0]]
+    tifffile.imwrite(tmp_path / "photos/b.tif", bands // 2, **options)
+    added = bank.add(tmp_path / "photos")
+    assert added.image(1)[0, 0].tolist() == [255, 64, 32]  # 125 of 1000
+    with pytest.raises(ConfigError, match=r"was built with bands \(4, 2, 3\), got bands \(1, 2, 3\)"):
+        other = BankOptions(value_range=(0, 1000), bands=(1, 2, 3))
+        ImageBank.build(tmp_path / "photos", out=bank.root, segmenter=segmenter, options=other)
+
+
+def flipped(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0x55
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", [0, 0.5, -1])
+def test_one_changed_byte_of_any_file_is_noticed_at_opening_and_named(
+    bank: ImageBank, tmp_path: Path, place: float
+) -> None:
+    files = sorted(path.relative_to(bank.root) for path in bank.root.rglob("*.*") if path.suffix)
+    assert {path.suffix for path in files} == {".json", ".parquet", ".npy", ".faiss"}
+    for file in files:
+        root = tmp_path / f"bank of {file.name}"
+        shutil.copytree(bank.root, root)
+        at = int(place * (root / file).stat().st_size) if place > 0 else int(place)
+        flipped(root / file, at)
+        if file.name == "build.json":  # read only when a build goes on
+            ImageBank.open(root)
+            continue
+        with pytest.raises(DatasetError, match=re.escape(file.name)) as told:
+            ImageBank.open(root)
+        assert "again" in str(told.value)
+
+
+def test_what_is_too_large_to_be_read_at_opening_is_known_by_its_ends_and_verified_on_demand(
+    bank: ImageBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: Path, segmenter: Segmenter
+) -> None:
+    monkeypatch.setattr(store, "_QUICK", 0)
+    monkeypatch.setattr(files.sha256_of_ends, "__kwdefaults__", {"most": 100})
+    root = tmp_path / "b"
+    shutil.copytree(bank.root, root)
+    manifest = store.read_manifest(root)
+    described = {name: store.describe_file(root / name) for name in manifest["files"]}
+    write_json(root / store.MANIFEST, sealed({**manifest, "files": described}))
+    vectors = next(path for path in root.glob("images-*.npy"))
+    flipped(vectors, vectors.stat().st_size // 2)
+    assert len(ImageBank.open(root)) == 24
+    with pytest.raises(DatasetError, match=rf"'{vectors.name}' of the bank .* has changed.*from the shards"):
+        ImageBank.open(root, verify=True)
+    with pytest.raises(DatasetError, match=vectors.name):
+        ImageBank.merge([root], out=tmp_path / "merged")
+    mended = ImageBank.build(photos, out=root, segmenter=segmenter)  # as the message says
+    np.testing.assert_array_equal(ImageBank.open(root, verify=True).vectors, bank.vectors)
+    assert mended.paths == bank.paths
+    flipped(vectors := next(root.glob("images-*.npy")), vectors.stat().st_size - 1)
+    with pytest.raises(DatasetError, match=vectors.name):
+        ImageBank.open(root)
+
+
+def test_a_changed_shard_is_not_vouched_for_by_the_next_manifest(
+    bank: ImageBank, tmp_path: Path, photos: Path, segmenter: Segmenter
+) -> None:
+    root = tmp_path / "b"
+    shutil.copytree(bank.root, root)
+    shard = store.shard_paths(root)[0]
+    flipped(shard, shard.stat().st_size // 2)
+    with pytest.raises(DatasetError, match=rf"{shard.name}' of the bank .* (changed|damaged)"):
+        ImageBank.build(photos, out=root, segmenter=segmenter)
+    (root / store.MANIFEST).unlink()  # a build that was not finished: only the pages know
+    with pytest.raises(DatasetError, match=rf"'{shard.name}' of the bank .* is missing or damaged"):
+        ImageBank.build(photos, out=root, segmenter=segmenter)
+
+
+def test_a_changed_note_of_a_build_is_noticed(photos: Path, segmenter: Segmenter, tmp_path: Path) -> None:
+    root = tmp_path / "b"
+    ImageBank.build(photos, out=root, segmenter=segmenter)
+    (root / store.MANIFEST).unlink()
+    note = root / "build.json"
+    note.write_text(note.read_text().replace("0.95", "0.85"))
+    with pytest.raises(DatasetError, match=r"build\.json' has changed since it was written"):
+        ImageBank.build(photos, out=root, segmenter=segmenter)
+
+
+def test_mirrored_turned_and_grey_copies_are_found_and_named(segmenter: Segmenter, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    small = [Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)) for _ in range(9)]
+    photos = [each.resize((90, 60), Image.Resampling.BICUBIC) for each in small]
+    turns = Image.Transpose
+    copies = {
+        "a-mirrored.png": photos[0].transpose(turns.FLIP_LEFT_RIGHT),
+        "b-upside-down.png": photos[1].transpose(turns.ROTATE_180),
+        "c-left.png": photos[2].transpose(turns.ROTATE_90),
+        "d-right.png": photos[3].transpose(turns.ROTATE_270).resize((30, 45)),
+        "e-grey.jpg": photos[4].convert("L"),
+        "f-grey-mirrored.jpg": photos[5].convert("L").transpose(turns.FLIP_LEFT_RIGHT),
+        "g-other.png": photos[6],
+        "h-flat.png": Image.new("RGB", (90, 60), "white"),
+    }
+    for folder, pictures in (("bank", copies), ("test", {f"{n}.png": each for n, each in enumerate(photos[:6])})):
+        (tmp_path / folder).mkdir()
+        for name, each in pictures.items():
+            each.save(tmp_path / folder / name)
+    Image.new("RGB", (50, 50), "grey").save(tmp_path / "test/6.png")  # flat ones are no copies of one another
+    bank = ImageBank.build(tmp_path / "bank", out=tmp_path / "b", segmenter=segmenter)
+    found = {
+        Path(pair.first).name: (Path(pair.second).name, pair.change) for pair in bank.verify(tmp_path / "test")
+    }
+    assert found == {
+        "0.png": ("a-mirrored.png", "mirrored left to right"),
+        "1.png": ("b-upside-down.png", "turned by 180 degrees"),
+        "2.png": ("c-left.png", "turned by 90 degrees counterclockwise"),
+        "3.png": ("d-right.png", "turned by 90 degrees clockwise"),
+        "4.png": ("e-grey.jpg", ""),
+        "5.png": ("f-grey-mirrored.jpg", "mirrored left to right"),
+    }
+    both = bank.add(tmp_path / "test").duplicates()
+    assert {(Path(pair.first).name, Path(pair.second).name) for pair in both} == {
+        (second, first) for first, (second, _) in found.items()
+    }

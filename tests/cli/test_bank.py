@@ -16,6 +16,7 @@ from ovseg.bank.pseudo_labels import PseudoLabelReport
 from ovseg.bank.recipes import BankRecipe
 from ovseg.cli import build_app
 from ovseg.concepts.recipe import ConceptRecipe
+from ovseg.errors import ImageError
 
 Run = Callable[..., Result]
 
@@ -60,6 +61,17 @@ def test_search_info_and_verify(run: Run) -> None:
     assert "24 images" in run("bank", "add", "b", "photos").stdout
     assert "0 duplicates" in run("bank", "verify", "b").stdout
     assert "24 leaks" in run("bank", "verify", "b", "--against", "photos", code=1).stdout
+
+
+def test_a_word_that_names_an_image_searches_with_it(run: Run) -> None:
+    run("bank", "build", "photos", "--out", "b")
+    photo = str(sorted(Path("photos").iterdir())[5])
+    by_word, by_option = (
+        run("bank", "search", "b", *ask, "-k", "3").stdout for ask in ([photo], ["--image", photo])
+    )
+    assert by_word == by_option and by_word.splitlines()[0].endswith(f"/{photo}")
+    refused = run("bank", "search", "b", "photos/gone.png", code=1).exception
+    assert isinstance(refused, ImageError) and "'photos/gone.png' looks like an image's path" in str(refused)
 
 
 def test_pseudo_labels_are_written_once_and_reported(run: Run) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.web import serving
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -249,6 +250,26 @@ def test_a_dash_reads_the_image_from_standard_input(segmenter: FakeSegmenter, tm
     assert failed.exit_code == 1 and "is empty (0 bytes)" in failed.stderr
 
 
+def test_addresses_are_fetched_once_named_by_their_last_part_and_fail_alone(
+    invoke: Invoke, segmenter: FakeSegmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    make_image(tmp_path / "own.png")
+    with serving() as server:
+        cat, other, gone = (f"{server.address}/{path}" for path in ("cat.png?a=1", "other/cat.png", "gone.png"))
+        done = invoke(cat, cat, gone, f"{server.address}/dog.png", "own.png", "cat", "--json")
+        assert done.exit_code == 1 and "gone.png' answers 404 (Not Found); check the address" in done.stderr
+        assert sorted(server.asked) == ["/cat.png?a=1", "/dog.png", "/gone.png"]
+        assert {path.stem for path in Path("out").glob("*.json")} == {"cat", "dog", "own"}
+        assert SegmentationResult.load("out/cat.json").provenance["source"] == cat
+        assert f'"image": "{cat}"' in done.stdout and f'"image": "{gone}"' in done.stdout
+        calls = len(segmenter.calls)
+        assert invoke(cat, "cat").exit_code == 0 and len(segmenter.calls) == calls  # the same bytes: done
+        assert "choose another --out" in invoke(other, "cat").stderr
+        assert invoke(cat, other, "cat", "--out", "two").exit_code == 0
+        assert len(list(Path("two").glob("cat-*.json"))) == 2  # names of their own
+
+
 def test_files_that_need_another_decoder_are_named_and_counted(invoke: Invoke, tmp_path: Path) -> None:
     for name in ("a.jpg", "b.jpg"):
         make_image(tmp_path / "photos" / name)
@@ -342,6 +363,25 @@ def test_json_is_one_document_per_image_and_nothing_else(invoke: Invoke, tmp_pat
         assert (first["result"], first["size"]) == ("out/a.json", [40, 60])
         assert second["image"] == "photos/b.png" and "is empty (0 bytes)" in second["error"]
         assert third["overlay"] == "out/c_overlay.png"
+
+
+def test_range_and_bands_reach_the_image_and_count_as_settings(
+    invoke: Invoke, segmenter: FakeSegmenter, tmp_path: Path
+) -> None:
+    grey = np.tile(np.array([[0, 1000, 2000]], np.uint16), (4, 1))
+    Image.fromarray(grey).save(tmp_path / "a.tif")
+    done = invoke("a.tif", "cat")
+    assert "note: a.tif: values are scaled as 0..2047, the bits that its own values up to 2000 need" in done.stderr
+    assert SegmentationResult.load("out/a.json").provenance["read"].startswith("values are scaled as 0..2047")
+    calls = len(segmenter.calls)
+    assert "note:" not in invoke("a.tif", "cat", "--range", "0,2000").stderr
+    saved = SegmentationResult.load("out/a.json")
+    assert len(segmenter.calls) == calls + 1 and saved.provenance["made"]["by"]["range"] == "0,2000"
+    make_image(tmp_path / "cat.png")
+    assert "has 3 bands (1 red, 2 green, 3 blue)" in invoke("cat.png", "cat", "--bands", "9").stderr
+    for option, text in (("--range", "5"), ("--range", "a,b"), ("--bands", "1,2"), ("--bands", "r,g,b")):
+        refused = invoke("a.tif", "cat", option, text).exception
+        assert isinstance(refused, ImageError) and f"got {text}" in str(refused)
 
 
 def test_max_pixels_refuses_large_images(invoke: Invoke, tmp_path: Path) -> None:

@@ -261,3 +261,24 @@ def test_an_unusable_bank_or_k_is_refused(bank: ImageBank) -> None:
         learn_concepts(["red"], bank, k=1)
     with pytest.raises(VocabularyError, match="at least one label"):
         learn_concepts([], bank)
+
+
+def test_a_concept_is_not_learned_by_the_name_of_a_file(bank: ImageBank) -> None:
+    for names, contexts in (
+        (["photos/red.png"], ()),
+        ([Concept("red", synonyms=("a.jpg",))], ()),
+        (["red"], ["b.png"]),
+    ):
+        with pytest.raises(
+            VocabularyError, match=r"the name of a concept must be words, got '.*(png|jpg)', which looks"
+        ):
+            learn_concepts(names, bank, contexts=contexts)
+
+
+def test_one_changed_byte_of_a_concepts_file_is_noticed_wherever_it_is(learned: ConceptSet, tmp_path: Path) -> None:
+    path = learned.save(tmp_path / "c.safetensors")
+    content = path.read_bytes()
+    for place in np.unique(np.linspace(0, len(content) - 1, 400).astype(int)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x15]) + content[place + 1 :])
+        with pytest.raises(ModelError, match=r"c\.safetensors'"):
+            ConceptSet.load(path)

@@ -193,28 +193,43 @@ def test_the_bits_that_a_png_states_count_unless_its_values_are_scaled_already()
     assert load_image(with_significant_bits(grey, 12))[0, :, 0].tolist() == [0, 32, 64]
 
 
-def test_colours_of_12_bits_in_16_are_refused_and_those_of_16_are_not() -> None:
-    def png(value: int) -> bytes:
-        row = b"\0" + value.to_bytes(2, "big") * 6
-        chunks = (
-            (b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)),
-            (b"IDAT", zlib.compress(row)),
-            (b"IEND", b""),
-        )
-        body = [len(c).to_bytes(4, "big") + k + c + zlib.crc32(k + c).to_bytes(4, "big") for k, c in chunks]
-        return b"\x89PNG\r\n\x1a\n" + b"".join(body)
-
-    with pytest.raises(ImageError, match=r"must use the range of its 16 bits, got colours of at most 12 bits"):
-        load_image(png(4095))
-    assert load_image(png(65535)).tolist() == [[[255] * 3] * 2]
-    assert load_image(png(0)).max() == 0
+def png16(values: npt.NDArray[np.uint16]) -> bytes:
+    """A PNG file of (H, W, 2, 3 or 4) 16-bit values, which Pillow cannot write."""
+    height, width, count = values.shape
+    kind = {2: 4, 3: 2, 4: 6}[count]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    )
+    body = [len(c).to_bytes(4, "big") + k + c + zlib.crc32(k + c).to_bytes(4, "big") for k, c in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(body)
 
 
-def test_integers_beyond_16_bits_and_floats_are_refused() -> None:
-    with pytest.raises(ImageError, match=r"must have grey values in 0\.\.65535, got -5\.\.70000; scale it"):
-        load_image(Image.fromarray(np.array([[-5, 70000]], dtype=np.int32)))
-    with pytest.raises(ImageError, match=r"must hold whole numbers, got 32-bit floats.*scale it to 0\.\.255"):
-        load_image(Image.fromarray(np.ones((2, 2), np.float32)))
+def test_colours_of_16_bits_are_scaled_as_grey_is() -> None:
+    def loaded(*pixel: int) -> list[list[list[int]]]:
+        return load_image(png16(np.array([[pixel]], np.uint16))).tolist()
+
+    assert loaded(0, 2048, 4095) == [[[0, 128, 255]]]
+    assert loaded(0, 32896, 65535) == [[[0, 128, 255]]]
+    assert loaded(0, 0, 0) == [[[0, 0, 0]]]
+    assert loaded(4096, 257, 383) == [[[16, 1, 1]]]  # 383 / 257 = 1.49; its upper byte alone would also be 1
+    assert loaded(0, 386, 65535, 65535) == [[[0, 2, 255]]]  # 1.502: the lower byte counts
+    assert loaded(0, 4095, 4095, 32896) == [
+        [[127, 255, 255]]
+    ]  # opacity is always of 16 bits: 32896 / 65535 = 0.502
+    assert loaded(4095, 0) == [[[255, 255, 255]]] and loaded(4095, 65535) == [[[255, 255, 255]]]
+    assert loaded(0, 65535) == [[[0, 0, 0]]]
+
+
+def test_integers_beyond_16_bits_are_refused_without_a_range() -> None:
+    wide = Image.fromarray(np.array([[-5, 70000]], dtype=np.int32))
+    with pytest.raises(
+        ImageError, match=r"must have grey values in 0\.\.65535, got -5\.\.70000; scale it.*--range"
+    ):
+        load_image(wide)
+    assert load_image(wide, value_range=(-5, 70000))[0, :, 0].tolist() == [0, 255]
 
 
 @pytest.mark.parametrize(
@@ -237,6 +252,80 @@ def test_other_arrays_are_refused_with_shape_and_dtype(array: npt.NDArray[Any]) 
         ImageError, match=r"must be \(H, W, 3\), \(H, W, 4\) or \(H, W\), uint8.*got \(.*convert it"
     ):
         load_image(array)
+
+
+@pytest.mark.parametrize(
+    ("array", "hint"),
+    [
+        (np.zeros((1, 9, 8), np.uint8), r"convert it with image\[0\]$"),
+        (np.zeros((3, 9, 8), np.uint8), r"convert it with image\.transpose\(1, 2, 0\)$"),
+        (np.zeros((1, 9, 8, 3), np.uint8), r"convert it to single images, image\[0\]$"),
+        (np.zeros((1, 3, 9, 8), np.uint8), r"to single images, image\[0\], and transpose\(1, 2, 0\)$"),
+        (np.zeros((5, 9, 8, 3), np.uint8), r"to single images, such as images\[0\]$"),
+        (np.zeros((9, 8, 7), np.uint8), r"choose three of its bands with bands=\(3, 2, 1\)$"),
+        (np.zeros((9, 8, 0), np.uint8), "convert it: it is empty"),
+        (np.zeros((9, 8), bool), r"convert it with image\.astype\('uint8'\) \* 255$"),
+        (
+            np.full((9, 8), 4095, np.uint16),
+            r"\(image / 65535\) where that is white, or say value_range=\(0, 65535\)$",
+        ),
+        (np.full((9, 8), 255, np.int32), r"convert it with image\.astype\('uint8'\) where 255 is white$"),
+        (np.array([[-7, 300]]), r"or say which values are black and white with value_range=\(-7, 300\)$"),
+        (np.array([[0.0, 200.0]]), r"from 0 to 200; convert it: \(image / 255\) where 255 is white"),
+        (
+            np.array([[0.0, 4000.0]]),
+            r"convert it: \(image / 4000\) where that is white, or say value_range=\(0, 4000\)$",
+        ),
+        (np.array([[-2.0, 2.0]]), r"undo the normalization, or say value_range=\(-2, 2\)$"),
+        (np.array([[0.5, np.nan]]), r"convert it with np\.nan_to_num\(image\)$"),
+        (np.zeros((9, 8), complex), r"complex128; convert it to numbers$"),
+        (np.zeros((9, 8), object), r"object; convert it to numbers$"),
+        (
+            np.ma.masked_equal(np.array([[0, 1]], np.uint8), 0),
+            r"masked values; convert it with image\.filled\(0\)$",
+        ),
+    ],
+)
+def test_what_is_advised_for_an_array_makes_an_image_of_it(array: npt.NDArray[Any], hint: str) -> None:
+    with pytest.raises(ImageError, match=hint):
+        load_image(array)
+
+
+def test_the_advice_for_arrays_gives_the_right_pixels() -> None:
+    assert load_image(np.array([[False, True]]).astype("uint8") * 255)[0, :, 0].tolist() == [0, 255]
+    assert load_image(np.array([[0, 32896, 65535]], np.uint16) / 65535)[0, :, 0].tolist() == [0, 128, 255]
+    assert load_image(np.array([[0, 32896, 65535]], np.uint16), value_range=(0, 65535))[0, 1, 0] == 128
+    assert load_image(np.array([[False, True]]), value_range=(0, 1))[0, :, 0].tolist() == [0, 255]
+    assert load_image(np.array([[-2.0, 0, 2]]), value_range=(-2, 2))[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_tensors_of_other_kinds_are_taken_or_named() -> None:
+    grey = torch.tensor([[[0.0, 0.5, 1.0]]], dtype=torch.float64, requires_grad=True)  # (1, 1, 3): both ends
+    assert load_image(grey.permute(1, 0, 2).reshape(1, 1, 3)[0])[0, :, 0].tolist() == [0, 128, 255]
+    assert load_image(torch.tensor([[[0.0, 0.5]]]).half()).tolist() == [[[0] * 3, [128] * 3]]  # (1, H, W)
+    assert load_image(torch.zeros(3, 4, 5, dtype=torch.bfloat16)).shape == (4, 5, 3)
+    sentinel = torch.arange(7, dtype=torch.int32)[:, None, None].expand(7, 20, 30) * 100
+    assert load_image(sentinel, bands=(4, 3, 2), value_range=(0, 600))[0, 0].tolist() == [128, 85, 43]
+    for tensor, hint in (
+        (torch.zeros(1, 3, 5, 7), r"pass one image at a time, such as tensor\[0\]$"),
+        (torch.zeros(4, 3, 5, 7), r"such as tensor\[0\], or segment_batch\(tensor\)$"),
+        (torch.zeros(3, 5, 3), r"both ends could be channels: pass an \(H, W, 3\) NumPy array$"),
+        (torch.zeros(7, 20, 30), r"choose three of its bands with bands=\(3, 2, 1\)$"),
+        (torch.zeros(9), "reshape it"),
+        (torch.zeros(3, 5, 7, device="meta"), "must have plain values, got torch.strided torch.float32 on meta"),
+        (torch.zeros(5, 7).to_sparse(), "must have plain values, got torch.sparse_coo"),
+        (torch.zeros(3, 5, 7, dtype=torch.bool), r"bool; convert it with image\.astype"),
+    ):
+        with pytest.raises(ImageError, match=hint):
+            load_image(tensor)
+
+
+def test_an_object_that_is_almost_an_array_is_told_how_to_become_one() -> None:
+    class Lazy:
+        def __array__(self) -> None: ...
+
+    with pytest.raises(ImageError, match=r"got Lazy; convert it with np\.asarray\(image\)"):
+        load_image(Lazy())  # type: ignore[arg-type]
 
 
 def test_floats_in_0_to_1_and_opacity_are_taken() -> None:
@@ -281,8 +370,6 @@ def test_missing_empty_text_and_folder_are_named(tmp_path: Path) -> None:
         load_image(tmp_path / "text.jpg")
     with pytest.raises(ImageError, match="is a folder; give a file in it"):
         load_image(tmp_path)
-    with pytest.raises(ImageError, match=r"got the address 'https://a\.b/c\.jpg'; download it"):
-        load_image("https://a.b/c.jpg")
     with pytest.raises(ImageError, match=r"cannot read 'xxx.*: File name too long; check its name"):
         load_image("x" * 300)
 

@@ -40,3 +40,13 @@ def test_a_data_set_without_images_is_refused(tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"n": [1]}).save_to_disk(tmp_path / "set")
     with pytest.raises(DatasetError, match="a column of images"):
         list(iterate(f"hf://{tmp_path}/set"))
+
+
+def test_an_address_is_no_source_and_is_refused_by_name_in_a_list(tmp_path: Path) -> None:
+    for source in ("https://a.b/list.txt", "http://a.b/photos.tar", "https://a.b/c.jpg"):
+        with pytest.raises(ImageError, match=f"expected a file, got the address '{source}'; download it"):
+            list(iterate(source))
+    (tmp_path / "list.txt").write_text("https://a.b/c.jpg\n")
+    (item,) = iterate(tmp_path / "list.txt")
+    with pytest.raises(ImageError, match=r"got the address 'https://a\.b/c\.jpg'; download it"):
+        item.read()

@@ -341,3 +341,17 @@ def test_a_flipped_byte_is_found_by_the_checksum(tmp_path: Path, name: str) -> N
     (tmp_path / "weights" / name).write_bytes(content)
     with pytest.raises(ModelError, match=rf"'{name}' is damaged .*expected SHA-256"):
         load(str(model), device="cpu")
+
+
+def test_a_range_and_bands_are_said_with_the_image_and_what_was_decided_is_kept(segmenter: Segmenter) -> None:
+    grey = Image.fromarray(np.tile(np.array([[0, 1000, 2000]], np.uint16), (40, 20)))
+    found = segmenter.segment(grey, ["red"])
+    assert found.provenance["read"].startswith("values are scaled as 0..2047, the bits")
+    said = {"value_range": (0, 2000), "bands": (1, 1, 1)}
+    alone = segmenter.segment(grey, ["red"], **said)
+    (batched,) = segmenter.segment_batch([grey], ["red"], **said)
+    for result in (alone, batched):
+        assert "read" not in result.provenance
+        assert result.image is not None and result.image[0, :3, 0].tolist() == [0, 128, 255]
+    with pytest.raises(ImageError, match="is encoded already, got a range or bands; give them to encode"):
+        segmenter.segment(segmenter.encode(grey), ["red"], **said)

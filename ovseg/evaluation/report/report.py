@@ -178,17 +178,31 @@ def summarize(rows: Sequence[ImageRow], protocol: Protocol, *, manifest: dict[st
 
 
 def leak_line(leaks: dict[str, Any], *, shown: int = 10) -> str:
-    """One sentence: how many images leak, and the first ``shown`` of them."""
+    """How many images leak, and the first ``shown`` of them; the same of the model's own training photos."""
     told = f"leak check against the bank `{leaks['bank']}` of {leaks['bank_images']} images: "
     if not leaks["count"]:
-        return told + "none is a near-copy of an evaluated image"
-    listed = [f"`{pair['bank_image']}` = `{pair['image']}`" for pair in leaks["pairs"][:shown]]
-    more = len(leaks["pairs"]) - len(listed)
-    return (
-        f"{told}**{leaks['count']} are near-copies of {len(leaks['images'])} evaluated images**: "
-        + ", ".join(listed)
-        + (f" and {more} more" if more else "")
-    )
+        told += "none is a near-copy of an evaluated image"
+    else:
+        told += f"**{leaks['count']} are near-copies of {len(leaks['images'])} evaluated images**: "
+        told += _listed_pairs(leaks["pairs"], "bank_image", shown=shown)
+    trained = leaks.get("training")
+    if trained is None:
+        return told
+    told += f"; against the {trained['photos']} photos that {trained['model']} was trained on: "
+    if not trained["pairs"]:
+        return told + "none"
+    images = len({pair["image"] for pair in trained["pairs"]})
+    listed = _listed_pairs(trained["pairs"], "photo", shown=shown)
+    return f"{told}**{images} evaluated images are near-copies**: {listed}"
+
+
+def _listed_pairs(pairs: list[dict[str, Any]], other: str, *, shown: int) -> str:
+    listed = [
+        f"`{pair[other]}` = `{pair['image']}`" + (f" {pair['change']}" if pair.get("change") else "")
+        for pair in pairs[:shown]
+    ]
+    more = len(pairs) - len(listed)
+    return ", ".join(listed) + (f" and {more} more" if more else "")
 
 
 def image_mean_iou(row: ImageRow, *, classes: int) -> float:

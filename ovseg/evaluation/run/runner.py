@@ -91,7 +91,7 @@ def evaluate_task(
     run = Run(segmenter, dataset, labels=labels, setting=task.setting, options=options)
     indices = spread(dataset.names, task.limit)
     if bank is not None:
-        run.leaks = run.processes.from_main(lambda: find_leaks(bank, dataset, indices))
+        run.leaks = run.processes.from_main(lambda: find_leaks(bank, dataset, indices, run.model["name"]))
     report = run.execute(indices, out=None if out is None else Path(out))
     if out is not None and run.processes.is_main:
         run.write(report, Path(out))

@@ -16,6 +16,8 @@ from ovseg.evaluation import evaluate, load_protocol
 from ovseg.evaluation.data.datasets import open_dataset
 from ovseg.evaluation.report.report import leak_line
 from ovseg.evaluation.run.leaks import find_leaks
+from ovseg.images.fingerprint import fingerprint
+from ovseg.models.training_photos import TrainingPhotos
 
 FOLDER = load_protocol("folder")
 
@@ -66,6 +68,31 @@ def test_images_without_a_file_are_compared_by_their_pixels(bank: ImageBank, dat
     dataset = open_dataset(FOLDER, data)
     dataset.image_files = lambda index: ()  # type: ignore[method-assign]
     assert find_leaks(bank, dataset, range(5))["images"] == [dataset.names[1], dataset.names[3]]
+
+
+def test_copies_of_photos_that_the_model_was_trained_on_are_named(
+    bank: ImageBank, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = open_dataset(FOLDER, data)
+    images = [np.asarray(Image.open(path)) for path in sorted((data / "images").iterdir())]
+    looks = np.stack([fingerprint(each) for each in (np.ascontiguousarray(images[4][:, ::-1]), images[0])])
+    trained = TrainingPhotos(looks, (("first", 1), ("second", 1)), "0")
+    monkeypatch.setattr(TrainingPhotos, "of_model", lambda name: trained if name == "toy" else None)
+    leaks = find_leaks(bank, dataset, [0, 2, 4], "toy")
+    assert leaks["training"] == {
+        "model": "toy",
+        "photos": 2,
+        "pairs": [
+            {"image": dataset.names[0], "photo": "photo 1 of 'second'", "change": ""},
+            {"image": dataset.names[4], "photo": "photo 1 of 'first'", "change": "mirrored left to right"},
+        ],
+    }
+    assert "against the 2 photos that toy was trained on: **2 evaluated images are near-copies**: " in leak_line(
+        leaks
+    )
+    assert leak_line(leaks).endswith("` mirrored left to right")
+    assert leak_line(find_leaks(bank, dataset, [2], "toy")).endswith("that toy was trained on: none")
+    assert "training" not in find_leaks(bank, dataset, [2], "other")
 
 
 def test_the_report_lists_the_leaks(bank: ImageBank, data: Path, oracle: Callable[..., Any]) -> None:
