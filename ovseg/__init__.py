@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from ovseg.concepts import learn_concepts as learn_concepts
     from ovseg.errors import OvsegError as OvsegError
     from ovseg.models.catalogue import list_models as list_models
+    from ovseg.pipeline.opening import load as load
     from ovseg.pipeline.segmenter import Segmenter as Segmenter
-    from ovseg.pipeline.segmenter import load as load
     from ovseg.result import SegmentationResult as SegmentationResult
     from ovseg.vocabulary.labels import Concept as Concept
 
 _HOMES = {
     "segment": "ovseg.api",
     "evaluate": "ovseg.api",
-    "load": "ovseg.pipeline.segmenter",
+    "load": "ovseg.pipeline.opening",
     "Segmenter": "ovseg.pipeline.segmenter",
     "SegmentationResult": "ovseg.result",
     "Concept": "ovseg.vocabulary.labels",

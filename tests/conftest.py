@@ -10,7 +10,8 @@ from helpers.datasets import categories, folder, maps, oracle, real_data
 from helpers.towers import clip_model, networks, pixels, siglip_model, wide
 from helpers.toy import bank, photos, segmenter
 
-from ovseg.pipeline.segmenter import Segmenter, load
+from ovseg.pipeline.opening import load
+from ovseg.pipeline.segmenter import Segmenter
 
 __all__ = [  # fixtures of the helpers
     "bank",

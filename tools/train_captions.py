@@ -21,7 +21,8 @@ from ovseg.assets import find_asset
 from ovseg.evaluation import RunOptions, evaluate
 from ovseg.evaluation.data.datasets import open_dataset
 from ovseg.evaluation.data.protocol import load_protocol
-from ovseg.pipeline.segmenter import Segmenter, load
+from ovseg.pipeline.opening import load
+from ovseg.pipeline.segmenter import Segmenter
 from ovseg.training import load_training, train
 from ovseg.training.features import FeatureCache
 from ovseg.training.loop import make_accelerator

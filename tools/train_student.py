@@ -26,7 +26,7 @@ from ovseg.evaluation import RunOptions, evaluate
 from ovseg.evaluation.data.protocol import load_protocol
 from ovseg.images.find import find_images
 from ovseg.images.load import load_image
-from ovseg.pipeline.segmenter import load
+from ovseg.pipeline.opening import load
 from ovseg.training import load_training, train
 from ovseg.vocabulary.labels import Concept
 

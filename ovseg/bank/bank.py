@@ -351,7 +351,7 @@ class ImageBank:
 
 
 def _load(model: str) -> Segmenter:
-    from ovseg.pipeline.segmenter import load
+    from ovseg.pipeline.opening import load
 
     return load(model)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from math import lcm
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -27,6 +29,7 @@ class RecipeEncoder(nn.Module):
         recipe: what its last block attends to.
         structure: structure encoder, for recipes that need one.
         regions: region source, for recipes that need one.
+        regions_of_whole: whether the source looks at the image alone; see ``whole_regions``.
 
     Raises:
         ConfigError: the recipe is unknown, or needs something that is not there.
@@ -40,6 +43,7 @@ class RecipeEncoder(nn.Module):
         recipe: RecipeConfig,
         structure: StructureEncoder | None = None,
         regions: RegionSource | None = None,
+        regions_of_whole: bool = False,
     ) -> None:
         super().__init__()
         self.tower = tower
@@ -48,6 +52,7 @@ class RecipeEncoder(nn.Module):
         self._config = recipe
         self._recipe = find_recipe(recipe)
         self._regions = regions
+        self._regions_of_whole = regions_of_whole
         _check_parts(recipe.name, "structure", wanted=self._recipe.structure, there=structure is not None)
         _check_parts(recipe.name, "regions", wanted=self._recipe.regions, there=regions is not None)
 
@@ -67,8 +72,21 @@ class RecipeEncoder(nn.Module):
         """What it computes in."""
         return next(self.tower.parameters()).dtype
 
-    def dense(self, pixels: Tensor) -> DenseFeatures:
+    def whole_regions(self, image: npt.NDArray[np.uint8]) -> Tensor | None:
+        """(H, W) int32 regions of a whole (H, W, 3) image, −1 outside every one, from which windows may be cut.
+
+        None where the recipe needs no regions, or they come from features of a window.
+        """
+        if self._regions is None or not self._recipe.regions or not self._regions_of_whole:
+            return None
+        return self._regions(torch.from_numpy(image), torch.zeros(0, 1, 1))
+
+    def dense(self, pixels: Tensor, regions: Tensor | None = None) -> DenseFeatures:
         """Features of ``pixels`` (B, 3, H, W), normalised; H and W multiples of ``spec.granularity``.
+
+        Args:
+            pixels: as said.
+            regions: (B, H, W) integers, where they are known already; None asks the region source.
 
         Returns:
             values (B, C, h, w), unit length over C, in the encoder's dtype; ``structure`` where grids agree.
@@ -76,14 +94,18 @@ class RecipeEncoder(nn.Module):
         Raises:
             ShapeError: the sizes do not fit.
         """
-        return as_features(self(pixels), pixels, self.spec.space)
+        return as_features(self(pixels, regions), pixels, self.spec.space)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, pixels: Tensor, regions: Tensor | None = None) -> tuple[Tensor, ...]:
         """What ``dense`` returns as plain tensors, for export: values, and ``structure`` where there is one."""
         pixels = pixels.to(self.dtype)
         tokens = self.tower.prefix(pixels, keep=self._recipe.regions)
         structure = self._structure_of(pixels)
-        attended = self._recipe.run(self._last_block(tokens, pixels, structure), self._config.options)
+        if structure is not None and regions is not None:
+            regions = resize_numbers(regions, (structure.shape[-2], structure.shape[-1])).to(pixels.device)
+        else:
+            regions = self._regions_of(pixels, structure)
+        attended = self._recipe.run(self._last_block(tokens, structure, regions), self._config.options)
         values = functional.normalize(self._finish(attended, tokens), dim=1)
         # A structure on another grid cannot say which cells of the values belong together.
         fits = structure is not None and structure.shape[-2:] == values.shape[-2:]
@@ -99,7 +121,7 @@ class RecipeEncoder(nn.Module):
         features: Tensor = self.structure(renormalise(pixels, self._tower_spec, self.structure.spec))
         return features
 
-    def _last_block(self, tokens: TowerTokens, pixels: Tensor, structure: Tensor | None) -> LastBlock:
+    def _last_block(self, tokens: TowerTokens, structure: Tensor | None, regions: Tensor | None) -> LastBlock:
         q, k, v = self.tower.last_block_qkv(tokens)
         spatial = None
         if self._config.layers:
@@ -114,7 +136,7 @@ class RecipeEncoder(nn.Module):
             tokens.prefix,
             tokens.grid,
             structure=structure,
-            regions=self._regions_of(pixels, structure),
+            regions=regions,
             spatial=spatial,
             region_tokens=lambda numbers: self.tower.region_tokens(tokens, numbers),
         )

@@ -42,13 +42,15 @@ def assemble(
         path = None if encoder.random_weights else _structure_file(config, weights)
         structure = build_structure(encoder.structure, path)
         marks["structure"] = mark_of(path)
-    regions = None
+    regions, whole = None, False
     if encoder.regions is not None:
+        whole = encoder.regions.from_image
         regions = build_regions(encoder.regions)
         if encoder.regions.source == "sam":
             marks["regions"] = sam_mark(str(encoder.regions.options.get("model", SAM_REPO)))
     recipe = encoder.recipe or RecipeConfig(name="plain")
-    return RecipeEncoder(tower, spec, recipe=recipe, structure=structure, regions=regions), marks
+    built = RecipeEncoder(tower, spec, recipe=recipe, structure=structure, regions=regions, regions_of_whole=whole)
+    return built, marks
 
 
 def _set_epsilon(tower: ViTTower, epsilon: float) -> None:

@@ -14,7 +14,7 @@ from ovseg.assets import asset_names, find_asset
 from ovseg.attention.registry import RecipeConfig
 from ovseg.config import Config, load_config, parse_config
 from ovseg.encoders.structure import StructureConfig
-from ovseg.errors import ModelError, did_you_mean
+from ovseg.errors import ConfigError, ModelError, did_you_mean
 from ovseg.heads.registry import HeadConfig
 from ovseg.regions.sources import RegionsConfig
 
@@ -167,6 +167,7 @@ class PruneConfig(Config):
 class ModelConfig(Config):
     """One model: encoders, prompts, sizes, smoothing, background, licence.
 
+    ``words`` names a list of ``prompts/words/``, which the classes of a benchmark are then asked by.
     ``parameters`` are millions. ``correction`` names regions that are painted in their most frequent label.
     ``datasets`` holds, by benchmark, the constants that a paper changes for it, with dotted keys;
     ``for_benchmark`` applies them.
@@ -177,6 +178,7 @@ class ModelConfig(Config):
     encoder: EncoderConfig
     head: HeadConfig | None = None
     templates: str = "one"
+    words: str = ""
     input: InputConfig = InputConfig()
     logit_scale: float = 1.0
     smoothing: float | None = None
@@ -192,7 +194,7 @@ class ModelConfig(Config):
     gated: bool = False
     source: str
     paper: str = ""
-    datasets: dict[str, dict[str, float | bool]] = Field(default={})
+    datasets: dict[str, dict[str, int | float | bool | str | None]] = Field(default={})
 
     @model_validator(mode="before")
     @classmethod
@@ -229,14 +231,45 @@ def read_model_config(name: str) -> ModelConfig:
     return config.model_copy(update={"head": head})
 
 
-def for_benchmark(config: ModelConfig, benchmark: str) -> ModelConfig:
-    """``config`` with the constants that its paper gives for ``benchmark``; as it is where there are none.
+HARNESS = (
+    "templates",
+    "words",
+    "input",
+    "logit_scale",
+    "smoothing",
+    "scoring",
+    "background",
+    "refine",
+    "prune",
+    "correction",
+)  # what a paper's way from an image to labels is made of, besides its networks
+
+
+def for_benchmark(config: ModelConfig, benchmark: str, *, method: str | None = None) -> ModelConfig:
+    """``config`` with the constants that a paper gives for ``benchmark``.
+
+    Args:
+        config: a model file.
+        benchmark: name of a protocol.
+        method: name of a recipe whose ``clip-b16-METHOD-paper`` file says all but the networks; None takes what
+            ``config`` itself says.
 
     Raises:
-        ConfigError: a key of the model file is wrong; it is named.
+        ModelError: there is no such method.
+        ConfigError: no constants are stated for the benchmark, or a key is wrong; it is named.
     """
+    if method is not None:
+        stated = for_benchmark(read_model_config(f"clip-b16-{method}-paper"), benchmark)
+        return config.model_copy(update={name: getattr(stated, name) for name in HARNESS})
+    if benchmark not in config.datasets:
+        known = ", ".join(config.datasets) or "none"
+        raise ConfigError(
+            f"model '{config.name}' states no constants of a paper for '{benchmark}'"
+            f"{did_you_mean(benchmark, config.datasets)} It does for: {known}; use the setting 'shared', or "
+            "'paper:METHOD' with the method of a -paper file"
+        )
     values = config.model_dump()
-    for dotted, value in config.datasets.get(benchmark, {}).items():
+    for dotted, value in config.datasets[benchmark].items():
         *sections, key = dotted.split(".")
         target = values
         for section in sections:

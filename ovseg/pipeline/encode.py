@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ovseg.attention.structured import resize_numbers
 from ovseg.encoders.spec import DenseFeatures, EncoderSpec, ImageEncoder, WholeImageEncoder
 from ovseg.errors import ConfigError, ShapeError
 from ovseg.images.geometry import Geometry, Size
@@ -21,7 +22,10 @@ from ovseg.models.config import InputConfig
 from ovseg.pipeline.windows import WindowGeometry, cut, padded_size, place_windows
 from ovseg.tensors import check_shape
 
-Encode = Callable[[Tensor], DenseFeatures]
+Encode = Callable[..., DenseFeatures]
+"""From (b, 3, H, W) normalised pixels, and (b, H, W) regions where ``WholeRegions`` gave some, to features."""
+WholeRegions = Callable[[npt.NDArray[np.uint8]], "Tensor | None"]
+"""From an (H, W, 3) image to its (H, W) regions, or None."""
 
 _BATCH_WINDOWS = 8
 _BATCH_PIXELS = _BATCH_WINDOWS * 448 * 448  # larger windows run in smaller batches
@@ -58,7 +62,12 @@ def plan_input(original: Size, config: InputConfig, *, multiple: int) -> tuple[S
 
 @torch.inference_mode()
 def encode_image(
-    encode: Encode, image: npt.NDArray[np.uint8], spec: EncoderSpec, config: InputConfig
+    encode: Encode,
+    image: npt.NDArray[np.uint8],
+    spec: EncoderSpec,
+    config: InputConfig,
+    *,
+    regions: WholeRegions | None = None,
 ) -> tuple[DenseFeatures, Geometry]:
     """Features of an image at the size of a model file, whole or in windows, and how its cells lie on it.
 
@@ -67,11 +76,12 @@ def encode_image(
         image: (H, W, 3) uint8.
         spec: preprocessing of the encoder.
         config: sizes and windows of the model file.
+        regions: see ``encode_apart``.
     """
     if config.resampling is not None:
         spec = replace(spec, interpolation=config.resampling)
     if config.splice == "pixels":
-        return encode_apart(encode, image, spec, config)
+        return encode_apart(encode, image, spec, config, regions=regions)
     height, width = image.shape[:2]
     size, window = plan_input((height, width), config, multiple=spec.granularity)
     pixels, geometry = prepare(image, spec, size=size)
@@ -90,14 +100,19 @@ def encode_image(
 
 @torch.inference_mode()
 def encode_images(
-    encode: Encode, images: Sequence[npt.NDArray[np.uint8]], spec: EncoderSpec, config: InputConfig
+    encode: Encode,
+    images: Sequence[npt.NDArray[np.uint8]],
+    spec: EncoderSpec,
+    config: InputConfig,
+    *,
+    regions: WholeRegions | None = None,
 ) -> list[tuple[DenseFeatures, Geometry]]:
     """As ``encode_image`` of each image; those that are of one size after resizing run through together.
 
     Images that run in windows fill batches by themselves and are encoded one by one.
     """
     if config.splice == "pixels" or config.resampling is not None:
-        return [encode_image(encode, image, spec, config) for image in images]
+        return [encode_image(encode, image, spec, config, regions=regions) for image in images]
     found: dict[int, tuple[DenseFeatures, Geometry]] = {}
     waiting: dict[Size, list[int]] = {}
     for place, image in enumerate(images):
@@ -120,7 +135,12 @@ def encode_images(
 
 @torch.inference_mode()
 def encode_apart(
-    encode: Encode, image: npt.NDArray[np.uint8], spec: EncoderSpec, config: InputConfig
+    encode: Encode,
+    image: npt.NDArray[np.uint8],
+    spec: EncoderSpec,
+    config: InputConfig,
+    *,
+    regions: WholeRegions | None = None,
 ) -> tuple[DenseFeatures, WindowGeometry]:
     """Features of an image's windows, one below the other, for maps that are averaged in pixels.
 
@@ -129,6 +149,7 @@ def encode_apart(
         image: (H, W, 3) uint8.
         spec: preprocessing of the encoder.
         config: sizes and windows of the model file.
+        regions: of the whole image, for encoders that need some; found once, then cut as the windows are.
 
     Raises:
         ConfigError: the window is not a multiple of what the encoder takes.
@@ -143,7 +164,16 @@ def encode_apart(
     stride = max(1, (window or 0) - config.overlap)
     tiles = place_windows(size, window=window, stride=stride)
     padded = padded_size(tiles[0], spec.granularity)
-    parts = [encode(torch.cat([cut(pixels, tile, padded) for tile in batch])) for batch in _batches(tiles)]
+    maps = None if regions is None else regions(image)
+    if maps is not None:
+        maps = resize_numbers(maps, size)
+        padding = int(maps.max()) + 1  # a region of its own
+    parts = []
+    for batch in _batches(tiles):
+        seen = [torch.cat([cut(pixels, tile, padded) for tile in batch])]
+        if maps is not None:
+            seen.append(torch.stack([cut(maps, tile, padded, fill=padding) for tile in batch]))
+        parts.append(encode(*seen))
     rows, columns = parts[0].grid
     values = torch.cat([part.values for part in parts])  # (n, C, h, w)
     stacked = values.transpose(0, 1).reshape(1, values.shape[1], len(tiles) * rows, columns)

@@ -46,7 +46,7 @@ def decide_pixels(
     refinement: BandRefinement | None = None,
     dropped: Tensor | None = None,
 ) -> Winners:
-    """The two most probable classes of every pixel.
+    """The two most probable classes of every pixel; of equals, what is none of the labels, then the first label.
 
     Args:
         logits: on cells; enlarged, refined, and then made probabilities (``ClassLogits.probabilities``).
@@ -54,15 +54,19 @@ def decide_pixels(
         refinement: of the enlarged logits; None for none.
         dropped: (K,) bool, classes whose probability is 0 everywhere.
     """
-    index, best, second = [], [], []
+    classes, labels = logits.queries.classes, logits.labels
+    # In released code the background is class 0. Its phrases and a label may be one word, and so equals.
+    order = torch.cat([torch.arange(labels, classes), torch.arange(labels)]).to(logits.values.device)
+    bands = []
     for probabilities in _bands(logits, geometry, refinement):
         if dropped is not None:
             probabilities[dropped] = 0
-        two, order = probabilities.topk(min(2, len(probabilities)), dim=0)
-        index.append(order[0].to(torch.int32))
-        best.append(two[0])
-        second.append(two[1] if len(two) > 1 else torch.zeros_like(two[0]))
-    return Winners(torch.cat(index), torch.cat(best), torch.cat(second))
+        ordered = probabilities[order]
+        first = ordered.argmax(0)
+        best = ordered.gather(0, first[None])[0]
+        second = ordered.scatter_(0, first[None], 0).amax(0)
+        bands.append((order[first].to(torch.int32), best, second))
+    return Winners(*(torch.cat(part) for part in zip(*bands, strict=True)))
 
 
 def label_scores(

@@ -113,18 +113,19 @@ def encode_vocabulary(
 
 
 def phrases_of(vocabulary: Vocabulary) -> tuple[list[str], list[int]]:
-    """The phrases to encode, in plain English, and the class of each.
+    """The phrases to encode, in plain English where they are not raw, and the class of each.
 
     Classes 0…L−1 are the labels; background phrases and the contrasts of labels follow, one class each.
     """
+    spell = str if vocabulary.raw else phrase_for_encoder
     phrases: list[str] = []
     owner: list[int] = []
     for index, group in enumerate(vocabulary.phrases):
-        cleaned = list(dict.fromkeys(phrase_for_encoder(phrase) for phrase in group))
+        cleaned = list(dict.fromkeys(spell(phrase) for phrase in group))
         phrases += cleaned
         owner += [index] * len(cleaned)
     contrasts = [phrase for group in vocabulary.contrasts for phrase in group]
-    rest = dict.fromkeys(phrase_for_encoder(phrase) for phrase in (*vocabulary.background, *contrasts))
+    rest = dict.fromkeys(spell(phrase) for phrase in (*vocabulary.background, *contrasts))
     owner += range(len(vocabulary), len(vocabulary) + len(rest))
     return [*phrases, *rest], owner
 

@@ -14,15 +14,13 @@ import torch
 from torch import Tensor
 
 from ovseg._version import __version__
-from ovseg.encoders.compiled import compile_blocks
-from ovseg.encoders.spec import DenseFeatures, choose_device, choose_dtype
+from ovseg.encoders.spec import DenseFeatures
 from ovseg.errors import ConfigError, ImageError, VocabularyError
 from ovseg.identity import digest
 from ovseg.images.load import ImageSource, Picture, read_image
 from ovseg.images.reading import MAX_PIXELS, Reading
 from ovseg.images.resize import prepare, working_size
-from ovseg.models.build import build_model
-from ovseg.models.config import for_benchmark, read_model_config
+from ovseg.models.config import for_benchmark
 from ovseg.models.model import Model
 from ovseg.pipeline.batches import check_options, path_of, read_ahead, refuse_single
 from ovseg.pipeline.decide import Decision, DecisionRules
@@ -31,10 +29,11 @@ from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits, class_logits
 from ovseg.pipeline.modifiers import LabelWeights, Modifier, Pruning
 from ovseg.pipeline.queries import QueryBank, encode_vocabulary, phrases_of
-from ovseg.pipeline.text_cache import DEFAULT_FOLDER, TextCache
+from ovseg.pipeline.text_cache import TextCache
 from ovseg.result import SegmentationResult
 from ovseg.vocabulary.labels import Background, Concept, Vocabulary
 from ovseg.vocabulary.templates import Templates
+from ovseg.vocabulary.word_lists import WordList
 
 if TYPE_CHECKING:
     from ovseg.concepts import ConceptSet
@@ -123,23 +122,30 @@ class Segmenter:
             asked = digest(asdict(vocabulary), phrases_of(vocabulary))
         return {**self.info, "asked": asked, "background": str(background), "refine": str(self._refines(refine))}
 
-    def for_benchmark(self, name: str) -> Segmenter:
-        """The same networks and modifiers with the constants that the model's paper gives for a benchmark.
+    @property
+    def words(self) -> tuple[tuple[str, ...], ...] | None:
+        """The phrases that a paper asks each class of its benchmark by; None where labels are the caller's."""
+        return WordList.named(self.config.words).classes if self.config.words else None
 
-        Returns this segmenter itself where the model file has none for it.
+    def for_benchmark(self, name: str, *, method: str | None = None) -> Segmenter:
+        """The same networks and modifiers with the constants that a paper gives for a benchmark.
+
+        Args:
+            name: of the benchmark.
+            method: whose constants; None takes those of this model's own file.
 
         Raises:
-            ConfigError: a constant is wrong, or would change the networks, which are already built.
+            ModelError: there is no such method.
+            ConfigError: no constants are stated, one is wrong, or would change the networks, which are built.
         """
-        config = for_benchmark(self.config, name)
-        if config == self.config:
-            return self
+        config = for_benchmark(self.config, name, method=method)
         if config.encoder != self.config.encoder:
             raise ConfigError(
                 f"model '{config.name}': the constants of '{name}' must leave the section 'encoder' alone; "
                 "write a model file of its own for it"
             )
-        return self._changed(model=replace(self.model, config=config), benchmark=name)
+        stated = name if method is None else f"{name} of {method}"
+        return self._changed(model=replace(self.model, config=config), benchmark=stated)
 
     def with_modifiers(self, *modifiers: Modifier) -> Segmenter:
         """The same segmenter with these modifiers added, after those it has."""
@@ -179,7 +185,8 @@ class Segmenter:
 
     def encode_batch(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[EncodedImage]:
         """``encode`` of decoded images (H, W, 3) uint8; those of one size run through the encoder together."""
-        encoded = encode_images(self._joint, images, self.model.image.spec, self.config.input)
+        whole = getattr(self.model.image, "whole_regions", None)
+        encoded = encode_images(self._joint, images, self.model.image.spec, self.config.input, regions=whole)
         return [
             EncodedImage(image, features, geometry, None if self.config.prune is None else self._whole(image))
             for image, (features, geometry) in zip(images, encoded, strict=True)
@@ -358,8 +365,8 @@ class Segmenter:
         size = working_size(image.shape[:2], short_side=side, max_long_side=2 * side, stride=spec.granularity)
         return whole_image(self.model.image, prepare(image, spec, size=size)[0].to(self.device))
 
-    def _joint(self, pixels: Tensor) -> DenseFeatures:
-        return self.model.head.pixels(self.model.image.dense(pixels.to(self.device)))
+    def _joint(self, pixels: Tensor, *regions: Tensor) -> DenseFeatures:
+        return self.model.head.pixels(self.model.image.dense(pixels.to(self.device), *regions))
 
     def _labels(self, labels: Labels | None) -> Labels:
         """What to look for; where nothing is given, what the modifiers know by themselves."""
@@ -385,7 +392,7 @@ class Segmenter:
 
     def _provenance(self, background: Background, refine: bool | None, encoded: EncodedImage) -> dict[str, Any]:
         contrast = background if background is None or isinstance(background, str) else list(background)
-        settings = self.config.model_dump(include={"input", "smoothing", "background"})
+        settings = self.config.model_dump(include={"input", "smoothing", "scoring", "background"})
         made = {**self.info, **settings, "contrast": contrast, "refine": self._refines(refine)}
         read = {"source": encoded.source, "read": encoded.note}
         return made | {name: told for name, told in read.items() if told}
@@ -398,38 +405,3 @@ def _key(labels: Labels, background: Background) -> Hashable | None:
         if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
             return None
     return tuple(labels), background if plain else tuple(background)  # type: ignore[arg-type]
-
-
-def load(
-    name: str = "mini",
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    weights: str | Path | None = None,
-    cache: str | Path | None = None,
-    compile: bool = False,
-) -> Segmenter:
-    """A segmenter by the name of its model file.
-
-    Args:
-        name: one of ``ovseg.list_models()``, or the path of a model's YAML file.
-        device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        dtype: "auto", "float32", "bfloat16", "float16".
-        weights: folder with the weights, in place of the package's or the hub's.
-        cache: folder for text vectors; None takes ``~/.cache/ovseg/text``.
-        compile: run transformer blocks through ``torch.compile``; the first image waits for the compiler.
-
-    Raises:
-        ModelError: unknown model, missing or damaged weights, no such device, or nothing to compile or with.
-    """
-    config = read_model_config(name)
-    chosen = choose_device(device)
-    model = build_model(
-        config,
-        device=chosen,
-        dtype=choose_dtype(dtype, chosen),
-        weights=Path(weights) if weights is not None else None,
-    )
-    if compile:
-        compile_blocks(model.image, device=chosen)
-    return Segmenter(model, device=chosen, cache=DEFAULT_FOLDER if cache is None else Path(cache))

@@ -23,6 +23,7 @@ SOURCES: dict[str, Callable[..., Tensor]] = {
     "linked": linked,
     "sam": sam,
 }
+FROM_IMAGE = frozenset({"slic", "felzenszwalb", "sam"})  # those that look at the image alone
 
 
 class RegionsConfig(Config):
@@ -35,6 +36,11 @@ class RegionsConfig(Config):
 
     source: str
     options: dict[str, float | str] = Field(default={})
+
+    @property
+    def from_image(self) -> bool:
+        """Whether the regions come from the image alone, so that windows can be cut from those of the whole."""
+        return self.source in FROM_IMAGE
 
 
 def build_regions(config: RegionsConfig) -> RegionSource:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from ovseg.errors import VocabularyError
@@ -81,6 +81,8 @@ class Vocabulary:
         contrasts: per label the phrases that it must not be confused with.
         background: phrases for everything that is none of the labels.
         weights: per label a factor on its odds.
+        raw: whether the text encoder gets the phrases as they are written, without the spellings of data sets put
+            into plain English.
 
     Raises:
         VocabularyError: empty, of unequal lengths, or with an entry that cannot be used.
@@ -91,6 +93,7 @@ class Vocabulary:
     contrasts: tuple[tuple[str, ...], ...]
     background: tuple[str, ...]
     weights: tuple[float, ...]
+    raw: bool = False
 
     def __post_init__(self) -> None:
         if not self.labels:
@@ -125,6 +128,8 @@ class Vocabulary:
         if isinstance(labels, Vocabulary):
             if background is None:
                 return labels
+            if labels.raw:
+                return replace(labels, background=_background_phrases(background, labels.phrases))
             concepts = labels.concepts()
         else:
             concepts = _concepts(labels)

@@ -99,7 +99,7 @@ def test_the_branches_of_corrclip_each_pass_projection_and_normalisation(network
     encoder = encoder_of(networks, "corrclip", layers=1)
     tokens = encoder.tower.prefix(wide, keep=True)
     structure = encoder.structure(renormalise(wide, SPEC, FINE))
-    block = encoder._last_block(tokens, wide, structure)
+    block = encoder._last_block(tokens, structure, encoder._regions_of(wide, structure))
     torch.testing.assert_close(
         block.spatial, encoder.tower.last_block_qkv(tokens.with_values(tokens.history[-2].values))[2]
     )

@@ -54,7 +54,7 @@ def patches_of(encoder: RecipeEncoder, pixels: Tensor) -> Tensor:
     """(B, h·w, C) before they are brought to unit length."""
     tokens = encoder.tower.prefix(pixels, keep=encoder._recipe.regions)
     structure = encoder._structure_of(pixels)
-    block = encoder._last_block(tokens, pixels, structure)
+    block = encoder._last_block(tokens, structure, encoder._regions_of(pixels, structure))
     found = encoder._finish(encoder._recipe.run(block, encoder._config.options), tokens)
     return found.flatten(2).transpose(1, 2)
 
@@ -227,7 +227,8 @@ def test_the_features_of_corrclip() -> None:
             tower, spec_of(tower), recipe=recipe, structure=given, regions=lambda image, cells, r=regions: r[0]
         )
         pixels = case[f"input.image_{size}"]
-        block = encoder._last_block(tower.prefix(pixels, keep=True), pixels, structure)
+        sampled = encoder._regions_of(pixels, structure)
+        block = encoder._last_block(tower.prefix(pixels, keep=True), structure, sampled)
         attended = encoder._recipe.run(block, recipe.options)
         spatial, semantic = attended.branches
         apart = {

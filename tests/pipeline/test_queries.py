@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from ovseg.errors import ConfigError, VocabularyError
+from ovseg.pipeline.opening import load
 from ovseg.pipeline.queries import encode_phrases, first_alike, phrases_of
-from ovseg.pipeline.segmenter import Segmenter, load
+from ovseg.pipeline.segmenter import Segmenter
 from ovseg.pipeline.text_cache import TextCache
 from ovseg.vocabulary.labels import Concept, Vocabulary
 from ovseg.vocabulary.templates import Templates

@@ -19,7 +19,8 @@ from ovseg.assets import asset_root, find_asset
 from ovseg.errors import ConfigError, ImageError, ModelError, VocabularyError
 from ovseg.images.load import load_image
 from ovseg.models.embedded import FILES
-from ovseg.pipeline.segmenter import Segmenter, load
+from ovseg.pipeline.opening import load
+from ovseg.pipeline.segmenter import Segmenter
 from ovseg.vocabulary.labels import Concept
 
 LABELS = ["grass", "sky", "dog"]
