@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,12 @@ from contextlib import contextmanager
 Advance = Callable[..., None]
 """``advance(done=1, note=None)``: so many more are done, and what the bar says beside itself from now on. A note
 may be a function; it is then called only when the bar is drawn again."""
+
+
+def remark(sentence: str) -> None:
+    """A line on standard error that begins with "note:"."""
+    sys.stderr.write(f"note: {sentence}\n")
+
 
 _REFRESH = 0.5  # seconds between two notes that take time to make, such as a running score
 

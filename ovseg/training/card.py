@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ def write_card(
     rows: list[dict[str, Any]],
     manifest: list[dict[str, Any]],
     path: Path,
+    *,
+    remarks: Sequence[str] = (),
 ) -> None:
     """The model card: what it is, from what, how well, and how to run it."""
     scores = [(row["score"], row["step"]) for row in rows if "score" in row]
@@ -69,6 +72,7 @@ def write_card(
         "",
         "Trained on:",
         *data,
+        *(f"- note: {sentence}" for sentence in remarks),
         "",
         f"The encoders' licence is {model.license}; that of the trained weights also depends on the data above. "
         "Names that no mask showed rest on the encoders alone.",

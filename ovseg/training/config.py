@@ -51,7 +51,7 @@ class Validation(Config):
     """When and on what the head is scored; the best is kept beside the last.
 
     Attributes:
-        protocol, path, split: as of ``ovseg evaluate``.
+        protocol, path, split, orientation: as of ``ovseg evaluate``.
         limit: only so many images, evenly spread.
         every: steps between two scores.
     """
@@ -59,6 +59,7 @@ class Validation(Config):
     protocol: str
     path: Place
     split: str | None = None
+    orientation: Literal["upright", "stored"] | None = None
     limit: Positive | None = None
     every: Positive = 100
 

@@ -15,8 +15,10 @@ from pydantic import Field
 
 from ovseg.config import Config
 from ovseg.errors import ConfigError, DatasetError
+from ovseg.evaluation.data.check import check_before
 from ovseg.evaluation.data.datasets import Dataset, check_same_size, open_dataset, open_files
 from ovseg.evaluation.data.masks import read_image, read_mask
+from ovseg.evaluation.data.orientation import Reading
 from ovseg.evaluation.data.protocol import load_protocol
 from ovseg.journal import read_journal
 from ovseg.training.config import Place, Positive
@@ -37,6 +39,7 @@ class MaskData(Config):
         held_out: the part that is not trained on; None trains on all.
         held_out_classes: class names whose masks are not trained on.
         fold: of a few-shot protocol (PASCAL-5i, COCO-20i): its classes are held out as well.
+        orientation: instead of the protocol's: how masks lie on photos that their EXIF data turn.
     """
 
     protocol: str
@@ -46,6 +49,7 @@ class MaskData(Config):
     held_out: int | None = None
     held_out_classes: tuple[str, ...] = ()
     fold: int | None = None
+    orientation: Reading | None = None
 
 
 class PseudoLabels(Config):
@@ -193,7 +197,7 @@ class PseudoLabelSource:
         """
         image_file, map_file, confidence_file = self.files(index)
         ids = read_mask(map_file)
-        image = read_image(image_file, size=ids.shape)
+        image = read_image(image_file)  # labels lie on the upright photo
         check_same_size(image, ids, image_name=self.names[index], mask_name=str(map_file))
         strange = np.unique(ids[(ids >= len(self.phrases)) & (ids != _PSEUDO_IGNORE)])
         if len(strange):
@@ -248,8 +252,8 @@ def open_masks(data: MaskData) -> Dataset:
         DatasetError: the data are incomplete.
     """
     protocol = load_protocol(data.protocol)
-    if data.split is not None:
-        protocol = protocol.model_copy(update={"split": data.split})
+    changes = {"split": data.split, "orientation": data.orientation}
+    protocol = protocol.model_copy(update={key: value for key, value in changes.items() if value is not None})
     if protocol.episodes is not None and protocol.episodes.kind == "few-shot":
         # an episode shows one class only
         return open_files(protocol, Path(data.path))
@@ -278,7 +282,18 @@ def held_out_classes(data: MaskData, dataset: Dataset) -> list[int]:
 
 def reading_of(dataset: Dataset) -> dict[str, Any]:
     """What decides the examples of a data set besides their files: the protocol, or the version on the hub."""
-    return {"protocol": dataset.protocol.fingerprint(), "data": dataset.fingerprint}
+    reading = {"protocol": dataset.protocol.fingerprint(), "data": dataset.fingerprint}
+    return reading if dataset.reading is None else {**reading, "orientation": dataset.reading}
+
+
+def check_masks(data: MaskData) -> list[str]:
+    """What should be known of the masks before anything is made of them; see ``check_before``.
+
+    Raises:
+        DatasetError: they cannot be what their class list says.
+    """
+    dataset = open_masks(data)
+    return [f"'{data.path}': {sentence}" for sentence in check_before(dataset, range(len(dataset.names)))]
 
 
 def dataset_content(dataset: Dataset, rows: Iterable[int], cache: FeatureCache) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ovseg.models.embedded import HEAD_FILE
 from ovseg.models.model import Model
 from ovseg.models.trained import join
 from ovseg.pipeline.segmenter import Segmenter
-from ovseg.progress import progress_bar
+from ovseg.progress import progress_bar, remark
 from ovseg.provenance import environment
 from ovseg.training.card import draw_curves, write_card
 from ovseg.training.checkpoint import (
@@ -35,8 +35,8 @@ from ovseg.training.checkpoint import (
     refuse_other_run,
     settings_of,
 )
-from ovseg.training.config import TrainingConfig
-from ovseg.training.data import MaskData, dataset_content, open_masks
+from ovseg.training.config import TrainingConfig, Validation
+from ovseg.training.data import MaskData, check_masks, dataset_content, open_masks
 from ovseg.training.features import FeatureCache
 from ovseg.training.loop import make_accelerator, train_steps
 from ovseg.training.recipe import Task
@@ -77,6 +77,7 @@ def train(config: TrainingConfig, *, progress: bool = False) -> Path:
     resumed = (out / CHECKPOINT).is_file()
     if resumed:
         read_checkpoint(out / CHECKPOINT, run)  # one of another run is refused before features are computed
+    remarks = check_data(config, shown=shown)
     task = recipe.build(config, model, cache, accelerator)
     if accelerator.is_main_process and not resumed:
         write_json(out / "config.json", config.model_dump(mode="json"))
@@ -89,7 +90,7 @@ def train(config: TrainingConfig, *, progress: bool = False) -> Path:
             advance(step - done, note=f"loss {loss:.3f}")
             done = step
     if accelerator.is_main_process:
-        finish(config, model, task, run=run)
+        finish(config, model, task, run=run, remarks=remarks)
     accelerator.wait_for_everyone()
     return out
 
@@ -111,9 +112,30 @@ def describe(config: TrainingConfig, model: Model, known: Mapping[str, str], cac
     }
     if config.validation is not None:
         scored = config.validation
-        dataset = open_masks(MaskData(protocol=scored.protocol, path=scored.path, split=scored.split))
+        dataset = open_masks(validation_data(scored))
         parts["content"]["validation"] = dataset_content(dataset, range(len(dataset.names)), cache)
     return {**settings_of(config), **flatten(parts)}
+
+
+def validation_data(scored: Validation) -> MaskData:
+    """The images and masks that a run is validated on."""
+    return MaskData(**scored.model_dump(include={"protocol", "path", "split", "orientation"}))
+
+
+def check_data(config: TrainingConfig, *, shown: bool) -> list[str]:
+    """Look at all masks that a run trains on or is validated on; what is remarkable is told where ``shown``.
+
+    Raises:
+        DatasetError: masks cannot be what their class list says.
+    """
+    lists = (value for value in vars(config).values() if isinstance(value, tuple))
+    sets = [data for values in lists for data in values if isinstance(data, MaskData)]
+    if config.validation is not None:
+        sets.append(validation_data(config.validation))
+    remarks = [sentence for data in sets for sentence in check_masks(data)]
+    for sentence in remarks if shown else ():
+        remark(sentence)
+    return remarks
 
 
 def is_finished(out: Path, run: Mapping[str, Any]) -> bool:
@@ -168,7 +190,9 @@ def validator(config: TrainingConfig, model: Model, task: Task) -> Callable[[], 
     """The mean IoU of the task's head as it is when called, by the project's own evaluation."""
     settings = config.validation
     assert settings is not None
-    options = RunOptions(split=settings.split, boundary=False, sheet=False)
+    options = RunOptions(
+        split=settings.split, orientation=settings.orientation, check=False, boundary=False, sheet=False
+    )
 
     def score() -> float:
         segmenter = segmenter_of(model, task)
@@ -178,7 +202,9 @@ def validator(config: TrainingConfig, model: Model, task: Task) -> Callable[[], 
     return score
 
 
-def finish(config: TrainingConfig, model: Model, task: Task, *, run: Mapping[str, Any]) -> None:
+def finish(
+    config: TrainingConfig, model: Model, task: Task, *, run: Mapping[str, Any], remarks: Sequence[str] = ()
+) -> None:
     """Write the trained head (the best where runs are validated), its model file, card and curves."""
     out = config.out
     task.eval()
@@ -191,6 +217,6 @@ def finish(config: TrainingConfig, model: Model, task: Task, *, run: Mapping[str
         path.write_text(yaml.safe_dump(written.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
     rows = read_journal(out / METRICS)
     draw_curves(rows, out / "curves.png")
-    write_card(config, written, rows, task.manifest, out / "README.md")
+    write_card(config, written, rows, task.manifest, out / "README.md", remarks=remarks)
     result = {"weights": task.weights_file, "sha256": sha256, "steps": config.schedule.steps, "run": dict(run)}
     write_json(out / RESULT, result)

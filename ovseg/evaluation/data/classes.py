@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ovseg.errors import DatasetError, VocabularyError
-from ovseg.evaluation.data.protocol import IDS, Protocol, with_classes
+from ovseg.evaluation.data.protocol import IDS, Protocol, same_names, with_classes
 from ovseg.vocabulary.label_files import parse_label_lines
 
 
@@ -28,7 +28,7 @@ def read_classes(protocol: Protocol, data: Path) -> Protocol:
         )
     entries, ignore = _parse_classes(path, protocol)
     names = [entry["name"] for entry in entries]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = same_names(names)
     if twice or not names:
         told = f"twice: {', '.join(twice)}" if twice else "it names none"
         raise DatasetError(f"'{path}' must name each class once; {told}")

@@ -131,6 +131,7 @@ class EvaluationReport:
             f"- model `{self.model_name}`, "
             f"{manifest.get('seconds_per_image', math.nan):.3f} s an image, "
             f"commit `{str(manifest.get('commit'))[:12]}`",
+            *(f"- data: {sentence}" for sentence in manifest.get("remarks", [])),
             *([f"- {leak_line(manifest['leaks'])}"] if "leaks" in manifest else []),
             "",
             "| score | % |",

@@ -106,7 +106,7 @@ def measure_robustness(
 
     def run(name: str, changed: RunOptions, asked: Task = task) -> EvaluationReport:
         folder = None if out is None else Path(out) / name.replace(":", "-").replace(" ", "-")
-        return evaluate_task(segmenter, asked, out=folder, options=changed)
+        return evaluate_task(segmenter, asked, out=folder, options=replace(changed, check=changed is base))
 
     clean = run("clean", base)
     conditions = []

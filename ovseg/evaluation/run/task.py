@@ -13,10 +13,11 @@ from ovseg.errors import ConfigError, DatasetError
 from ovseg.evaluation.data.datasets import open_dataset
 from ovseg.evaluation.data.examples import Dataset
 from ovseg.evaluation.data.files import FileDataset
+from ovseg.evaluation.data.orientation import READINGS
 from ovseg.evaluation.data.protocol import Protocol, load_protocol
 
-_IN_PROTOCOL = {"split", "fold", "shots"}
-_WITHOUT_EFFECT = {"batch_size", "progress", "sheet"}
+_IN_PROTOCOL = {"split", "fold", "shots", "orientation"}
+_WITHOUT_EFFECT = {"batch_size", "progress", "sheet", "check", "absent"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class RunOptions:
         synonyms: give the protocol's synonyms to the segmenter.
         corruption: ``"NAME:SEVERITY"`` of ``corruptions``, applied to every image.
         paraphrase: name of a rewriting in ``paraphrase``, applied to every prompt.
+        orientation: ``"upright"`` or ``"stored"``, instead of the protocol's: how masks lie on photos that their
+            EXIF data turn.
+        absent: classes that the data need not show, besides the protocol's.
+        check: look at the masks first, and refuse those that cannot be what the class list says.
         progress: show a bar with the running mIoU.
         sheet: with ``out``, draw the best, median and worst images (they are segmented once more).
 
@@ -67,12 +72,17 @@ class RunOptions:
     synonyms: bool = True
     corruption: str | None = None
     paraphrase: str | None = None
+    orientation: str | None = None
+    absent: tuple[str, ...] = ()
+    check: bool = True
     progress: bool = False
     sheet: bool = True
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1 image, got {self.batch_size}")
+        if self.orientation not in (None, *READINGS):
+            raise ConfigError(f"orientation must be {' or '.join(READINGS)}, got '{self.orientation}'")
 
     @property
     def that_count(self) -> dict[str, Any]:
@@ -123,7 +133,8 @@ def check_count(dataset: Dataset, *, limit: int | None) -> None:
 
 
 def _narrowed(protocol: Protocol, options: RunOptions) -> Protocol:
-    changes: dict[str, Any] = {} if options.split is None else {"split": options.split}
+    stated = {"split": options.split, "orientation": options.orientation}
+    changes: dict[str, Any] = {key: value for key, value in stated.items() if value is not None}
     episodes = {key: value for key in ("fold", "shots") if (value := getattr(options, key)) is not None}
     if episodes and protocol.episodes is None:
         raise ConfigError(
