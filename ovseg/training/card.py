@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from ovseg.files import atomic_path
 from ovseg.models.config import ModelConfig
 from ovseg.training.config import TrainingConfig
+from ovseg.training.data import place_of
 
 _SIZE, _MARGIN = (720, 400), 50
 _COLOURS = {"loss": (200, 60, 40), "score": (40, 90, 200)}
@@ -61,7 +62,7 @@ def write_card(
         score, step = max(scores)
         where = f"`{validation.protocol}` (`{validation.path}`)"
         best = f"mIoU {100 * score:.1f} on {where}, step {step}, the best of {len(scores)} looks"
-    data = [f"- {_counts(entry)}: `{_place(entry['data'])}`" for entry in manifest]
+    data = [f"- {_counts(entry)}: `{place_of(entry['data'])}`" for entry in manifest]
     lines = [
         f"# {model.name}",
         "",
@@ -89,10 +90,3 @@ def write_card(
 def _counts(entry: dict[str, Any]) -> str:
     """What an entry of the manifest counts, such as "3 images, 2 classes"."""
     return ", ".join(f"{count} {what}" for what, count in entry.items() if isinstance(count, int))
-
-
-def _place(data: Any) -> str:
-    """The folder or table that an entry of the manifest names."""
-    if not isinstance(data, dict):
-        return str(data)
-    return str(data.get("path") or data.get("table") or data.get("pseudo_labels"))

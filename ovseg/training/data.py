@@ -234,6 +234,13 @@ class PseudoLabelSource:
         return found
 
 
+def place_of(settings: Any) -> str:
+    """The folder or table that the settings of a source name."""
+    if not isinstance(settings, dict):
+        return str(settings)
+    return str(settings.get("path") or settings.get("table") or settings.get("pseudo_labels"))
+
+
 def open_source(data: MaskData | PseudoLabels) -> Source:
     """The labelled images that the section ``data`` of a training file names."""
     return MaskSource(data) if isinstance(data, MaskData) else PseudoLabelSource(data)

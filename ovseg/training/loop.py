@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,8 @@ def _validate(state: State, validate: Validate, out: Path, accelerator: Accelera
     state.task.eval()
     with averaged(state.task, state.mean):
         score = validate()
+        if math.isnan(score):  # nothing is better or worse than it, so the first weights would be kept for the best
+            raise TrainingError("the validation has no score: no pixel of its images counts; look at its masks")
         if state.best is None or score > state.best:
             state.best = score
             if accelerator.is_main_process:

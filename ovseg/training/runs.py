@@ -30,6 +30,7 @@ from ovseg.training.checkpoint import (
     BEST,
     CHECKPOINT,
     METRICS,
+    TrainingError,
     flatten,
     read_checkpoint,
     refuse_other_run,
@@ -90,6 +91,7 @@ def train(config: TrainingConfig, *, progress: bool = False) -> Path:
             advance(step - done, note=f"loss {loss:.3f}")
             done = step
     if accelerator.is_main_process:
+        refuse_nothing(read_journal(out / METRICS))
         finish(config, model, task, run=run, remarks=remarks)
     accelerator.wait_for_everyone()
     return out
@@ -115,6 +117,19 @@ def describe(config: TrainingConfig, model: Model, known: Mapping[str, str], cac
         dataset = open_masks(validation_data(scored))
         parts["content"]["validation"] = dataset_content(dataset, range(len(dataset.names)), cache)
     return {**settings_of(config), **flatten(parts)}
+
+
+def refuse_nothing(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse to call a head trained whose loss was 0 at every step.
+
+    Raises:
+        TrainingError: it was.
+    """
+    if rows and all(row["loss"] == 0 for row in rows):
+        raise TrainingError(
+            f"the loss was 0 at all {len(rows)} steps, so nothing was learned and no head is written; "
+            "do the data show at least two things to tell apart?"
+        )
 
 
 def validation_data(scored: Validation) -> MaskData:
