@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -58,6 +59,20 @@ class Journal:
         except OSError as error:
             raise OutputError(
                 f"cannot write '{self.path}': {error.strerror or error}; is the disk full, or the folder not yours?"
+            ) from error
+
+    def sync(self) -> None:
+        """Wait until all lines are on the disk itself.
+
+        Raises:
+            OutputError: the disk is full.
+        """
+        try:
+            if self._stream is not None:
+                os.fsync(self._stream.fileno())
+        except OSError as error:
+            raise OutputError(
+                f"cannot write '{self.path}': {error.strerror or error}; is the disk full?"
             ) from error
 
     def close(self) -> None:

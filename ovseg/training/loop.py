@@ -32,7 +32,8 @@ def train_steps(
 ) -> Iterator[tuple[int, float]]:
     """Train ``task`` and yield (step, loss) after every optimiser step.
 
-    A checkpoint in ``out`` is resumed: the losses that follow are those of a run that was never interrupted.
+    A checkpoint in ``out`` is resumed: the losses that follow are those of a run that was never interrupted. From
+    that of a finished run with fewer steps it goes on with the learning rates of the new number of steps.
     When all steps are done the task has the running mean of its weights, where the schedule keeps one.
 
     Args:
@@ -74,6 +75,7 @@ def train_steps(
             if accelerator.is_main_process:
                 journal.append(row)
             if last or step % config.save_every == 0:
+                journal.sync()  # a checkpoint never has a step that the metrics lack, even after a power cut
                 state.save(out / CHECKPOINT, step=step, accelerator=accelerator)
             yield step, total
     if mean is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 import yaml
 
+from ovseg.bank.store import writing
 from ovseg.config import choose
 from ovseg.errors import ConfigError
 from ovseg.evaluation import RunOptions, evaluate
@@ -32,6 +34,7 @@ from ovseg.training.checkpoint import (
     METRICS,
     TrainingError,
     flatten,
+    more_steps,
     read_checkpoint,
     refuse_other_run,
     settings_of,
@@ -50,6 +53,10 @@ RESULT = "result.json"  # written last: a folder that has it is finished
 
 def train(config: TrainingConfig, *, progress: bool = False) -> Path:
     """Train what ``config`` says; an interrupted run goes on where it stopped, a finished one is left as it is.
+
+    A finished run that is given more steps goes on from its last checkpoint, with the learning rates that the new
+    number of steps has at each of them: all schedules depend on it, so the result is not that of a run that had as
+    many from its start, and its card says so.
 
     Args:
         config: the run.
@@ -75,26 +82,53 @@ def train(config: TrainingConfig, *, progress: bool = False) -> Path:
         with progress_bar("finished before", total=config.schedule.steps, shown=shown) as advance:
             advance(config.schedule.steps)
         return out
-    resumed = (out / CHECKPOINT).is_file()
-    if resumed:
-        read_checkpoint(out / CHECKPOINT, run)  # one of another run is refused before features are computed
+    kept = kept_run(out, run)  # one of another run is refused before features are computed
     remarks = check_data(config, shown=shown)
-    task = recipe.build(config, model, cache, accelerator)
-    if accelerator.is_main_process and not resumed:
-        write_json(out / "config.json", config.model_dump(mode="json"))
+    with writing(out, what="training run") if accelerator.is_main_process else nullcontext():
+        task = recipe.build(config, model, cache, accelerator)
+        if accelerator.is_main_process:
+            begin(config, task, kept, run=run)
+        steps = train_steps(
+            task, config, out, run=run, validate=validator(config, model, task), accelerator=accelerator
+        )
+        done = 0
+        with progress_bar("training", total=config.schedule.steps, shown=shown) as advance:
+            for step, loss in steps:
+                advance(step - done, note=f"loss {loss:.3f}")
+                done = step
+        if accelerator.is_main_process:
+            refuse_nothing(read_journal(out / METRICS))
+            finish(config, model, task, run=run, remarks=remarks)
+        accelerator.wait_for_everyone()
+    return out
+
+
+def kept_run(out: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the checkpoint in the folder says about its run; None where there is no checkpoint.
+
+    Raises:
+        TrainingError: it is of another run, or only the result of a shorter one is left.
+    """
+    if (out / CHECKPOINT).is_file():
+        described: dict[str, Any] = read_checkpoint(out / CHECKPOINT, run)["run"]
+        return described
+    if (out / RESULT).is_file() and more_steps(read_result(out).get("run"), run):
+        raise TrainingError(
+            f"'{out}' holds a finished run without its '{CHECKPOINT}', from which more steps would go on; "
+            "choose another out folder"
+        )
+    return None
+
+
+def begin(config: TrainingConfig, task: Task, kept: Mapping[str, Any] | None, *, run: Mapping[str, Any]) -> None:
+    """Write what a run folder says from its start on; a finished run that goes on is finished no more."""
+    out = config.out
+    if kept is not None and more_steps(kept, run):
+        (out / RESULT).unlink(missing_ok=True)
+    write_json(out / "config.json", config.model_dump(mode="json"))
+    if kept is None:
         write_json(out / "environment.json", environment())
         write_json(out / "data.json", task.manifest)
-    validate = None if config.validation is None else validator(config, model, task)
-    done = 0
-    with progress_bar("training", total=config.schedule.steps, shown=shown) as advance:
-        for step, loss in train_steps(task, config, out, run=run, validate=validate, accelerator=accelerator):
-            advance(step - done, note=f"loss {loss:.3f}")
-            done = step
-    if accelerator.is_main_process:
-        refuse_nothing(read_journal(out / METRICS))
-        finish(config, model, task, run=run, remarks=remarks)
-    accelerator.wait_for_everyone()
-    return out
 
 
 def describe(config: TrainingConfig, model: Model, known: Mapping[str, str], cache: FeatureCache) -> dict[str, Any]:
@@ -161,10 +195,18 @@ def is_finished(out: Path, run: Mapping[str, Any]) -> bool:
     """
     if not (out / RESULT).is_file():
         return False
-    result = json.loads((out / RESULT).read_text(encoding="utf-8"))
+    result = read_result(out)
+    if more_steps(result.get("run"), run):
+        return False
     refuse_other_run(result.get("run"), run, path=out / RESULT)
     weights = out / result["weights"]
     return weights.is_file() and bool(sha256_of(weights) == result["sha256"])
+
+
+def read_result(out: Path) -> dict[str, Any]:
+    """What a finished run says about itself."""
+    result: dict[str, Any] = json.loads((out / RESULT).read_text(encoding="utf-8"))
+    return result
 
 
 def trainable_model(name: str) -> Model:
@@ -201,10 +243,11 @@ def segmenter_of(model: Model, task: Task) -> Segmenter:
     return Segmenter(join(configured, task.head, mark="training"), device=device)
 
 
-def validator(config: TrainingConfig, model: Model, task: Task) -> Callable[[], float]:
-    """The mean IoU of the task's head as it is when called, by the project's own evaluation."""
+def validator(config: TrainingConfig, model: Model, task: Task) -> Callable[[], float] | None:
+    """The mean IoU of the task's head as it is when called, by the project's own evaluation; None without data."""
     settings = config.validation
-    assert settings is not None
+    if settings is None:
+        return None
     options = RunOptions(
         split=settings.split, orientation=settings.orientation, check=False, boundary=False, sheet=False
     )
@@ -232,6 +275,26 @@ def finish(
         path.write_text(yaml.safe_dump(written.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
     rows = read_journal(out / METRICS)
     draw_curves(rows, out / "curves.png")
-    write_card(config, written, rows, task.manifest, out / "README.md", remarks=remarks)
-    result = {"weights": task.weights_file, "sha256": sha256, "steps": config.schedule.steps, "run": dict(run)}
+    before = read_checkpoint(out / CHECKPOINT, run).get("before", [])
+    write_card(
+        config, written, rows, task.manifest, out / "README.md", remarks=[*remarks, *went_on(before, config)]
+    )
+    result = {
+        "weights": task.weights_file,
+        "sha256": sha256,
+        "steps": config.schedule.steps,
+        "before": before,
+        "run": dict(run),
+    }
     write_json(out / RESULT, result)
+
+
+def went_on(before: Sequence[int], config: TrainingConfig) -> list[str]:
+    """What the card says of a run that was given more steps when it was finished."""
+    if not before:
+        return []
+    rates, stages = config.schedule.kind, ", ".join(map(str, before))
+    return [
+        f"this run was finished at step {stages} and given more; from there on the {rates} learning rates are "
+        f"those of {config.schedule.steps} steps, so the weights are not those of {config.schedule.steps} steps in one go"
+    ]
