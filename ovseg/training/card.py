@@ -1,4 +1,4 @@
-"""What a run leaves for people: its curves as a picture, and a card that says what the weights are."""
+"""The card that a run leaves: what the weights are, from what, and how well they do."""
 
 from __future__ import annotations
 
@@ -6,43 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw
-
 from ovseg.files import atomic_path
 from ovseg.models.config import ModelConfig
 from ovseg.training.config import TrainingConfig
 from ovseg.training.data import place_of
-
-_SIZE, _MARGIN = (720, 400), 50
-_COLOURS = {"loss": (200, 60, 40), "score": (40, 90, 200)}
-
-
-def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
-    """Loss and score over the steps as a PNG, each on a scale of its own from its least to its largest value."""
-    picture = Image.new("RGB", _SIZE, "white")
-    draw = ImageDraw.Draw(picture)
-    width, height = _SIZE
-    draw.rectangle((_MARGIN, _MARGIN, width - _MARGIN, height - _MARGIN), outline="black")
-    last = max((row["step"] for row in rows), default=1)
-    for place, (name, colour) in enumerate(_COLOURS.items()):
-        points = [(row["step"], row[name]) for row in rows if name in row]
-        if not points:
-            continue
-        low, high = min(value for _, value in points), max(value for _, value in points)
-        line = [
-            (
-                _MARGIN + (width - 2 * _MARGIN) * step / last,
-                height - _MARGIN - (height - 2 * _MARGIN) * (value - low) / max(high - low, 1e-9),
-            )
-            for step, value in points
-        ]
-        draw.line(line, fill=colour, width=2)
-        for x, y in line if len(line) < 60 else ():
-            draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
-        draw.text((_MARGIN, 10 + 16 * place), f"{name}: {low:.4g} to {high:.4g}", fill=colour)
-    draw.text((width - _MARGIN - 60, height - _MARGIN + 8), f"step {last}", fill="black")
-    with atomic_path(path) as temporary:
-        picture.save(temporary)
 
 
 def write_card(

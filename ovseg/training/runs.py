@@ -27,7 +27,7 @@ from ovseg.models.trained import join
 from ovseg.pipeline.segmenter import Segmenter
 from ovseg.progress import progress_bar, remark
 from ovseg.provenance import environment
-from ovseg.training.card import draw_curves, write_card
+from ovseg.training.card import write_card
 from ovseg.training.checkpoint import (
     BEST,
     CHECKPOINT,
@@ -40,6 +40,7 @@ from ovseg.training.checkpoint import (
     settings_of,
 )
 from ovseg.training.config import TrainingConfig, Validation
+from ovseg.training.curves import draw_curves
 from ovseg.training.data import MaskData, check_masks, dataset_content, open_masks
 from ovseg.training.features import FeatureCache
 from ovseg.training.loop import make_accelerator, train_steps
@@ -296,5 +297,5 @@ def went_on(before: Sequence[int], config: TrainingConfig) -> list[str]:
     rates, stages = config.schedule.kind, ", ".join(map(str, before))
     return [
         f"this run was finished at step {stages} and given more; from there on the {rates} learning rates are "
-        f"those of {config.schedule.steps} steps, so the weights are not those of {config.schedule.steps} steps in one go"
+        f"those of {config.schedule.steps} steps, so the weights are not those of so many steps in one go"
     ]
