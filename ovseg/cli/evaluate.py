@@ -47,7 +47,8 @@ def evaluate(
         list[str] | None, typer.Option(help="A class that the data need not show.", rich_help_panel=_TASK)
     ] = None,
     shots: Annotated[
-        int | None, typer.Option(help="Examples a class in a few-shot protocol.", rich_help_panel=_TASK)
+        int | None,
+        typer.Option(help="Visual examples a class; no model of ovseg reads them yet.", rich_help_panel=_TASK),
     ] = None,
     model: Annotated[str, typer.Option(help="A name from 'ovseg models'.", rich_help_panel=_MODEL)] = "mini",
     weights: Annotated[

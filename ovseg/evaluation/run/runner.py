@@ -16,7 +16,7 @@ from ovseg._version import __version__
 from ovseg.errors import DatasetError
 from ovseg.evaluation.data.check import check_before
 from ovseg.evaluation.data.examples import Dataset, Example
-from ovseg.evaluation.data.protocol import Protocol
+from ovseg.evaluation.data.protocol import Protocol, load_protocol
 from ovseg.evaluation.metrics.boundary import boundary_counts
 from ovseg.evaluation.metrics.calibration import map_reliability
 from ovseg.evaluation.metrics.confusion import ConfusionMatrix, sparse_pairs
@@ -29,7 +29,7 @@ from ovseg.evaluation.run.leaks import find_leaks
 from ovseg.evaluation.run.paraphrase import rewriting
 from ovseg.evaluation.run.predictor import Prediction, Predictor
 from ovseg.evaluation.run.processes import Processes
-from ovseg.evaluation.run.task import RunOptions, Task, check_count, open_task, spread
+from ovseg.evaluation.run.task import RunOptions, Task, check_count, check_shots, narrowed, open_task, spread
 from ovseg.files import atomic_path
 from ovseg.identity import digest, mark_files
 from ovseg.prefetch import prefetch
@@ -87,6 +87,7 @@ def evaluate_task(
 ) -> EvaluationReport:
     """``evaluate`` of what ``task`` says."""
     options = options or RunOptions()
+    check_shots(segmenter, narrowed(load_protocol(task.benchmark), options))
     dataset, labels = open_task(task, options)
     check_count(dataset, limit=task.limit)
     run = Run(segmenter, dataset, labels=labels, setting=task.setting, options=options)

@@ -98,7 +98,7 @@ def open_task(task: Task, options: RunOptions) -> tuple[Dataset, str]:
         ConfigError: there is no such protocol, or an option that it has no use for.
     """
     whole = load_protocol(task.benchmark)
-    protocol = _narrowed(whole, options)
+    protocol = narrowed(whole, options)
     labels = task.labels or protocol.labels
     dataset = open_dataset(protocol, task.data, labels=labels)
     if options.split not in (None, dataset.protocol.split):
@@ -110,6 +110,23 @@ def open_task(task: Task, options: RunOptions) -> tuple[Dataset, str]:
             f"'{task.data}' is one set without splits, so it has no split '{protocol.split}'; leave out the split"
         )
     return dataset, labels
+
+
+def check_shots(segmenter: Any, protocol: Protocol) -> None:
+    """Refuse visual examples for a segmenter that would not look at them.
+
+    One that does says so by a true attribute ``reads_examples``; it gets ``Concept(images=..., masks=...)``.
+
+    Raises:
+        ConfigError: it does not say so.
+    """
+    shots = 0 if protocol.episodes is None else protocol.episodes.shots
+    if shots and not getattr(segmenter, "reads_examples", False):
+        raise ConfigError(
+            f"{shots} visual examples a class (--shots) cannot be used: no model of ovseg reads them yet, so the "
+            "result would be that of words alone; leave out --shots, or give a segmenter of your own that reads "
+            "Concept(images=..., masks=...) and has reads_examples = True"
+        )
 
 
 def spread(names: Sequence[str], limit: int | None) -> list[int]:
@@ -132,7 +149,12 @@ def check_count(dataset: Dataset, *, limit: int | None) -> None:
         )
 
 
-def _narrowed(protocol: Protocol, options: RunOptions) -> Protocol:
+def narrowed(protocol: Protocol, options: RunOptions) -> Protocol:
+    """The protocol with what the options say in its place.
+
+    Raises:
+        ConfigError: they say something that it has no use for.
+    """
     stated = {"split": options.split, "orientation": options.orientation}
     changes: dict[str, Any] = {key: value for key, value in stated.items() if value is not None}
     episodes = {key: value for key in ("fold", "shots") if (value := getattr(options, key)) is not None}
@@ -140,6 +162,8 @@ def _narrowed(protocol: Protocol, options: RunOptions) -> Protocol:
         raise ConfigError(
             f"'{protocol.name}' is no few-shot protocol and has no {' and no '.join(episodes)}; leave it out"
         )
+    if options.shots is not None and options.shots < 0:
+        raise ConfigError(f"shots must be 0 or more visual examples a class, got {options.shots}")
     if protocol.episodes is not None:
         changes["episodes"] = protocol.episodes.model_copy(update=episodes)
     return protocol.model_copy(update=changes) if changes else protocol
