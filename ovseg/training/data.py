@@ -14,12 +14,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ovseg.config import Config
-from ovseg.errors import ConfigError, DatasetError
+from ovseg.errors import ConfigError, DatasetError, ImageError
 from ovseg.evaluation.data.check import check_before
 from ovseg.evaluation.data.datasets import Dataset, check_same_size, open_dataset, open_files
-from ovseg.evaluation.data.masks import read_image, read_mask
+from ovseg.evaluation.data.masks import read_mask
 from ovseg.evaluation.data.orientation import Reading
 from ovseg.evaluation.data.protocol import load_protocol
+from ovseg.files import sha256_of_bytes
+from ovseg.images.hub import is_hub
+from ovseg.images.load import load_image
+from ovseg.images.sources import is_file_key, read_key
 from ovseg.journal import read_journal
 from ovseg.training.config import Place, Positive
 from ovseg.training.features import FeatureCache
@@ -162,6 +166,9 @@ class MaskSource:
 class PseudoLabelSource:
     """A folder that ``ovseg pseudo-label`` wrote; needs no index, only images and label maps.
 
+    Images may be files, members of tar archives, or rows of a data set of the hub. The latter two have no file of
+    their own: the content that was labelled is part of their name, and what is read must be that.
+
     Raises:
         DatasetError: a file is missing or cut off, or nothing is labelled.
     """
@@ -176,7 +183,7 @@ class PseudoLabelSource:
         self.synonyms = {name: tuple(more) for name, more in stated.get("synonyms", {}).items()}
         rows = [row for file in sorted(self.root.glob("manifest-*.jsonl")) for row in read_journal(file)]
         self.lines = [row for row in rows if "error" not in row and sum(row["pixels"]) > 0]
-        self.names = tuple(row["path"] for row in self.lines)
+        self.names = tuple(map(self._name, self.lines))
         if not self.lines:
             raise DatasetError(f"'{self.root}' labels no pixel of {len(rows)} images; lower --confidence")
         self.reading: dict[str, Any] = {"pseudo-labels": len(self.phrases)}
@@ -184,20 +191,20 @@ class PseudoLabelSource:
         self.thresholds = self._thresholds() if data.keep < 1 else None
 
     def files(self, index: int) -> tuple[Path, ...]:
-        """Image, label map and confidence."""
-        row = self.lines[index]
-        maps = (self.root / folder / row["name"] for folder in ("labels", "confidence"))
-        return self.data.images / row["path"], *maps
+        """The image where it is a file, label map and confidence."""
+        key, maps = self._key(self.lines[index]), self._maps(index)
+        return (Path(key), *maps) if is_file_key(key) else maps
 
     def load(self, index: int) -> Labelled:
         """The image at ``index`` with its label map and confidence.
 
         Raises:
-            DatasetError: sizes differ, or a pixel has a label that labels.json does not know.
+            DatasetError: the image is gone or no longer the one that was labelled, sizes differ, or a pixel has a
+                label that labels.json does not know.
         """
-        image_file, map_file, confidence_file = self.files(index)
+        map_file, confidence_file = self._maps(index)
         ids = read_mask(map_file)
-        image = read_image(image_file)  # labels lie on the upright photo
+        image = self._image(self.lines[index])  # labels lie on the upright photo
         check_same_size(image, ids, image_name=self.names[index], mask_name=str(map_file))
         strange = np.unique(ids[(ids >= len(self.phrases)) & (ids != _PSEUDO_IGNORE)])
         if len(strange):
@@ -217,6 +224,38 @@ class PseudoLabelSource:
             truth = np.where(low, IGNORED, truth).astype(truth.dtype)
         return truth, confidence if self.data.weighted else None
 
+    def _key(self, row: dict[str, Any]) -> str:
+        """Where the image of a manifest's line is read from; see ``images.sources``."""
+        return row["path"] if is_hub(row["path"]) else str(self.data.images / row["path"])
+
+    def _name(self, row: dict[str, Any]) -> str:
+        if is_file_key(row["path"]):
+            return str(row["path"])
+        if "image" not in row:
+            raise DatasetError(
+                f"'{self.root}' does not say what of '{row['path']}' was labelled; run 'ovseg pseudo-label' into a "
+                "new folder"
+            )
+        return f"{row['path']} ({row['image']['sha256'][:12]})"
+
+    def _maps(self, index: int) -> tuple[Path, Path]:
+        """Label map and confidence."""
+        name = self.lines[index]["name"]
+        return self.root / "labels" / name, self.root / "confidence" / name
+
+    def _image(self, row: dict[str, Any]) -> NDArray[np.uint8]:
+        key = self._key(row)
+        try:
+            content = read_key(key)
+            if "image" in row and sha256_of_bytes(content) != row["image"]["sha256"]:
+                raise DatasetError(
+                    f"'{key}' is no longer the image that was labelled; run 'ovseg pseudo-label' again, which "
+                    "labels anew what has changed"
+                )
+            return load_image(content)
+        except ImageError as error:
+            raise DatasetError(f"cannot read the image: {error}") from error
+
     def _thresholds(self) -> NDArray[np.int64]:
         """(L,) per label the confidence, 0 to 255, that the share ``keep`` of its pixels reach.
 
@@ -224,8 +263,7 @@ class PseudoLabelSource:
         """
         counts = np.zeros((len(self.phrases), 256), np.int64)
         for index in range(len(self.lines)):
-            _, map_file, confidence_file = self.files(index)
-            ids, sure = read_mask(map_file), read_mask(confidence_file)
+            ids, sure = map(read_mask, self._maps(index))
             known = ids < len(self.phrases)
             counts += np.bincount(ids[known] * 256 + sure[known], minlength=counts.size).reshape(counts.shape)
         reached = counts[:, ::-1].cumsum(1)[:, ::-1]  # pixels at this confidence or above

@@ -204,8 +204,8 @@ def _refuse_examples(concepts: Iterable[Concept]) -> None:
         if concept.images:
             raise VocabularyError(
                 f"concept '{concept.label}' has {len(concept.images)} visual examples, which no model of ovseg "
-                "reads yet; leave out images and masks and describe it in words (synonyms=...), or learn it from photos "
-                "with 'ovseg concept learn'"
+                "reads yet; leave out images and masks and describe it in words (synonyms=...), or learn it from "
+                "photos with 'ovseg concept learn'"
             )
 
 
