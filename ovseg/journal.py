@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ovseg.errors import ConfigError, OutputError
+from ovseg.files import parse_json
 
 
 def read_journal(path: str | Path) -> list[dict[str, Any]]:
@@ -89,12 +90,8 @@ class Journal:
 
 
 def _parse(line: str, number: int, path: str | Path) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ConfigError(
-            f"line {number} of '{path}' is damaged ({error}); delete the file to start anew"
-        ) from error
+    source = f"line {number} of '{path}' is damaged: it"
+    row = parse_json(line, source=source, advice="delete the file to start anew")
     if not isinstance(row, dict):
         raise ConfigError(f"line {number} of '{path}' must be an object, got {line[:40]!r}; delete the file")
     return row

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from ovseg.errors import DatasetError, OutputError
 from ovseg.files import atomic_path, sha256_of
+from ovseg.files import read_json as read_object
 from ovseg.identity import check_model
 
 FORMAT = 2
@@ -144,11 +144,8 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         DatasetError: the file is missing or damaged.
     """
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"'{path}' is missing or damaged ({error}); make it again") from error
-    return values
+    advice = "it is missing or damaged: make it again"
+    return read_object(path, what="file", advice=advice, error=DatasetError)
 
 
 def describe_file(path: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from tempfile import gettempdir
 from typing import Any
 
 from ovseg.errors import OutputError, VocabularyError
+from ovseg.files import read_json
 from ovseg.identity import FileMark
 from ovseg.images.find import find_images
 from ovseg.result.storage import check_name
@@ -78,7 +78,7 @@ def plan_jobs(sources: Sequence[str], out: Path) -> list[Job]:
 def is_done(job: Job, identity: dict[str, str]) -> bool:
     """Whether a whole result of the image as it is now is there, made by what ``identity`` describes."""
     try:
-        record = json.loads(job.record.read_text(encoding="utf-8"))
+        record = read_json(job.record, what="record", advice="it is made again")
         files = [job.folder / record["index"], job.folder / record["overlay"]]
         made = record["provenance"]["made"]
         return (
@@ -117,7 +117,7 @@ def check_place(job: Job, *, overwrite: bool) -> None:
 def _source_of(job: Job) -> str:
     """The image that the result at the place of ``job`` was made of, as it says; empty where it does not say."""
     try:
-        record = json.loads(job.record.read_text(encoding="utf-8"))
+        record = read_json(job.record, what="record", advice="it says nothing")
         return str(record["provenance"]["source"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""

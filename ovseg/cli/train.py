@@ -51,6 +51,6 @@ def _overrides(settings: list[str]) -> dict[str, Any]:
             raise ConfigError(f"--set expects key=value, got '{setting}'; for example schedule.steps=400")
         try:
             values[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set expects a value in YAML, got '{setting}': {error}") from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ConfigError(f"--set expects a value in YAML, got '{setting[:80]}': {error}") from error
     return values

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ovseg.concepts.evidence import ConceptEvidence, Features
 from ovseg.errors import ModelError, SpaceError, VocabularyError, did_you_mean
+from ovseg.files import parse_json
 from ovseg.heads.base import FusionHead
 from ovseg.identity import check_model, digest
 from ovseg.tensors import check_shape
@@ -198,16 +199,26 @@ class ConceptSet:
             raise ModelError(
                 f"'{path}' must be a concepts file ({_FORMAT}), got {metadata.get('format')}; learn it again"
             )
-        header = json.loads(metadata["concepts"])
-        references = tuple(
-            ConceptReference(
-                embeddings=tensors[f"concept-{number}"],
-                seeds=tuple(Seed(**seed) for seed in values.pop("seeds")),
-                **values,
-            )
-            for number, values in enumerate(header.pop("references"))
+        header = parse_json(
+            metadata.get("concepts", ""),
+            source=f"the header of '{path}'",
+            advice="learn it again",
+            error=ModelError,
         )
-        concepts = cls(references=references, contexts=tuple(header.pop("contexts")), **header)
+        try:
+            references = tuple(
+                ConceptReference(
+                    embeddings=tensors[f"concept-{number}"],
+                    seeds=tuple(Seed(**seed) for seed in values.pop("seeds")),
+                    **values,
+                )
+                for number, values in enumerate(header.pop("references"))
+            )
+            concepts = cls(references=references, contexts=tuple(header.pop("contexts")), **header)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ModelError(
+                f"the header of '{path}' is not as it was written ({error!r}); learn it again"
+            ) from error
         if concepts.digest != metadata.get("digest"):
             raise ModelError(f"'{path}' has changed since it was written; copy it again, or learn it again")
         return concepts

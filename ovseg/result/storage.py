@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ovseg.errors import ImageError, OutputError
-from ovseg.files import atomic_paths, to_json
+from ovseg.files import atomic_paths, read_json, to_json
 from ovseg.images.load import quiet_pillow
 from ovseg.result.overlay import palette
 from ovseg.result.segments import Segment
@@ -84,7 +84,7 @@ def load(source: Path) -> dict[str, Any]:
     """The fields of the result at ``source``, a JSON file or its folder; see ``SegmentationResult.load``."""
     path = _find_json(source)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path, what="result", advice="save it again", error=ImageError)
         with quiet_pillow(), Image.open(path.parent / record["index"]) as image:
             stored = np.array(image).astype(np.int32)
         labels, segments = tuple(record["labels"]), record.get("segments")

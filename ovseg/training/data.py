@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,6 @@ from ovseg.files import sha256_of_bytes
 from ovseg.images.hub import is_hub
 from ovseg.images.load import load_image
 from ovseg.images.sources import is_file_key, read_key
-from ovseg.journal import read_journal
 from ovseg.training.config import Place, Positive
 from ovseg.training.features import FeatureCache
 
@@ -178,10 +176,11 @@ class PseudoLabelSource:
         path = self.root / "labels.json"
         if not path.is_file():
             raise DatasetError(f"expected pseudo-labels in '{self.root}', got no labels.json; ovseg pseudo-label")
-        stated = json.loads(path.read_text(encoding="utf-8"))
+        from ovseg.bank.pseudo_labels import read_pseudo_labels  # with it comes FAISS, which masks have no use for
+
+        stated, rows = read_pseudo_labels(self.root)
         self.phrases = tuple(stated["labels"])
         self.synonyms = {name: tuple(more) for name, more in stated.get("synonyms", {}).items()}
-        rows = [row for file in sorted(self.root.glob("manifest-*.jsonl")) for row in read_journal(file)]
         self.lines = [row for row in rows if "error" not in row and sum(row["pixels"]) > 0]
         self.names = tuple(map(self._name, self.lines))
         if not self.lines:

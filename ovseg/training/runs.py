@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,7 +15,7 @@ from ovseg.bank.store import writing
 from ovseg.config import choose
 from ovseg.errors import ConfigError
 from ovseg.evaluation import RunOptions, evaluate
-from ovseg.files import atomic_path, sha256_of, write_json
+from ovseg.files import atomic_path, read_json, sha256_of, write_json
 from ovseg.identity import digest
 from ovseg.journal import read_journal
 from ovseg.models.build import build_model
@@ -206,7 +205,10 @@ def is_finished(out: Path, run: Mapping[str, Any]) -> bool:
 
 def read_result(out: Path) -> dict[str, Any]:
     """What a finished run says about itself."""
-    result: dict[str, Any] = json.loads((out / RESULT).read_text(encoding="utf-8"))
+    advice = f"remove it, and the run is finished again from its '{CHECKPOINT}'"
+    result = read_json(out / RESULT, what="result of a run", advice=advice)
+    if not all(isinstance(result.get(key), str) for key in ("weights", "sha256")):
+        raise TrainingError(f"'{out / RESULT}' does not say which weights it is of; {advice}")
     return result
 
 

@@ -103,6 +103,15 @@ def _check_protocol(first: EvaluationReport, second: EvaluationReport) -> None:
             f"only reports over the same protocol can be compared; A has {_protocol(first)}, "
             f"B has {_protocol(second)}; evaluate one of them again as the other was"
         )
+    _check_classes(first, second)
+
+
+def _check_classes(first: EvaluationReport, second: EvaluationReport) -> None:
+    if first.names != second.names or first.manifest.get("scored") != second.manifest.get("scored"):
+        raise ConfigError(
+            f"A and B name one protocol, but A has {len(first.names)} classes and B {len(second.names)}, "
+            "or they are named or scored otherwise; evaluate one of them again"
+        )
 
 
 def _check_images(first: EvaluationReport, second: EvaluationReport) -> None:
@@ -111,6 +120,10 @@ def _check_images(first: EvaluationReport, second: EvaluationReport) -> None:
             raise ConfigError(
                 f"{letter} holds no rows of single images, which the test needs; "
                 "take the report.json that ovseg evaluate ... --out DIR writes"
+            )
+        if not any(row.pairs[:, 2].any() for row in report.rows):
+            raise ConfigError(
+                f"no pixel of the images of {letter} counts, so there is nothing to compare; look at its data"
             )
     names, others = ([row.name for row in report.rows] for report in (first, second))
     if names != others:

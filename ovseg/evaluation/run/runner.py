@@ -142,7 +142,7 @@ class Run:
     def execute(self, indices: Sequence[int], *, out: Path | None = None) -> EvaluationReport:
         """Segment and score the images at ``indices`` of which ``out`` holds no row that is still right."""
         share, names = self.processes.share(list(indices)), self.dataset.names
-        with KeptRows(out, self.identity, rank=self.processes.rank) as kept:
+        with KeptRows(out, self.identity, classes=len(self.protocol.names), rank=self.processes.rank) as kept:
             found = [kept.find(names[index], self.dataset.files(index)) for index in share]
             rows = {row.name: row for row in found if row is not None}
             self._score([index for index in share if names[index] not in rows], rows, kept)
