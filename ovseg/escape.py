@@ -57,7 +57,18 @@ def for_html(text: object) -> str:
     return html.escape(one_line(text))
 
 
+def for_json(text: str) -> str:
+    r"""A JSON text on one line, in whose strings such characters are escaped: it says the same.
+
+    >>> for_json('["a\x9b"]')
+    '["a\\u009b"]'
+    """
+    return "".join(f"\\u{ord(letter):04x}" if _is_unseen(letter) else letter for letter in text)
+
+
 def _written_out(letter: str) -> str:
-    if unicodedata.category(letter) not in _UNSEEN and letter not in _TURNING:
-        return letter
-    return letter.encode("unicode_escape").decode("ascii")
+    return letter.encode("unicode_escape").decode("ascii") if _is_unseen(letter) else letter
+
+
+def _is_unseen(letter: str) -> bool:
+    return unicodedata.category(letter) in _UNSEEN or letter in _TURNING

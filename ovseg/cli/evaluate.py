@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ovseg.cli.output import echo
+from ovseg.escape import one_line
+
 if TYPE_CHECKING:
     from ovseg.evaluation import EvaluationReport, RunOptions, Task
 
@@ -116,7 +119,7 @@ def evaluate(
     before = None if baseline is None else _report(baseline)  # a missing one is told before the run, not after
     segmenter = _load(model, weights=weights, device=device)
     report = evaluate_task(segmenter, task, out=out, bank=bank, options=options)
-    typer.echo(json.dumps(_summary(report)) if as_json else report.to_markdown())
+    echo(json.dumps(_summary(report)) if as_json else report.to_markdown())
     if robustness:
         _robustness(segmenter, task, out=out, options=options, as_json=as_json)
     if before is not None:
@@ -134,7 +137,7 @@ def _hold_against(baseline: EvaluationReport, report: EvaluationReport, *, margi
 
     fall = regression(report, baseline, margin=margin)
     if fall is not None:
-        typer.echo(fall, err=True)
+        echo(fall, err=True)
         raise typer.Exit(1)
 
 
@@ -142,7 +145,7 @@ def _robustness(segmenter: Any, task: Task, *, out: Path | None, options: RunOpt
     from ovseg.evaluation.run.robustness import measure_robustness
 
     table = measure_robustness(segmenter, task, out=None if out is None else out / "robustness", options=options)
-    typer.echo(json.dumps(table.to_dict()) if as_json else table.to_markdown())
+    echo(json.dumps(table.to_dict()) if as_json else table.to_markdown())
 
 
 def _load(model: str, *, weights: Path | None, device: str) -> Any:
@@ -159,7 +162,7 @@ def _compare(first: Path, second: Path, *, as_json: bool) -> None:
     from ovseg.evaluation import compare_reports
 
     comparison = compare_reports(_report(first), _report(second))
-    typer.echo(json.dumps(asdict(comparison)) if as_json else comparison.to_markdown())
+    echo(json.dumps(asdict(comparison)) if as_json else comparison.to_markdown())
 
 
 def _check(task: Task, options: RunOptions, *, as_json: bool) -> None:
@@ -170,11 +173,11 @@ def _check(task: Task, options: RunOptions, *, as_json: bool) -> None:
     found, problems, remarks = check_all(dataset, absent=options.absent)
     name = dataset.protocol.name
     if as_json:
-        typer.echo(json.dumps({"protocol": name, "problems": problems, "remarks": remarks, **found.to_dict()}))
+        echo(json.dumps({"protocol": name, "problems": problems, "remarks": remarks, **found.to_dict()}))
     else:
         whole = [] if problems else [f"'{task.data}' is complete for '{name}'"]
         lines = [*(f"problem: {line}" for line in problems), *(f"note: {line}" for line in remarks), *whole]
-        typer.echo("\n".join([found.to_text(), *lines]))
+        echo("\n".join([found.to_text(), *map(one_line, lines)]))
     if problems:
         raise typer.Exit(1)
 
@@ -187,7 +190,7 @@ def _list_protocols(benchmark: str | None) -> None:
         load_protocol(benchmark)  # an unknown name is the first thing to say
         raise ConfigError(f"expected --data, the folder of the data set for '{benchmark}'; got none")
     for name in protocol_names():
-        typer.echo(f"{name:20s} {load_protocol(name).title}")
+        echo(f"{name:20s} {load_protocol(name).title}")
 
 
 def _summary(report: EvaluationReport) -> dict[str, Any]:

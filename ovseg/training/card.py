@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ovseg.escape import as_code, for_markdown, one_line
 from ovseg.files import atomic_path
 from ovseg.models.config import ModelConfig
 from ovseg.training.config import TrainingConfig
@@ -27,25 +28,25 @@ def write_card(
     best = "not validated while training"
     if scores and validation is not None:
         score, step = max(scores)
-        where = f"`{validation.protocol}` (`{validation.path}`)"
+        where = f"{as_code(validation.protocol)} ({as_code(validation.path)})"
         best = f"mIoU {100 * score:.1f} on {where}, step {step}, the best of {len(scores)} looks"
-    data = [f"- {_counts(entry)}: `{place_of(entry['data'])}`" for entry in manifest]
+    data = [f"- {_counts(entry)}: {as_code(place_of(entry['data']))}" for entry in manifest]
     lines = [
-        f"# {model.name}",
+        f"# {for_markdown(model.name)}",
         "",
-        f"A head of kind `{model.head.kind if model.head else 'none'}` on the frozen encoders of `{config.model}`, "
-        f"recipe `{config.recipe}`, {config.schedule.steps} steps, seed {config.seed}.",
+        f"A head of kind `{model.head.kind if model.head else 'none'}` on the frozen encoders of "
+        f"{as_code(config.model)}, recipe `{config.recipe}`, {config.schedule.steps} steps, seed {config.seed}.",
         "",
         f"Score: {best}. Last loss {rows[-1]['loss']:.4f}." if rows else "No step was run.",
         "",
         "Trained on:",
         *data,
-        *(f"- note: {sentence}" for sentence in remarks),
+        *(f"- note: {for_markdown(sentence)}" for sentence in remarks),
         "",
-        f"The encoders' licence is {model.license}; that of the trained weights also depends on the data above. "
-        "Names that no mask showed rest on the encoders alone.",
+        f"The encoders' licence is {for_markdown(model.license)}; that of the trained weights also depends on the "
+        "data above. Names that no mask showed rest on the encoders alone.",
         "",
-        "    ovseg segment PHOTO word word --model " + str(config.out),
+        "    ovseg segment PHOTO word word --model " + one_line(config.out),
         "",
         "`config.json` trains it again, `metrics.jsonl` and `curves.png` show how it went, `data.json` and "
         "`environment.json` say from what and with which versions.",

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovseg.errors import ConfigError, DatasetError, did_you_mean
+from ovseg.escape import one_line
 from ovseg.evaluation.data.episodes import DrawnDataset
 from ovseg.evaluation.data.examples import Dataset
 from ovseg.evaluation.data.protocol import IDS, Protocol
@@ -96,7 +97,10 @@ class Survey:
         return "\n".join(
             [
                 f"{'images':>8} {'pixels':>12} {'share':>7}  class",
-                *(f"{images:8d} {pixels:12d} {pixels / counted:7.2%}  {name}" for images, pixels, name in rows),
+                *(
+                    f"{images:8d} {pixels:12d} {pixels / counted:7.2%}  {one_line(name)}"
+                    for images, pixels, name in rows
+                ),
                 f"{self.masks:8d} {self.ignored:12d} {self.ignored_share:7.2%}  ignored (of all pixels)",
             ]
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ovseg.errors import ConfigError
+from ovseg.escape import as_code, for_markdown
 from ovseg.evaluation.metrics.bootstrap import ClassAreas, PairedDifference, paired_bootstrap
 from ovseg.evaluation.metrics.rows import ImageRow
 from ovseg.evaluation.report.report import EvaluationReport
@@ -36,15 +37,18 @@ class Comparison:
         ranked = sorted(self.iou.items(), key=lambda item: item[1])
         most = list(dict(ranked[::-1][:classes] + ranked[:classes][::-1]).items())
         lines = [
-            f"B = `{self.models[1]}` against A = `{self.models[0]}`: "
+            f"B = {as_code(self.models[1])} against A = {as_code(self.models[0])}: "
             f"mIoU {100 * change.difference:+.2f} points, "
             f"95 % interval {100 * change.low:+.2f} to {100 * change.high:+.2f}, "
             f"p = {change.p_value:.3f}: **{verdict}**.",
             "",
             "| score | B - A, points |",
             "|---|---|",
-            *(f"| {name.replace('_', ' ')} | {100 * value:+.2f} |" for name, value in self.scores.items()),
-            *(f"| {name} (IoU) | {100 * value:+.2f} |" for name, value in most),
+            *(
+                f"| {for_markdown(name.replace('_', ' '))} | {100 * value:+.2f} |"
+                for name, value in self.scores.items()
+            ),
+            *(f"| {for_markdown(name)} (IoU) | {100 * value:+.2f} |" for name, value in most),
         ]
         return "\n".join(lines) + "\n"
 

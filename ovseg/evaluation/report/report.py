@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ovseg.errors import ConfigError, DatasetError
+from ovseg.escape import as_code, for_markdown
 from ovseg.evaluation.data.protocol import Protocol
 from ovseg.evaluation.metrics.bootstrap import ClassAreas, bootstrap_interval
 from ovseg.evaluation.metrics.boundary import boundary_f_score, boundary_iou
@@ -138,26 +139,29 @@ class EvaluationReport:
         manifest = self.manifest
         low, high = self.interval
         lines = [
-            f"# {manifest.get('title', manifest.get('protocol'))}",
+            f"# {for_markdown(manifest.get('title', manifest.get('protocol')))}",
             "",
             f"mIoU **{_percent(self.mean_iou)}** (95 % interval {_percent(low)} to {_percent(high)}), "
             f"pixel accuracy {_percent(self.pixel_accuracy)}, {manifest.get('images', len(self.rows))} images.",
             "",
-            f"- protocol `{manifest.get('protocol')}` (`{str(manifest.get('protocol_hash'))[:12]}`), "
-            f"labels `{manifest.get('labels')}`, setting `{manifest.get('setting')}`",
-            f"- model `{self.model_name}`, "
+            f"- protocol {as_code(manifest.get('protocol'))} ({as_code(str(manifest.get('protocol_hash'))[:12])}), "
+            f"labels {as_code(manifest.get('labels'))}, setting {as_code(manifest.get('setting'))}",
+            f"- model {as_code(self.model_name)}, "
             f"{manifest.get('seconds_per_image', math.nan):.3f} s an image, "
-            f"commit `{str(manifest.get('commit'))[:12]}`",
-            *(f"- data: {sentence}" for sentence in manifest.get("remarks", [])),
+            f"commit {as_code(str(manifest.get('commit'))[:12])}",
+            *(f"- data: {for_markdown(sentence)}" for sentence in manifest.get("remarks", [])),
             *([f"- {leak_line(manifest['leaks'])}"] if "leaks" in manifest else []),
             "",
             "| score | % |",
             "|---|---|",
-            *(f"| {name.replace('_', ' ')} | {_percent(value)} |" for name, value in self.scores.items()),
+            *(
+                f"| {for_markdown(name.replace('_', ' '))} | {_percent(value)} |"
+                for name, value in self.scores.items()
+            ),
             "",
             "| class | IoU % |",
             "|---|---|",
-            *(f"| {name} | {_percent(value)} |" for name, value in _best_first(self.iou)),
+            *(f"| {for_markdown(name)} | {_percent(value)} |" for name, value in _best_first(self.iou)),
         ]
         return "\n".join(lines) + "\n"
 
@@ -197,10 +201,10 @@ def summarize(rows: Sequence[ImageRow], protocol: Protocol, *, manifest: dict[st
 
 def leak_line(leaks: dict[str, Any], *, shown: int = 10) -> str:
     """One sentence: how many images leak, and the first ``shown`` of them."""
-    told = f"leak check against the bank `{leaks['bank']}` of {leaks['bank_images']} images: "
+    told = f"leak check against the bank {as_code(leaks['bank'])} of {leaks['bank_images']} images: "
     if not leaks["count"]:
         return told + "none is a near-copy of an evaluated image"
-    listed = [f"`{pair['bank_image']}` = `{pair['image']}`" for pair in leaks["pairs"][:shown]]
+    listed = [f"{as_code(pair['bank_image'])} = {as_code(pair['image'])}" for pair in leaks["pairs"][:shown]]
     more = len(leaks["pairs"]) - len(listed)
     return (
         f"{told}**{leaks['count']} are near-copies of {len(leaks['images'])} evaluated images**: "
