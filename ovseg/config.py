@@ -66,7 +66,9 @@ def read_yaml(path: str | Path) -> Any:
         raise ConfigError(f"no configuration file '{path}'") from error
     except OSError as error:
         raise ConfigError(f"cannot read '{path}': {error.strerror}; check its permissions") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise ConfigError(f"'{path}' is nested too deep to be read; write it flatter") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or no date or number in spite of its form
         raise ConfigError(f"'{path}' is not valid YAML: {error}") from error
 
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from ovseg.errors import OutputError
+from ovseg.errors import ConfigError, OutputError, OvsegError
 
 
 @contextmanager
@@ -63,6 +63,54 @@ def atomic_paths(paths: Sequence[str | Path]) -> Iterator[list[Path]]:
 def to_json(value: Any) -> str:
     """Indented JSON with a line break at its end."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def parse_json(text: str, *, source: str, advice: str, error: type[OvsegError] = ConfigError) -> Any:
+    """The value of a JSON text that came from outside.
+
+    Args:
+        text: the JSON.
+        source: what it is, to begin the message: "the report 'a.json'".
+        advice: what to do, to end it.
+        error: what is raised.
+
+    Raises:
+        OvsegError: ``error``, in one sentence: it is cut off, no JSON, nested too deep, or has a number too long.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as problem:
+        raise error(f"{source} is nested too deep to be read; {advice}") from problem
+    except ValueError as problem:  # JSONDecodeError, and a number of thousands of digits
+        told = " ".join(str(problem).split())[:100]
+        raise error(f"{source} is cut off or not JSON ({told}); {advice}") from problem
+
+
+def read_json(path: str | Path, *, what: str, advice: str, error: type[OvsegError] = ConfigError) -> dict[str, Any]:
+    """The JSON object in a file that came from outside.
+
+    Args:
+        path: the file.
+        what: it is, for the message: "report".
+        advice: what to do when it cannot be read.
+        error: what is raised.
+
+    Raises:
+        OvsegError: ``error``, in one sentence: there is no such file, it cannot be read, or is no JSON object.
+    """
+    source = f"the {what} '{path}'"
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as problem:
+        raise error(f"no {what} '{path}'; {advice}") from problem
+    except OSError as problem:
+        raise error(f"cannot read {source}: {problem.strerror}; {advice}") from problem
+    except UnicodeDecodeError as problem:
+        raise error(f"{source} is not UTF-8 ({problem}); {advice}") from problem
+    value = parse_json(text, source=source, advice=advice, error=error)
+    if not isinstance(value, dict):
+        raise error(f"{source} must be a JSON object, got {type(value).__name__}; {advice}")
+    return value
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from ovseg.errors import ConfigError, OutputError
+from ovseg.files import parse_json
 
 
 def read_journal(path: str | Path) -> list[dict[str, Any]]:
@@ -60,6 +62,20 @@ class Journal:
                 f"cannot write '{self.path}': {error.strerror or error}; is the disk full, or the folder not yours?"
             ) from error
 
+    def sync(self) -> None:
+        """Wait until all lines are on the disk itself.
+
+        Raises:
+            OutputError: the disk is full.
+        """
+        try:
+            if self._stream is not None:
+                os.fsync(self._stream.fileno())
+        except OSError as error:
+            raise OutputError(
+                f"cannot write '{self.path}': {error.strerror or error}; is the disk full?"
+            ) from error
+
     def close(self) -> None:
         """Close the file, if any line was written."""
         if self._stream is not None:
@@ -74,12 +90,8 @@ class Journal:
 
 
 def _parse(line: str, number: int, path: str | Path) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ConfigError(
-            f"line {number} of '{path}' is damaged ({error}); delete the file to start anew"
-        ) from error
+    source = f"line {number} of '{path}' is damaged: it"
+    row = parse_json(line, source=source, advice="delete the file to start anew")
     if not isinstance(row, dict):
         raise ConfigError(f"line {number} of '{path}' must be an object, got {line[:40]!r}; delete the file")
     return row

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ovseg.escape import one_line
+
 Advance = Callable[..., None]
 """``advance(done=1, note=None)``: so many more are done, and what the bar says beside itself from now on. A note
 may be a function; it is then called only when the bar is drawn again."""
+
+
+def remark(sentence: str) -> None:
+    """A line on standard error that begins with "note:"."""
+    sys.stderr.write(f"note: {one_line(sentence)}\n")
+
 
 _REFRESH = 0.5  # seconds between two notes that take time to make, such as a running score
 
@@ -38,13 +47,13 @@ def progress_bar(title: str, *, total: int | None, shown: bool = True, done: int
     )
     last = 0.0
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total, completed=done, note="")
+        task = bar.add_task(one_line(title), total=total, completed=done, note="")
 
         def advance(done: int = 1, note: str | Callable[[], str] | None = None) -> None:
             nonlocal last
             bar.advance(task, done)
             if note is not None and time.monotonic() - last > _REFRESH:
                 last = time.monotonic()
-                bar.update(task, note=note() if callable(note) else note)
+                bar.update(task, note=one_line(note() if callable(note) else note))
 
         yield advance

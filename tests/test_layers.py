@@ -11,7 +11,7 @@ import ovseg
 
 PACKAGE = Path(ovseg.__file__).parent
 LAYERS = [
-    {"errors", "files", "tensors", "assets", "config", "_version", "_torchvision"},
+    {"errors", "escape", "files", "tensors", "assets", "config", "_version", "_torchvision"},
     {"identity", "provenance", "weights", "hub", "network", "journal", "prefetch", "progress"},
     {"images", "vocabulary"},
     {"attention", "regions", "refine"},

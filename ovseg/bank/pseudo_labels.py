@@ -14,7 +14,7 @@ from PIL import Image
 
 from ovseg.bank.bank import ImageBank
 from ovseg.bank.store import read_json, writing
-from ovseg.errors import ConfigError, ImageError, VocabularyError
+from ovseg.errors import ConfigError, DatasetError, ImageError, VocabularyError
 from ovseg.files import atomic_path, write_json
 from ovseg.identity import FileMark, difference, digest
 from ovseg.images.load import read_image
@@ -137,15 +137,50 @@ def write_pseudo_labels(
 
 def report(root: str | Path) -> PseudoLabelReport:
     """Coverage and class balance of a folder of pseudo-labels, from the lines of all workers."""
-    root = Path(root)
-    names = read_json(root / "labels.json")["labels"]
-    rows = [row for path in sorted(root.glob("manifest-*.jsonl")) for row in read_journal(path)]
+    stated, rows = read_pseudo_labels(Path(root))
+    names = stated["labels"]
     good = [row for row in rows if "error" not in row]
     pixels = np.sum([row["pixels"] for row in good], axis=0) if good else np.zeros(len(names))
     total = sum(row["height"] * row["width"] for row in good)
     labelled = max(float(pixels.sum()), 1.0)
     balance = {name: float(count) / labelled for name, count in zip(names, pixels, strict=True)}
     return PseudoLabelReport(len(good), len(rows) - len(good), float(pixels.sum()) / max(total, 1), balance)
+
+
+def read_pseudo_labels(root: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What a folder of pseudo-labels says: its settings, and the lines of all workers.
+
+    Raises:
+        DatasetError: a file is missing or damaged, or says something else.
+    """
+    stated = read_json(root / "labels.json")
+    labels, synonyms = stated.get("labels"), stated.get("synonyms", {})
+    lists = [labels, *synonyms.values()] if isinstance(synonyms, dict) else [None]
+    if not all(isinstance(some, list) and all(isinstance(name, str) for name in some) for some in lists):
+        raise DatasetError(f"'{root / 'labels.json'}' must list labels, and synonyms by label; make it again")
+    rows = []
+    for path in sorted(root.glob("manifest-*.jsonl")):
+        for number, row in enumerate(read_journal(path), start=1):
+            if not _is_line(row, labels=len(stated["labels"])):
+                raise DatasetError(
+                    f"line {number} of '{path}' is no line of pseudo-labels; delete the file, and run again"
+                )
+            rows.append(row)
+    return stated, rows
+
+
+def _is_line(row: dict[str, Any], *, labels: int) -> bool:
+    if not isinstance(row.get("path"), str):
+        return False
+    pixels, mark = row.get("pixels"), row.get("image", {"sha256": ""})
+    return "error" in row or (
+        isinstance(row.get("name"), str)
+        and isinstance(pixels, list)
+        and len(pixels) == labels
+        and all(type(count) is int and count >= 0 for count in (*pixels, row.get("height"), row.get("width")))
+        and isinstance(mark, dict)
+        and isinstance(mark.get("sha256"), str)
+    )
 
 
 def label_map(result: SegmentationResult, *, confidence: float) -> NDArray[np.uint8]:

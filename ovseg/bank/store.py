@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from ovseg.errors import DatasetError, OutputError
 from ovseg.files import atomic_path, sha256_of, sha256_of_ends
+from ovseg.files import read_json as read_object
 from ovseg.identity import check_model, unsealed
 from ovseg.images.fingerprint import BYTES
 
@@ -171,13 +171,8 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         DatasetError: the file is missing or damaged.
     """
-    try:
-        values: Any = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError("no JSON object")
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"'{path}' is missing or damaged ({error}); make it again") from error
-    return values
+    advice = "it is missing or damaged: make it again"
+    return read_object(path, what="file", advice=advice, error=DatasetError)
 
 
 def describe_file(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import typer
 
 from ovseg._version import __version__
 from ovseg.errors import OvsegError
+from ovseg.escape import one_line
 
 COMMANDS = ("segment", "models", "evaluate", "train", "bank", "concept", "pseudo-label", "cache")
 
@@ -43,7 +44,7 @@ def main() -> None:
     try:
         build_app()()
     except OvsegError as error:
-        _leave(f"error: {' '.join(str(error).splitlines())}", USAGE_ERROR)
+        _leave(f"error: {one_line(' '.join(str(error).splitlines()))}", USAGE_ERROR)
     except KeyboardInterrupt:
         _leave("interrupted", INTERRUPTED)
     except SystemExit as leaving:

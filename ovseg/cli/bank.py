@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ovseg.cli.output import echo
 from ovseg.cli.reading import Bands, Range, parse_reading
+from ovseg.escape import one_line
 
 if TYPE_CHECKING:
     from ovseg.bank import ImageBank
@@ -74,7 +76,7 @@ def build(
             recipe.source, out=out, segmenter=segmenter, options=recipe.options(), progress=count
         )
     if not count.done:
-        typer.echo(f"already complete: all images of '{recipe.source}' were in the bank", err=True)
+        echo(f"already complete: all images of '{recipe.source}' were in the bank", err=True)
     _print_summary(bank)
 
 
@@ -145,17 +147,17 @@ def search(
     opened = ovseg.ImageBank.open(bank, verify=verify)
     found = opened.search(parts, k, negative=negative or None, regions=regions)
     if len(opened) < k:
-        typer.echo(f"the bank has only {len(opened)} images; {_WHY_BAD}", err=True)
+        echo(f"the bank has only {len(opened)} images; {_WHY_BAD}", err=True)
     if sheet is not None:
         from ovseg.cli.pictures import save_picture
 
         save_picture(found.contact_sheet(), sheet)
-        typer.echo(f"picture: {sheet}", err=True)
+        echo(f"picture: {sheet}", err=True)
     pairs = list(zip(found.paths[0], found.cosine[0].tolist(), strict=True))
     if as_json:
-        typer.echo(json.dumps([{"path": path, "cosine": cosine} for path, cosine in pairs], indent=2))
+        echo(json.dumps([{"path": path, "cosine": cosine} for path, cosine in pairs], indent=2))
     else:
-        typer.echo("\n".join(f"{cosine:.4f}  {path}" for path, cosine in pairs))
+        echo("\n".join(f"{cosine:.4f}  {one_line(path)}" for path, cosine in pairs))
 
 
 def info(bank: _Bank, verify: _Verify = False, as_json: _Json = False) -> None:
@@ -169,11 +171,11 @@ def info(bank: _Bank, verify: _Verify = False, as_json: _Json = False) -> None:
     if as_json:
         shown = {key: value for key, value in opened.manifest.items() if key not in {"files", "removed"}}
         shown["bad_images"] = dict(opened.bad_images())
-        typer.echo(json.dumps(shown, indent=2))
+        echo(json.dumps(shown, indent=2))
         return
     _print_summary(opened, hint=False)
     for path, reason in opened.bad_images():
-        typer.echo(f"bad: {path}: {reason}")
+        echo(f"bad: {one_line(path)}: {one_line(reason)}")
 
 
 def verify(
@@ -193,15 +195,15 @@ def verify(
     leaks, doubles, changed = opened.verify(against), opened.duplicates(), opened.changed_images()
     if as_json:
         pairs = {"leaks": [vars(pair) for pair in leaks], "duplicates": [vars(pair) for pair in doubles]}
-        typer.echo(json.dumps({**pairs, "changed": changed}, indent=2))
+        echo(json.dumps({**pairs, "changed": changed}, indent=2))
     else:
         for word, listed in (("duplicate", doubles), ("leak", leaks)):
             for pair in listed:
                 how = "same file" if pair.exact else pair.change or f"cosine {pair.cosine:.3f}"
-                typer.echo(f"{word}: {pair.first} = {pair.second} ({how})")
-        typer.echo(f"the bank's files are whole; {len(doubles)} duplicates, {len(leaks)} leaks")
+                echo(f"{word}: {one_line(pair.first)} = {one_line(pair.second)} ({how})")
+        echo(f"the bank's files are whole; {len(doubles)} duplicates, {len(leaks)} leaks")
         if changed:
-            typer.echo(
+            echo(
                 f"{len(changed)} of {len(opened)} images are gone or have changed, the first is {changed[0]}; "
                 "'ovseg bank refresh' lets go of them or encodes them again, 'ovseg bank add' finds moved ones"
             )
@@ -211,18 +213,16 @@ def verify(
 
 def _print_summary(bank: ImageBank, *, hint: bool = True) -> None:
     manifest = bank.manifest
-    typer.echo(
-        f"{bank.root}: {manifest['images']} images, {manifest['bad']} bad, model {manifest['encoder']['model']}"
-    )
+    echo(f"{bank.root}: {manifest['images']} images, {manifest['bad']} bad, model {manifest['encoder']['model']}")
     for kind, report in manifest["index"].items():
-        typer.echo(
+        echo(
             f"{kind}: {report['vectors']} vectors of {report['dimensions']}, index {report['kind']}, "
             f"recall@10 {report['recall']:.3f}, {report['megabytes']:.1f} MB"
         )
     if notes := bank.notes():
         typer.echo(f"{len(notes)} images are read as their files leave open, such as {notes[0][0]}: {notes[0][1]}")
     if hint and manifest["bad"]:
-        typer.echo(_WHY_BAD, err=True)
+        echo(_WHY_BAD, err=True)
 
 
 class _Counter:

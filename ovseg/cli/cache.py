@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from ovseg.cli.output import echo
+
 _Folder = Annotated[Path | None, typer.Option(help="Another cache than the usual one.")]
 _HELP = """Text vectors that are kept between runs, so that known words cost nothing.
 
@@ -36,9 +38,9 @@ def info(
     state = cache.state()
     if as_json:
         facts = {"folder": str(state.folder), "entries": state.entries, "bytes": state.size, "limit": cache.limit}
-        typer.echo(json.dumps(facts))
+        echo(json.dumps(facts))
     else:
-        typer.echo(
+        echo(
             f"{state.folder}: {state.entries} word lists, {_megabytes(state.size)} of at most "
             f"{_megabytes(cache.limit)}; those used least recently go first"
         )
@@ -52,7 +54,7 @@ def clear(folder: _Folder = None) -> None:
     from ovseg.pipeline.text_cache import DEFAULT_FOLDER, TextCache
 
     before = TextCache(folder or DEFAULT_FOLDER).clear()
-    typer.echo(f"removed {before.entries} word lists, {_megabytes(before.size)}, from {before.folder}")
+    echo(f"removed {before.entries} word lists, {_megabytes(before.size)}, from {before.folder}")
 
 
 def _megabytes(size: int) -> str:

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ovseg.cli.output import echo
+from ovseg.escape import one_line
+
 if TYPE_CHECKING:
     from ovseg.concepts import ConceptSet
 
@@ -58,11 +61,11 @@ def learn(
     segmenter = ovseg.load(opened.manifest["encoder"]["model"], device=device)
     opened = ovseg.ImageBank.open(bank, segmenter=segmenter)
     concepts = ovseg.learn_concepts(
-        wanted, opened, k=k or 50, contexts=contexts, progress=lambda name: typer.echo(f"learning {name}", err=True)
+        wanted, opened, k=k or 50, contexts=contexts, progress=lambda name: echo(f"learning {name}", err=True)
     )
     concepts.save(out)
     _print_table(concepts)
-    typer.echo(f"concepts: {out}")
+    echo(f"concepts: {out}")
     if picture is not None:
         _save_picture(concepts, segmenter, picture)
 
@@ -82,9 +85,7 @@ def show(
     loaded = ovseg.ConceptSet.load(concepts)
     if as_json:
         fields = ("name", "confidence", "purity", "separation", "threshold", "found")
-        typer.echo(
-            json.dumps([{key: getattr(each, key) for key in fields} for each in loaded.references], indent=2)
-        )
+        echo(json.dumps([{key: getattr(each, key) for key in fields} for each in loaded.references], indent=2))
         return
     _print_table(loaded)
     _save_picture(loaded, ovseg.load(loaded.encoder["model"]), out, images=images)
@@ -94,7 +95,7 @@ def _save_picture(concepts: ConceptSet, segmenter: object, path: Path, *, images
     from ovseg.cli.pictures import save_picture
 
     save_picture(concepts.show(segmenter, images=images), path)  # type: ignore[arg-type]
-    typer.echo(f"picture: {path}")
+    echo(f"picture: {path}")
 
 
 def _print_table(concepts: ConceptSet) -> None:
@@ -109,10 +110,10 @@ def _print_table(concepts: ConceptSet) -> None:
     for each in concepts.references:
         numbers = (f"{each.confidence:.2f}", f"{each.purity:.2f}", f"{each.separation:.2f}")
         note = "" if each.found else "not found in this bank"
-        table.add_row(Text(each.name), *numbers, str(len(each.embeddings)), note)
+        table.add_row(Text(one_line(each.name)), *numbers, str(len(each.embeddings)), note)
     Console().print(table)
     if missing := [each.name for each in concepts.references if not each.found]:
-        typer.echo(
+        echo(
             f"not found: {', '.join(missing)}; the text alone will be used. Add photos that show it, or try other "
             "words: 'ovseg bank search BANK WORDS --sheet found.png' shows what the bank has",
             err=True,

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ovseg.cli.output import echo
+from ovseg.escape import one_line
+
 if TYPE_CHECKING:
     from ovseg.evaluation import EvaluationReport, RunOptions, Task
 
 
-# 21 options are read more easily in groups; the groups are the headings of --help.
+# 23 options are read more easily in groups; the groups are the headings of --help.
 _TASK = "What is evaluated"
 _MODEL = "The model"
 _MORE = "Further measurements"
@@ -39,8 +42,16 @@ def evaluate(
     setting: Annotated[str, typer.Option(help="shared, paper or paper:METHOD.", rich_help_panel=_TASK)] = "shared",
     split: Annotated[str | None, typer.Option(help="Instead of the protocol's.", rich_help_panel=_TASK)] = None,
     fold: Annotated[int | None, typer.Option(help="Fold of a few-shot protocol.", rich_help_panel=_TASK)] = None,
+    orientation: Annotated[
+        str | None,
+        typer.Option(help="Masks of photos turned by EXIF lie on: upright, stored.", rich_help_panel=_TASK),
+    ] = None,
+    absent: Annotated[
+        list[str] | None, typer.Option(help="A class that the data need not show.", rich_help_panel=_TASK)
+    ] = None,
     shots: Annotated[
-        int | None, typer.Option(help="Examples a class in a few-shot protocol.", rich_help_panel=_TASK)
+        int | None,
+        typer.Option(help="Visual examples a class; no model of ovseg reads them yet.", rich_help_panel=_TASK),
     ] = None,
     model: Annotated[str, typer.Option(help="A name from 'ovseg models'.", rich_help_panel=_MODEL)] = "mini",
     weights: Annotated[
@@ -86,26 +97,29 @@ def evaluate(
     if benchmark is None or data is None:
         _list_protocols(benchmark)
         return
-    if check_data:
-        _check(benchmark, data, split=split, as_json=as_json)
-        return
     from ovseg.evaluation import RunOptions, Task
-    from ovseg.evaluation.run.runner import evaluate_task
 
     options = RunOptions(
         batch_size=batch_size,
         split=split,
         fold=fold,
         shots=shots,
+        orientation=orientation,
+        absent=tuple(absent or ()),
         boundary=boundary,
         synonyms=synonyms,
         progress=True,
     )
     task = Task(benchmark, data, limit=limit, labels=labels, setting=setting)
+    if check_data:
+        _check(task, options, as_json=as_json)
+        return
+    from ovseg.evaluation.run.runner import evaluate_task
+
     before = None if baseline is None else _report(baseline)  # a missing one is told before the run, not after
     segmenter = _load(model, weights=weights, device=device)
     report = evaluate_task(segmenter, task, out=out, bank=bank, options=options)
-    typer.echo(json.dumps(_summary(report)) if as_json else report.to_markdown())
+    echo(json.dumps(_summary(report)) if as_json else report.to_markdown())
     if robustness:
         _robustness(segmenter, task, out=out, options=options, as_json=as_json)
     if before is not None:
@@ -123,7 +137,7 @@ def _hold_against(baseline: EvaluationReport, report: EvaluationReport, *, margi
 
     fall = regression(report, baseline, margin=margin)
     if fall is not None:
-        typer.echo(fall, err=True)
+        echo(fall, err=True)
         raise typer.Exit(1)
 
 
@@ -131,7 +145,7 @@ def _robustness(segmenter: Any, task: Task, *, out: Path | None, options: RunOpt
     from ovseg.evaluation.run.robustness import measure_robustness
 
     table = measure_robustness(segmenter, task, out=None if out is None else out / "robustness", options=options)
-    typer.echo(json.dumps(table.to_dict()) if as_json else table.to_markdown())
+    echo(json.dumps(table.to_dict()) if as_json else table.to_markdown())
 
 
 def _load(model: str, *, weights: Path | None, device: str) -> Any:
@@ -148,20 +162,22 @@ def _compare(first: Path, second: Path, *, as_json: bool) -> None:
     from ovseg.evaluation import compare_reports
 
     comparison = compare_reports(_report(first), _report(second))
-    typer.echo(json.dumps(asdict(comparison)) if as_json else comparison.to_markdown())
+    echo(json.dumps(asdict(comparison)) if as_json else comparison.to_markdown())
 
 
-def _check(benchmark: str, data: str, *, split: str | None, as_json: bool) -> None:
-    from ovseg.evaluation import RunOptions, Task, check_data
+def _check(task: Task, options: RunOptions, *, as_json: bool) -> None:
+    from ovseg.evaluation.data.check import check_all
     from ovseg.evaluation.run.task import open_task
 
-    dataset, _ = open_task(Task(benchmark, data), RunOptions(split=split))  # refuses what an evaluation would
-    protocol = dataset.protocol
-    problems = list(check_data(protocol, data))
+    dataset, _ = open_task(task, options)  # refuses what an evaluation would
+    found, problems, remarks = check_all(dataset, absent=options.absent)
+    name = dataset.protocol.name
     if as_json:
-        typer.echo(json.dumps({"protocol": protocol.name, "problems": problems}))
+        echo(json.dumps({"protocol": name, "problems": problems, "remarks": remarks, **found.to_dict()}))
     else:
-        typer.echo("\n".join(problems) if problems else f"'{data}' is complete for '{protocol.name}'")
+        whole = [] if problems else [f"'{task.data}' is complete for '{name}'"]
+        lines = [*(f"problem: {line}" for line in problems), *(f"note: {line}" for line in remarks), *whole]
+        echo("\n".join([found.to_text(), *map(one_line, lines)]))
     if problems:
         raise typer.Exit(1)
 
@@ -174,7 +190,7 @@ def _list_protocols(benchmark: str | None) -> None:
         load_protocol(benchmark)  # an unknown name is the first thing to say
         raise ConfigError(f"expected --data, the folder of the data set for '{benchmark}'; got none")
     for name in protocol_names():
-        typer.echo(f"{name:20s} {load_protocol(name).title}")
+        echo(f"{name:20s} {load_protocol(name).title}")
 
 
 def _summary(report: EvaluationReport) -> dict[str, Any]:

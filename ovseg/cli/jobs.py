@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ovseg.errors import OutputError, VocabularyError
-from ovseg.files import atomic_path
+from ovseg.files import atomic_path, read_json
 from ovseg.identity import FileMark, digest
 from ovseg.images.find import find_images
 from ovseg.images.web import fetch, name_of
@@ -131,7 +130,7 @@ def _distinct(copy: Copy) -> str:
 def is_done(job: Job, identity: dict[str, str]) -> bool:
     """Whether a whole result of the image as it is now is there, made by what ``identity`` describes."""
     try:
-        record = json.loads(job.record.read_text(encoding="utf-8"))
+        record = read_json(job.record, what="record", advice="it is made again")
         files = [job.folder / record["index"], job.folder / record["overlay"]]
         made = record["provenance"]["made"]
         return (

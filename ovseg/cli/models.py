@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ovseg.cli.output import echo
+
 _COLUMNS = ("name", "parameters", "megabytes", "license", "commercial", "gated", "local")
 _HEADINGS = ("name", "params", "MB", "licence", "commercial", "gated", "here")
 
@@ -37,7 +39,7 @@ def models(
 
     listed = [info for info in ovseg.list_models() if info.commercial or not commercial_only]
     if as_json:
-        typer.echo(json.dumps([{name: getattr(info, name) for name in _COLUMNS} for info in listed], indent=2))
+        echo(json.dumps([{name: getattr(info, name) for name in _COLUMNS} for info in listed], indent=2))
     else:
         _print_table(listed)
 
@@ -51,7 +53,7 @@ def fetch(name: Annotated[str, typer.Argument(help="A name that ovseg models lis
     from ovseg.models.download import fetch as download
 
     paths = download(read_model_config(name))
-    typer.echo("\n".join(map(str, paths)) or f"the weights of '{name}' come with the package")
+    echo("\n".join(map(str, paths)) or f"the weights of '{name}' come with the package")
 
 
 def _print_table(listed: list[Any]) -> None:

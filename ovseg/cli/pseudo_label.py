@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from ovseg.cli.output import echo
+from ovseg.escape import one_line
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
@@ -57,11 +60,9 @@ def pseudo_label(
             worker=(number, total),
             progress=lambda done: progress.advance(bar, done),
         )
-    typer.echo(
-        f"{report.images} label maps in {out}, {report.failed} failed, {report.coverage:.1%} of pixels labelled"
-    )
+    echo(f"{report.images} label maps in {out}, {report.failed} failed, {report.coverage:.1%} of pixels labelled")
     for name, share in report.balance.items():
-        typer.echo(f"  {share:6.1%}  {name}")
+        echo(f"  {share:6.1%}  {one_line(name)}")
 
 
 def _parse_worker(text: str) -> tuple[int, int]:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ovseg.cli.formats import Format
+from ovseg.cli.output import echo
 from ovseg.cli.reading import Bands, Range, parse_reading
+from ovseg.escape import for_json, for_terminal, one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -260,7 +262,7 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
         else:
             labels.append(argument)
             if os.path.isdir(argument):
-                typer.echo(f"'{argument}' is taken for a label; the folder is '{argument}/'", err=True)
+                echo(f"'{argument}' is taken for a label; the folder is '{argument}/'", err=True)
     return images, labels
 
 
@@ -319,10 +321,10 @@ def _tell_notes(console: Console, notes: dict[str, str]) -> None:
 
 def _print_result(job: Job, result: SegmentationResult, *, as_json: bool, alone: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(_document(job, result), ensure_ascii=False))
+        typer.echo(for_json(json.dumps(_document(job, result), ensure_ascii=False)))
     elif alone:
         _print_table(result)
-        typer.echo(f"overlay: {job.overlay}")
+        echo(f"overlay: {job.overlay}")
 
 
 def _document(job: Job, result: SegmentationResult) -> dict[str, Any]:
@@ -345,9 +347,9 @@ def _print_table(result: SegmentationResult) -> None:
         table.add_column(heading, justify="right")
     for row in sorted(result.table(), key=lambda row: -row.area):
         numbers = (f"{row.area:.1%}", f"{row.score:.2f}" if row.area else "-", f"{row.presence:.2f}")
-        table.add_row(Text(row.label), *numbers, style=None if row.area else "dim")
+        table.add_row(Text(one_line(row.label)), *numbers, style=None if row.area else "dim")
     Console().print(table)
 
 
 def _note(console: Console, message: str) -> None:
-    console.print(message, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    console.print(for_terminal(message), markup=False, emoji=False, highlight=False, soft_wrap=True)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ovseg.cli.output import echo
 from ovseg.errors import ConfigError
 
 
@@ -31,14 +32,14 @@ def train(
     from ovseg.assets import asset_names, find_asset
 
     if list_recipes or config is None:
-        typer.echo("\n".join(asset_names("configs/training")))
+        echo("\n".join(asset_names("configs/training")))
         return
     from ovseg.training import load_training
     from ovseg.training import train as run
 
     resolved = load_training(find_asset("configs/training", config), overrides=_overrides(settings or []))
     out = run(resolved, progress=True)
-    typer.echo(out)
+    echo(out)
 
 
 def _overrides(settings: list[str]) -> dict[str, Any]:
@@ -51,6 +52,6 @@ def _overrides(settings: list[str]) -> dict[str, Any]:
             raise ConfigError(f"--set expects key=value, got '{setting}'; for example schedule.steps=400")
         try:
             values[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set expects a value in YAML, got '{setting}': {error}") from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ConfigError(f"--set expects a value in YAML, got '{setting[:80]}': {error}") from error
     return values

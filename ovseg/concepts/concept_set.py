@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ovseg.concepts.evidence import ConceptEvidence, Features
 from ovseg.errors import ModelError, SpaceError, VocabularyError, did_you_mean
+from ovseg.files import parse_json
 from ovseg.heads.base import FusionHead
 from ovseg.identity import check_model, digest
 from ovseg.tensors import check_shape
@@ -198,9 +199,15 @@ class ConceptSet:
             raise ModelError(
                 f"'{path}' must be a concepts file ({_FORMAT}), got {metadata.get('format')}; learn it again"
             )
+        header = parse_json(
+            metadata.get("concepts", ""),
+            source=f"the header of '{path}'",
+            advice="learn it again",
+            error=ModelError,
+        )
         changed = ModelError(f"'{path}' has changed since it was written; copy it again, or learn it again")
         try:
-            concepts = cls._parsed(tensors, metadata)
+            concepts = cls._of_header(tensors, header)
         except (KeyError, TypeError, ValueError, AttributeError) as error:  # what a changed byte does to JSON
             raise changed from error
         if concepts.digest != metadata.get("digest"):
@@ -208,8 +215,7 @@ class ConceptSet:
         return concepts
 
     @classmethod
-    def _parsed(cls, tensors: dict[str, Tensor], metadata: dict[str, str]) -> ConceptSet:
-        header = json.loads(metadata["concepts"])
+    def _of_header(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> ConceptSet:
         references = tuple(
             ConceptReference(
                 embeddings=tensors[f"concept-{number}"],

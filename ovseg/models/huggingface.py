@@ -13,6 +13,7 @@ from ovseg.encoders.hf_text import HuggingFaceText
 from ovseg.encoders.spec import EncoderSpec
 from ovseg.encoders.structure import as_triple
 from ovseg.errors import ModelError
+from ovseg.files import read_json
 from ovseg.heads.base import IdentityHead
 from ovseg.hub import content_of, download_folder
 from ovseg.models.assemble import CLIP_MEAN, CLIP_STD, assemble
@@ -108,8 +109,7 @@ def open_huggingface(model: Any) -> HuggingFaceClip | HuggingFaceSiglip:
 
 def _processor(folder: Path) -> dict[str, Any]:
     """Preprocessing facts of a transformers folder; empty where there is no such file."""
-    import json
-
     path = folder / "preprocessor_config.json"
-    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return facts
+    if not path.is_file():
+        return {}
+    return read_json(path, what="file", advice="fetch the model again", error=ModelError)

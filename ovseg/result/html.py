@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-from html import escape
 from typing import TYPE_CHECKING
+
+from ovseg.escape import for_html
 
 if TYPE_CHECKING:
     from ovseg.result.core import SegmentationResult
@@ -21,7 +22,7 @@ def page(result: SegmentationResult) -> str:
     picture.save(stream, "PNG")
     data = base64.b64encode(stream.getvalue()).decode()
     rows = "".join(
-        f"<tr><td>{escape(row.label)}</td><td>{row.area:.1%}</td>"
+        f"<tr><td>{for_html(row.label)}</td><td>{row.area:.1%}</td>"
         f"<td>{f'{row.score:.2f}' if row.area else '-'}</td><td>{row.presence:.2f}</td></tr>"
         for row in sorted(result.table(), key=lambda row: -row.area)
     )

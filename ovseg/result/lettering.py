@@ -54,6 +54,15 @@ def drawable(text: str, font: Font) -> str:
     return "".join(letter if has_letter(font, letter) else _replaced(letter, font) for letter in text)
 
 
+def shortened(text: str, font: Font, *, room: float) -> str:
+    """As much of the text as ``room``, in pixels, holds; an ellipsis stands for the rest."""
+    if font.getlength(text) <= room:
+        return text
+    while text and font.getlength(f"{text}…") > room:
+        text = text[:-1]
+    return f"{text.rstrip()}…"
+
+
 def _replaced(letter: str, font: Font) -> str:
     parts = unicodedata.normalize("NFKD", letter).translate(_PLAIN)
     plain = "".join(part for part in parts if not unicodedata.combining(part))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ovseg.errors import OutputError
-from ovseg.files import atomic_path, to_json
+from ovseg.files import atomic_path, read_json, to_json
 
 if TYPE_CHECKING:
     from ovseg.result.core import SegmentationResult
@@ -68,10 +67,10 @@ def _files_before(folder: Path) -> set[str]:
     if not folder.is_dir() or not any(folder.iterdir()):
         return set()
     try:
-        names = json.loads((folder / TABLE).read_text(encoding="utf-8"))
-        return {name for name in names if Path(name).name == name and name.endswith(".png")}
-    except (OSError, ValueError, TypeError) as error:
+        names = read_json(folder / TABLE, what="table", advice="choose another folder", error=OutputError)
+    except OutputError as error:
         raise OutputError(
             f"expected an empty folder, or one with the masks of a result, got '{folder}', which has other files; "
             "choose another folder"
         ) from error
+    return {name for name in names if Path(name).name == name and name.endswith(".png")}

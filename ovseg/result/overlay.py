@@ -12,7 +12,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
 from ovseg.errors import ShapeError
-from ovseg.result.lettering import Font, choose_font, drawable
+from ovseg.escape import one_line
+from ovseg.result.lettering import Font, choose_font, drawable, shortened
 
 MAX_LEGEND_ENTRIES = 20
 
@@ -121,7 +122,7 @@ class _Legend:
         counts = np.bincount((index_map + 1).ravel(), minlength=len(labels) + 1)[1:]
         order = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
         font_size = min(96, max(12, round(_scale(index_map.shape) / 32)))
-        shown = {i: " ".join(labels[i].splitlines()) for i in order[:MAX_LEGEND_ENTRIES]}
+        shown = {i: one_line(labels[i]) for i in order[:MAX_LEGEND_ENTRIES]}
         font = choose_font(shown.values(), size=font_size)
         entries = [
             _Entry(
@@ -189,7 +190,7 @@ class _Legend:
         font = self.font
         share_width = font.getlength(f" {entry.share}")
         room = corner[0] + cell - side - left - share_width
-        text = _shorten(entry.text, font, room=room)
+        text = shortened(entry.text, font, room=room)
         pen.text((left, middle), text, fill=_INK, font=font, anchor="lm")
         pen.text((left + font.getlength(f"{text} "), middle), entry.share, fill=_FAINT, font=font, anchor="lm")
 
@@ -209,14 +210,6 @@ class _Legend:
     @property
     def _row_height(self) -> int:
         return round(1.6 * self.font_size)
-
-
-def _shorten(text: str, font: Font, *, room: float) -> str:
-    if font.getlength(text) <= room:
-        return text
-    while text and font.getlength(f"{text}…") > room:
-        text = text[:-1]
-    return f"{text.rstrip()}…"
 
 
 def _percent(share: float) -> str:

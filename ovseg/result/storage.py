@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ovseg.errors import ImageError, OutputError
-from ovseg.files import atomic_paths, sha256_of_bytes, to_json
+from ovseg.files import atomic_paths, read_json, sha256_of_bytes, to_json
 from ovseg.images.load import quiet_pillow
 from ovseg.result.overlay import palette
 from ovseg.result.segments import Segment
@@ -83,10 +83,10 @@ def _check_place(paths: Sequence[Path], record: Mapping[str, Any]) -> None:
 def _read_record(path: Path) -> dict[str, Any]:
     """What the JSON file of a result says; nothing where it cannot be read."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return record if isinstance(record, dict) and isinstance(record.get("provenance"), dict) else {}
-    except (OSError, ValueError, RecursionError):
+        record = read_json(path, what="result", advice="save it again", error=ImageError)
+    except ImageError:
         return {}
+    return record if isinstance(record.get("provenance"), dict) else {}
 
 
 def check_count(labels: int) -> None:
@@ -140,7 +140,7 @@ def load(source: Path) -> dict[str, Any]:
     """The fields of the result at ``source``, a JSON file or its folder; see ``SegmentationResult.load``."""
     path = _find_json(source)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path, what="result", advice="save it again", error=ImageError)
         with quiet_pillow(), Image.open(path.parent / record["index"]) as image:
             stored = np.array(image).astype(np.int32)
         labels, segments = tuple(record["labels"]), record.get("segments")

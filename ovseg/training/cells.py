@@ -17,7 +17,7 @@ from ovseg.files import sha256_of_bytes
 from ovseg.heads.alignment import AlignmentHead
 from ovseg.images.load import load_image
 from ovseg.models.model import Model
-from ovseg.training.config import Positive
+from ovseg.training.config import Above0, Positive
 from ovseg.training.data import MaskData, held_out_classes, open_masks, read_table, reading_of
 from ovseg.training.features import Arrays, FeatureCache, encoder_pixels
 
@@ -32,7 +32,7 @@ class CellData(MaskData):
         every: only every n-th image is read.
     """
 
-    weight: float = 1.0
+    weight: Above0 = 1.0
     every: Positive = 1
 
 
@@ -46,7 +46,7 @@ class NamedData(Config):
     """
 
     table: Path
-    weight: float = 0.3
+    weight: Above0 = 0.3
     cells: Positive = 24
 
 

@@ -19,9 +19,10 @@ from ovseg.identity import difference
 from ovseg.journal import read_journal
 from ovseg.training.config import TrainingConfig
 from ovseg.training.recipe import Task
-from ovseg.training.schedule import restore, trained
+from ovseg.training.schedule import move_to, restore, trained
 
 CHECKPOINT, BEST, METRICS = "last.pt", "best.pt", "metrics.jsonl"
+STEPS = "schedule.steps"  # the one setting that a finished run may be given anew
 
 
 class TrainingError(OvsegError):
@@ -49,6 +50,7 @@ class State:
         self.task, self.optimizer, self.scheduler = task, optimizer, scheduler
         self.mean, self.generator, self.run = mean, generator, run
         self.best: float | None = None
+        self.before: list[int] = []  # steps of the finished runs that this one goes on from
 
     def save(self, path: Path, *, step: int, accelerator: Accelerator) -> None:
         """Write it, whole or not at all; every process must call, the main one writes."""
@@ -64,6 +66,7 @@ class State:
             "mean": None if self.mean is None else self.mean.state_dict(),
             "randomness": randomness,
             "best": self.best,
+            "before": self.before,
         }
         with atomic_path(path) as temporary:
             torch.save(state, temporary)
@@ -89,18 +92,24 @@ class State:
             )
         restore(self.task, state["task"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
+        done = int(state["step"])
+        self.before = list(state.get("before", ()))
+        if more_steps(state["run"], self.run):
+            self.before.append(done)
+            move_to(self.scheduler, done)
+        else:
+            self.scheduler.load_state_dict(state["scheduler"])
         if self.mean is not None:
             self.mean.load_state_dict(state["mean"])
         mine, everyones = randomness[accelerator.process_index]
         self.generator.set_state(mine)
         torch.set_rng_state(everyones)
         self.best = state["best"]
-        return int(state["step"])
+        return done
 
 
 def read_checkpoint(path: Path, run: Mapping[str, Any]) -> dict[str, Any]:
-    """The checkpoint at ``path``, which must be of ``run``.
+    """The checkpoint at ``path``, which must be of ``run``, or of one that is finished and had fewer steps.
 
     Raises:
         TrainingError: it is of another run, or damaged.
@@ -110,7 +119,14 @@ def read_checkpoint(path: Path, run: Mapping[str, Any]) -> dict[str, Any]:
     except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
         reason = " ".join(str(error).split())[:100] or "it is empty"
         raise TrainingError(f"'{path}' is damaged ({reason}); remove it to start anew") from error
-    refuse_other_run(state.get("run"), run, path=path)
+    kept: Any = state.get("run")
+    if not more_steps(kept, run):
+        refuse_other_run(kept, run, path=path)
+    elif state["step"] < kept[STEPS]:
+        raise TrainingError(
+            f"'{path}' is of a run of {kept[STEPS]} steps that stopped at step {state['step']}; finish it with "
+            f"{STEPS}={kept[STEPS]}, then more steps go on from there, or choose another out folder"
+        )
     return state
 
 
@@ -153,9 +169,28 @@ def refuse_other_run(kept: Any, run: Mapping[str, Any], *, path: Path) -> None:
         raise TrainingError(f"'{path}' is of another run: {told}; choose another out folder, or remove this one")
 
 
+def more_steps(kept: Any, run: Mapping[str, Any]) -> bool:
+    """Whether ``run`` is what a folder says about its own, but for a larger number of steps."""
+    if not isinstance(kept, dict) or not isinstance(kept.get(STEPS), int) or not kept[STEPS] < run.get(STEPS, 0):
+        return False
+    return difference({**kept, STEPS: 0}, {**run, STEPS: 0}) is None
+
+
 def cut_metrics(path: Path, steps: int) -> None:
-    """Drop the lines of steps that come after the checkpoint; they will be written again."""
+    """Keep the lines of the steps that the checkpoint has done, each once; later ones will be written again.
+
+    Raises:
+        TrainingError: the line of such a step is missing.
+    """
     rows = read_journal(path)
-    if len(rows) > steps:
+    last = {row.get("step"): row for row in rows}  # of two lines of one step the later one is the run's own
+    missing = [step for step in range(1, steps + 1) if step not in last]
+    if missing:
+        raise TrainingError(
+            f"'{path}' must hold the {steps} steps that '{CHECKPOINT}' has done, got none of step {missing[0]}; "
+            f"put the file back as it was, or remove '{CHECKPOINT}' to start anew"
+        )
+    kept = [last[step] for step in range(1, steps + 1)]
+    if kept != rows:
         with atomic_path(path) as temporary:
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows[:steps]), encoding="utf-8")
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field
 from ovseg.config import Config
 
 Positive = Annotated[int, Field(gt=0)]
+Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Place = Annotated[str, BeforeValidator(str)]
 """A folder, or ``hf://owner/name[:split]``, of which a ``Path`` would lose a slash."""
@@ -35,14 +36,14 @@ class Schedule(Config):
 
     steps: Positive = 200
     batch: Positive = 1024
-    learning_rate: float = 1e-3
+    learning_rate: Above0 = 1e-3
     kind: Literal["one-cycle", "cosine", "poly"] = "one-cycle"
     warmup: Annotated[int, Field(ge=0)] = 0
     power: float = 0.9
     evidence_rate: float = 3.0
     weight_decay: float = 0.05
     accumulate: Positive = 1
-    clip: float = 10.0
+    clip: Above0 = 10.0
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     ema: Share = 0.0
 
@@ -51,7 +52,7 @@ class Validation(Config):
     """When and on what the head is scored; the best is kept beside the last.
 
     Attributes:
-        protocol, path, split: as of ``ovseg evaluate``.
+        protocol, path, split, orientation: as of ``ovseg evaluate``.
         limit: only so many images, evenly spread.
         every: steps between two scores.
     """
@@ -59,6 +60,7 @@ class Validation(Config):
     protocol: str
     path: Place
     split: str | None = None
+    orientation: Literal["upright", "stored"] | None = None
     limit: Positive | None = None
     every: Positive = 100
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ovseg.config import Config
-from ovseg.errors import ConfigError, DatasetError
+from ovseg.errors import ConfigError, DatasetError, ImageError
+from ovseg.evaluation.data.check import check_before
 from ovseg.evaluation.data.datasets import Dataset, check_same_size, open_dataset, open_files
-from ovseg.evaluation.data.masks import read_image, read_mask
+from ovseg.evaluation.data.masks import read_mask
+from ovseg.evaluation.data.orientation import Reading
 from ovseg.evaluation.data.protocol import load_protocol
-from ovseg.journal import read_journal
+from ovseg.files import sha256_of_bytes
+from ovseg.images.hub import is_hub
+from ovseg.images.load import load_image
+from ovseg.images.sources import is_file_key, read_key
 from ovseg.training.config import Place, Positive
 from ovseg.training.features import FeatureCache
 
@@ -37,6 +41,7 @@ class MaskData(Config):
         held_out: the part that is not trained on; None trains on all.
         held_out_classes: class names whose masks are not trained on.
         fold: of a few-shot protocol (PASCAL-5i, COCO-20i): its classes are held out as well.
+        orientation: instead of the protocol's: how masks lie on photos that their EXIF data turn.
     """
 
     protocol: str
@@ -46,6 +51,7 @@ class MaskData(Config):
     held_out: int | None = None
     held_out_classes: tuple[str, ...] = ()
     fold: int | None = None
+    orientation: Reading | None = None
 
 
 class PseudoLabels(Config):
@@ -158,6 +164,9 @@ class MaskSource:
 class PseudoLabelSource:
     """A folder that ``ovseg pseudo-label`` wrote; needs no index, only images and label maps.
 
+    Images may be files, members of tar archives, or rows of a data set of the hub. The latter two have no file of
+    their own: the content that was labelled is part of their name, and what is read must be that.
+
     Raises:
         DatasetError: a file is missing or cut off, or nothing is labelled.
     """
@@ -167,12 +176,13 @@ class PseudoLabelSource:
         path = self.root / "labels.json"
         if not path.is_file():
             raise DatasetError(f"expected pseudo-labels in '{self.root}', got no labels.json; ovseg pseudo-label")
-        stated = json.loads(path.read_text(encoding="utf-8"))
+        from ovseg.bank.pseudo_labels import read_pseudo_labels  # with it comes FAISS, which masks have no use for
+
+        stated, rows = read_pseudo_labels(self.root)
         self.phrases = tuple(stated["labels"])
         self.synonyms = {name: tuple(more) for name, more in stated.get("synonyms", {}).items()}
-        rows = [row for file in sorted(self.root.glob("manifest-*.jsonl")) for row in read_journal(file)]
         self.lines = [row for row in rows if "error" not in row and sum(row["pixels"]) > 0]
-        self.names = tuple(row["path"] for row in self.lines)
+        self.names = tuple(map(self._name, self.lines))
         if not self.lines:
             raise DatasetError(f"'{self.root}' labels no pixel of {len(rows)} images; lower --confidence")
         self.reading: dict[str, Any] = {"pseudo-labels": len(self.phrases)}
@@ -180,20 +190,20 @@ class PseudoLabelSource:
         self.thresholds = self._thresholds() if data.keep < 1 else None
 
     def files(self, index: int) -> tuple[Path, ...]:
-        """Image, label map and confidence."""
-        row = self.lines[index]
-        maps = (self.root / folder / row["name"] for folder in ("labels", "confidence"))
-        return self.data.images / row["path"], *maps
+        """The image where it is a file, label map and confidence."""
+        key, maps = self._key(self.lines[index]), self._maps(index)
+        return (Path(key), *maps) if is_file_key(key) else maps
 
     def load(self, index: int) -> Labelled:
         """The image at ``index`` with its label map and confidence.
 
         Raises:
-            DatasetError: sizes differ, or a pixel has a label that labels.json does not know.
+            DatasetError: the image is gone or no longer the one that was labelled, sizes differ, or a pixel has a
+                label that labels.json does not know.
         """
-        image_file, map_file, confidence_file = self.files(index)
+        map_file, confidence_file = self._maps(index)
         ids = read_mask(map_file)
-        image = read_image(image_file, size=ids.shape)
+        image = self._image(self.lines[index])  # labels lie on the upright photo
         check_same_size(image, ids, image_name=self.names[index], mask_name=str(map_file))
         strange = np.unique(ids[(ids >= len(self.phrases)) & (ids != _PSEUDO_IGNORE)])
         if len(strange):
@@ -213,6 +223,38 @@ class PseudoLabelSource:
             truth = np.where(low, IGNORED, truth).astype(truth.dtype)
         return truth, confidence if self.data.weighted else None
 
+    def _key(self, row: dict[str, Any]) -> str:
+        """Where the image of a manifest's line is read from; see ``images.sources``."""
+        return row["path"] if is_hub(row["path"]) else str(self.data.images / row["path"])
+
+    def _name(self, row: dict[str, Any]) -> str:
+        if is_file_key(row["path"]):
+            return str(row["path"])
+        if "image" not in row:
+            raise DatasetError(
+                f"'{self.root}' does not say what of '{row['path']}' was labelled; run 'ovseg pseudo-label' into a "
+                "new folder"
+            )
+        return f"{row['path']} ({row['image']['sha256'][:12]})"
+
+    def _maps(self, index: int) -> tuple[Path, Path]:
+        """Label map and confidence."""
+        name = self.lines[index]["name"]
+        return self.root / "labels" / name, self.root / "confidence" / name
+
+    def _image(self, row: dict[str, Any]) -> NDArray[np.uint8]:
+        key = self._key(row)
+        try:
+            content = read_key(key)
+            if "image" in row and sha256_of_bytes(content) != row["image"]["sha256"]:
+                raise DatasetError(
+                    f"'{key}' is no longer the image that was labelled; run 'ovseg pseudo-label' again, which "
+                    "labels anew what has changed"
+                )
+            return load_image(content)
+        except ImageError as error:
+            raise DatasetError(f"cannot read the image: {error}") from error
+
     def _thresholds(self) -> NDArray[np.int64]:
         """(L,) per label the confidence, 0 to 255, that the share ``keep`` of its pixels reach.
 
@@ -220,14 +262,20 @@ class PseudoLabelSource:
         """
         counts = np.zeros((len(self.phrases), 256), np.int64)
         for index in range(len(self.lines)):
-            _, map_file, confidence_file = self.files(index)
-            ids, sure = read_mask(map_file), read_mask(confidence_file)
+            ids, sure = map(read_mask, self._maps(index))
             known = ids < len(self.phrases)
             counts += np.bincount(ids[known] * 256 + sure[known], minlength=counts.size).reshape(counts.shape)
         reached = counts[:, ::-1].cumsum(1)[:, ::-1]  # pixels at this confidence or above
         enough = reached >= self.data.keep * reached[:, :1]
         found: NDArray[np.int64] = np.where(enough, np.arange(256), 0).max(1)
         return found
+
+
+def place_of(settings: Any) -> str:
+    """The folder or table that the settings of a source name."""
+    if not isinstance(settings, dict):
+        return str(settings)
+    return str(settings.get("path") or settings.get("table") or settings.get("pseudo_labels"))
 
 
 def open_source(data: MaskData | PseudoLabels) -> Source:
@@ -248,8 +296,8 @@ def open_masks(data: MaskData) -> Dataset:
         DatasetError: the data are incomplete.
     """
     protocol = load_protocol(data.protocol)
-    if data.split is not None:
-        protocol = protocol.model_copy(update={"split": data.split})
+    changes = {"split": data.split, "orientation": data.orientation}
+    protocol = protocol.model_copy(update={key: value for key, value in changes.items() if value is not None})
     if protocol.episodes is not None and protocol.episodes.kind == "few-shot":
         # an episode shows one class only
         return open_files(protocol, Path(data.path))
@@ -278,7 +326,18 @@ def held_out_classes(data: MaskData, dataset: Dataset) -> list[int]:
 
 def reading_of(dataset: Dataset) -> dict[str, Any]:
     """What decides the examples of a data set besides their files: the protocol, or the version on the hub."""
-    return {"protocol": dataset.protocol.fingerprint(), "data": dataset.fingerprint}
+    reading = {"protocol": dataset.protocol.fingerprint(), "data": dataset.fingerprint}
+    return reading if dataset.reading is None else {**reading, "orientation": dataset.reading}
+
+
+def check_masks(data: MaskData) -> list[str]:
+    """What should be known of the masks before anything is made of them; see ``check_before``.
+
+    Raises:
+        DatasetError: they cannot be what their class list says.
+    """
+    dataset = open_masks(data)
+    return [f"'{data.path}': {sentence}" for sentence in check_before(dataset, range(len(dataset.names)))]
 
 
 def dataset_content(dataset: Dataset, rows: Iterable[int], cache: FeatureCache) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ def train_steps(
 ) -> Iterator[tuple[int, float]]:
     """Train ``task`` and yield (step, loss) after every optimiser step.
 
-    A checkpoint in ``out`` is resumed: the losses that follow are those of a run that was never interrupted.
+    A checkpoint in ``out`` is resumed: the losses that follow are those of a run that was never interrupted. From
+    that of a finished run with fewer steps it goes on with the learning rates of the new number of steps.
     When all steps are done the task has the running mean of its weights, where the schedule keeps one.
 
     Args:
@@ -73,6 +75,7 @@ def train_steps(
             if accelerator.is_main_process:
                 journal.append(row)
             if last or step % config.save_every == 0:
+                journal.sync()  # a checkpoint never has a step that the metrics lack, even after a power cut
                 state.save(out / CHECKPOINT, step=step, accelerator=accelerator)
             yield step, total
     if mean is not None:
@@ -120,6 +123,8 @@ def _validate(state: State, validate: Validate, out: Path, accelerator: Accelera
     state.task.eval()
     with averaged(state.task, state.mean):
         score = validate()
+        if math.isnan(score):  # nothing is better or worse than it, so the first weights would be kept for the best
+            raise TrainingError("the validation has no score: no pixel of its images counts; look at its masks")
         if state.best is None or score > state.best:
             state.best = score
             if accelerator.is_main_process:

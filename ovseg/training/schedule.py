@@ -23,6 +23,16 @@ def build_schedule(optimizer: torch.optim.Optimizer, schedule: Schedule) -> Any:
     return lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, schedule))
 
 
+def move_to(scheduler: Any, done: int) -> None:
+    """Give the optimiser the rates that a fresh ``scheduler`` has after ``done`` steps.
+
+    The rates of all steps depend on their total number; of one that is raised, the steps to come have those of the
+    new total, whatever the steps before had.
+    """
+    scheduler.load_state_dict({**scheduler.state_dict(), "last_epoch": done - 1, "_step_count": done + 1})
+    scheduler.step()
+
+
 def rate_factor(step: int, schedule: Schedule) -> float:
     """Share of the largest learning rate at ``step`` (from 0), in [0, 1].
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import yaml
 
 from ovseg.errors import VocabularyError
+from ovseg.files import parse_json
 
 FORMS = "one name a line, '17: wall' on every line, a JSON list or object, or YAML with 'names:'"
 
@@ -41,12 +41,20 @@ def read_label_file(path: Path) -> list[Named]:
     kind = path.suffix.lower()
     try:
         if kind == ".json":
-            named = _entries(json.loads(text), path)
+            advice = f"expected {FORMS}"
+            named = _entries(
+                parse_json(text, source=f"'{path}' is not valid JSON: it", advice=advice, error=VocabularyError),
+                path,
+            )
         elif kind in {".yaml", ".yml"}:
             named = _entries(yaml.safe_load(text), path)
         else:
             named = parse_label_lines(text.splitlines(), source=f"'{path}'")
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
+    except RecursionError as error:
+        raise VocabularyError(f"'{path}' is nested too deep to be read; expected {FORMS}") from error
+    except VocabularyError:
+        raise
+    except (yaml.YAMLError, ValueError) as error:
         told = " ".join(str(error).split())
         raise VocabularyError(f"'{path}' is not valid {kind[1:].upper()} ({told}); expected {FORMS}") from error
     if not named:

@@ -26,7 +26,8 @@ class Concept:
         label: the name in the results.
         synonyms: further phrases for the same thing; the best one counts.
         not_: phrases for what it must not be confused with.
-        images: visual examples (paths or arrays), for models that take them.
+        images: visual examples (paths or arrays), for segmenters of your own that read them; no model of ovseg
+            does yet, and refuses to segment with them.
         masks: one per image, or none.
         weight: factor on the label's odds against every other class; finite and above 0.
 
@@ -122,8 +123,8 @@ class Vocabulary:
                 of phrases; or None for none, so that every pixel gets a label.
 
         Raises:
-            VocabularyError: the list is empty or one string, or an entry (named) is not text, blank, doubled,
-                over-long, or a string that stands for several labels or for the background.
+            VocabularyError: the list is empty or one string, or an entry (named) has visual examples, is not text,
+                blank, doubled, over-long, or a string that stands for several labels or for the background.
         """
         if isinstance(labels, Vocabulary):
             if background is None:
@@ -133,6 +134,7 @@ class Vocabulary:
             concepts = labels.concepts()
         else:
             concepts = _concepts(labels)
+            _refuse_examples(concepts)
         phrases = tuple(_distinct((concept.label, *concept.synonyms)) for concept in concepts)
         return cls(
             labels=tuple(concept.label for concept in concepts),
@@ -199,6 +201,17 @@ def check_label(label: Any, *, where: str) -> str:
             f"it out and use background='auto', which gives such pixels -1, or Concept({phrase!r}) for the word"
         )
     return phrase
+
+
+def _refuse_examples(concepts: Iterable[Concept]) -> None:
+    """Refuse visual examples: a vocabulary is words, and they would be dropped without a word."""
+    for concept in concepts:
+        if concept.images:
+            raise VocabularyError(
+                f"concept '{concept.label}' has {len(concept.images)} visual examples, which no model of ovseg "
+                "reads yet; leave out images and masks and describe it in words (synonyms=...), or learn it from "
+                "photos with 'ovseg concept learn'"
+            )
 
 
 def _spelled_alike(phrase: str) -> str:

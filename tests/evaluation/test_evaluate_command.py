@@ -71,6 +71,26 @@ def test_checking_the_data_says_what_is_wrong(run: Callable[..., Any], folder: P
     assert done.exit_code == 1 and "cannot read the mask" in done.stdout
 
 
+def test_checking_the_data_counts_its_classes(run: Callable[..., Any], folder: Path) -> None:
+    (folder / "classes.txt").write_text("sky\nroad\ncat\ndog\n")
+    done = run("folder", "--data", folder, "--check-data")
+    # six masks of 192 pixels, two of each ignored; three cats of 25
+    assert "       3           75   6.58%  cat" in done.stdout
+    assert "       0            0   0.00%  dog" in done.stdout
+    assert "       6           12   1.04%  ignored (of all pixels)" in done.stdout
+    assert "problem: the last class, 'dog', is in no mask" in done.stdout and done.exit_code == 1
+    done = run("folder", "--data", folder, "--check-data", "--absent", "dog", "--json")
+    found = json.loads(done.stdout)
+    assert (found["problems"], found["remarks"], found["empty"], done.exit_code) == ([], [], ["dog"], 0)
+
+
+def test_an_evaluation_tells_what_is_remarkable_before_it_begins(run: Callable[..., Any], folder: Path) -> None:
+    (folder / "classes.txt").write_text("sky\nroad\ncat\ndog\nbus\n")
+    done = run("folder", "--data", folder)
+    assert "note: 2 of 5 classes are in no mask: dog, bus" in done.stderr
+    assert "- data: 2 of 5 classes are in no mask: dog, bus" in done.stdout
+
+
 def test_checking_the_data_refuses_a_split_that_an_evaluation_refuses(
     run: Callable[..., Any], folder: Path
 ) -> None:

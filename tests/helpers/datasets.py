@@ -17,6 +17,7 @@ class Oracle:
     """Finds the class in the red channel of the fixtures' images, wrong in every ``spoil``-th column."""
 
     info: dict[str, Any]
+    reads_examples = False
 
     def __init__(self, spoil: int = 0) -> None:
         self.spoil = spoil

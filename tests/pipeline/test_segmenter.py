@@ -266,7 +266,19 @@ def test_constants_of_a_benchmark_keep_the_networks(small: Segmenter) -> None:
     assert adjusted.config.input.short_side == 96
     assert adjusted.model.image is segmenter.model.image
     assert adjusted.info != segmenter.info
-    assert segmenter.for_benchmark("ade20k-150") is segmenter
+    with pytest.raises(ConfigError, match="states no constants of a paper for 'ade20k-150'"):
+        segmenter.for_benchmark("ade20k-150")
+
+
+def test_the_constants_of_a_paper_leave_the_networks_of_another_model(small: Segmenter) -> None:
+    adjusted = small.for_benchmark("voc21", method="naclip")
+    assert adjusted.model.image is small.model.image and adjusted.config.encoder == small.config.encoder
+    assert (adjusted.config.scoring.over, adjusted.config.input.splice) == ("phrases", "pixels")
+    assert adjusted.config.input.window is None and adjusted.config.refine.method == "pamr-released"
+    assert adjusted.words is not None and len(adjusted.words) == 21 and adjusted.words[4] == ("ship",)
+    assert adjusted.info["constants"] == "voc21 of naclip"
+    with pytest.raises(ModelError, match="no model 'clip-b16-naclp-paper'; did you mean 'clip-b16-naclip-paper'"):
+        small.for_benchmark("voc21", method="naclp")
 
 
 def test_constants_that_change_the_networks_are_refused(small: Segmenter) -> None:

@@ -10,6 +10,7 @@ from ovseg.training.checkpoint import (
     TrainingError,
     cut_metrics,
     flatten,
+    more_steps,
     read_checkpoint,
     refuse_other_run,
     settings_of,
@@ -52,5 +53,27 @@ def test_metrics_after_the_checkpoint_are_dropped_and_the_others_keep_every_digi
             journal.append(row)
     cut_metrics(tmp_path / "metrics.jsonl", 3)
     assert read_journal(tmp_path / "metrics.jsonl") == rows[:3]
-    cut_metrics(tmp_path / "nothing.jsonl", 3)
+    cut_metrics(tmp_path / "nothing.jsonl", 0)
     assert not (tmp_path / "nothing.jsonl").exists()
+
+
+def test_a_step_is_never_there_twice_and_never_missing(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with Journal(path) as journal:
+        for step, loss in ((1, 0.5), (2, 0.4), (1, 0.5), (2, 0.3), (4, 0.1)):
+            journal.append({"step": step, "loss": loss})
+    cut_metrics(path, 2)
+    assert read_journal(path) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.3}]
+    with pytest.raises(TrainingError, match=r"must hold the 4 steps that 'last.pt' has done, got none of step 3"):
+        cut_metrics(path, 4)
+    assert len(read_journal(path)) == 2
+    with pytest.raises(TrainingError, match="got none of step 1"):
+        cut_metrics(tmp_path / "nothing.jsonl", 3)
+
+
+def test_only_more_steps_make_a_run_the_same_run() -> None:
+    kept = {"schedule.steps": 6, "seed": 0}
+    assert more_steps(kept, {"schedule.steps": 7, "seed": 0})
+    assert not more_steps(kept, kept) and not more_steps(kept, {"schedule.steps": 5, "seed": 0})
+    assert not more_steps(kept, {"schedule.steps": 7, "seed": 1})
+    assert not more_steps(None, kept) and not more_steps({"seed": 0}, kept)

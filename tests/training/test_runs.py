@@ -27,9 +27,10 @@ from PIL import Image
 
 import ovseg
 import ovseg.files
-from ovseg.errors import ConfigError
+from ovseg.bank.store import writing
+from ovseg.errors import ConfigError, OutputError
 from ovseg.heads.registry import HeadConfig
-from ovseg.journal import read_journal
+from ovseg.journal import Journal, read_journal
 from ovseg.models.model import Model
 from ovseg.pipeline.segmenter import Segmenter
 from ovseg.training import train
@@ -255,8 +256,8 @@ def test_another_configuration_and_another_validation_set_make_another_run(
     other = write_masks(tmp_path / "val", seed=1, names=("sky", "road", "cat"))
     validation = Validation(protocol="folder", path=str(other), every=6)
     train(recipe(folder, validation=validation))
-    with pytest.raises(TrainingError, match=r"schedule\.steps 6 before and 7 now"):
-        train(recipe(folder, validation=validation, schedule={"steps": 7}))
+    with pytest.raises(TrainingError, match=r"schedule\.steps 6 before and 5 now"):
+        train(recipe(folder, validation=validation, schedule={"steps": 5}))
     write_masks(other, seed=2, names=("sky", "road", "cat"), parts=["masks"])
     with pytest.raises(TrainingError, match=r"content\.validation '3 images"):
         train(recipe(folder, validation=validation))
@@ -316,6 +317,112 @@ def test_an_alignment_may_replace_the_head_of_its_own_model_but_not_its_data(
     with pytest.raises(TrainingError, match=r"content\.named\.0 '2 images .* and '1 images"):
         train(aligned(folder))
     assert state_of(out) == before
+
+
+# more steps
+
+
+KINDS = ("one-cycle", "cosine", "poly")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_finished_run_goes_on_with_the_rates_of_its_new_number_of_steps(
+    toy: Callable[..., Model], folder: Path, tmp_path: Path, kind: str
+) -> None:
+    toy()
+    schedule = {"kind": kind, "ema": 0.9}
+    out = train(recipe(folder, schedule={**schedule, "steps": 4}))
+    first = read_journal(out / METRICS)
+    assert train(recipe(folder, schedule={**schedule, "steps": 9})) == out
+    rows = read_journal(out / METRICS)
+    assert [row["step"] for row in rows] == list(range(1, 10)) and rows[:4] == first
+    whole = read_journal(train(recipe(folder, out=tmp_path / "whole", schedule={**schedule, "steps": 9})) / METRICS)
+    rates = [[row["learning_rate"] for row in some] for some in (rows, whole)]
+    assert rates[0][4:] == pytest.approx(rates[1][4:], rel=1e-12)  # those of nine steps
+    assert rates[0][:4] != pytest.approx(rates[1][:4])  # those of four
+    result = json.loads((out / "result.json").read_text())
+    assert (result["steps"], result["before"]) == (9, [4])
+    told = f"finished at step 4 and given more; from there on the {kind} learning rates are those of 9 steps"
+    assert told in (out / "README.md").read_text()
+    assert json.loads((out / "config.json").read_text())["schedule"]["steps"] == 9
+    assert train(recipe(folder, schedule={**schedule, "steps": 11})) == out
+    assert json.loads((out / "result.json").read_text())["before"] == [4, 9]
+
+
+def test_going_on_leaves_weights_and_optimiser_as_they_were(toy: Callable[..., Model], folder: Path) -> None:
+    toy()
+    out = train(recipe(folder, schedule={"steps": 4}))
+    before = torch.load(out / CHECKPOINT, weights_only=True)
+    train(recipe(folder, schedule={"steps": 5}))
+    after = torch.load(out / CHECKPOINT, weights_only=True)
+    steps = [state["optimizer"]["state"][0]["step"].item() for state in (before, after)]
+    assert steps == [4.0, 5.0]
+    for name, value in before["task"].items():
+        moved = (after["task"][name] - value).abs().max()
+        assert moved < 0.02  # one step of AdamW at a rate of 0.01 at most, not a new start
+
+
+def test_more_steps_that_are_interrupted_lose_and_repeat_nothing(
+    toy: Callable[..., Model], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy()
+
+    def config(steps: int, out: str = "run") -> TrainingConfig:
+        return recipe(folder, out=tmp_path / out, schedule={"steps": steps}, save_every=3)
+
+    whole = train(config(8, "whole")) if train(config(4, "whole")) else None
+    train(config(4))
+    for stopped in (5, 7):  # before the first new checkpoint, and after it
+        _stop_at(stopped, config(8), monkeypatch)
+        assert not (tmp_path / "run" / "result.json").exists()
+        if stopped == 5:
+            train(config(4))  # still the finished run of four steps
+            assert [row["step"] for row in read_journal(tmp_path / "run" / METRICS)] == [1, 2, 3, 4]
+            assert (tmp_path / "run" / "result.json").exists()
+    with pytest.raises(TrainingError, match=r"schedule\.steps 8 before and 4 now"):
+        train(config(4))
+    with pytest.raises(
+        TrainingError, match=r"of a run of 8 steps that stopped at step 6; finish it with schedule.steps=8"
+    ):
+        train(config(10))
+    out = train(config(8))
+    assert whole is not None and read_journal(out / METRICS) == read_journal(whole / METRICS)
+    assert same_weights(out, whole)
+
+
+def _stop_at(step: int, config: TrainingConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run is killed after it has written the line of ``step``."""
+    append = Journal.append
+
+    def once(journal: Journal, row: Any) -> None:
+        append(journal, row)
+        if row.get("step") == step:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", once)
+        with pytest.raises(Killed):
+            train(config)
+
+
+def test_a_finished_run_without_its_checkpoint_cannot_go_on(toy: Callable[..., Model], folder: Path) -> None:
+    toy()
+    out = train(recipe(folder))
+    (out / CHECKPOINT).unlink()
+    before = state_of(out)
+    with pytest.raises(TrainingError, match=r"holds a finished run without its 'last.pt', from which more steps"):
+        train(recipe(folder, schedule={"steps": 9}))
+    assert state_of(out) == before
+
+
+def test_two_processes_never_write_one_run(toy: Callable[..., Model], folder: Path) -> None:
+    toy()
+    with (
+        writing(folder.parent / "run", what="training run"),
+        pytest.raises(OutputError, match="another process is writing the training run"),
+    ):
+        train(recipe(folder))
+    train(recipe(folder))
 
 
 # nothing is lost

@@ -188,3 +188,11 @@ def test_data_set_spellings_become_english(spelling: str, phrase: str) -> None:
 def test_importing_the_vocabulary_does_not_import_torch() -> None:
     code = "import sys, ovseg.vocabulary; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("masks", [(), ([[True]],)])
+def test_visual_examples_are_refused_where_they_would_be_dropped(masks: tuple[Any, ...]) -> None:
+    concept = Concept("mug", images=("mug.jpg",), masks=masks)
+    told = "concept 'mug' has 1 visual examples, which no model of ovseg reads yet; leave out images and masks"
+    with pytest.raises(VocabularyError, match=told):
+        Vocabulary.of(["table", concept])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ovseg.errors import DatasetError, VocabularyError
-from ovseg.evaluation.data.protocol import IDS, Protocol, with_classes
+from ovseg.evaluation.data.protocol import IDS, Protocol, same_names, with_classes
+from ovseg.files import parse_json
 from ovseg.vocabulary.label_files import parse_label_lines
 
 
@@ -28,7 +28,7 @@ def read_classes(protocol: Protocol, data: Path) -> Protocol:
         )
     entries, ignore = _parse_classes(path, protocol)
     names = [entry["name"] for entry in entries]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = same_names(names)
     if twice or not names:
         told = f"twice: {', '.join(twice)}" if twice else "it names none"
         raise DatasetError(f"'{path}' must name each class once; {told}")
@@ -84,21 +84,32 @@ def _parse_classes(path: Path, protocol: Protocol) -> tuple[list[dict[str, Any]]
 
 
 def _parse_categories(text: str, path: Path) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
+    advice = 'it should read {"ignore": 255, "categories": [{"id": 0, "name": "sky"}]}'
+    source = f"'{path}' is cut off or not a list of categories: it"
+    content = parse_json(text, source=source, advice=advice, error=DatasetError)
     try:
-        content = json.loads(text)
         categories = content["categories"] if isinstance(content, dict) else content
         stated = content.get("ignore", 255) if isinstance(content, dict) else 255
-        ignore = tuple(stated) if isinstance(stated, list) else (int(stated),)
+        ignore = tuple(map(_whole, stated if isinstance(stated, list) else [stated]))
         entries = [
-            {"name": str(item["name"]), "ids": (int(item["id"]),), "thing": bool(item.get("isthing", 0))}
+            {"name": _name(item["name"]), "ids": (_whole(item["id"]),), "thing": bool(item.get("isthing", 0))}
             for item in categories
         ]
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise DatasetError(
-            f"'{path}' is cut off or not a list of categories ({error}); it should read "
-            '{"ignore": 255, "categories": [{"id": 0, "name": "sky"}]}'
-        ) from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DatasetError(f"'{path}' is not a list of categories ({error}); {advice}") from error
     return entries, ignore
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not str(value).lstrip("-").isdecimal():
+        raise ValueError(f"expected a whole number, got {value!r:.40}")
+    return int(value)
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"expected a name in quotes, got {value!r:.40}")
+    return value
 
 
 def _only(entries: list[dict[str, Any]], wanted: tuple[str, ...], path: Path) -> list[dict[str, Any]]:

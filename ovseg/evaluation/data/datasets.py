@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ovseg.errors import DatasetError
+from ovseg.evaluation.data.check import check_all
 from ovseg.evaluation.data.episodes import open_episodes
 from ovseg.evaluation.data.examples import Dataset, check_same_size
 from ovseg.evaluation.data.files import FileDataset, open_files
@@ -36,12 +36,5 @@ def open_dataset(protocol: Protocol, data: str | Path, *, labels: str = "all") -
 
 def check_data(protocol: Protocol, data: str | Path) -> Iterator[str]:
     """Read every file of the data set and yield a line for each problem; nothing when all is well."""
-    dataset = open_dataset(protocol, data)
-    wanted = protocol.expected.files.get(protocol.split)
-    if wanted is not None and wanted != len(dataset.names):
-        yield f"expected {wanted} images in the split '{protocol.split}', found {len(dataset.names)}"
-    for index in range(len(dataset.names)):
-        try:
-            dataset.load(index)
-        except DatasetError as error:
-            yield str(error)
+    _, problems, _ = check_all(open_dataset(protocol, data))
+    yield from problems

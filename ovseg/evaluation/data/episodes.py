@@ -14,6 +14,7 @@ from ovseg.errors import DatasetError
 from ovseg.evaluation.data.classes import read_text
 from ovseg.evaluation.data.examples import Dataset, Example, Support
 from ovseg.evaluation.data.files import FileDataset, find_pairs, open_files
+from ovseg.evaluation.data.orientation import Reading
 from ovseg.evaluation.data.protocol import Episodes, Protocol
 from ovseg.evaluation.metrics.confusion import IGNORE
 
@@ -43,6 +44,11 @@ class DrawnDataset:
     def protocol(self) -> Protocol:
         """The protocol, with its classes."""
         return self.base.protocol
+
+    @property
+    def reading(self) -> Reading | None:
+        """That of the data set below."""
+        return self.base.reading
 
     def places(self, index: int) -> tuple[int, ...]:
         """Positions in ``base`` of the images of the example at ``index``."""
@@ -96,14 +102,21 @@ class OneClassFiles(FileDataset):
 
     def load(self, index: int) -> Example:
         """The image; its candidate is its folder's class."""
-        class_index = self.class_of(index)
         example = super().load(index)
-        truth = np.where(example.truth > BACKGROUND, class_index, example.truth).astype(np.int32)
-        return Example(example.name, example.image, truth, candidates=(class_index,))
+        return Example(
+            example.name, example.image, self._named(example.truth, index), candidates=(self.class_of(index),)
+        )
+
+    def load_truth(self, index: int) -> NDArray[np.int32]:
+        """(H, W) int32 class indices of the mask alone, at its own size; -1 where ignored."""
+        return self._named(super().load_truth(index), index)
 
     def class_of(self, index: int) -> int:
         """Class index of the image at ``index``."""
         return self.protocol.names.index(class_name(self.pairs[index].name))
+
+    def _named(self, truth: NDArray[np.int32], index: int) -> NDArray[np.int32]:
+        return np.where(truth > BACKGROUND, self.class_of(index), truth).astype(np.int32)
 
 
 @dataclass

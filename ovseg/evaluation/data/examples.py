@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ovseg.errors import DatasetError
+from ovseg.evaluation.data.orientation import Reading
 from ovseg.evaluation.data.protocol import Protocol, Resize
 
 
@@ -61,6 +62,11 @@ class Dataset(Interface):
     @property
     def fingerprint(self) -> str | None:
         """What data without files is known by; None where ``files`` names them all."""
+        ...
+
+    @property
+    def reading(self) -> Reading | None:
+        """How masks lie on photos that their EXIF data turn; None where there are no such photos."""
         ...
 
     def files(self, index: int) -> tuple[Path, ...]:

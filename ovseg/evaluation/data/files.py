@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from ovseg.errors import DatasetError
 from ovseg.evaluation.data.classes import ids_by_name, read_classes, read_text
 from ovseg.evaluation.data.examples import Example, check_same_size, resize_pair
 from ovseg.evaluation.data.masks import read_image, read_mask, to_classes
+from ovseg.evaluation.data.orientation import Reading, as_masked, mask_reading, orientation_of
 from ovseg.evaluation.data.protocol import Layout, Protocol
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -48,9 +50,11 @@ class FileDataset:
         Raises:
             DatasetError: a file cannot be read, their sizes differ, or the mask holds an unknown id.
         """
-        pair = self.pairs[index]
-        ids = self._ids(pair)
-        image = read_image(pair.image, size=ids.shape)
+        pair, ids = self.pairs[index], self.ids(index)
+        image = read_image(pair.image)
+        if index in self._turned:
+            stated = self.protocol.orientation
+            image = as_masked(image, self._turned[index], size=ids.shape, reading=self.reading, stated=stated)
         check_same_size(image, ids, image_name=str(pair.image), mask_name=str(pair.mask))
         truth = to_classes(ids, self.lookup, protocol=self.protocol, path=str(pair.mask))
         image, truth = resize_pair(image, truth, resize=self.protocol.resize)
@@ -66,11 +70,26 @@ class FileDataset:
 
     def load_truth(self, index: int) -> NDArray[np.int32]:
         """(H, W) int32 class indices of the mask alone, at its own size; -1 where ignored."""
-        pair = self.pairs[index]
-        return to_classes(self._ids(pair), self.lookup, protocol=self.protocol, path=str(pair.mask))
+        path = str(self.pairs[index].mask)
+        return to_classes(self.ids(index), self.lookup, protocol=self.protocol, path=path)
 
-    def _ids(self, pair: FilePair) -> NDArray[np.int32]:
-        return read_mask(pair.mask, decode=self.layout.decode)
+    def ids(self, index: int) -> NDArray[np.int32]:
+        """(H, W) int32 values of the mask alone, at its own size."""
+        return read_mask(self.pairs[index].mask, decode=self.layout.decode)
+
+    @cached_property
+    def reading(self) -> Reading | None:
+        """How masks lie on photos that their EXIF data turn; see ``mask_reading``."""
+
+        def load(index: int) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+            return read_image(self.pairs[index].image), self.ids(index)
+
+        return mask_reading(self._turned, load, stated=self.protocol.orientation, names=self.names)
+
+    @cached_property
+    def _turned(self) -> dict[int, int]:
+        found = ((index, orientation_of(pair.image)) for index, pair in enumerate(self.pairs))
+        return {index: orientation for index, orientation in found if orientation != 1}
 
 
 def open_files(protocol: Protocol, data: Path, *, labels: str = "all") -> FileDataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from ovseg.errors import DatasetError
 from ovseg.evaluation.data.examples import Example, check_same_size, resize_pair
 from ovseg.evaluation.data.masks import INDEX_MODES, to_classes
+from ovseg.evaluation.data.orientation import Reading, as_masked, mask_reading, orientation_of
 from ovseg.evaluation.data.protocol import Protocol
 from ovseg.images.hub import HubName
 
@@ -51,19 +53,55 @@ class HubDataset:
         Raises:
             DatasetError: the mask is in colours, has another size than the image, or holds an unknown id.
         """
-        row = self.rows[index]
-        image, mask = row[self.image_column], row[self.mask_column]
+        pixels, ids = self._upright(index), self.ids(index)
+        place = f"row {index}"
+        if index in self._turned:
+            stated = self.protocol.orientation
+            pixels = as_masked(pixels, self._turned[index], size=ids.shape, reading=self.reading, stated=stated)
+        check_same_size(pixels, ids, image_name=place, mask_name=place)
+        truth = to_classes(ids, self.lookup, protocol=self.protocol, path=place)
+        pixels, truth = resize_pair(pixels, truth, resize=self.protocol.resize)
+        return Example(self._name(index), pixels, truth)
+
+    def ids(self, index: int) -> NDArray[np.int32]:
+        """(H, W) int32 values of the mask of row ``index``.
+
+        Raises:
+            DatasetError: the mask is in colours.
+        """
+        mask = self.rows[index][self.mask_column]
         if mask.mode not in INDEX_MODES:
             raise DatasetError(
                 f"column '{self.mask_column}' of row {index} must be single-channel ids, "
                 f"got mode {mask.mode}; choose a data set whose masks are ids"
             )
-        pixels, ids = np.asarray(image.convert("RGB")), np.asarray(mask).astype(np.int32)
-        place = f"row {index}"
-        check_same_size(pixels, ids, image_name=place, mask_name=place)
-        truth = to_classes(ids, self.lookup, protocol=self.protocol, path=place)
-        pixels, truth = resize_pair(pixels, truth, resize=self.protocol.resize)
-        return Example(self._name(index), pixels, truth)
+        return np.asarray(mask).astype(np.int32)
+
+    @cached_property
+    def reading(self) -> Reading | None:
+        """How masks lie on photos that their EXIF data turn; see ``mask_reading``."""
+
+        def load(index: int) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+            return self._upright(index), self.ids(index)
+
+        return mask_reading(self._turned, load, stated=self.protocol.orientation, names=self.names)
+
+    @cached_property
+    def _turned(self) -> dict[int, int]:
+        import datasets
+
+        column = self.rows.select_columns([self.image_column])
+        encoded = column.cast_column(self.image_column, datasets.Image(decode=False))
+        found: dict[int, int] = {}
+        for index, row in enumerate(encoded):
+            value = row[self.image_column]
+            orientation = orientation_of(Path(value["path"]) if value["bytes"] is None else value["bytes"])
+            if orientation != 1:
+                found[index] = orientation
+        return found
+
+    def _upright(self, index: int) -> NDArray[np.uint8]:
+        return np.asarray(self.rows[index][self.image_column].convert("RGB"))  # the library has turned it
 
     def _name(self, index: int) -> str:
         return f"{index:08d}"

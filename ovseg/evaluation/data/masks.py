@@ -15,18 +15,14 @@ from ovseg.images.load import load_image
 INDEX_MODES = {"L", "P", "1", "I", "I;16", "I;16B", "I;16L"}
 
 
-def read_image(path: Path, *, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB, upright, or as stored where only that has the mask's ``size`` (H, W).
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB, upright.
 
     Raises:
         DatasetError: the file is missing, cut off or no image.
     """
     try:
-        image = load_image(path)
-        if size is None or image.shape[:2] == size or image.shape[1::-1] != size:
-            return image
-        with Image.open(path) as stored:
-            return np.asarray(stored.convert("RGB")) if stored.size[::-1] == size else image
+        return load_image(path)
     except ImageError as error:
         raise DatasetError(f"cannot read the image: {error}") from error
 
@@ -88,8 +84,20 @@ def to_classes(
         raise DatasetError(
             f"the mask '{path}' holds ids that protocol '{protocol.name}' does not know: "
             f"{', '.join(map(str, strange[:8]))}; list them under classes or ignore, or check the data"
+            + _shift_hint(strange.tolist(), protocol)
         )
     return classes
+
+
+def _shift_hint(strange: list[int], protocol: Protocol) -> str:
+    """What to think of where the only unknown id is one above the last class."""
+    known = [value for entry in protocol.classes for value in entry.ids]
+    if not known or strange != [max(known) + 1]:
+        return ""
+    return (
+        f" (the classes have ids {min(known)} to {max(known)}: are the masks' ids shifted by one? they should "
+        f"begin at {min(known)})"
+    )
 
 
 def _read_mat(path: Path) -> NDArray[np.int32]:

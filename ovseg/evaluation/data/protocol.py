@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -59,9 +62,10 @@ class Layout(Config):
 
 
 class Expected(Config):
-    """Numbers that must hold; ``files`` None where any number may come."""
+    """What must hold, or may be; ``files`` empty where any number may come."""
 
     classes: int | None = None
+    absent: tuple[str, ...] = ()  # classes that need not be in any mask
     files: dict[str, int] = Field(default_factory=dict)  # by split
 
 
@@ -100,6 +104,7 @@ class Protocol(Config):
     background: Background = Background()
     ignore: tuple[int, ...] = (255,)
     other: Literal["error", "ignore", "background"] = "error"  # ids that no class names
+    orientation: Literal["auto", "upright", "stored"] = "auto"  # how masks lie on photos that EXIF data turn
     split: str = "val"
     layouts: tuple[Layout, ...]
     episodes: Episodes | None = None
@@ -132,7 +137,7 @@ class Protocol(Config):
 
     def _check_classes(self) -> None:
         names = self.names
-        twice = sorted({name for name in names if names.count(name) > 1})
+        twice = same_names(names)
         if twice:
             raise ValueError(f"every class needs its own name; given twice: {', '.join(twice)}")
         if self.expected.classes not in (None, len(names)):
@@ -242,9 +247,20 @@ class Protocol(Config):
 
     def fingerprint(self, **choices: Any) -> str:
         """Hexadecimal SHA-256 of what the score depends on, without titles, sources and model settings."""
-        content = self.model_dump(mode="json", exclude={"title", "sources", "settings", "expected"})
+        content = self.model_dump(mode="json", exclude={"title", "sources", "settings", "expected", "orientation"})
         text = json.dumps({"protocol": content, "choices": choices}, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def same_names(names: Sequence[str]) -> list[str]:
+    """Names that are one to a reader: equal but for case, blanks and underscores; each once, in order of place.
+
+    >>> same_names(["Apple", "traffic_light", "apple", "Traffic  light", "sky"])
+    ['Apple', 'traffic_light', 'apple', 'Traffic  light']
+    """
+    read = [" ".join(unicodedata.normalize("NFKC", name).casefold().replace("_", " ").split()) for name in names]
+    counts = Counter(read)
+    return list(dict.fromkeys(name for name, plain in zip(names, read, strict=True) if counts[plain] > 1))
 
 
 def protocol_names() -> list[str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+_LARGEST = 2.0**53  # below, every whole number has a float
 
 
 @dataclass(frozen=True)
@@ -56,14 +59,34 @@ class ImageRow:
         claimed = values["claimed"]
         return cls(
             name=str(values["name"]),
-            pairs=_unpack(values["pairs"], 3).astype(np.int64),
+            pairs=_whole(_unpack(values["pairs"], 3)),
             candidates=_integers(values["asked"]),
             seconds=float(values["seconds"]),
-            boundary=_unpack(values["boundary"], 7).astype(np.int64),
+            boundary=_whole(_unpack(values["boundary"], 7)),
             calibration=_unpack(values["calibration"], 3),
             claimed=None if claimed is None else _integers(claimed),
             content=values.get("content", ""),
         )
+
+    def check(self, classes: int) -> None:
+        """Refuse indices that are none of so many classes, and counts that none can be.
+
+        Raises:
+            ValueError: names the image and the part.
+        """
+        parts = {
+            "pairs": ((self.pairs[:, :1], 0), (self.pairs[:, 1:2], -1)),
+            "boundary": ((self.boundary[:, :1], 0),),
+            "asked": ((np.asarray(self.candidates, np.int64), 0),),
+            "claimed": ((np.asarray(self.claimed or (), np.int64), 0),),
+        }
+        for part, columns in parts.items():
+            for indices, least in columns:
+                if indices.size and not least <= indices.min() <= indices.max() < classes:
+                    raise ValueError(f"{part} of '{self.name}' must hold class indices below {classes}")
+        counts = (self.pairs[:, 2:], self.boundary[:, 1:], self.calibration)
+        if not math.isfinite(self.seconds) or any(part.size and part.min() < 0 for part in counts):
+            raise ValueError(f"the counts of '{self.name}' must be 0 or more")
 
 
 def _pack(table: NDArray[Any]) -> str:
@@ -73,7 +96,16 @@ def _pack(table: NDArray[Any]) -> str:
 
 def _unpack(text: str, columns: int) -> NDArray[np.float64]:
     rows = [[float(value) for value in row.split(",")] for row in text.split()]
-    return np.asarray(rows, np.float64).reshape(-1, columns)
+    table = np.asarray(rows, np.float64).reshape(-1, columns)
+    if not (np.abs(table) < _LARGEST).all():  # nor is NaN
+        raise ValueError(f"expected numbers below {_LARGEST:.0f}, got {text!r:.60}")
+    return table
+
+
+def _whole(table: NDArray[np.float64]) -> NDArray[np.int64]:
+    if not (table == table.round()).all():
+        raise ValueError("expected whole numbers")
+    return table.astype(np.int64)
 
 
 def _integers(text: str) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ovseg.errors import ConfigError
+from ovseg.escape import as_code, for_markdown
 from ovseg.evaluation.metrics.bootstrap import ClassAreas, PairedDifference, paired_bootstrap
 from ovseg.evaluation.metrics.rows import ImageRow
 from ovseg.evaluation.report.report import EvaluationReport
@@ -36,15 +37,18 @@ class Comparison:
         ranked = sorted(self.iou.items(), key=lambda item: item[1])
         most = list(dict(ranked[::-1][:classes] + ranked[:classes][::-1]).items())
         lines = [
-            f"B = `{self.models[1]}` against A = `{self.models[0]}`: "
+            f"B = {as_code(self.models[1])} against A = {as_code(self.models[0])}: "
             f"mIoU {100 * change.difference:+.2f} points, "
             f"95 % interval {100 * change.low:+.2f} to {100 * change.high:+.2f}, "
             f"p = {change.p_value:.3f}: **{verdict}**.",
             "",
             "| score | B - A, points |",
             "|---|---|",
-            *(f"| {name.replace('_', ' ')} | {100 * value:+.2f} |" for name, value in self.scores.items()),
-            *(f"| {name} (IoU) | {100 * value:+.2f} |" for name, value in most),
+            *(
+                f"| {for_markdown(name.replace('_', ' '))} | {100 * value:+.2f} |"
+                for name, value in self.scores.items()
+            ),
+            *(f"| {for_markdown(name)} (IoU) | {100 * value:+.2f} |" for name, value in most),
         ]
         return "\n".join(lines) + "\n"
 
@@ -103,6 +107,15 @@ def _check_protocol(first: EvaluationReport, second: EvaluationReport) -> None:
             f"only reports over the same protocol can be compared; A has {_protocol(first)}, "
             f"B has {_protocol(second)}; evaluate one of them again as the other was"
         )
+    _check_classes(first, second)
+
+
+def _check_classes(first: EvaluationReport, second: EvaluationReport) -> None:
+    if first.names != second.names or first.manifest.get("scored") != second.manifest.get("scored"):
+        raise ConfigError(
+            f"A and B name one protocol, but A has {len(first.names)} classes and B {len(second.names)}, "
+            "or they are named or scored otherwise; evaluate one of them again"
+        )
 
 
 def _check_images(first: EvaluationReport, second: EvaluationReport) -> None:
@@ -111,6 +124,10 @@ def _check_images(first: EvaluationReport, second: EvaluationReport) -> None:
             raise ConfigError(
                 f"{letter} holds no rows of single images, which the test needs; "
                 "take the report.json that ovseg evaluate ... --out DIR writes"
+            )
+        if not any(row.pairs[:, 2].any() for row in report.rows):
+            raise ConfigError(
+                f"no pixel of the images of {letter} counts, so there is nothing to compare; look at its data"
             )
     names, others = ([row.name for row in report.rows] for report in (first, second))
     if names != others:

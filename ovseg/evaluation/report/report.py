@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ovseg.errors import ConfigError, DatasetError
+from ovseg.escape import as_code, for_markdown
 from ovseg.evaluation.data.protocol import Protocol
 from ovseg.evaluation.metrics.bootstrap import ClassAreas, bootstrap_interval
 from ovseg.evaluation.metrics.boundary import boundary_f_score, boundary_iou
@@ -19,7 +19,7 @@ from ovseg.evaluation.metrics.calibration import expected_calibration_error
 from ovseg.evaluation.metrics.confusion import ConfusionMatrix, mean_of_known
 from ovseg.evaluation.metrics.presence import presence_from_maps, presence_from_scores
 from ovseg.evaluation.metrics.rows import ImageRow
-from ovseg.files import write_json
+from ovseg.files import read_json, write_json
 
 FORMAT = "ovseg-evaluation-1"
 
@@ -92,54 +92,76 @@ class EvaluationReport:
         Raises:
             ConfigError: the file is missing, cut off, or no report.
         """
+        advice = f"it must be a report of the format '{FORMAT}': write one with ovseg evaluate ... --out DIR"
+        values = read_json(path, what="report", advice=advice)
+        if values.get("format") != FORMAT:
+            raise ConfigError(f"'{path}' is none; {advice}")
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise ConfigError(f"no report '{path}'; write one with ovseg evaluate ... --out DIR") from error
-        except OSError as error:
-            raise ConfigError(f"cannot read the report '{path}': {error.strerror}; give a report.json") from error
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"the report '{path}' is cut off or not JSON ({error}); run it again") from error
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
-            raise ConfigError(f"'{path}' must be a report of the format '{FORMAT}'; write one with --out")
-        try:
-            return cls(
-                mean_iou=_number(values["mean_iou"]),
-                iou={name: _number(value) for name, value in values["iou"].items()},
-                pixel_accuracy=_number(values["pixel_accuracy"]),
+            report = cls(
+                mean_iou=_share(values["mean_iou"]),
+                iou={name: _share(value) for name, value in values["iou"].items()},
+                pixel_accuracy=_share(values["pixel_accuracy"]),
                 interval=(_number(values["interval"][0]), _number(values["interval"][1])),
-                scores={name: _number(value) for name, value in values["scores"].items()},
+                scores={name: _share(value) for name, value in values["scores"].items()},
                 names=tuple(values["names"]),
                 manifest=values["manifest"],
                 rows=tuple(ImageRow.from_dict(row) for row in values["images"]),
             )
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise ConfigError(f"the report '{path}' is incomplete ({error!r}); run it again") from error
+            report._check()
+            return report
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+            raise ConfigError(
+                f"the report '{path}' is incomplete or not as it was written ({error!r}); run it again"
+            ) from error
+
+    def _check(self) -> None:
+        """Refuse what no evaluation writes, so that nothing is computed from it.
+
+        Raises:
+            ValueError, TypeError, KeyError: says what.
+        """
+        classes, manifest = len(self.names), self.manifest
+        if not classes or not all(isinstance(name, str) for name in self.names) or list(self.iou) != [*self.names]:
+            raise ValueError("expected an IoU for each of the names of the classes, in their order")
+        for row in self.rows:
+            row.check(classes)
+        scored = manifest.get("scored", [0])
+        if not scored or not all(type(index) is int and 0 <= index < classes for index in scored):
+            raise ValueError(f"'scored' must hold class indices below {classes}, got {scored!r:.80}")
+        float(manifest.get("seconds_per_image", 0))
+        if not all(isinstance(sentence, str) for sentence in manifest.get("remarks", [])):
+            raise TypeError("'remarks' must be sentences")
+        if "leaks" in manifest:
+            leak_line(manifest["leaks"])
 
     def to_markdown(self) -> str:
         """A report for people: what was measured, the scores, and every class from best to worst."""
         manifest = self.manifest
         low, high = self.interval
         lines = [
-            f"# {manifest.get('title', manifest.get('protocol'))}",
+            f"# {for_markdown(manifest.get('title', manifest.get('protocol')))}",
             "",
             f"mIoU **{_percent(self.mean_iou)}** (95 % interval {_percent(low)} to {_percent(high)}), "
             f"pixel accuracy {_percent(self.pixel_accuracy)}, {manifest.get('images', len(self.rows))} images.",
             "",
-            f"- protocol `{manifest.get('protocol')}` (`{str(manifest.get('protocol_hash'))[:12]}`), "
-            f"labels `{manifest.get('labels')}`, setting `{manifest.get('setting')}`",
-            f"- model `{self.model_name}`, "
+            f"- protocol {as_code(manifest.get('protocol'))} ({as_code(str(manifest.get('protocol_hash'))[:12])}), "
+            f"labels {as_code(manifest.get('labels'))}, setting {as_code(manifest.get('setting'))}",
+            f"- model {as_code(self.model_name)}, "
             f"{manifest.get('seconds_per_image', math.nan):.3f} s an image, "
-            f"commit `{str(manifest.get('commit'))[:12]}`",
+            f"commit {as_code(str(manifest.get('commit'))[:12])}",
+            *(f"- data: {for_markdown(sentence)}" for sentence in manifest.get("remarks", [])),
             *([f"- {leak_line(manifest['leaks'])}"] if "leaks" in manifest else []),
             "",
             "| score | % |",
             "|---|---|",
-            *(f"| {name.replace('_', ' ')} | {_percent(value)} |" for name, value in self.scores.items()),
+            *(
+                f"| {for_markdown(name.replace('_', ' '))} | {_percent(value)} |"
+                for name, value in self.scores.items()
+            ),
             "",
             "| class | IoU % |",
             "|---|---|",
-            *(f"| {name} | {_percent(value)} |" for name, value in _best_first(self.iou)),
+            *(f"| {for_markdown(name)} | {_percent(value)} |" for name, value in _best_first(self.iou)),
         ]
         return "\n".join(lines) + "\n"
 
@@ -179,7 +201,7 @@ def summarize(rows: Sequence[ImageRow], protocol: Protocol, *, manifest: dict[st
 
 def leak_line(leaks: dict[str, Any], *, shown: int = 10) -> str:
     """How many images leak, and the first ``shown`` of them; the same of the model's own training photos."""
-    told = f"leak check against the bank `{leaks['bank']}` of {leaks['bank_images']} images: "
+    told = f"leak check against the bank {as_code(leaks['bank'])} of {leaks['bank_images']} images: "
     if not leaks["count"]:
         told += "none is a near-copy of an evaluated image"
     else:
@@ -198,7 +220,7 @@ def leak_line(leaks: dict[str, Any], *, shown: int = 10) -> str:
 
 def _listed_pairs(pairs: list[dict[str, Any]], other: str, *, shown: int) -> str:
     listed = [
-        f"`{pair[other]}` = `{pair['image']}`" + (f" {pair['change']}" if pair.get("change") else "")
+        f"{as_code(pair[other])} = {as_code(pair['image'])}" + (f" {pair['change']}" if pair.get("change") else "")
         for pair in pairs[:shown]
     ]
     more = len(pairs) - len(listed)
@@ -265,6 +287,18 @@ def _percent(value: float) -> str:
 
 def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
+
+
+def _share(value: Any) -> float:
+    """A score in [0, 1], or NaN for null.
+
+    Raises:
+        ValueError: it is another number.
+    """
+    number = _number(value)
+    if math.isnan(number) or 0 <= number <= 1:
+        return number
+    raise ValueError(f"expected a score in [0, 1], got {value!r:.40}")
 
 
 def _nan_to_none(value: Any) -> Any:

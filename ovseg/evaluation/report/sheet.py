@@ -7,14 +7,18 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from ovseg.escape import one_line
 from ovseg.evaluation.data.examples import Example
 from ovseg.evaluation.report.report import EvaluationReport, image_mean_iou
 from ovseg.images.sheets import grid, headline, stack
+from ovseg.result.lettering import choose_font, drawable, shortened
 from ovseg.result.overlay import palette
 
 TILE = 240  # height of a picture, pixels
+_LETTER, _ROW = 13, 20  # size of the legend's letters and height of its rows, pixels
+_PAPER, _INK = (250, 250, 248), (32, 33, 36)
 Predict = Callable[[int], tuple[Example, NDArray[np.int32]]]
 
 
@@ -30,11 +34,43 @@ def picture_sheet(
         each: images of each kind.
     """
     place = {name: index for index, name in enumerate(names)}
-    strips = []
+    strips, shown = [], set[int]()
     for kind, name, score in ranked_images(report, each=each):
         example, prediction = segment(place[name])
-        strips.append(_strip(example, prediction, caption=f"{kind}: {name}, mIoU {100 * score:.1f}"))
-    return stack(strips)
+        shown |= {*np.unique(example.truth).tolist(), *np.unique(prediction).tolist()}
+        strips.append(_strip(example, prediction, caption=f"{kind}: {one_line(name)}, mIoU {100 * score:.1f}"))
+    if not strips:
+        return stack(strips)
+    width = max(strip.width for strip in strips)
+    title = headline("photo, truth and prediction of each image; colours:", width=width)
+    return stack([title, legend(sorted(shown - {-1}), report.names, width=width, black=-1 in shown), *strips])
+
+
+def legend(classes: Sequence[int], names: Sequence[str], *, width: int, black: bool) -> Image.Image:
+    """The colour and the name of each class, in columns.
+
+    Args:
+        classes: indices of those that are shown.
+        names: of all classes.
+        width: pixels of the picture.
+        black: whether there are pixels of no class, which are black.
+    """
+    colours = class_colors(len(names))
+    entries = [(colours[index], one_line(names[index])) for index in classes]
+    entries += [(colours[-1], "ignored, or none of the labels")] if black else []
+    font = choose_font((text for _, text in entries), size=_LETTER)
+    texts = [shortened(drawable(text, font), font, room=width - 4 * _LETTER) for _, text in entries]
+    cell = max((round(font.getlength(text)) for text in texts), default=0) + 3 * _LETTER
+    columns = max(1, width // cell)
+    rows = -(-len(texts) // columns)
+    picture = Image.new("RGB", (width, rows * _ROW + 6), _PAPER)
+    pen = ImageDraw.Draw(picture)
+    for number, ((colour, _), text) in enumerate(zip(entries, texts, strict=True)):
+        row, column = divmod(number, columns)
+        left, top = 6 + column * cell, row * _ROW + 3
+        pen.rectangle((left, top, left + _LETTER, top + _LETTER), fill=tuple(colour.tolist()))
+        pen.text((left + 1.5 * _LETTER, top + _LETTER / 2), text, fill=_INK, font=font, anchor="lm")
+    return picture
 
 
 def ranked_images(report: EvaluationReport, *, each: int = 3) -> list[tuple[str, str, float]]:

@@ -83,6 +83,7 @@ class Without:
             return whole(image, labels, **{**keywords, **fixed})
 
         self.segment = segment
+        self.reads_examples = bool(getattr(self.segmenter, "reads_examples", False))
 
     @property
     def info(self) -> dict[str, Any]:

@@ -20,14 +20,15 @@ class KeptRows:
     Args:
         folder: where ``rows-RANK.jsonl`` lie; None keeps nothing.
         run: plain values: all that the rows depend on besides the files of their examples.
+        classes: number of classes.
         rank: number of this process.
 
     Raises:
         ConfigError: a file holds rows of another run, cannot be read, or has a damaged line.
     """
 
-    def __init__(self, folder: Path | None, run: Mapping[str, Any], *, rank: int = 0) -> None:
-        self._run = run
+    def __init__(self, folder: Path | None, run: Mapping[str, Any], *, classes: int, rank: int = 0) -> None:
+        self._run, self._classes = run, classes
         self._journal = None if folder is None else Journal(folder / f"rows-{rank:05d}.jsonl")
         self._rows: dict[str, list[tuple[ImageRow, Any]]] = {}
         self._described: set[Path] = set()  # files that have their first line
@@ -68,6 +69,7 @@ class KeptRows:
         for number, line in enumerate(lines[1:], start=2):
             try:
                 row = ImageRow.from_dict(line)
+                row.check(self._classes)
                 self._rows.setdefault(row.name, []).append((row, line["files"]))
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise ConfigError(

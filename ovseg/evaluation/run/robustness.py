@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ovseg.escape import for_markdown
 from ovseg.evaluation.report.report import EvaluationReport
 from ovseg.evaluation.run.corruptions import CORRUPTIONS, SEVERITIES
 from ovseg.evaluation.run.paraphrase import REWRITINGS
@@ -74,7 +75,7 @@ class RobustnessTable:
             "",
             "| condition | mIoU | relative |",
             "|---|---|---|",
-            *(f"| {c.name} | {100 * c.mean_iou:.1f} | {c.relative:.2f} |" for c in self.conditions),
+            *(f"| {for_markdown(c.name)} | {100 * c.mean_iou:.1f} | {c.relative:.2f} |" for c in self.conditions),
         ]
         return "\n".join(lines) + "\n"
 
@@ -106,7 +107,7 @@ def measure_robustness(
 
     def run(name: str, changed: RunOptions, asked: Task = task) -> EvaluationReport:
         folder = None if out is None else Path(out) / name.replace(":", "-").replace(" ", "-")
-        return evaluate_task(segmenter, asked, out=folder, options=changed)
+        return evaluate_task(segmenter, asked, out=folder, options=replace(changed, check=changed is base))
 
     clean = run("clean", base)
     conditions = []

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from ovseg._version import __version__
 from ovseg.errors import DatasetError
+from ovseg.evaluation.data.check import check_before
 from ovseg.evaluation.data.examples import Dataset, Example
-from ovseg.evaluation.data.protocol import Protocol
+from ovseg.evaluation.data.protocol import Protocol, load_protocol
 from ovseg.evaluation.metrics.boundary import boundary_counts
 from ovseg.evaluation.metrics.calibration import map_reliability
 from ovseg.evaluation.metrics.confusion import ConfusionMatrix, sparse_pairs
@@ -28,11 +29,11 @@ from ovseg.evaluation.run.leaks import find_leaks
 from ovseg.evaluation.run.paraphrase import rewriting
 from ovseg.evaluation.run.predictor import Prediction, Predictor
 from ovseg.evaluation.run.processes import Processes
-from ovseg.evaluation.run.task import RunOptions, Task, check_count, open_task, spread
+from ovseg.evaluation.run.task import RunOptions, Task, check_count, check_shots, narrowed, open_task, spread
 from ovseg.files import atomic_path
 from ovseg.identity import digest, mark_files
 from ovseg.prefetch import prefetch
-from ovseg.progress import progress_bar
+from ovseg.progress import progress_bar, remark
 from ovseg.provenance import describe_model, environment, names_hash, peak_memory_mib
 
 if TYPE_CHECKING:
@@ -86,10 +87,14 @@ def evaluate_task(
 ) -> EvaluationReport:
     """``evaluate`` of what ``task`` says."""
     options = options or RunOptions()
+    check_shots(segmenter, narrowed(load_protocol(task.benchmark), options))
     dataset, labels = open_task(task, options)
     check_count(dataset, limit=task.limit)
     run = Run(segmenter, dataset, labels=labels, setting=task.setting, options=options)
     indices = spread(dataset.names, task.limit)
+    if options.check:
+        run.remarks = check_before(dataset, indices, absent=options.absent)
+        run.tell()
     if bank is not None:
         run.leaks = run.processes.from_main(lambda: find_leaks(bank, dataset, indices, run.model["name"]))
     report = run.execute(indices, out=None if out is None else Path(out))
@@ -117,6 +122,7 @@ class Run:
         )
         self.processes = Processes.join()
         self.leaks: dict[str, Any] | None = None
+        self.remarks: list[str] = []  # on the data
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -128,6 +134,7 @@ class Run:
             **{f"setting {key}": value for key, value in self.predictor.applied.items()},
             **{f"model {key}": value for key, value in self.model.items()},
             "data": self.dataset.fingerprint,
+            "orientation": self.dataset.reading,
             "protocol content": self._protocol_hash(),
             "ovseg": __version__,
         }
@@ -135,7 +142,7 @@ class Run:
     def execute(self, indices: Sequence[int], *, out: Path | None = None) -> EvaluationReport:
         """Segment and score the images at ``indices`` of which ``out`` holds no row that is still right."""
         share, names = self.processes.share(list(indices)), self.dataset.names
-        with KeptRows(out, self.identity, rank=self.processes.rank) as kept:
+        with KeptRows(out, self.identity, classes=len(self.protocol.names), rank=self.processes.rank) as kept:
             found = [kept.find(names[index], self.dataset.files(index)) for index in share]
             rows = {row.name: row for row in found if row is not None}
             self._score([index for index in share if names[index] not in rows], rows, kept)
@@ -158,10 +165,17 @@ class Run:
             "options": self.options.that_count,
             "model": self.model,
             "processes": self.processes.count,
+            **({"remarks": self.remarks} if self.remarks else {}),
             **({} if self.leaks is None else {"leaks": self.leaks}),
             **environment(),
             "peak_memory_mib": peak_memory_mib(),
         }
+
+    def tell(self) -> None:
+        """Say what is remarkable about the data, where progress is shown."""
+        if self.options.progress and self.processes.is_main:
+            for sentence in self.remarks:
+                remark(sentence)
 
     def write(self, report: EvaluationReport, out: Path) -> None:
         """``report.json``, ``report.md`` and, unless turned off, ``sheet.jpg`` in ``out``."""

@@ -13,10 +13,11 @@ from ovseg.errors import ConfigError, DatasetError
 from ovseg.evaluation.data.datasets import open_dataset
 from ovseg.evaluation.data.examples import Dataset
 from ovseg.evaluation.data.files import FileDataset
+from ovseg.evaluation.data.orientation import READINGS
 from ovseg.evaluation.data.protocol import Protocol, load_protocol
 
-_IN_PROTOCOL = {"split", "fold", "shots"}
-_WITHOUT_EFFECT = {"batch_size", "progress", "sheet"}
+_IN_PROTOCOL = {"split", "fold", "shots", "orientation"}
+_WITHOUT_EFFECT = {"batch_size", "progress", "sheet", "check", "absent"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class RunOptions:
         synonyms: give the protocol's synonyms to the segmenter.
         corruption: ``"NAME:SEVERITY"`` of ``corruptions``, applied to every image.
         paraphrase: name of a rewriting in ``paraphrase``, applied to every prompt.
+        orientation: ``"upright"`` or ``"stored"``, instead of the protocol's: how masks lie on photos that their
+            EXIF data turn.
+        absent: classes that the data need not show, besides the protocol's.
+        check: look at the masks first, and refuse those that cannot be what the class list says.
         progress: show a bar with the running mIoU.
         sheet: with ``out``, draw the best, median and worst images (they are segmented once more).
 
@@ -67,12 +72,17 @@ class RunOptions:
     synonyms: bool = True
     corruption: str | None = None
     paraphrase: str | None = None
+    orientation: str | None = None
+    absent: tuple[str, ...] = ()
+    check: bool = True
     progress: bool = False
     sheet: bool = True
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1 image, got {self.batch_size}")
+        if self.orientation not in (None, *READINGS):
+            raise ConfigError(f"orientation must be {' or '.join(READINGS)}, got '{self.orientation}'")
 
     @property
     def that_count(self) -> dict[str, Any]:
@@ -88,7 +98,7 @@ def open_task(task: Task, options: RunOptions) -> tuple[Dataset, str]:
         ConfigError: there is no such protocol, or an option that it has no use for.
     """
     whole = load_protocol(task.benchmark)
-    protocol = _narrowed(whole, options)
+    protocol = narrowed(whole, options)
     labels = task.labels or protocol.labels
     dataset = open_dataset(protocol, task.data, labels=labels)
     if options.split not in (None, dataset.protocol.split):
@@ -100,6 +110,23 @@ def open_task(task: Task, options: RunOptions) -> tuple[Dataset, str]:
             f"'{task.data}' is one set without splits, so it has no split '{protocol.split}'; leave out the split"
         )
     return dataset, labels
+
+
+def check_shots(segmenter: Any, protocol: Protocol) -> None:
+    """Refuse visual examples for a segmenter that would not look at them.
+
+    One that does says so by a true attribute ``reads_examples``; it gets ``Concept(images=..., masks=...)``.
+
+    Raises:
+        ConfigError: it does not say so.
+    """
+    shots = 0 if protocol.episodes is None else protocol.episodes.shots
+    if shots and not getattr(segmenter, "reads_examples", False):
+        raise ConfigError(
+            f"{shots} visual examples a class (--shots) cannot be used: no model of ovseg reads them yet, so the "
+            "result would be that of words alone; leave out --shots, or give a segmenter of your own that reads "
+            "Concept(images=..., masks=...) and has reads_examples = True"
+        )
 
 
 def spread(names: Sequence[str], limit: int | None) -> list[int]:
@@ -122,13 +149,21 @@ def check_count(dataset: Dataset, *, limit: int | None) -> None:
         )
 
 
-def _narrowed(protocol: Protocol, options: RunOptions) -> Protocol:
-    changes: dict[str, Any] = {} if options.split is None else {"split": options.split}
+def narrowed(protocol: Protocol, options: RunOptions) -> Protocol:
+    """The protocol with what the options say in its place.
+
+    Raises:
+        ConfigError: they say something that it has no use for.
+    """
+    stated = {"split": options.split, "orientation": options.orientation}
+    changes: dict[str, Any] = {key: value for key, value in stated.items() if value is not None}
     episodes = {key: value for key in ("fold", "shots") if (value := getattr(options, key)) is not None}
     if episodes and protocol.episodes is None:
         raise ConfigError(
             f"'{protocol.name}' is no few-shot protocol and has no {' and no '.join(episodes)}; leave it out"
         )
+    if options.shots is not None and options.shots < 0:
+        raise ConfigError(f"shots must be 0 or more visual examples a class, got {options.shots}")
     if protocol.episodes is not None:
         changes["episodes"] = protocol.episodes.model_copy(update=episodes)
     return protocol.model_copy(update=changes) if changes else protocol

@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ovseg.errors import ConfigError
+from ovseg.errors import ConfigError, DatasetError
 from ovseg.files import atomic_path, sha256_of_bytes
 from ovseg.heads.alignment import AlignmentHead
 from ovseg.heads.registry import HeadConfig
@@ -30,6 +30,7 @@ from ovseg.training.cells import CellData, Cells, NamedData, principal_axes, rea
 from ovseg.training.config import Positive, Share, TrainingConfig
 from ovseg.training.data import dataset_content, open_masks, read_table
 from ovseg.training.features import FeatureCache
+from ovseg.training.lesson import Lesson, check_share
 from ovseg.training.recipe import Recipe, Task
 from ovseg.vocabulary.templates import Templates
 
@@ -143,8 +144,7 @@ class AlignmentTask(Task):
         self.log_scale = nn.Parameter(torch.tensor(config.scale).log())
         self.log_evidence = nn.Parameter(torch.tensor(config.evidence).log())
         self.sets = [
-            self._cell_set(known, text, weight=data.weight)
-            for data, (known, text) in zip(config.masks, cells, strict=True)
+            self._cell_set(known, text, data) for data, (known, text) in zip(config.masks, cells, strict=True)
         ]
         self.named: list[NamedSet] = []
         self.manifest = [
@@ -154,6 +154,10 @@ class AlignmentTask(Task):
 
     def add_named(self, data: NamedData, features: Tensor, names: Tensor, text: Tensor) -> None:
         """Photos with names: (n, C) pooled features, (n,) name numbers, (N, 384) text of the names."""
+        if len(text) < 2:
+            raise DatasetError(
+                f"'{data.table}' must give at least 2 different names to tell apart, got {len(text)}"
+            )
         centred = functional.normalize(text - self.head.text_mean, dim=-1)
         near = (centred @ centred.T > _SYNONYM) & ~torch.eye(len(text), dtype=torch.bool)
         photos = NamedSet(text, self._reduced(features), names, near, data.weight)
@@ -213,9 +217,14 @@ class AlignmentTask(Task):
         reduced: Tensor = (self.head.trained_part(features) - self.mean) @ self.axes
         return reduced
 
-    def _cell_set(self, cells: Cells, text: Tensor, *, weight: float) -> CellSet:
-        """The known cells; a name without a mask is no wrong answer, so only those with one compete."""
+    def _cell_set(self, cells: Cells, text: Tensor, data: CellData) -> CellSet:
+        """The known cells; a name without a mask is no wrong answer, so only those with one compete.
+
+        Raises:
+            DatasetError: they show fewer than two classes.
+        """
         present = cells.present()
+        Lesson(data.path, len(cells), [cells.names[index] for index in present.tolist()]).check("softmax")
         prototypes = self.head.prototypes(text[present])
         rows = []
         for features, classes in cells.images():
@@ -225,7 +234,7 @@ class AlignmentTask(Task):
         reduced, evidence, classes = (torch.cat(part) for part in zip(*rows, strict=True))
         chance = torch.bincount(classes).float()[classes] ** -self.config.balance
         cumulative = (chance / chance.sum()).cumsum(0)
-        return _moved(CellSet(text[present], reduced, evidence, classes, cumulative, weight), self.device)
+        return _moved(CellSet(text[present], reduced, evidence, classes, cumulative, data.weight), self.device)
 
 
 def alignment_identity(config: AlignmentConfig, model: Model, cache: FeatureCache) -> dict[str, str]:
@@ -256,6 +265,9 @@ def build_alignment(
     def encode(names: Sequence[str]) -> Tensor:
         return encode_phrases(names, templates, model.text().encode)
 
+    if config.named:
+        why = "half as many named photos are drawn beside the cells"
+        check_share(config.schedule.batch, processes=accelerator.num_processes, least=2, why=why)
     cells = []
     for data in config.masks:
         known = Cells(data, model, cache, coverage=config.coverage)

@@ -20,9 +20,10 @@ from ovseg.heads.registry import HeadConfig, build_head
 from ovseg.heads.textmap import TextMap
 from ovseg.images.load import load_image
 from ovseg.models.model import Model
-from ovseg.training.config import Positive, Schedule, Share, TrainingConfig
+from ovseg.training.config import Above0, Positive, Schedule, Share, TrainingConfig
 from ovseg.training.data import read_table
 from ovseg.training.features import Arrays, FeatureCache, encoder_pixels
+from ovseg.training.lesson import check_share
 from ovseg.training.recipe import Recipe, Task, fill_in
 
 
@@ -31,7 +32,7 @@ class CaptionSchedule(Schedule):
 
     batch: Positive = 128
     kind: Literal["one-cycle", "cosine", "poly"] = "cosine"
-    learning_rate: float = 1e-4
+    learning_rate: Above0 = 1e-4
     weight_decay: float = 0.0
 
 
@@ -131,6 +132,8 @@ def build_captions(
     """
     if config.head.kind != "textmap":
         raise ConfigError(f"recipe 'captions' trains a head of kind 'textmap', got '{config.head.kind}'")
+    why = "a caption is only told from those of other photos"
+    check_share(config.schedule.batch, processes=accelerator.num_processes, least=2, why=why)
     files, owner, captions = read_captions(config.table)
     key = {"encoder": model.encoder_digest, "pooling": "attention heads"}
 

@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from accelerate import Accelerator
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ovseg.encoders.spec import DenseFeatures
-from ovseg.errors import ConfigError, DatasetError
+from ovseg.errors import ConfigError
 from ovseg.heads.base import FusionHead, TrainableHead
 from ovseg.heads.prompts import encode_tokens
 from ovseg.heads.registry import HeadConfig, build_head
@@ -30,8 +30,18 @@ from ovseg.provenance import names_hash
 from ovseg.refine import affinity, pool_cells
 from ovseg.training.augment import Augmentation
 from ovseg.training.config import Positive, Schedule, Share, TrainingConfig
-from ovseg.training.data import IGNORED, NONE, MaskData, PseudoLabels, Source, open_source, source_content
+from ovseg.training.data import (
+    IGNORED,
+    NONE,
+    MaskData,
+    PseudoLabels,
+    Source,
+    open_source,
+    place_of,
+    source_content,
+)
 from ovseg.training.features import FeatureCache
+from ovseg.training.lesson import Lesson
 from ovseg.training.losses import binary_loss, softmax_loss
 from ovseg.training.recipe import Recipe, Task, fill_in
 from ovseg.training.views import FINER, Views, batch_of
@@ -74,6 +84,12 @@ class MasksConfig(TrainingConfig):
     balance: Share = 0.5
     cache: bool = True
     schedule: HeadSchedule = HeadSchedule()
+
+    @model_validator(mode="after")
+    def _teaches(self) -> MasksConfig:
+        if self.loss == "softmax" and self.phrases < 2:
+            raise ValueError("a softmax over phrases: 1 is 0 whatever is learned; set phrases: 2 or loss: binary")
+        return self
 
 
 @dataclass(frozen=True)
@@ -250,27 +266,35 @@ def read_examples(
     views = Views(source, model, cache, augmentation=config.augmentation, seed=config.seed)
     count = len(views) * config.views
     cache.fill("views", count, lambda number: views.fetch(*divmod(number, config.views)), accelerator=accelerator)
-    return Examples(views, vectors, torch.tensor(owner), class_weights(views, balance=config.balance))
+    return Examples(
+        views, vectors, torch.tensor(owner), class_weights(views, balance=config.balance, loss=config.loss)
+    )
 
 
-def class_weights(views: Views, *, balance: float) -> Tensor:
+def class_weights(views: Views, *, balance: float, loss: Literal["softmax", "binary"]) -> Tensor:
     """(L,) float: (share of the labelled pixels)^−balance, mean 1 over the classes that a mask shows.
 
     Raises:
-        DatasetError: no pixel is labelled.
+        DatasetError: the masks teach nothing under ``loss``; see ``Lesson``.
     """
     source = views.source
     counts = np.zeros(len(source.phrases))
+    background = weighs = False
     for index in range(len(views)):
         if views.cache.folder is not None:
-            truth = views.fetch(index).truth
+            view = views.fetch(index)
+            truth, confidence = view.truth, view.confidence
         else:  # the grid of the features is not known before the encoder runs; every n-th pixel stands for it
             seen = source.load(index)
-            truth = source.select(seen.truth, seen.confidence)[0][::FINER, ::FINER].astype(np.int16)
+            truth, confidence = source.select(seen.truth, seen.confidence)
+            truth = truth[::FINER, ::FINER].astype(np.int16)
+            confidence = None if confidence is None else confidence[::FINER, ::FINER]
         counts += np.bincount(truth[truth >= 0].ravel(), minlength=len(counts))
-    if not counts.any():
-        raise DatasetError(f"no pixel of {len(views)} images is labelled; look at the masks")
+        background |= bool((truth == NONE).any())
+        weighs |= confidence is None or bool(confidence[truth >= 0].any())
     shown = counts > 0
+    names = [name for name, there in zip(source.phrases, shown, strict=True) if there]
+    Lesson(place_of(source.settings), len(views), names, background, weighs).check(loss)
     weights = np.zeros(len(counts))
     weights[shown] = (counts[shown] / counts.sum()) ** -balance
     return torch.from_numpy(weights / weights[shown].mean()).float()

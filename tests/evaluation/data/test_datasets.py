@@ -114,9 +114,13 @@ def test_the_image_follows_the_orientation_that_fits_its_mask(tmp_path: Path) ->
     picture = Image.fromarray(np.zeros((4, 6, 3), np.uint8))
     exif = picture.getexif()
     exif[0x0112] = 6  # turned by a quarter
-    picture.save(tmp_path / "a.jpg", exif=exif)
-    assert read_image(tmp_path / "a.jpg").shape == (6, 4, 3)
-    assert read_image(tmp_path / "a.jpg", size=(4, 6)).shape == (4, 6, 3)
+    (tmp_path / "images").mkdir()
+    picture.save(tmp_path / "images" / "a.jpg", exif=exif)
+    (tmp_path / "classes.txt").write_text("sky\n")
+    assert read_image(tmp_path / "images" / "a.jpg").shape == (6, 4, 3)
+    for size in ((6, 4), (4, 6)):
+        save(tmp_path / "masks" / "a.png", np.zeros(size))
+        assert open_dataset(FOLDER, tmp_path).load(0).image.shape == (*size, 3)
 
 
 def test_resizing_keeps_image_and_mask_together() -> None:

@@ -41,6 +41,7 @@ evaluate(Mortal(3), "folder", data=sys.argv[1], out=sys.argv[2], options=RunOpti
 def again(data: Path | str, out: Path, **options: Any) -> tuple[EvaluationReport, int]:
     """The report of a run that may go on with what ``out`` holds, and how many images were segmented for it."""
     segmenter = Oracle(4)
+    segmenter.reads_examples = True
     report = evaluate(segmenter, options.pop("protocol", "folder"), data=data, out=out, options=OPTIONS, **options)
     return report, len(segmenter.asked)
 
@@ -189,8 +190,10 @@ def test_rows_of_another_run_are_refused_with_both_sides(
     folder: Path, tmp_path: Path, options: dict[str, Any], told: str
 ) -> None:
     again(folder, tmp_path / "out")
+    reader = Oracle(4)
+    reader.reads_examples = True
     with pytest.raises(ConfigError, match=f"holds rows of another run: {told}; choose another --out"):
-        evaluate(Oracle(4), **{"benchmark": "folder", "data": folder, "out": tmp_path / "out", **options})
+        evaluate(reader, **{"benchmark": "folder", "data": folder, "out": tmp_path / "out", **options})
 
 
 def test_a_model_is_known_by_all_that_its_info_says(folder: Path, tmp_path: Path) -> None:
