@@ -294,7 +294,7 @@ def test_wrong_keys_for_a_benchmark_are_refused():
     config = read_model_config("clip-b16-sclip-paper")
     assert for_benchmark(config, "voc21").logit_scale == 65
     assert for_benchmark(config, "cityscapes-19").input.short_side == 560
-    with pytest.raises(ConfigError, match="states no constants of a paper for 'fss-1000'. It does for: voc21"):
+    with pytest.raises(ConfigError, match=r"states no constants of a paper for 'fss-1000'. It does for: voc21"):
         for_benchmark(config, "fss-1000")
     wrong = config.model_copy(update={"datasets": {"voc21": {"input.short_sid": 3.0}}})
     with pytest.raises(ConfigError, match="did you mean 'short_side'"):

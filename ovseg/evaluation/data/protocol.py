@@ -111,7 +111,6 @@ class Protocol(Config):
     resize: Resize = Resize()
     metric: Literal["mean_iou", "foreground_mean_iou"] = "mean_iou"
     expected: Expected = Expected()
-    settings: dict[str, dict[str, Any]] = Field(default_factory=dict)  # "shared" and "paper" by method
     sources: dict[str, str]
 
     @field_validator("classes", mode="before")
@@ -224,30 +223,9 @@ class Protocol(Config):
         table[list(self.ignore)] = IGNORED
         return table
 
-    def settings_for(self, setting: str, *, method: str | None = None) -> dict[str, Any]:
-        """Keywords for the segmenter under ``"shared"``, ``"paper"`` or ``"paper:METHOD"``.
-
-        Raises:
-            ConfigError: the protocol states no paper setting for that method.
-        """
-        kind, _, named = setting.partition(":")
-        if kind == "shared":
-            return dict(self.settings.get("shared", {}))
-        if kind != "paper":
-            raise ConfigError(f"setting must be 'shared', 'paper' or 'paper:METHOD', got '{setting}'")
-        papers = self.settings.get("paper", {})
-        chosen = named or method or ""
-        if chosen not in papers:
-            known = ", ".join(sorted(papers)) or "none"
-            raise ConfigError(
-                f"protocol '{self.name}' has no paper setting for '{chosen or 'this model'}'"
-                f"{did_you_mean(chosen, papers)} There are: {known}; or use setting='shared'"
-            )
-        return dict(papers[chosen])
-
     def fingerprint(self, **choices: Any) -> str:
-        """Hexadecimal SHA-256 of what the score depends on, without titles, sources and model settings."""
-        content = self.model_dump(mode="json", exclude={"title", "sources", "settings", "expected", "orientation"})
+        """Hexadecimal SHA-256 of what the score depends on, without titles and sources."""
+        content = self.model_dump(mode="json", exclude={"title", "sources", "expected", "orientation"})
         text = json.dumps({"protocol": content, "choices": choices}, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 

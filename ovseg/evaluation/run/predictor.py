@@ -24,12 +24,18 @@ class CandidateLabels:
     """The labels of one call and the class that each stands for.
 
     Attributes:
-        labels: strings or ``ovseg.vocabulary.Concept`` objects, as the segmenter gets them.
+        labels: strings or ``ovseg.vocabulary.Concept`` objects.
+        asked: what the segmenter gets: the labels, or a vocabulary in which they stand for phrases of a paper.
         class_of_label: (labels + 1,) int32 class index of each label; the last entry is what -1 becomes.
     """
 
     labels: list[Any]
     class_of_label: NDArray[np.int32]
+    asked: Any = None
+
+    def __post_init__(self) -> None:
+        if self.asked is None:
+            object.__setattr__(self, "asked", self.labels)
 
 
 @dataclass(frozen=True)
@@ -54,20 +60,18 @@ class Predictor:
     """A segmenter under a protocol: it gets the labels of classes and predicts classes.
 
     Anything with ``segment(image, labels)`` can be the segmenter. ``background`` is passed where ``segment`` takes
-    it by name or by ``**options``. Settings are passed only where they are named, because ``**options`` may be
-    handed on to a function that refuses them; the others are listed in ``not_applied``.
+    it by name or by ``**options``. A segmenter with ``words``, the phrases that a paper asks each class of the
+    benchmark by, is asked by them; otherwise the protocol says how its classes are put into words.
 
     Attributes:
         segmenter: what is called.
-        protocol: says how its classes are put into words.
-        settings: keywords that the protocol would like to pass.
+        protocol: what it is evaluated on.
         synonyms: whether synonyms are given as well.
         rewrite: changes every prompt (paraphrases); None leaves them as the protocol has them.
     """
 
     segmenter: Any
     protocol: Protocol
-    settings: dict[str, Any] = field(default_factory=dict)
     synonyms: bool = True
     rewrite: Callable[[str], str] | None = None
     _labels: dict[tuple[int, ...], CandidateLabels] = field(default_factory=dict)
@@ -80,8 +84,12 @@ class Predictor:
                 "load one with ovseg.load('mini')"
             )
         self.takes_background = "background" in taken(segment, {"background": None})
-        self.applied = taken(segment, self.settings, by_name=True)
-        self.not_applied = sorted(set(self.settings) - set(self.applied))
+        self.words = getattr(self.segmenter, "words", None)
+        if self.words is not None and len(self.words) != len(self.protocol.classes):
+            raise ConfigError(
+                f"the model's word list must name the {len(self.protocol.classes)} classes of "
+                f"'{self.protocol.name}', got {len(self.words)}; use the setting 'shared'"
+            )
 
     def predict(self, example: Example, candidates: Sequence[int]) -> Prediction:
         """The segmenter's prediction for one example.
@@ -91,7 +99,7 @@ class Predictor:
         """
         chosen = self.labels_for(tuple(candidates), example=example)
         started = time.perf_counter()
-        result = self.segmenter.segment(example.image, chosen.labels, **self._keywords())
+        result = self.segmenter.segment(example.image, chosen.asked, **self._keywords())
         seconds = time.perf_counter() - started
         return read_result(result, chosen, example=example, seconds=seconds)
 
@@ -104,7 +112,7 @@ class Predictor:
         chosen = self.labels_for(tuple(candidates))
         started = time.perf_counter()
         keywords = taken(batch, self._keywords())
-        results = list(batch([example.image for example in examples], chosen.labels, **keywords))
+        results = list(batch([example.image for example in examples], chosen.asked, **keywords))
         seconds = (time.perf_counter() - started) / len(examples)
         if len(results) != len(examples):
             raise ShapeError(f"segment_batch must give {len(examples)} results, got {len(results)}")
@@ -122,17 +130,20 @@ class Predictor:
         return self._labels[candidates]
 
     def _keywords(self) -> dict[str, Any]:
-        keywords = dict(self.applied)
-        if self.takes_background:
-            phrases = self.protocol.background.phrases
-            keywords["background"] = list(phrases) if isinstance(phrases, tuple) else phrases
-        return keywords
+        if not self.takes_background:
+            return {}
+        phrases = self.protocol.background.phrases
+        if self.words is not None and self.protocol.background_index is not None:
+            phrases = self.words[self.protocol.background_index]
+        return {"background": list(phrases) if isinstance(phrases, tuple) else phrases}
 
     def _make_labels(
         self, candidates: tuple[int, ...], supports: dict[int, tuple[Support, ...]]
     ) -> CandidateLabels:
         background = self.protocol.background_index
         none = NONE if background is None else background
+        if self.words is not None:
+            return self._in_words(self.words, candidates, none)
         pairs = [
             (label, index) for index in candidates for label in self._labels_of(index, supports.get(index, ()))
         ]
@@ -141,6 +152,20 @@ class Predictor:
             pairs += [(phrase, none) for phrase in phrases]
         classes = [index for _, index in pairs]
         return CandidateLabels([label for label, _ in pairs], np.asarray([*classes, none], np.int32))
+
+    def _in_words(self, words: Sequence[Sequence[str]], candidates: tuple[int, ...], none: int) -> CandidateLabels:
+        from ovseg.vocabulary.labels import Vocabulary
+
+        names, rewrite = [self.protocol.names[index] for index in candidates], self.rewrite or str
+        asked = Vocabulary(
+            labels=tuple(names),
+            phrases=tuple(tuple(rewrite(phrase) for phrase in words[index]) for index in candidates),
+            contrasts=((),) * len(names),
+            background=(),
+            weights=(1.0,) * len(names),
+            raw=True,
+        )
+        return CandidateLabels(list(names), np.asarray([*candidates, none], np.int32), asked)
 
     def _labels_of(self, index: int, supports: Sequence[Support]) -> list[Any]:
         entry = self.protocol.classes[index]
@@ -158,19 +183,18 @@ class Predictor:
         return [Concept(prompt, synonyms=synonyms, images=images, masks=masks)]
 
 
-def taken(function: Callable[..., Any], keywords: dict[str, Any], *, by_name: bool = False) -> dict[str, Any]:
+def taken(function: Callable[..., Any], keywords: dict[str, Any]) -> dict[str, Any]:
     """Those of ``keywords`` that ``function`` takes; none where it does not say what it takes.
 
     Args:
         function: what will be called.
         keywords: what it may get.
-        by_name: leave out what it would take only by its ``**options``.
     """
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # written in C
         return {}
-    if not by_name and any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return dict(keywords)
     named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     return {key: value for key, value in keywords.items() if key in named}

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovseg._version import __version__
-from ovseg.errors import DatasetError
+from ovseg.errors import ConfigError, DatasetError
 from ovseg.evaluation.data.check import check_before
 from ovseg.evaluation.data.examples import Dataset, Example
 from ovseg.evaluation.data.protocol import Protocol, load_protocol
@@ -109,14 +109,12 @@ class Run:
     def __init__(self, segmenter: Any, dataset: Dataset, *, labels: str, setting: str, options: RunOptions) -> None:
         self.dataset, self.labels, self.setting, self.options = dataset, labels, setting, options
         self.protocol = dataset.protocol
-        segmenter, adjusted = _with_constants(segmenter, self.protocol.name, setting=setting)
+        segmenter = _with_constants(segmenter, self.protocol.name, setting=setting)
         self.model = describe_model(segmenter)
         self.candidates = self.protocol.candidates(labels)
-        method = self.model.get("method")
         self.predictor = Predictor(
             segmenter,
             self.protocol,
-            settings={} if adjusted else self.protocol.settings_for(setting, method=method),
             synonyms=options.synonyms,
             rewrite=None if options.paraphrase is None else rewriting(options.paraphrase),
         )
@@ -131,7 +129,6 @@ class Run:
             "protocol": self.protocol.name,
             "labels": self.labels,
             **{f"option {key}": value for key, value in self.options.that_count.items()},
-            **{f"setting {key}": value for key, value in self.predictor.applied.items()},
             **{f"model {key}": value for key, value in self.model.items()},
             "data": self.dataset.fingerprint,
             "orientation": self.dataset.reading,
@@ -159,8 +156,6 @@ class Run:
             "labels": self.labels,
             "split": self.protocol.split,
             "setting": self.setting,
-            "applied": self.predictor.applied,
-            "not_applied": self.predictor.not_applied,
             "background_passed": self.predictor.takes_background,
             "options": self.options.that_count,
             "model": self.model,
@@ -269,9 +264,21 @@ class Run:
         return tuple(chosen) or self.candidates  # an image without any class gets the labels of all of them
 
 
-def _with_constants(segmenter: Any, benchmark: str, *, setting: str) -> tuple[Any, bool]:
-    """The segmenter with its paper's constants for the benchmark, and whether it looks after them itself."""
+def _with_constants(segmenter: Any, benchmark: str, *, setting: str) -> Any:
+    """The segmenter with the constants that a paper gives for the benchmark, where ``setting`` asks for them.
+
+    Raises:
+        ConfigError: no such setting, or the segmenter, or the paper, has no constants for the benchmark.
+    """
+    kind, _, method = setting.partition(":")
+    if kind == "shared" and not method:
+        return segmenter
+    if kind != "paper":
+        raise ConfigError(f"setting must be 'shared', 'paper' or 'paper:METHOD', got '{setting}'")
     adjust = getattr(segmenter, "for_benchmark", None)
-    if setting != "paper" or not callable(adjust):
-        return segmenter, False
-    return adjust(benchmark), True
+    if not callable(adjust):
+        raise ConfigError(
+            f"the setting '{setting}' needs a segmenter with for_benchmark(name), got {type(segmenter).__name__}; "
+            "use setting='shared'"
+        )
+    return adjust(benchmark, method=method) if method else adjust(benchmark)

@@ -29,8 +29,9 @@ class Task:
         data: folder of the data set, or ``hf://owner/name[:split]``.
         limit: only so many images, evenly spread over the sorted names; None: all.
         labels: ``"all"``, ``"present"``, ``"present+N"`` or a subset; None: as the protocol says.
-        setting: ``"shared"`` or ``"paper"`` or ``"paper:METHOD"``. Under ``"paper"`` a segmenter with a
-            method ``for_benchmark(name)`` is replaced by what that returns.
+        setting: ``"shared"``, the segmenter as it is; ``"paper"``, what its ``for_benchmark(name)`` returns: the
+            same with the constants and class words that its paper gives for the benchmark; ``"paper:METHOD"``, what
+            ``for_benchmark(name, method=METHOD)`` returns: those of another method.
     """
 
     benchmark: str | Path | Protocol

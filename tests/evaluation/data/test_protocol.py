@@ -108,17 +108,6 @@ def test_the_80_things_are_a_subset_of_the_133_categories() -> None:
     assert len(protocol.candidates("all")) == len(protocol.candidates("present")) == 133
 
 
-def test_settings_come_by_method() -> None:
-    protocol = load_protocol("voc21")
-    assert protocol.settings_for("shared")["short_side"] == 448
-    assert protocol.settings_for("paper:sclip")["logit_scale"] == 65
-    assert protocol.settings_for("paper", method="naclip")["background_threshold"] == 0.1
-    with pytest.raises(ConfigError, match=r"no paper setting for 'naclp'; did you mean 'naclip'\?"):
-        protocol.settings_for("paper:naclp")
-    with pytest.raises(ConfigError, match="setting must be 'shared', 'paper' or 'paper:METHOD', got 'best'"):
-        protocol.settings_for("best")
-
-
 def test_the_fingerprint_follows_the_score_and_not_the_prose() -> None:
     protocol = parse_config(Protocol, minimal(), source="test")
     retitled = protocol.model_copy(update={"title": "Other", "settings": {"shared": {"short_side": 5}}})

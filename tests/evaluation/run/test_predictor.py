@@ -125,24 +125,30 @@ def test_what_cannot_segment_is_refused(folder: Path) -> None:
         evaluate(3, "folder", data=folder)
 
 
-def test_settings_that_the_segmenter_does_not_take_are_listed(folder: Path, oracle: Callable[..., Any]) -> None:
-    taken = []
+def test_a_segmenter_with_words_is_asked_by_them(voc: Path, segmenter: Any) -> None:
+    adjusted = segmenter.for_benchmark("voc21", method="sclip")
+    asked: list[Any] = []
+    original = adjusted.segment
 
-    class Sized(oracle):  # type: ignore[misc, valid-type]
-        def segment(self, image: Any, labels: Any, *, background: Any = None, short_side: int = 0) -> Any:
-            taken.append(short_side)
-            return super().segment(image, labels)
+    def segment(image: Any, labels: Any, *, background: Any = None) -> Any:
+        asked.append((labels, background))
+        return original(image, labels, background=background)
 
-    settings = {"shared": {"short_side": 9, "window": 5}}
-    protocol = load_protocol("folder").model_copy(update={"settings": settings})
-    manifest = evaluate(Sized(), protocol, data=folder, limit=1).manifest
-    assert taken == [9] and manifest["not_applied"] == ["window"]
+    adjusted.segment = segment
+    adjusted.segment_batch = None
+    evaluate(adjusted, "voc21", data=voc, limit=1)
+    (labels, background), words = asked[0], adjusted.words
+    assert labels.raw and labels.phrases == words[1:] and labels.labels[15] == "potted plant"
+    assert labels.phrases[15] == ("pottedplant",) and tuple(background) == words[0]
 
 
-def test_settings_go_where_they_are_named_and_background_also_through_options(
-    folder: Path, oracle: Callable[..., Any]
-) -> None:
-    """``**options`` may be handed on to a function that refuses a setting, as here."""
+def test_a_word_list_of_another_benchmark_is_refused(folder: Path, segmenter: Any) -> None:
+    adjusted = segmenter.for_benchmark("voc21", method="sclip")
+    with pytest.raises(ConfigError, match="must name the 3 classes of 'folder', got 21"):
+        evaluate(adjusted, "folder", data=folder)
+
+
+def test_background_is_passed_through_options_too(folder: Path, oracle: Callable[..., Any]) -> None:
     plain = oracle(4)
 
     class Wrapper:
@@ -151,10 +157,10 @@ def test_settings_go_where_they_are_named_and_background_also_through_options(
             return plain.segment(image, labels, **options)
 
     values = load_protocol("folder").model_dump()
-    values.update(classes_from=[], classes=["sky", "road", "cat"], settings={"shared": {"window": 5}})
+    values.update(classes_from=[], classes=["sky", "road", "cat"])
     values["background"] = {"class_name": "sky", "asked": True, "phrases": "auto"}
     report = evaluate(Wrapper(), type(load_protocol("folder")).model_validate(values), data=folder)
-    assert report.manifest["not_applied"] == ["window"] and report.manifest["background_passed"]
+    assert report.manifest["background_passed"]
     assert report.mean_iou == evaluate(plain, "folder", data=folder).mean_iou
 
 
@@ -178,7 +184,7 @@ def test_a_segmenter_with_concepts_can_be_evaluated(voc: Path, bank: ImageBank, 
     for protocol in ("voc21", "voc20"):
         report, plain = (ovseg.evaluate(each, protocol, data=voc, limit=2) for each in (taught, segmenter))
         assert report.mean_iou == plain.mean_iou  # no class of the protocol was learned
-        assert report.manifest["background_passed"] and "short_side" in report.manifest["not_applied"]
+        assert report.manifest["background_passed"]
         assert report.manifest["model"] != plain.manifest["model"]
 
 

@@ -70,8 +70,27 @@ def test_a_segmenter_gets_its_papers_constants_under_the_paper_setting(
     assert ("constants" in report.manifest["model"]) == adjusted
 
 
-def test_the_paper_setting_of_a_segmenter_without_constants_must_be_in_the_protocol(
-    folder: Path, oracle: Callable[..., Any]
-) -> None:
-    with pytest.raises(ConfigError, match="has no paper setting for"):
-        evaluate(oracle(), "folder", data=folder, setting="paper")
+def test_the_constants_of_another_method_are_asked_for_by_name(folder: Path, oracle: Callable[..., Any]) -> None:
+    plain, asked = oracle(3), []
+
+    def for_benchmark(name: str, *, method: str | None = None) -> Any:
+        asked.append((name, method))
+        return oracle()
+
+    plain.for_benchmark = for_benchmark
+    assert evaluate(plain, "folder", data=folder, setting="paper:naclip").mean_iou == 1
+    assert asked == [("folder", "naclip")]
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("paper", "needs a segmenter with for_benchmark"),
+        ("paper:sclip", "needs a segmenter with for_benchmark"),
+        ("best", "setting must be 'shared', 'paper' or 'paper:METHOD', got 'best'"),
+        ("shared:sclip", "setting must be"),
+    ],
+)
+def test_a_setting_is_applied_or_refused(folder: Path, oracle: Callable[..., Any], setting: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        evaluate(oracle(), "folder", data=folder, setting=setting)
