@@ -6,7 +6,6 @@ from pathlib import Path
 
 from ovseg.hub import WEIGHT_FILES, download_folder, find_weights
 from ovseg.models.config import ModelConfig
-from ovseg.regions.sam import SAM_REPO
 
 STRUCTURE_FOLDER = "structure"
 TEXT_FOLDER = "text"
@@ -21,8 +20,8 @@ def is_local(config: ModelConfig) -> bool:
 
 
 def _sam_repos(config: ModelConfig) -> list[str]:
-    regions = config.encoder.regions
-    return [str(regions.options.get("model", SAM_REPO))] if regions and regions.source == "sam" else []
+    parts = (config.encoder.regions, config.correction)
+    return sorted({part.repo for part in parts if part is not None and part.repo})
 
 
 def _is_cached(repo: str) -> bool:

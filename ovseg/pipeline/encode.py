@@ -150,15 +150,10 @@ def encode_apart(
         spec: preprocessing of the encoder.
         config: sizes and windows of the model file.
         regions: of the whole image, for encoders that need some; found once, then cut as the windows are.
-
-    Raises:
-        ConfigError: the window is not a multiple of what the encoder takes.
     """
     original = (image.shape[0], image.shape[1])
     size = exact_size(original, short_side=config.short_side, max_long_side=config.max_long_side)
     window = config.window
-    if window is not None and window % spec.granularity:
-        raise ConfigError(f"input.window must be a multiple of {spec.granularity} pixels, got {window}; change it")
     # without padding, which belongs to the windows
     pixels, _ = prepare(image, replace(spec, stride=1), size=size)
     stride = max(1, (window or 0) - config.overlap)
