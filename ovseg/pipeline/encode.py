@@ -170,10 +170,20 @@ def encode_apart(
             seen.append(torch.stack([cut(maps, tile, padded, fill=padding) for tile in batch]))
         parts.append(encode(*seen))
     rows, columns = parts[0].grid
-    values = torch.cat([part.values for part in parts])  # (n, C, h, w)
-    stacked = values.transpose(0, 1).reshape(1, values.shape[1], len(tiles) * rows, columns)
     geometry = WindowGeometry(original, size, tuple(tiles), padded, (rows, columns))
-    return DenseFeatures(stacked, parts[0].space, parts[0].stride), geometry
+    values = _stacked([part.values for part in parts])
+    inputs = (
+        None if parts[0].inputs is None else _stacked([part.inputs for part in parts if part.inputs is not None])
+    )
+    return DenseFeatures(
+        values, parts[0].space, parts[0].stride, inputs=_stacked(inputs) if inputs else None
+    ), geometry
+
+
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    """Windows (b, C, h, w), in several batches, one below the other: (1, C, n·h, w)."""
+    windows = torch.cat(list(parts)).transpose(0, 1)  # (C, n, h, w)
+    return windows.flatten(1, 2)[None]
 
 
 @torch.inference_mode()

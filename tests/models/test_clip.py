@@ -335,3 +335,11 @@ def test_a_model_file_of_an_earlier_run_that_states_its_task_is_read():
     assert ModelConfig.model_validate({**values, "task": "segmentation"}) == config_of()
     with pytest.raises(ValueError, match="task"):
         ModelConfig.model_validate({**values, "task": "detection"})
+
+
+def test_smoothing_and_windows_averaged_in_pixels_exclude_each_other():
+    values = config_of().model_dump()
+    values["input"] |= {"splice": "pixels"}
+    assert ModelConfig.model_validate(values).input.splice == "pixels"
+    with pytest.raises(ValueError, match="smoothing needs cells on one grid"):
+        ModelConfig.model_validate(values | {"smoothing": 0.3})
