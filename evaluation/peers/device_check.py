@@ -2,8 +2,8 @@
 
     python evaluation/peers/device_check.py [--device cuda]
 
-`mini` on the example photos, in float32 and in the type that the device takes by itself, as its file says and in the
-order of three papers; then milliseconds a photo.
+`mini` on the example photos, in float32 and in the type that the device takes by itself, as its file says and in
+the order of three papers; then milliseconds a photo.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> None:
     device = parser.parse_args().device
     usual = ovseg.load("mini", device="cpu")
     others = {dtype: ovseg.load("mini", device=device, dtype=dtype) for dtype in ("float32", "auto")}
-    print(torch.__version__, device)  # noqa: T201
+    print(torch.__version__, device)
     for photo in PHOTOS:
         path = EXAMPLES / f"{photo}.jpg"
         expected = usual.segment(path, LABELS).index_map
@@ -57,19 +57,19 @@ def main() -> None:
                 for each in (usual, others["float32"])
             ]
             shares[method] = float((pair[0] == pair[1]).mean())
-        print(photo, " ".join(f"{name} {share:.4f}" for name, share in shares.items()))  # noqa: T201
+        print(photo, " ".join(f"{name} {share:.4f}" for name, share in shares.items()))
     image = load_image(EXAMPLES / "temple.jpg")
     for name, each in {"cpu": usual, **others}.items():
         plain, refined = (
             milliseconds(lambda each=each, refine=refine: each.segment(image, LABELS, refine=refine))
             for refine in (False, True)
         )
-        print(f"{name}: {plain:.1f} ms, refined {refined:.1f} ms")  # noqa: T201
+        print(f"{name}: {plain:.1f} ms, refined {refined:.1f} ms")
     many = [np.array(image)] * 16
     batch = milliseconds(
         lambda: list(others["auto"].segment_batch(many, LABELS, batch_size=16, refine=False)), rounds=3
     )
-    print(f"16 in a batch: {batch / 16:.1f} ms each")  # noqa: T201
+    print(f"16 in a batch: {batch / 16:.1f} ms each")
 
 
 if __name__ == "__main__":

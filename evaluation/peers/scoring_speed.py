@@ -71,7 +71,7 @@ def main() -> None:
         for order in ORDERS:
             with context.Pool(1) as pool:
                 seconds, memory = pool.apply(decide, (order, classes, size))
-            print(f"{classes:4d} classes, {order:22s} {seconds:7.2f} s {memory:6.0f} MB")  # noqa: T201
+            print(f"{classes:4d} classes, {order:22s} {seconds:7.2f} s {memory:6.0f} MB")
 
 
 if __name__ == "__main__":
