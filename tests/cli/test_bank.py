@@ -27,7 +27,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     toy = make_segmenter()
     paint_photos(tmp_path / "photos")
     monkeypatch.setattr(ovseg, "load", lambda name="mini", **_: toy, raising=False)
-    monkeypatch.setattr("ovseg.pipeline.segmenter.load", lambda name="mini", **_: toy)
+    monkeypatch.setattr("ovseg.pipeline.opening.load", lambda name="mini", **_: toy)
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str, code: int = 0) -> Result:
