@@ -81,7 +81,16 @@ class RecipeEncoder(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """What ``dense`` returns as plain tensors, for export: values, and ``structure`` where there is one."""
         pixels = pixels.to(self.dtype)
+        return self._maps(self.tower.prefix(pixels, keep=self._recipe.regions), pixels)
+
+    def dense_and_whole(self, pixels: Tensor) -> DenseFeatures:
+        """What ``dense`` returns with ``image_vector`` as ``whole``, for one more run of the last block."""
+        pixels = pixels.to(self.dtype)
         tokens = self.tower.prefix(pixels, keep=self._recipe.regions)
+        whole = functional.normalize(self.tower.pool(self.tower.whole_block(tokens)), dim=-1)
+        return replace(as_features(self._maps(tokens, pixels), pixels, self.spec.space), whole=whole)
+
+    def _maps(self, tokens: TowerTokens, pixels: Tensor) -> tuple[Tensor, ...]:
         structure = self._structure_of(pixels)
         attended = self._recipe.run(self._last_block(tokens, pixels, structure), self._config.options)
         values = functional.normalize(self._finish(attended, tokens), dim=1)

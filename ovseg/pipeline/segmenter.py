@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ovseg._version import __version__
 from ovseg.encoders.compiled import compile_blocks
-from ovseg.encoders.spec import DenseFeatures, choose_device, choose_dtype
+from ovseg.encoders.spec import DenseFeatures, choose_device, choose_dtype, run_encoder
 from ovseg.errors import ConfigError, ImageError, VocabularyError
+from ovseg.heads.base import reads_whole
 from ovseg.identity import digest
 from ovseg.images.load import ImageSource, load_image
 from ovseg.images.resize import prepare, working_size
@@ -337,7 +338,8 @@ class Segmenter:
         return whole_image(self.model.image, prepare(image, spec, size=size)[0].to(self.device))
 
     def _joint(self, pixels: Tensor) -> DenseFeatures:
-        return self.model.head.pixels(self.model.image.dense(pixels.to(self.device)))
+        head = self.model.head
+        return head.pixels(run_encoder(self.model.image, pixels.to(self.device), whole=reads_whole(head)))
 
     def _labels(self, labels: Labels | None) -> Labels:
         """What to look for; where nothing is given, what the modifiers know by themselves."""

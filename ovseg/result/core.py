@@ -260,8 +260,8 @@ class SegmentationResult:
         """Semantic descriptors: the winning label of each cell of a grid, row-wise run-length encoded.
 
         Each line is a row, ``label *count| label *count``; ``others`` stands for none of the labels. Lossless
-        at its grid: ``from_text(text).to_text(grid)`` is ``text``. The rows are those of Text4Seg's code, which puts
-        a blank before each later row and a line break after the last.
+        at its grid: ``from_text(text).to_text(grid)`` is ``text``. The rows are those of Text4Seg's code, which
+        puts a blank before each later row and a line break after the last.
 
         Args:
             grid: cells per side, or (rows, columns).

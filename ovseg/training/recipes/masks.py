@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from ovseg.encoders.spec import DenseFeatures
 from ovseg.errors import ConfigError, DatasetError
-from ovseg.heads.base import FusionHead, TrainableHead
+from ovseg.heads.base import FusionHead, Head, TrainableHead, reads_whole
 from ovseg.heads.prompts import encode_tokens
 from ovseg.heads.registry import HeadConfig, build_head
 from ovseg.heads.stacked import StackedHead
@@ -192,7 +192,8 @@ class MasksTask(Task):
         columns = min([self.config.crop[1], *(view.features.shape[1] for view in views)])
         windows = [view.window(rows, columns, corner=place) for view, place in zip(views, corners, strict=True)]
         device = next(self.head.parameters()).device
-        return batch_of(windows, space=self.head.feature_space, stride=1, device=device)
+        stride = chosen.views.stride
+        return batch_of(windows, space=self.head.feature_space, stride=stride, device=device)
 
 
 def masks_identity(config: MasksConfig, model: Model, cache: FeatureCache) -> dict[str, str]:
@@ -219,9 +220,7 @@ def build_masks(config: MasksConfig, model: Model, cache: FeatureCache, accelera
     if not isinstance(head, StackedHead) or not isinstance(head, TrainableHead):
         raise ConfigError(f"recipe 'masks' cannot train a head of kind '{settings.kind}'; its recipe is another")
     kept = cache if config.cache else FeatureCache(None)
-    examples = [
-        read_examples(source, config, model, kept, accelerator, tokens=head.reads_tokens) for source in sources
-    ]
+    examples = [read_examples(source, config, model, kept, accelerator, head=head) for source in sources]
     if settings.settings.get("names"):
         # a name that no mask shows is a row of zeros, which is like nothing
         head.remember(torch.cat([one.vectors * (one.weights > 0)[one.owner][:, None] for one in examples]))
@@ -235,19 +234,19 @@ def read_examples(
     cache: FeatureCache,
     accelerator: Accelerator,
     *,
-    tokens: bool,
+    head: Head,
 ) -> Examples:
-    """A source with its phrases encoded, or as tokens, and the features of its views in the cache.
+    """A source with its phrases and the features of its views as ``head`` reads them, the latter in the cache.
 
     Raises:
         DatasetError: a file is missing or damaged, or nothing is labelled.
     """
     phrases, owner = phrases_and_owners(source)
-    if tokens:
+    if head.reads_tokens:
         vectors = encode_tokens(model.text(), phrases)
     else:
         vectors = encode_phrases(phrases, Templates.named(model.config.templates), model.text().encode)
-    views = Views(source, model, cache, augmentation=config.augmentation, seed=config.seed)
+    views = Views(source, model, cache, augmentation=config.augmentation, seed=config.seed, whole=reads_whole(head))
     count = len(views) * config.views
     cache.fill("views", count, lambda number: views.fetch(*divmod(number, config.views)), accelerator=accelerator)
     return Examples(views, vectors, torch.tensor(owner), class_weights(views, balance=config.balance))

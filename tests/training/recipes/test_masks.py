@@ -41,7 +41,10 @@ def test_training_changes_the_head_and_not_one_byte_below_it(kind: str, small: S
 @pytest.mark.slow
 def test_an_untrained_residual_head_answers_as_the_model_below(small: Segmenter, folder: Path) -> None:
     for kind in SMALL:
-        settings: dict[str, Any] = {"denseclip": {"finest": 1, "gamma": 0.0}, "fusioner": {"upsamplings": 0}}
+        settings: dict[str, Any] = {
+            "denseclip": {"finest": 1, "gamma": 0.0},
+            "fusioner": {"upsamplings": 0, "pixels": False},
+        }
         task = built(recipe(folder, kind, settings=settings.get(kind, {})), small.model).eval()
         image = folder / "images" / "0.png"
         own = segmenter_of(small.model, task).segment(image, ["sky", "cat"])
