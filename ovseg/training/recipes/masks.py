@@ -17,11 +17,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ovseg.config import choose
 from ovseg.encoders.spec import DenseFeatures
 from ovseg.errors import ConfigError, DatasetError
 from ovseg.heads.base import FusionHead, Head, TrainableHead, reads_whole
 from ovseg.heads.prompts import encode_tokens
-from ovseg.heads.registry import HeadConfig, build_head
+from ovseg.heads.registry import HEADS, HeadConfig, build_head
 from ovseg.heads.stacked import StackedHead
 from ovseg.models.model import Model
 from ovseg.pipeline.logits import POOL, best_query
@@ -197,11 +198,13 @@ class MasksTask(Task):
 
 
 def masks_identity(config: MasksConfig, model: Model, cache: FeatureCache) -> dict[str, str]:
-    """The content of every source, and the weights of the head below."""
+    """The content of every source, the weights of the head below, and how the head computes."""
     sources = {
         f"data.{number}": source_content(open_source(data), cache) for number, data in enumerate(config.data)
     }
-    return {**sources, "weights of the head below": model.weights.get("head", "")}
+    form = choose("head", config.head.kind, HEADS).form
+    known = {"form of the head": form} if form else {}
+    return {**sources, "weights of the head below": model.weights.get("head", ""), **known}
 
 
 def build_masks(config: MasksConfig, model: Model, cache: FeatureCache, accelerator: Accelerator) -> MasksTask:
