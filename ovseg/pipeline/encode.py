@@ -172,12 +172,15 @@ def encode_apart(
     rows, columns = parts[0].grid
     geometry = WindowGeometry(original, size, tuple(tiles), padded, (rows, columns))
     values = _stacked([part.values for part in parts])
-    inputs = (
-        None if parts[0].inputs is None else _stacked([part.inputs for part in parts if part.inputs is not None])
+    inputs = [part.inputs for part in parts if part.inputs is not None]
+    features = DenseFeatures(
+        values,
+        parts[0].space,
+        parts[0].stride,
+        inputs=_stacked(inputs) if inputs else None,
+        whole=_mean([part.whole for part in parts]),
     )
-    return DenseFeatures(
-        values, parts[0].space, parts[0].stride, inputs=_stacked(inputs) if inputs else None
-    ), geometry
+    return features, geometry
 
 
 def _stacked(parts: Sequence[Tensor]) -> Tensor:
@@ -228,10 +231,12 @@ def encode_windows(
         return encode(pixels)
     sums: dict[str, Tensor] = {}
     count = torch.zeros(0)
+    wholes: list[Tensor | None] = []
     for batch in _batches(tiles):
         part = encode(torch.cat([pixels[:, :, t.top : t.top + t.height, t.left : t.left + t.width] for t in batch]))
         if multiple % part.stride:
             raise ShapeError(f"multiple must be a multiple of the stride {part.stride}, got {multiple}")
+        wholes.append(part.whole)
         grid = (height // part.stride, width // part.stride)
         if not sums:
             sums = {name: maps.new_zeros(1, maps.shape[1], *grid) for name, maps in _maps(part).items()}
@@ -247,7 +252,13 @@ def encode_windows(
     inputs = means.get("inputs")
     if inputs is not None and splice == "features":
         inputs = functional.normalize(inputs, dim=1)
-    return DenseFeatures(values, part.space, part.stride, structure=structure, inputs=inputs)
+    return DenseFeatures(values, part.space, part.stride, structure=structure, inputs=inputs, whole=_mean(wholes))
+
+
+def _mean(wholes: Sequence[Tensor | None]) -> Tensor | None:
+    """(1, C), the mean over the (b, C) vectors of all windows; None where there are none."""
+    vectors = [vector for vector in wholes if vector is not None]
+    return torch.cat(vectors).mean(0, keepdim=True) if vectors else None
 
 
 def _plan(height: int, width: int, *, window: int, overlap: int, multiple: int) -> list[Tile]:

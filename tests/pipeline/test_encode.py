@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch.nn import functional
 from ovseg.encoders.spec import DenseFeatures, EncoderSpec
 from ovseg.errors import ConfigError, ShapeError
 from ovseg.models.config import InputConfig
-from ovseg.pipeline.encode import encode_image, encode_windows, plan_input
+from ovseg.pipeline.encode import encode_apart, encode_image, encode_windows, plan_input
 
 STRIDE = 4
 
@@ -62,6 +64,35 @@ def test_the_feature_splice_has_unit_length_and_the_same_direction() -> None:
     scores = encode_windows(Encoder(), image(16, 40), **options)
     features = encode_windows(Encoder(), image(16, 40), **options, splice="features")
     torch.testing.assert_close(features.values, functional.normalize(scores.values, dim=1))
+
+
+def test_the_vector_of_an_image_in_windows_is_the_mean_of_the_windows() -> None:
+    def encode(pixels: torch.Tensor) -> DenseFeatures:
+        dense = Encoder()(pixels)
+        return replace(dense, whole=dense.values[:, :, 0, 0])
+
+    pixels = image(16, 24)
+    left, right = (encode(pixels[..., start : start + 16]).whole for start in (0, 8))
+    options = {"window": 16, "overlap": 8}
+    assert left is not None and right is not None
+    spliced = encode_windows(encode, pixels, **options, multiple=4)
+    torch.testing.assert_close(spliced.whole, (left + right) / 2)
+    assert encode_windows(Encoder(), pixels, **options, multiple=4).whole is None
+
+
+def test_windows_that_stay_apart_share_the_mean_of_their_vectors() -> None:
+    seen: list[torch.Tensor] = []
+
+    def encode(pixels: torch.Tensor) -> DenseFeatures:
+        dense = Encoder()(pixels)
+        seen.append(dense.values[:, :, 0, 0])
+        return replace(dense, whole=seen[-1])
+
+    photo = np.random.default_rng(0).integers(0, 256, (16, 40, 3), dtype=np.uint8)
+    config = InputConfig(short_side=16, max_long_side=64, window=16, overlap=8, splice="pixels")
+    features, _ = encode_apart(encode, photo, EncoderSpec("toy", "toy", STRIDE, 5), config)
+    assert features.whole is not None and features.whole.shape == (1, 5)
+    torch.testing.assert_close(features.whole[0], torch.cat(seen).mean(0))
 
 
 def test_an_image_within_a_window_runs_whole() -> None:
