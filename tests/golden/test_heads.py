@@ -43,6 +43,7 @@ def fusioner_of(case: Case) -> Fusioner:
         "layers": sizes["layers"],
         "attention_heads": sizes["heads"],
         "inner": sizes["feed_forward"],
+        "upsamplings": last_convolution(case) - 1,
         "temperature": sizes["temperature"],
     }
     head = Fusioner(IdentityHead("golden"), FusionerSettings.model_validate(settings))
@@ -52,9 +53,14 @@ def fusioner_of(case: Case) -> Fusioner:
     return head.eval().requires_grad_(False)
 
 
+def last_convolution(case: Case) -> int:
+    """The number of the 1×1 one."""
+    return max(int(name.split(".")[1][5:]) for name in case.tensors if name.startswith("decoder."))
+
+
 def fusioner_state(case: Case) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
-    last = max(int(name.split(".")[1][5:]) for name in case.tensors if name.startswith("decoder."))
+    last = last_convolution(case)
     for name, value in case.tensors.items():
         if name.startswith("decoder."):
             number, kind = name.removeprefix("decoder.conv_").split(".")
