@@ -52,7 +52,7 @@ class Given(nn.Module):
 
 def patches_of(encoder: RecipeEncoder, pixels: Tensor) -> Tensor:
     """(B, h·w, C) before they are brought to unit length."""
-    tokens = encoder.tower.prefix(pixels, keep=encoder._recipe.regions)
+    tokens = encoder.tower.prefix(pixels, keep=encoder._recipe.history)
     structure = encoder._structure_of(pixels)
     block = encoder._last_block(tokens, structure, encoder._regions_of(pixels, structure))
     found = encoder._finish(encoder._recipe.run(block, encoder._config.options), tokens)
