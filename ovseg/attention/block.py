@@ -91,9 +91,7 @@ class LastBlock:
             ModelError: there is nothing.
         """
         if self.mean_attention is None:
-            raise ModelError(
-                "this recipe needs the whole tower for the attention of other blocks, got a single block"
-            )
+            raise ModelError("this recipe needs a tower for the attention of other blocks, got a single block")
         return self.mean_attention
 
     def attended(self, values: Tensor) -> Attended:

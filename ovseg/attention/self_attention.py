@@ -78,7 +78,7 @@ def resclip_rcs(
     Raises:
         ModelError: the block is not part of a tower.
 
-    Source: Yang et al., ResCLIP, CVPR 2025, residual cross-correlation self-attention; its second part, a second pass
+    Source: Yang et al., ResCLIP, CVPR 2025, residual cross-correlation self-attention; its second part, another pass
     by the labels of the first, is not here.
     """
     near = neighbourhood(block.grid, block.prefix, sigma=sigma).to(block.k)
