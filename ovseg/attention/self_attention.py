@@ -78,8 +78,8 @@ def resclip_rcs(
     Raises:
         ModelError: the block is not part of a tower.
 
-    Source: Yang et al., ResCLIP, CVPR 2025, residual cross-correlation self-attention; its second part, another pass
-    by the labels of the first, is not here.
+    Source: Yang et al., ResCLIP, CVPR 2025, residual cross-correlation self-attention; its second part, a pass by
+    the labels of the first, is not here.
     """
     near = neighbourhood(block.grid, block.prefix, sigma=sigma).to(block.k)
     own = (block.k @ block.k.transpose(2, 3) * block.k.shape[-1] ** -0.5 + near).softmax(-1)
