@@ -15,9 +15,7 @@ def unreachable() -> bool:
 
     Behind a proxy, which looks names up itself, the answer is always no.
     """
-    from huggingface_hub.constants import ENDPOINT
-
-    address = urlsplit(ENDPOINT)
+    address = urlsplit(page_of())
     if address.scheme in getproxies():
         return False
     try:
@@ -27,13 +25,26 @@ def unreachable() -> bool:
     return False
 
 
+def page_of(repo: str = "") -> str:
+    """Web address of a repository of the hub in use, which ``HF_ENDPOINT`` may name; without one, of that hub."""
+    from huggingface_hub.constants import ENDPOINT
+
+    return f"{ENDPOINT}/{repo}".rstrip("/")
+
+
 @contextmanager
 def quiet_attempts() -> Iterator[None]:
-    """Keep the hub's library from printing each of its attempts; the error at their end says enough."""
+    """Keep the hub's library from printing each of its attempts; the error at their end says enough.
+
+    That it waits because the hub asked it to is told, as that may take minutes.
+    """
     attempts = logging.getLogger("huggingface_hub.utils._http")
-    level = attempts.level
-    attempts.setLevel(logging.ERROR)
+    attempts.addFilter(_is_told)
     try:
         yield
     finally:
-        attempts.setLevel(level)
+        attempts.removeFilter(_is_told)
+
+
+def _is_told(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR or record.getMessage().startswith("Rate limited")
