@@ -88,11 +88,16 @@ def _first_of(repo: str) -> Path | None:
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    here = cached_weights(repo)
     for name in WEIGHT_FILES:
+        if (
+            here is not None
+            and huggingface_hub.try_to_load_from_cache(repo, name) is huggingface_hub._CACHED_NO_EXIST
+        ):
+            continue  # the hub said so when it gave the one that is here; without it, asking takes half a minute
         try:
             return Path(huggingface_hub.hf_hub_download(repo, name, local_files_only=unreachable()))
         except LocalEntryNotFoundError:  # no word from the hub on whether the repository has it
-            here = cached_weights(repo)
             if here is None:
                 raise
             return here

@@ -62,14 +62,21 @@ def test_weights_come_once_and_are_asked_for_by_every_name_until_one_is_there(hu
     assert sent == len(BYTES)
     assert fetch(repo) == path and hub.sent() == sent
     names = [each.path.rsplit("/", 1)[-1] for each in hub.asked if each.method == "HEAD"]
-    assert names == ([FIRST] * 2 if repo == "some/clip" else [FIRST, SECOND] * 2)
+    assert names == ([FIRST, FIRST] if repo == "some/clip" else [FIRST, SECOND, SECOND])
 
 
 @pytest.mark.parametrize("repo", ["some/clip", "some/dino"])
 def test_what_is_here_is_found_when_the_hub_is_gone(hub: Hub, repo: str, waits: list[float]) -> None:
     path = fetch(repo)
     hub.stop()
-    assert fetch(repo) == path
+    assert fetch(repo) == path and not waits
+
+
+def test_a_name_that_the_hub_knows_nothing_of_is_asked_for_again_once_the_repository_changes(hub: Hub) -> None:
+    assert fetch("some/dino").name == SECOND
+    hub.repositories["some/dino"].files[FIRST] = b"new"
+    assert fetch("some/dino").name == SECOND  # the hub then says that there is another state
+    assert fetch("some/dino").read_bytes() == b"new"
 
 
 def test_offline_by_the_environment_is_named_as_the_reason(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

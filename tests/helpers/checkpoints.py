@@ -257,7 +257,8 @@ def subword_files(repository: str) -> dict[str, bytes]:
     if start:
         config |= {"sep_token": "</s>", "cls_token": "<s>"}
     else:
-        config |= {"add_bos_token": False, "add_eos_token": True}
+        config |= {"add_bos_token": False, "add_eos_token": True, "padding_side": "right"}
+        config |= {"do_lower_case": True, "model_input_names": ["input_ids"]}
     return {"tokenizer.json": subwords(repository).to_str().encode(), "tokenizer_config.json": _json(config)}
 
 
