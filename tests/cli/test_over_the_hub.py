@@ -35,7 +35,8 @@ def hub() -> Iterator[Hub]:
 @pytest.fixture
 def start(hub: Hub, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     """Starts ``ovseg ARGUMENT…`` in a folder with nothing of the user's own."""
-    Image.new("RGB", (64, 48), (90, 120, 60)).save(tmp_path / "photo.png")
+    noise = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((64, 48)).save(tmp_path / "photo.png")
     home = {"HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.address}
     kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
 
@@ -81,17 +82,25 @@ def partial(folder: Path) -> list[Path]:
     return list((folder / "hf").rglob("*.incomplete"))
 
 
-def test_a_photo_is_segmented_with_weights_of_the_hub_and_again_without_it(
-    hub: Hub, ovseg_command: Callable[..., tuple[int, str]], tmp_path: Path
+def test_a_photo_is_segmented_with_weights_of_the_hub(
+    hub: Hub, ovseg_command: Callable[..., tuple[int, str]]
 ) -> None:
     status, printed = ovseg_command(*segment())
     assert status == 0 and "cat" in printed
     assert hub.sent() == SIZE
+
+
+@pytest.mark.slow
+def test_offline_gives_what_the_hub_gave(
+    hub: Hub, ovseg_command: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    ovseg_command(*segment())
     hub.stop()
     status, printed = ovseg_command(*segment(out="offline"), HF_HUB_OFFLINE="1")
     assert status == 0 and "error" not in printed
-    maps = [np.asarray(Image.open(next((tmp_path / out).glob("*_index.png")))) for out in ("out", "offline")]
+    maps = [np.asarray(Image.open(tmp_path / out / "photo.png")) for out in ("out", "offline")]
     np.testing.assert_array_equal(*maps)
+    assert len(np.unique(maps[0])) == 2
 
 
 @pytest.mark.slow
