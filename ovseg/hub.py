@@ -151,7 +151,7 @@ def download_tokenizer(repo: str, *, what: str) -> Path:
     Raises:
         ModelError: as ``download``.
     """
-    with explained(repo, what=what, needed="the files of the tokenizer"):
+    with explained(repo, what=what, tokenizer=True):
         return _snapshot(repo, _TOKENIZER_FILES)
 
 
@@ -203,7 +203,7 @@ def explained(
     what: str,
     facts: str = "",
     folder: str = "",
-    needed: str = f"one of {', '.join(WEIGHT_FILES)}",
+    tokenizer: bool = False,
 ) -> Iterator[None]:
     """Turn the hub's errors inside the block into a ``ModelError`` that says what to do by hand."""
     from huggingface_hub.errors import HfHubHTTPError
@@ -214,7 +214,8 @@ def explained(
         with quiet_attempts():
             yield
     except (broken, OSError) as error:
-        about = f"the weights of {what}{f' ({facts})' if facts else ''}"
+        about = what if tokenizer else f"the weights of {what}{f' ({facts})' if facts else ''}"
+        needed = "its files" if tokenizer else f"one of {', '.join(WEIGHT_FILES)}"
         known = _known_trouble(error, about, repo)
         target = f"FOLDER/{folder}" if folder else "FOLDER"
         by_hand = f"download {needed} by hand into {target} and give --weights FOLDER"
@@ -247,7 +248,7 @@ def _known_trouble(error: BaseException, about: str, repo: str) -> str:
 
 def _reason(error: BaseException) -> str:
     """Why the hub gave nothing, in a few words."""
-    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import FileMetadataError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
     status = getattr(getattr(cause, "response", None), "status_code", None)
@@ -257,6 +258,8 @@ def _reason(error: BaseException) -> str:
         return f"the hub answered with status {status}"
     if isinstance(cause, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set and they are not on this machine"
+    if isinstance(cause, FileMetadataError):
+        return "what answers there is no hub; check HF_ENDPOINT, and whether the network wants a login"
     if isinstance(error, LocalEntryNotFoundError):
         return "the hub cannot be reached"
     if isinstance(error, PermissionError):

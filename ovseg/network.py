@@ -9,13 +9,20 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+from ovseg.errors import ModelError
+
 
 def unreachable() -> bool:
     """Whether the hub's name cannot even be looked up; its library would try for half a minute to find that out.
 
     Behind a proxy, which looks names up itself, the answer is always no.
+
+    Raises:
+        ModelError: ``HF_ENDPOINT`` is no web address.
     """
     address = urlsplit(page_of())
+    if address.scheme not in {"http", "https"}:
+        raise ModelError(f"expected HF_ENDPOINT to begin with https://, got '{page_of()}'")
     if address.scheme in getproxies():
         return False
     try:

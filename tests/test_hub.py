@@ -165,6 +165,23 @@ def test_gated_weights_say_what_to_click(hub: Hub, token: str, monkeypatch: pyte
     assert fetch(sha256=DIGEST).read_bytes() == BYTES
 
 
+def test_a_network_that_answers_everything_by_itself_is_told(hub: Hub) -> None:
+    hub.portal = True
+    with pytest.raises(
+        ModelError, match="what answers there is no hub; check HF_ENDPOINT, and whether the network"
+    ):
+        fetch()
+
+
+def test_an_address_without_its_scheme_is_told(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "mirror.example")
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", "mirror.example/{repo_id}/{filename}"
+    )
+    with pytest.raises(ModelError, match=r"expected HF_ENDPOINT to begin with https://, got 'mirror.example'"):
+        fetch()
+
+
 def test_a_repository_that_is_not_there_is_named(hub: Hub) -> None:
     with pytest.raises(
         ModelError, match=re.escape(f"there is no repository {hub.address}/some/other, or it is private")
@@ -247,6 +264,8 @@ def test_a_tokenizer_comes_without_the_weights_beside_it(hub: Hub, caplog: pytes
         folder = weights_hub.download_tokenizer("some/pair", what="the tokenizer of 'x'")
     assert {path.name for path in folder.iterdir()} == set(TOKENIZER)
     assert weights_hub.has_tokenizer("some/pair") and weights_hub.has_tokenizer(folder)
-    with pytest.raises(ModelError, match="download the files of the tokenizer by hand into FOLDER"):
+    with pytest.raises(
+        ModelError, match=r"^the tokenizer of 'x' could not be .*download its files by hand into FOLDER"
+    ):
         hub.stop()
         weights_hub.download_tokenizer("some/words", what="the tokenizer of 'x'")

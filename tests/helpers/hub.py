@@ -61,6 +61,7 @@ class Hub:
         cuts: by file name, after how many bytes the connection is cut, one number for each answer.
         pauses: by file name, seconds before each 16 kB.
         refusals: how many of the next requests are answered by 429.
+        portal: answer everything with a page, as networks do that want a login first.
     """
 
     def __init__(self) -> None:
@@ -69,6 +70,7 @@ class Hub:
         self.cuts: dict[str, deque[int]] = {}
         self.pauses: dict[str, float] = {}
         self.refusals = 0
+        self.portal = False
         self.lock = threading.Lock()
         self.front, self.storage = (_Server(self) for _ in range(2))
 
@@ -158,6 +160,8 @@ class _Handler(BaseHTTPRequestHandler):
             hub.refusals -= refused
         if refused:
             return self._head(429, {"Retry-After": "1"})
+        if hub.portal:
+            return self._head(200, {"Content-Type": "text/html"})
         if path.startswith("/api/models/"):
             return self._api(path.removeprefix("/api/models/"))
         if path.startswith("/api/resolve-cache/models/"):

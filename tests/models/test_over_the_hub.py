@@ -46,18 +46,23 @@ def test_a_model_file_is_fetched_and_run_and_run_again_without_the_hub(
     name: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = read_model_config(name)
-    with serving_hub(repositories_of(config)) as hub, narrow():
+    repositories = repositories_of(config)
+    with serving_hub(repositories) as hub, narrow():
         point_at(hub, cache, monkeypatch)
         assert not is_local(config)
         fetch(config)
         assert is_local(config)
         sent = hub.sent()
-        first = run(build(config), tmp_path / "first")
+        model = build(config)
+        first = run(model, tmp_path / "first")
         assert hub.sent() == sent  # fetch left nothing to fetch
         hub.stop()
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         again = run(build(config), tmp_path / "second")
     np.testing.assert_array_equal(first, again)
+    if config.encoder.kind != "paired":  # whose image network timm describes
+        spec = model.image.spec
+        assert (spec.mean, spec.std, spec.interpolation) == preprocessing(repositories[config.encoder.repo])
 
 
 def run(model: Model, cache: Path) -> np.ndarray:
@@ -70,27 +75,14 @@ def run(model: Model, cache: Path) -> np.ndarray:
     return found.score_map
 
 
-def facts(
-    mean: list[float], std: list[float], interpolation: str
-) -> tuple[tuple[float, ...], tuple[float, ...], str]:
-    return tuple(mean), tuple(std), interpolation
-
-
-@pytest.mark.parametrize(
-    ("name", "resample"), [("hf-clip-b16-naclip-shared", 3), ("hf-siglip2-b16-naclip-shared", 2)]
-)
-def test_transformers_preprocess_as_their_folder_says(
-    name: str, resample: int, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = read_model_config(name)
-    files = repositories_of(config)[config.encoder.repo]
+def preprocessing(files: dict[str, bytes]) -> tuple[tuple[float, ...], tuple[float, ...], str]:
+    """Mean, standard deviation and interpolation, as the configuration among the files of a repository states them."""
+    if "open_clip_config.json" in files:
+        stated = json.loads(files["open_clip_config.json"])["preprocess_cfg"]
+        return tuple(stated["mean"]), tuple(stated["std"]), stated["interpolation"]
     stated = json.loads(files["preprocessor_config.json"])
-    assert stated["resample"] == resample
-    with serving_hub({config.encoder.repo: files}) as hub:
-        point_at(hub, cache, monkeypatch)
-        spec = build(config).image.spec
-    expected = facts(stated["image_mean"], stated["image_std"], {2: "bilinear", 3: "bicubic"}[resample])
-    assert (spec.mean, spec.std, spec.interpolation) == expected
+    interpolation = {2: "bilinear", 3: "bicubic"}[stated["resample"]]
+    return tuple(stated["image_mean"]), tuple(stated["image_std"]), interpolation
 
 
 @pytest.mark.parametrize("local", [False, True])
@@ -107,8 +99,7 @@ def test_weights_without_a_tag_preprocess_as_the_file_beside_them_says(
                 (tmp_path / name).write_bytes(content)
         spec = build(model_config("mine", encoder=settings), tmp_path if local else None).image.spec
         assert bool(hub.asked) is not local
-        assert (spec.mean, spec.std, spec.interpolation) == facts(*stated.values())
-        del hub.repositories["mine/tuned"].files["open_clip_config.json"]
+        assert (spec.mean, spec.std, spec.interpolation) == preprocessing(files)
 
 
 @pytest.mark.parametrize("name", ["siglip2-b16-naclip-shared", "metaclip2-h14-naclip-shared"])
