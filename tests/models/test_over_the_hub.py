@@ -76,7 +76,7 @@ def run(model: Model, cache: Path) -> np.ndarray:
 
 
 def preprocessing(files: dict[str, bytes]) -> tuple[tuple[float, ...], tuple[float, ...], str]:
-    """Mean, standard deviation and interpolation, as the configuration among the files of a repository states them."""
+    """Mean, standard deviation and interpolation, as the configuration among a repository's files states them."""
     if "open_clip_config.json" in files:
         stated = json.loads(files["open_clip_config.json"])["preprocess_cfg"]
         return tuple(stated["mean"]), tuple(stated["std"]), stated["interpolation"]
