@@ -22,6 +22,8 @@ class HuggingFaceText:
         tokenizer: its tokenizer.
         space: space of the vectors.
         pad_to_length: pad every phrase to the context length, as SigLIP was trained.
+
+    A tokenizer whose files state ``do_lower_case`` reads lower case; transformers 5 leaves that to its caller.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, space: str, pad_to_length: bool = False) -> None:
@@ -29,6 +31,7 @@ class HuggingFaceText:
         self.tokenizer = tokenizer
         self._space = space
         self._pad_to_length = pad_to_length
+        self._lower = bool(getattr(tokenizer, "init_kwargs", {}).get("do_lower_case"))
 
     @property
     def space(self) -> str:
@@ -42,7 +45,12 @@ class HuggingFaceText:
 
     def unreadable(self, phrases: Sequence[str]) -> list[str]:
         """The phrases with a token that the tokenizer does not know; see ``with_unknown_tokens``."""
-        return with_unknown_tokens(self.tokenizer, phrases)
+        read = self._read(phrases)
+        unknown = set(with_unknown_tokens(self.tokenizer, read))
+        return [phrase for phrase, text in zip(phrases, read, strict=True) if text in unknown]
+
+    def _read(self, phrases: Sequence[str]) -> list[str]:
+        return [phrase.lower() if self._lower else phrase for phrase in phrases]
 
     @torch.inference_mode()
     def encode(self, phrases: Sequence[str]) -> Tensor:
@@ -57,10 +65,11 @@ class HuggingFaceText:
         return functional.normalize(torch.cat([self._encode(batch) for batch in batches]), dim=-1)
 
     def _encode(self, phrases: Sequence[str]) -> Tensor:
-        lengths = [len(ids) for ids in self.tokenizer(list(phrases))["input_ids"]]
+        read = self._read(phrases)
+        lengths = [len(ids) for ids in self.tokenizer(read)["input_ids"]]
         limit = self.context_length
         refuse_long([phrase for phrase, size in zip(phrases, lengths, strict=True) if size > limit], limit)
         sizes = {"padding": "max_length", "max_length": limit} if self._pad_to_length else {"padding": True}
-        inputs = self.tokenizer(list(phrases), return_tensors="pt", **sizes).to(self.model.device)
+        inputs = self.tokenizer(read, return_tensors="pt", **sizes).to(self.model.device)
         pooled: Tensor = self.model.get_text_features(**inputs).pooler_output
         return pooled.float().cpu()

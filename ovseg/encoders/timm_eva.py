@@ -69,7 +69,7 @@ class TimmEva(TimmViT):
 
 def _angles(rope: Any, grid: Grid) -> Tensor:
     """Rotary embedding for a grid. A copy is set to the grid, so that the network keeps its own size."""
-    if not hasattr(rope, "update_feat_shape"):
+    if getattr(rope, "feat_shape", None) is None:  # made for every size, as DINOv3's, or it has no size to set
         fresh: Tensor = rope.get_embed(shape=list(grid))
         return fresh
     twin = deepcopy(rope)

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from importlib.util import find_spec
 from pathlib import Path
 
-from ovseg.hub import WEIGHT_FILES, download_folder, find_weights
+from ovseg.hub import (
+    WEIGHT_FILES,
+    cached_weights,
+    check_bytes,
+    download_folder,
+    download_tokenizer,
+    find_weights,
+    has_tokenizer,
+)
 from ovseg.models.config import ModelConfig
 
 STRUCTURE_FOLDER = "structure"
@@ -16,18 +26,13 @@ def is_local(config: ModelConfig) -> bool:
     encoder = config.encoder
     repos = [encoder.repo, *_sam_repos(config)]
     repos += [part.repo for part in (encoder.structure, encoder.text) if part is not None]
-    return all(_is_cached(repo) for repo in repos)
+    tokenizer = tokenizer_repo((encoder.text or encoder).name) if encoder.kind != "huggingface" else ""
+    return all(cached_weights(repo) is not None for repo in repos) and (not tokenizer or has_tokenizer(tokenizer))
 
 
 def _sam_repos(config: ModelConfig) -> list[str]:
     parts = (config.encoder.regions, config.correction)
     return sorted({part.repo for part in parts if part is not None and part.repo})
-
-
-def _is_cached(repo: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    return bool(repo) and any(isinstance(try_to_load_from_cache(repo, name), str) for name in WEIGHT_FILES)
 
 
 def fetch(config: ModelConfig) -> list[Path]:
@@ -39,13 +44,19 @@ def fetch(config: ModelConfig) -> list[Path]:
     Raises:
         ModelError: as ``download``; or a checksum differs.
     """
-    encoder = config.encoder
-    if encoder.kind == "embedded":
+    if config.encoder.kind == "embedded":
         return []
-    what, facts = f"model '{config.name}'", describe(config)
-    sam = [download_folder(repo, what="SAM") for repo in _sam_repos(config)]
+    what = f"model '{config.name}'"
+    paths = [*_fetch_towers(config, what), *(download_folder(repo, what="SAM") for repo in _sam_repos(config))]
+    for path in paths:
+        check_bytes(path, what=what)
+    return paths
+
+
+def _fetch_towers(config: ModelConfig, what: str) -> list[Path]:
+    encoder, facts = config.encoder, describe(config)
     if encoder.kind == "huggingface":
-        return [download_folder(encoder.repo, what=what, facts=facts), *sam]
+        return [download_folder(encoder.repo, what=what, facts=facts)]
     paths = [find_weights(encoder.repo, None, what=what, facts=facts, sha256=checksum(config))]
     if encoder.structure is not None:
         named = f"structure encoder '{encoder.structure.name}'"
@@ -58,10 +69,23 @@ def fetch(config: ModelConfig) -> list[Path]:
                 folder=STRUCTURE_FOLDER,
             )
         )
+    text = encoder.text or encoder
     if encoder.text is not None:
         named = f"the text side of {what}"
         paths.append(find_weights(encoder.text.repo, None, what=named, facts=facts, folder=TEXT_FOLDER))
-    return paths + sam
+    if tokenizer := tokenizer_repo(text.name):
+        paths.append(download_tokenizer(tokenizer, what=f"the tokenizer of {what}"))
+    return paths
+
+
+def tokenizer_repo(name: str) -> str:
+    """Repository of the tokenizer that open_clip's ``name`` takes from the hub; empty where it brings its own."""
+    package = find_spec("open_clip")  # not imported: that takes seconds
+    folder = Path(package.origin).parent if package is not None and package.origin else Path()
+    path = folder / "model_configs" / f"{name}.json"
+    if not path.is_file():
+        return ""
+    return str(json.loads(path.read_text(encoding="utf-8"))["text_cfg"].get("hf_tokenizer_name", ""))
 
 
 def checksum(config: ModelConfig) -> str:

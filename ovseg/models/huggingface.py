@@ -22,6 +22,8 @@ from ovseg.models.download import describe
 from ovseg.models.model import MadeOnce, Model
 from ovseg.weights import freeze
 
+_RESAMPLING = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, as preprocessor_config.json states them
+
 
 def build_huggingface(config: ModelConfig, device: torch.device, dtype: torch.dtype, weights: Path | None) -> Model:
     """A model made of the two towers of a transformers CLIP, MetaCLIP 2 or SigLIP.
@@ -46,6 +48,7 @@ def build_huggingface(config: ModelConfig, device: torch.device, dtype: torch.dt
         channels=tower.channels,
         mean=as_triple(facts.get("image_mean", CLIP_MEAN)),
         std=as_triple(facts.get("image_std", CLIP_STD)),
+        interpolation=_RESAMPLING.get(facts.get("resample", 3), "bicubic"),
     )
     image, marks = assemble(tower, spec, config, weights)
 
@@ -62,13 +65,17 @@ def build_huggingface(config: ModelConfig, device: torch.device, dtype: torch.dt
             pad_to_length=model.config.model_type == "siglip",
         )
 
-    marks["image"] = "+".join(content_of(file)[:16] for file in sorted(folder.glob("*.safetensors")))  # both towers
+    marks["image"] = "+".join(content_of(file)[:16] for file in _weight_files(folder))  # both towers
     freeze(image)
     return Model(config, image.to(device, dtype), text, IdentityHead(space), marks)
 
 
+def _weight_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+
+
 def load_huggingface(folder: Path) -> Any:
-    """The transformers model in a folder, from safetensors alone.
+    """The transformers model in a folder, from safetensors, or from torch files read without running code in them.
 
     Raises:
         ModelError: the folder holds no such model.
@@ -84,8 +91,9 @@ def load_huggingface(folder: Path) -> Any:
             f"folder '{folder}', got no config.json; check --weights"
         )
     try:
-        return AutoModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
+        safe = any(folder.glob("*.safetensors")) or None  # None also takes torch files
+        return AutoModel.from_pretrained(folder, use_safetensors=safe, weights_only=True, local_files_only=True)
+    except Exception as error:  # torch raises whatever the bytes of its files lead to
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"expected a transformers model with safetensors in '{folder}': {reason}") from error
 

@@ -86,7 +86,8 @@ def build_paired(config: ModelConfig, device: torch.device, dtype: torch.dtype, 
     image, marks = assemble(tower, spec, config, weights)
     freeze(image)
     text_space = f"openclip:{encoder.text.name}/{encoder.text.weights or 'random'}"
-    text = openclip_text(encoder.text.name, text_path, space=text_space, device=device)
+    place = None if weights is None else weights / TEXT_FOLDER
+    text = openclip_text(encoder.text.name, text_path, space=text_space, device=device, place=place)
     marks |= {"image": mark_of(path), "text": mark_of(text_path)}
     head = Unjoined(spec.space, text_space, name=config.name)
     return Model(config, image.to(device, dtype), text, head, marks)

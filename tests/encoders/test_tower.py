@@ -29,10 +29,11 @@ FAMILIES = [
     "eva-fused",
     "pe-core",
     "dinov3",
+    "dinov3-any-size",
     "eva-mixed",
 ]
 TIMM = [name for name in FAMILIES if not name.startswith("openclip")]
-PREFIXES = {"timm-siglip": 0, "timm-dinov2": 5, "dinov3": 5, "radio": 8}
+PREFIXES = {"timm-siglip": 0, "timm-dinov2": 5, "dinov3": 5, "dinov3-any-size": 5, "radio": 8}
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
@@ -76,7 +77,7 @@ def test_the_unchanged_block_gives_the_tokens_of_the_library(name, networks, pix
 def test_another_size_equals_the_library_set_to_that_size(name, networks, wide):
     network = networks[name]()
     resized = copy.deepcopy(network)
-    if name != "radio":  # takes any size by itself
+    if name not in {"radio", "dinov3-any-size"}:  # which take any size by themselves
         resized.set_input_size(img_size=(24, 48))
     torch.testing.assert_close(opened(network).image_vector(wide), resized(wide), **CLOSE)
 

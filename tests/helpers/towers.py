@@ -124,6 +124,16 @@ NETWORKS = {
         rope_temperature=100,
         num_classes=0,
     ),
+    "dinov3-any-size": lambda: _eva(
+        rope_type="dinov3",
+        use_abs_pos_emb=False,
+        num_reg_tokens=4,
+        init_values=0.1,
+        rope_rotate_half=True,
+        rope_temperature=100,
+        num_classes=0,
+        dynamic_img_size=True,  # as timm makes it
+    ),
     "eva-mixed": lambda: _eva(attn_type="rope", rope_type="mixed", use_abs_pos_emb=False),
 }
 
