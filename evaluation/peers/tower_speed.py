@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -72,8 +73,10 @@ class RandomText:
 
     def encode(self, phrases: list[str]) -> Tensor:
         """(n, C) unit vectors."""
-        draw = torch.Generator().manual_seed(len(phrases))
-        return torch.nn.functional.normalize(torch.randn(len(phrases), self.channels, generator=draw), dim=-1)
+        vectors = torch.empty(len(phrases), self.channels)
+        for row, phrase in zip(vectors, phrases, strict=True):
+            row.normal_(generator=torch.Generator().manual_seed(zlib.crc32(phrase.encode())))
+        return torch.nn.functional.normalize(vectors, dim=-1)
 
 
 def random_bank_segmenter(name: str, count: int, dtype: torch.dtype = torch.float32) -> tuple[Segmenter, list[str]]:

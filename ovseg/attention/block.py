@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -22,6 +22,9 @@ class LastBlock:
         structure: (B, S, hs, ws) unit vectors over S of another encoder, or None.
         regions: (B, hs, ws) integer region of each structure cell, −1 outside every region, or None.
         spatial: (B, heads, N, d) values of intermediate layers, through the last block's projection, or None.
+        mean_attention: from numbers of blocks to the mean (B, heads, N, N) of their ordinary attention weights; see
+            ``ViTTower.mean_attention``.
+        depth: number of blocks of the tower.
         region_tokens: from (B, h, w) numbers from 0 on ``grid`` to (B, R, D) copies of the class token that ran
             through the whole tower, one for each region; see ``ViTTower.region_tokens``.
     """
@@ -35,6 +38,8 @@ class LastBlock:
     regions: Tensor | None = None
     spatial: Tensor | None = None
     region_tokens: Callable[[Tensor], Tensor] | None = None
+    mean_attention: Callable[[Sequence[int]], Tensor] | None = None
+    depth: int = 0
 
     def __post_init__(self) -> None:
         count = self.prefix + self.grid[0] * self.grid[1]
@@ -78,6 +83,16 @@ class LastBlock:
         if self.region_tokens is None:
             raise ModelError("this recipe needs the whole tower for its regions, got a single block")
         return self.region_tokens
+
+    def needed_mean_attention(self) -> Callable[[Sequence[int]], Tensor]:
+        """What computes the mean attention of other blocks.
+
+        Raises:
+            ModelError: there is nothing.
+        """
+        if self.mean_attention is None:
+            raise ModelError("this recipe needs a tower for the attention of other blocks, got a single block")
+        return self.mean_attention
 
     def attended(self, values: Tensor) -> Attended:
         """(B, heads, N, d) attended values on the block's own tokens."""

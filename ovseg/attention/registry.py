@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from ovseg.attention.block import Attended, LastBlock
-from ovseg.attention.self_attention import clearclip, maskclip, naclip, plain, sclip
+from ovseg.attention.self_attention import clearclip, maskclip, naclip, plain, resclip_rcs, sclip
 from ovseg.attention.structured import corrclip, proxyclip
 from ovseg.config import Config, check_options, choose
 
@@ -37,6 +37,7 @@ class Recipe:
         feed_forward: whether the block's feed-forward layer follows.
         structure: whether it needs a structure encoder.
         regions: whether it needs regions.
+        history: whether it needs what entered the other blocks.
     """
 
     attend: Callable[..., Attended]
@@ -44,6 +45,7 @@ class Recipe:
     feed_forward: bool = False
     structure: bool = False
     regions: bool = False
+    history: bool = False
 
     def run(self, block: LastBlock, options: Mapping[str, float]) -> Attended:
         """The attended values of ``block``."""
@@ -57,8 +59,9 @@ RECIPES: dict[str, Recipe] = {
     "sclip": Recipe(sclip, residual=True, feed_forward=True),
     "clearclip": Recipe(clearclip),
     "naclip": Recipe(naclip),
+    "resclip-rcs": Recipe(resclip_rcs, history=True),
     "proxyclip": Recipe(proxyclip, structure=True),
-    "corrclip": Recipe(corrclip, structure=True, regions=True),
+    "corrclip": Recipe(corrclip, structure=True, regions=True, history=True),
 }
 
 

@@ -55,6 +55,39 @@ def naclip(block: LastBlock, *, sigma: float = 5.0) -> Attended:
     return block.attended(scaled_dot_product_attention(block.k, block.k, block.v, attn_mask=near))
 
 
+def resclip_rcs(
+    block: LastBlock,
+    *,
+    mix: float = 0.5,
+    strength: float = 2.0,
+    sigma: float = 5.0,
+    first: float = 5,
+    last: float = 8,
+) -> Attended:
+    """strength·((1 − mix)·A + mix·Ā)·v: NACLIP's weights A mixed with the mean Ā of ordinary ones of middle blocks.
+
+    Middle blocks still look across the image, which the last one has given up.
+
+    Args:
+        block: the last block, with ``mean_attention``.
+        mix: share of the middle blocks; the paper takes 0.2 to 0.6, by data set.
+        strength: factor on all weights.
+        sigma: standard deviation of NACLIP's neighbourhood, in patches.
+        first, last: numbers from 0 of the middle blocks of a tower of 12; in one of another depth in proportion.
+
+    Raises:
+        ModelError: the block is not part of a tower.
+
+    Source: Yang et al., ResCLIP, CVPR 2025, residual cross-correlation self-attention; its second part, another
+    pass by the labels of the first, is not here.
+    """
+    near = neighbourhood(block.grid, block.prefix, sigma=sigma).to(block.k)
+    own = (block.k @ block.k.transpose(2, 3) * block.k.shape[-1] ** -0.5 + near).softmax(-1)
+    begin, end = (round(number * block.depth / 12) for number in (first, last + 1))
+    middle = block.needed_mean_attention()(range(begin, max(end, begin + 1)))
+    return block.attended(strength * torch.lerp(own, middle.to(own), mix) @ block.v)
+
+
 def neighbourhood(grid: tuple[int, int], prefix: int, *, sigma: float) -> Tensor:
     """exp(−‖p−p'‖²/(2σ²)) between patches p and p'; 0 in the rows and columns of the prefix tokens.
 

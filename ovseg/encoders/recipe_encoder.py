@@ -99,7 +99,16 @@ class RecipeEncoder(nn.Module):
     def forward(self, pixels: Tensor, regions: Tensor | None = None) -> tuple[Tensor, ...]:
         """What ``dense`` returns as plain tensors, for export: values, and ``structure`` where there is one."""
         pixels = pixels.to(self.dtype)
-        tokens = self.tower.prefix(pixels, keep=self._recipe.regions)
+        return self._maps(self.tower.prefix(pixels, keep=self._recipe.history), pixels, regions)
+
+    def dense_and_whole(self, pixels: Tensor, regions: Tensor | None = None) -> DenseFeatures:
+        """What ``dense`` returns with ``image_vector`` as ``whole``, for one more run of the last block."""
+        pixels = pixels.to(self.dtype)
+        tokens = self.tower.prefix(pixels, keep=self._recipe.history)
+        whole = functional.normalize(self.tower.pool(self.tower.whole_block(tokens)), dim=-1)
+        return replace(as_features(self._maps(tokens, pixels, regions), pixels, self.spec.space), whole=whole)
+
+    def _maps(self, tokens: TowerTokens, pixels: Tensor, regions: Tensor | None) -> tuple[Tensor, ...]:
         structure = self._structure_of(pixels)
         if structure is not None and regions is not None:
             regions = resize_numbers(regions, (structure.shape[-2], structure.shape[-1])).to(pixels.device)
@@ -139,6 +148,8 @@ class RecipeEncoder(nn.Module):
             regions=regions,
             spatial=spatial,
             region_tokens=lambda numbers: self.tower.region_tokens(tokens, numbers),
+            mean_attention=lambda blocks: self.tower.mean_attention(tokens, blocks),
+            depth=len(self.tower.blocks),
         )
 
     def _regions_of(self, pixels: Tensor, structure: Tensor | None) -> Tensor | None:

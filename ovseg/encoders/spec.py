@@ -57,6 +57,8 @@ class DenseFeatures:
         stride: pixels per cell.
         structure: (B, S, h, w) unit maps whose dot products say which cells belong together, or None.
         inputs: (B, I, h, w) maps that a trained head reads beside ``values``, or None.
+        whole: (B, C) vector of each image as a whole, with the channels of ``inputs``, or of ``values`` where there
+            are none; None where the encoder has none or the head reads none.
     """
 
     values: Tensor
@@ -64,6 +66,7 @@ class DenseFeatures:
     stride: int
     structure: Tensor | None = None
     inputs: Tensor | None = None
+    whole: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_shape("values", self.values, "B C h w")
@@ -71,6 +74,9 @@ class DenseFeatures:
         for name, maps in (("structure", self.structure), ("inputs", self.inputs)):
             if maps is not None:
                 check_shape(name, maps, f"B {name[0].upper()} h w", B=batch, h=rows, w=columns)
+        if self.whole is not None:
+            like = self.values if self.inputs is None else self.inputs
+            check_shape("whole", self.whole, "B C", B=batch, C=like.shape[1])
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -79,8 +85,8 @@ class DenseFeatures:
 
     def of_image(self, row: int) -> DenseFeatures:
         """The features of one image of the batch, as a batch of one."""
-        maps = {name: getattr(self, name) for name in ("values", "structure", "inputs")}
-        return replace(self, **{name: each[row : row + 1] for name, each in maps.items() if each is not None})
+        parts = {name: getattr(self, name) for name in ("values", "structure", "inputs", "whole")}
+        return replace(self, **{name: each[row : row + 1] for name, each in parts.items() if each is not None})
 
 
 def as_features(maps: tuple[Tensor, ...], pixels: Tensor, space: str) -> DenseFeatures:
@@ -110,6 +116,24 @@ class WholeImageEncoder(Protocol):
 
     def image_vector(self, pixels: Tensor) -> Tensor:
         """Unit vectors (B, C) of ``pixels`` (B, 3, H, W)."""
+
+
+@runtime_checkable
+class DenseAndWholeEncoder(ImageEncoder, Protocol):
+    """An image encoder that gives the features and the vector of the whole image in one run."""
+
+    def dense_and_whole(self, pixels: Tensor) -> DenseFeatures:
+        """What ``dense`` returns, with ``whole``, of unit length as the values are."""
+
+
+def run_encoder(encoder: ImageEncoder, pixels: Tensor, *regions: Tensor, whole: bool) -> DenseFeatures:
+    """Features of ``pixels`` (B, 3, H, W), normalised; with ``whole`` if asked for and the encoder has it.
+
+    ``regions`` (B, H, W) are for encoders with ``whole_regions``, which gave them.
+    """
+    if whole and isinstance(encoder, DenseAndWholeEncoder):
+        return encoder.dense_and_whole(pixels, *regions)
+    return encoder.dense(pixels, *regions)
 
 
 @runtime_checkable

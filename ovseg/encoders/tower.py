@@ -175,6 +175,22 @@ class ViTTower(nn.Module, ABC):
             copies = copies + self.block_feed_forward(block, copies)
         return copies
 
+    def mean_attention(self, tokens: TowerTokens, blocks: Sequence[int]) -> Tensor:
+        """(B, heads, N, N): the mean of the ordinary attention weights of some blocks.
+
+        Args:
+            tokens: with their ``history``.
+            blocks: numbers from 0.
+        """
+        total: Tensor | None = None
+        for number in blocks:
+            q, k, _ = self.block_qkv(self.blocks[number], tokens.history[number])
+            weights = (q @ k.transpose(2, 3) * q.shape[-1] ** -0.5).softmax(-1)
+            total = weights if total is None else total + weights
+        if total is None:
+            raise ShapeError("the mean of attentions needs at least one block, got none; name some")
+        return total / len(blocks)
+
     def complete(self, update: Tensor, tokens: TowerTokens, *, residual: bool, feed_forward: bool) -> Tensor:
         """Tokens (B, N, D) leaving the last block.
 

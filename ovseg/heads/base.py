@@ -102,6 +102,11 @@ class FusionHead(Head, Protocol):
         """
 
 
+def reads_whole(head: Head) -> bool:
+    """Whether a head reads ``whole`` of the features, the vector of an image as a whole, where there is one."""
+    return bool(getattr(head, "reads_whole", False))
+
+
 @runtime_checkable
 class TrainableHead(Head, Protocol):
     """A head that the recipe ``masks`` can train."""

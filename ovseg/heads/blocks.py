@@ -7,13 +7,16 @@ from torch.nn import functional
 
 
 class Attention(nn.Module):
-    """Scaled dot-product attention with several heads. Source: Vaswani et al., NeurIPS 2017, section 3.2."""
+    """Scaled dot-product attention with several heads; ``bias`` is that of queries, keys and values.
 
-    def __init__(self, width: int, heads: int) -> None:
+    Source: Vaswani et al., NeurIPS 2017, section 3.2.
+    """
+
+    def __init__(self, width: int, heads: int, *, bias: bool = True) -> None:
         super().__init__()
         self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
+        self.query = nn.Linear(width, width, bias=bias)
+        self.key_value = nn.Linear(width, 2 * width, bias=bias)
         self.out = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, memory: Tensor, allowed: Tensor | None = None) -> Tensor:
@@ -36,10 +39,10 @@ class FeedForward(nn.Sequential):
 class Block(nn.Module):
     """Self-attention and feed-forward, each added to its input."""
 
-    def __init__(self, width: int, *, heads: int, inner: int, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, *, heads: int, inner: int, dropout: float = 0.0, bias: bool = True) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.attention = Attention(width, heads)
+        self.attention = Attention(width, heads, bias=bias)
         self.inner_norm = nn.LayerNorm(width)
         self.inner = FeedForward(width, inner, dropout)
         self.dropout = nn.Dropout(dropout)
@@ -53,21 +56,20 @@ class Block(nn.Module):
 
 
 class CrossBlock(nn.Module):
-    """A decoder layer: tokens look at each other, then at a memory, then feed forward."""
+    """A decoder layer: tokens look at each other, then at a memory, then feed forward; no biases in attention."""
 
     def __init__(self, width: int, *, heads: int, inner: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.itself = Block(width, heads=heads, inner=inner, dropout=dropout)
+        self.itself = Block(width, heads=heads, inner=inner, dropout=dropout, bias=False)
         self.norm = nn.LayerNorm(width)
-        self.memory_norm = nn.LayerNorm(width)
-        self.cross = Attention(width, heads)
+        self.cross = Attention(width, heads, bias=False)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, memory: Tensor) -> Tensor:
-        """(B, T, W) tokens and (B, M, W) memory to (B, T, W)."""
+        """(B, T, W) tokens and (B, M, W) memory, normalised already, to (B, T, W)."""
         block = self.itself
         normed = block.norm(tokens)
         tokens = tokens + block.dropout(block.attention(normed, normed))
-        tokens = tokens + self.dropout(self.cross(self.norm(tokens), self.memory_norm(memory)))
+        tokens = tokens + self.dropout(self.cross(self.norm(tokens), memory))
         mixed: Tensor = tokens + block.dropout(block.inner(block.inner_norm(tokens)))
         return mixed

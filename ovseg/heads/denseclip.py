@@ -1,8 +1,10 @@
 """DenseCLIP: phrases that look at the image before they are compared, and score maps that a decoder refines.
 
 Source: Rao et al., "DenseCLIP: Language-Guided Dense Prediction with Context-Aware Prompting", CVPR 2022, sections
-3.2 and 3.3; written from the paper's description. Deviation: its decoder has one output channel per training class
-and so a closed vocabulary; here the same small pyramid decodes the score map of each phrase by itself.
+3.2 and 3.3; what the paper leaves open is as in the authors' code, whose numbers the tests hold. Deviations: its
+decoder has one output channel per training class and so a closed vocabulary; here the same small pyramid decodes
+the score map of each phrase by itself. Features have unit length, which the first normalisation undoes; so has the
+text where no contexts are learned, or the head below needs it.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ovseg.encoders.spec import DenseFeatures, TextEncoder
-from ovseg.heads.base import SCORES, Head, Phrases
+from ovseg.heads.base import SCORES, Head, IdentityHead, Phrases
 from ovseg.heads.blocks import CrossBlock
 from ovseg.heads.prompts import encode_with_contexts
 from ovseg.heads.stacked import StackedHead, StackedSettings, inputs_of
@@ -54,7 +56,13 @@ class DenseClipSettings(StackedSettings):
 
 
 class DenseClip(StackedHead):
-    """Score maps s = cosine(pixel, t), t = text + γ·Δ(text, image), and a pyramid that refines them."""
+    """Score maps s = cosine(pixel, t), t = text + γ·Δ(text, image), and a pyramid that refines them.
+
+    The text looks at the cells and at the image as a whole: the tower's own image vector (of CLIP, the class
+    token), or the mean of the cells for ``mini`` and convolutional towers, which have none at every size.
+    """
+
+    reads_whole = True
 
     def __init__(self, base: Head, settings: DenseClipSettings, text: Callable[[], TextEncoder]) -> None:
         super().__init__(base, settings, kind="denseclip")
@@ -99,7 +107,7 @@ class DenseClip(StackedHead):
     def graded(self, features: DenseFeatures, phrases: Phrases) -> list[tuple[float, Tensor]]:
         """The decoded logits, and the score maps with the auxiliary weight."""
         visual, joint = inputs_of(features), features.values
-        answers = [self.scores(joint, self.prompted(visual, phrases))]
+        answers = [self.scores(joint, self.prompted(visual, phrases, whole=features.whole))]
         if self.pyramid is not None:
             decoded = self.pyramid(visual, answers[0] * (self.settings.temperature or 0.07))
             answers.insert(0, decoded + _resize(answers[0], decoded.shape[-2:]) if self.residual else decoded)
@@ -115,18 +123,28 @@ class DenseClip(StackedHead):
         cells, words = functional.normalize(joint, dim=1), functional.normalize(text, dim=-1)
         return torch.einsum("bdhw,bqd->bqhw", cells, words.expand(len(cells), -1, -1)) / self.settings.temperature
 
-    def prompted(self, visual: Tensor, phrases: Phrases) -> Tensor:
-        """(B, Q, D) text vectors that have looked at the image, of which ``visual`` are the (B, C, h, w) inputs."""
+    def prompted(self, visual: Tensor, phrases: Phrases, *, whole: Tensor | None = None) -> Tensor:
+        """Text vectors that have looked at the image.
+
+        Args:
+            visual: (B, C, h, w) inputs of the image.
+            phrases: Q rows from ``phrases``.
+            whole: (B, C) the image as a whole; None takes the mean of the cells.
+
+        Returns:
+            (B, Q, D).
+        """
         if phrases.tokens is None:
-            return phrases.values + self.gamma * self.delta(visual, inputs_of(phrases))
-        moved = self.contexts + self.gamma * self.delta(visual, self.contexts)  # (B, m, W)
+            return phrases.values + self.gamma * self.delta(visual, inputs_of(phrases), whole=whole)
+        moved = self.contexts + self.gamma * self.delta(visual, self.contexts, whole=whole)  # (B, m, W)
         encoded = [self._encode(phrases.tokens, contexts) for contexts in moved]
         return torch.stack([self.base.phrases(vectors).values for vectors in encoded])
 
-    def delta(self, visual: Tensor, queries: Tensor) -> Tensor:
-        """What the queries (n, C') read from [global; dense] features (B, C, h, w): (B, n, C'')."""
+    def delta(self, visual: Tensor, queries: Tensor, *, whole: Tensor | None = None) -> Tensor:
+        """What the queries (n, C') read from [whole; cells] (B, C, h, w), see ``prompted``: (B, n, C'')."""
         cells = visual.flatten(2).transpose(1, 2)
-        memory = self.memory_in(torch.cat([cells.mean(1, keepdim=True), cells], 1))
+        first = cells.mean(1) if whole is None else whole.to(cells)
+        memory = self.memory_in(torch.cat([first[:, None], cells], 1))
         tokens = self.query_in(queries).expand(len(visual), -1, -1)
         for block in self.decoder:
             tokens = block(tokens, memory)
@@ -134,7 +152,9 @@ class DenseClip(StackedHead):
         return read
 
     def _encode(self, tokens: Tensor, contexts: Tensor) -> Tensor:
-        return encode_with_contexts(self._text(), tokens, contexts).to(contexts)
+        # the length of a text weighs it against what it reads from the image; a cosine does not see it otherwise
+        unit = self.settings.temperature is None or not isinstance(self.base, IdentityHead)
+        return encode_with_contexts(self._text(), tokens, contexts, unit=unit).to(contexts)
 
 
 class PhrasePyramid(nn.Module):

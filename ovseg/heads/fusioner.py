@@ -1,7 +1,7 @@
 """Fusioner: cells and phrases pass together through a transformer before they are compared.
 
 Source: Ma et al., "Open-vocabulary Semantic Segmentation with Frozen Vision-Language Models" (Fusioner), BMVC 2022,
-sections 3.2 and 3.3; written from the paper's description.
+sections 3.2 and 3.3; what the paper leaves open is as in the authors' code, whose numbers the tests hold.
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ovseg.encoders.spec import DenseFeatures
+from ovseg.errors import ConfigError
 from ovseg.heads.base import SCORES, Head, Phrases
 from ovseg.heads.blocks import Block
 from ovseg.heads.stacked import StackedHead, StackedSettings, inputs_of
 
 
 class FusionerSettings(StackedSettings):
-    """A ``Fusioner``; the defaults are the paper's.
+    """A ``Fusioner``; the defaults are the paper's, but for ``residual``.
 
     Attributes:
         width, layers, attention_heads, inner: of the transformer.
         fusion: "early" mixes cells and phrases; "late" lets each look only at its own kind.
-        upsamplings: steps of the decoder, each doubles the grid.
+        upsamplings: steps of the decoder that double the grid.
+        pixels: resize the decoded map to the pixels of the encoder's input before it is compared, which takes
+            ``width`` numbers a pixel; otherwise the answer has the decoder's grid.
         dropout: in the transformer.
         temperature: divides the cosine.
     """
@@ -36,6 +39,7 @@ class FusionerSettings(StackedSettings):
     inner: int = 2048
     fusion: Literal["early", "late"] = "early"
     upsamplings: int = 3
+    pixels: bool = True
     dropout: float = 0.0
     temperature: float = 0.07
 
@@ -51,43 +55,50 @@ class Fusioner(StackedHead):
         super().__init__(base, settings, kind="fusioner")
         width = settings.width
         self.temperature, self.late = settings.temperature, settings.fusion == "late"
+        self.pixelwise = settings.pixels
         self.visual_in = nn.Sequential(
             nn.LayerNorm(self.feature_width), nn.Linear(self.feature_width, width), nn.LayerNorm(width)
         )
-        self.text_in = nn.Sequential(
-            nn.LayerNorm(self.phrase_width),
-            nn.Linear(self.phrase_width, width),
-        )
-        self.text_mark = nn.Parameter(torch.randn(width) * 0.02)
+        self.text_in = nn.Sequential(nn.LayerNorm(self.phrase_width), nn.Linear(self.phrase_width, width))
+        self.text_mark = nn.Parameter(torch.randn(width))
         self.blocks = nn.ModuleList(
             Block(width, heads=settings.attention_heads, inner=settings.inner, dropout=settings.dropout)
             for _ in range(settings.layers)
         )
-        self.visual_out, self.text_out = nn.Linear(width, width), nn.Linear(width, width)
-        self.decoder = _decoder(width, settings.upsamplings)
-        self.shrink = 2**settings.upsamplings
-        self.gain = nn.Parameter(torch.tensor(0.0 if settings.residual else 1.0))
-        self.offset = nn.Parameter(torch.tensor(0.0))
+        self.norm = nn.LayerNorm(width)
+        self.visual_out, self.text_out = _projection(width), _projection(width)
+        self.decoder = FusionDecoder(width, settings.upsamplings)
+        if settings.residual:
+            self.gain = nn.Parameter(torch.tensor(0.0))
+            self.offset = nn.Parameter(torch.tensor(0.0))
 
     def fuse(self, features: DenseFeatures, phrases: Phrases) -> DenseFeatures:
-        """(B, Q, h·2^u, w·2^u) logits, u the number of upsamplings."""
+        """(B, Q, H, W) logits at the pixels of the encoder's input, or on the grid of the decoder."""
         logits = self.graded(features, phrases)[0][1]
-        structure = features.structure if self.shrink == 1 else None
-        return DenseFeatures(logits, SCORES, features.stride // self.shrink, structure=structure)
+        stride = features.stride * features.grid[0] // logits.shape[-2]
+        same = tuple(logits.shape[-2:]) == features.grid
+        return DenseFeatures(logits, SCORES, stride, structure=features.structure if same else None)
 
     def graded(self, features: DenseFeatures, phrases: Phrases) -> list[tuple[float, Tensor]]:
         """One loss, on the logits."""
-        cosine = self.cosine(inputs_of(features), inputs_of(phrases))
-        logits = self.gain * cosine / self.temperature + self.offset
+        fine, words = self.fused(inputs_of(features), inputs_of(phrases))
+        logits = self.logits(fine, words, size=self._size(features))
         if self.residual:
             below = self.base_scores(features, phrases)
             below = functional.interpolate(below, size=logits.shape[-2:], mode="bilinear")
-            logits = self.corrected(below, below + logits, phrases)
+            logits = self.corrected(below, below + self.gain * logits + self.offset, phrases)
         return [(1.0, logits)]
 
-    def cosine(self, cells: Tensor, phrases: Tensor) -> Tensor:
-        """(B, C, h, w) inputs and (Q, C') inputs to (B, Q, h·2^u, w·2^u) in [−1, 1]."""
-        grid = cells.shape[-2:]
+    def fused(self, cells: Tensor, phrases: Tensor) -> tuple[Tensor, Tensor]:
+        """Cells and phrases after the transformer.
+
+        Args:
+            cells: (B, C, h, w) inputs.
+            phrases: (Q, C') inputs.
+
+        Returns:
+            (B, W, h, w) and (B, Q, W).
+        """
         visual = self.visual_in(cells.flatten(2).transpose(1, 2))  # (B, n, W)
         text = (self.text_in(phrases) + self.text_mark).expand(len(cells), -1, -1)  # (B, Q, W)
         count = visual.shape[1]
@@ -95,10 +106,32 @@ class Fusioner(StackedHead):
         allowed = self._own_kind(count, text.shape[1], tokens.device) if self.late else None
         for block in self.blocks:
             tokens = block(tokens, allowed)
-        maps = self.visual_out(tokens[:, :count]).transpose(1, 2).unflatten(2, grid)
-        fine = functional.normalize(self.decoder(maps), dim=1)
-        words = functional.normalize(self.text_out(tokens[:, count:]), dim=-1)
-        return torch.einsum("bdhw,bqd->bqhw", fine, words)
+        tokens = self.norm(tokens)
+        maps = self.visual_out(tokens[:, :count]).transpose(1, 2).unflatten(2, cells.shape[-2:])
+        return maps, self.text_out(tokens[:, count:])
+
+    def decoded(self, maps: Tensor, *, size: tuple[int, int] | None = None) -> Tensor:
+        """Fused cells (B, W, h, w) through the decoder, resized to ``size``: (B, W, H, W')."""
+        fine: Tensor = self.decoder(maps)
+        return fine if size is None else functional.interpolate(fine, size=size, mode="bilinear")
+
+    def logits(self, maps: Tensor, words: Tensor, *, size: tuple[int, int] | None = None) -> Tensor:
+        """Cosines of fused cells (B, W, h, w), decoded, and fused phrases (B, Q, W) over the temperature."""
+        fine = functional.normalize(self.decoded(maps, size=size), dim=1)
+        cosine = torch.einsum("bdhw,bqd->bqhw", fine, functional.normalize(words, dim=-1))
+        return cosine / self.temperature
+
+    def _size(self, features: DenseFeatures) -> tuple[int, int] | None:
+        """Of the answer; None where it is the decoder's own."""
+        stride, finer = features.stride, self.decoder.finer
+        if self.pixelwise:
+            return stride * features.grid[0], stride * features.grid[1]
+        if stride % finer:
+            raise ConfigError(
+                f"without 'pixels', 'fusioner' must part cells of {stride} pixels into whole pixels, got {finer} "
+                "parts to a side; set head.settings.pixels to true or upsamplings to 0"
+            )
+        return None
 
     @staticmethod
     def _own_kind(cells: int, phrases: int, device: torch.device) -> Tensor:
@@ -106,16 +139,28 @@ class Fusioner(StackedHead):
         return is_text[:, None] == is_text[None]
 
 
-def _decoder(width: int, upsamplings: int) -> nn.Sequential:
-    """Steps of 3×3 convolution, instance norm, ReLU and doubling; then two more convolutions."""
-    layers: list[nn.Module] = []
-    for _ in range(upsamplings):
-        layers += [
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.InstanceNorm2d(width),
-            nn.ReLU(),
-            nn.Upsample(scale_factor=2, mode="bilinear"),
-        ]
-    return nn.Sequential(
-        *layers, nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)
-    )
+class FusionDecoder(nn.Module):
+    """Convolutions, each normalised over the image; all but the last double the grid; then a 1×1 convolution."""
+
+    def __init__(self, width: int, upsamplings: int) -> None:
+        super().__init__()
+        self.finer = 2**upsamplings
+        self.convolutions = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(upsamplings + 1))
+        self.out = nn.Conv2d(width, width, 1)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, W, h, w) to (B, W, finer·h, finer·w)."""
+        for number, convolution in enumerate(self.convolutions):
+            if number:
+                maps = functional.interpolate(maps, scale_factor=2, mode="bilinear")
+            maps = convolution(maps)
+            # an instance norm, which as a layer norm also takes a map of one cell
+            maps = functional.relu(functional.layer_norm(maps, maps.shape[-2:]))
+        decoded: Tensor = self.out(maps)
+        return decoded
+
+
+def _projection(width: int) -> nn.Linear:
+    projection = nn.Linear(width, width, bias=False)
+    nn.init.normal_(projection.weight, std=width**-0.5)
+    return projection

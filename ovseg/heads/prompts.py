@@ -44,16 +44,17 @@ def context_width(text: TextEncoder) -> int:
     return int(_opened(text)[0].weight.shape[1])
 
 
-def encode_with_contexts(text: TextEncoder, tokens: Tensor, contexts: Tensor) -> Tensor:
-    """Unit vectors of phrases whose first token is followed by contexts; gradients reach the contexts only.
+def encode_with_contexts(text: TextEncoder, tokens: Tensor, contexts: Tensor, *, unit: bool = True) -> Tensor:
+    """Vectors of phrases whose first token is followed by contexts; gradients reach the contexts only.
 
     Args:
         text: the frozen text encoder.
         tokens: (n, T) int64, −1 after the last.
         contexts: (m, W), the same for all phrases.
+        unit: bring the vectors to unit length; those of the sentence encoder have it anyway.
 
     Returns:
-        (n, C) float32, unit length.
+        (n, C) float32.
 
     Raises:
         ConfigError: the text encoder cannot take contexts.
@@ -73,7 +74,7 @@ def encode_with_contexts(text: TextEncoder, tokens: Tensor, contexts: Tensor) ->
         vectors = run(torch.cat([ids[:, :1], gap, ids[:, 1:]], 1))
     finally:
         handle.remove()
-    return functional.normalize(vectors.float(), dim=-1)
+    return functional.normalize(vectors.float(), dim=-1) if unit else vectors.float()
 
 
 def _ids_of(text: TextEncoder, phrase: str) -> list[int]:

@@ -30,10 +30,12 @@ class HeadKind:
     Attributes:
         settings: what the section ``settings`` of the model file is read as.
         build: makes it on the model's own head; the text encoder is for heads that run it themselves.
+        form: names how it computes where that has changed; training runs of another form are refused.
     """
 
     settings: type[Config]
     build: Callable[[Head, Any, Text], nn.Module]
+    form: str = ""
 
 
 class AlignmentSettings(Config):
@@ -43,8 +45,10 @@ class AlignmentSettings(Config):
 HEADS: dict[str, HeadKind] = {
     "adapter": HeadKind(AdapterSettings, lambda base, settings, text: Adapter(base, settings)),
     "alignment": HeadKind(AlignmentSettings, lambda base, settings, text: AlignmentHead()),
-    "denseclip": HeadKind(DenseClipSettings, DenseClip),
-    "fusioner": HeadKind(FusionerSettings, lambda base, settings, text: Fusioner(base, settings)),
+    "denseclip": HeadKind(DenseClipSettings, DenseClip, form="as released"),
+    "fusioner": HeadKind(
+        FusionerSettings, lambda base, settings, text: Fusioner(base, settings), form="as released"
+    ),
     "textmap": HeadKind(TextMapSettings, lambda base, settings, text: TextMap(base, settings)),
 }
 

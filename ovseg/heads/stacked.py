@@ -60,6 +60,7 @@ class StackedHead(nn.Module):
 
     known: Tensor
     reads_tokens = False
+    reads_whole = False
 
     def __init__(self, base: Head, settings: StackedSettings, *, kind: str) -> None:
         super().__init__()
@@ -85,8 +86,10 @@ class StackedHead(nn.Module):
         """(B, C, h, w) encoder features to the joint space of the head below, with this head's inputs."""
         joint = self.base.pixels(features)
         values = joint.values - self.contrast * joint.values.mean((2, 3), keepdim=True)
-        inputs = features.values if self.apart else None
-        return DenseFeatures(values, self.space, joint.stride, structure=joint.structure, inputs=inputs)
+        inputs, whole = (features.values, features.whole) if self.apart else (None, self._joined(features))
+        return DenseFeatures(
+            values, self.space, joint.stride, structure=joint.structure, inputs=inputs, whole=whole
+        )
 
     def phrases(self, vectors: Tensor) -> Phrases:
         """(Q, C) text vectors to the joint space of the head below, with this head's inputs and the trust."""
@@ -125,6 +128,13 @@ class StackedHead(nn.Module):
         """(B, Q, h, w) logits of the head below."""
         values = features.values
         return self.base_scale * torch.einsum("bdhw,qd->bqhw", values, phrases.values.to(values))
+
+    def _joined(self, features: DenseFeatures) -> Tensor | None:
+        """The vectors of whole images in the joint space of the head below, (B, D), each as if it were a cell."""
+        if features.whole is None:
+            return None
+        cells = DenseFeatures(features.whole[:, :, None, None], features.space, features.stride)
+        return self.base.pixels(cells).values.flatten(1)
 
     def _trust_in(self, vectors: Tensor) -> Tensor:
         """(Q,): nearness to the names trained on, from 0 at ``trust`` to 1."""

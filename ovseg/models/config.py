@@ -196,6 +196,12 @@ class ModelConfig(Config):
     paper: str = ""
     datasets: dict[str, dict[str, int | float | bool | str | None]] = Field(default={})
 
+    @model_validator(mode="after")
+    def _smoothing_has_a_grid(self) -> ModelConfig:
+        if self.smoothing is not None and self.input.splice == "pixels":
+            raise ValueError("smoothing needs cells on one grid, got input.splice 'pixels'; remove one of them")
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _without_task(cls, values: Any) -> Any:

@@ -16,7 +16,6 @@ from ovseg.hub import (
     has_tokenizer,
 )
 from ovseg.models.config import ModelConfig
-from ovseg.regions.sam import SAM_REPO
 
 STRUCTURE_FOLDER = "structure"
 TEXT_FOLDER = "text"
@@ -32,8 +31,8 @@ def is_local(config: ModelConfig) -> bool:
 
 
 def _sam_repos(config: ModelConfig) -> list[str]:
-    regions = config.encoder.regions
-    return [str(regions.options.get("model", SAM_REPO))] if regions and regions.source == "sam" else []
+    parts = (config.encoder.regions, config.correction)
+    return sorted({part.repo for part in parts if part is not None and part.repo})
 
 
 def fetch(config: ModelConfig) -> list[Path]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ovseg.errors import ModelError
 from ovseg.heads.registry import HeadConfig, build_head, check_spaces
 from ovseg.models.model import Model
 from ovseg.weights import check_sum, freeze, load_module, load_weights
@@ -25,7 +26,12 @@ def with_head(model: Model, config: HeadConfig, *, device: torch.device) -> Mode
         mark = check_sum(config.weights, config.sha256 or None)
         tensors, metadata = load_weights(config.weights)
         check_spaces(metadata, head, source=config.weights)
-        load_module(head, tensors, source=config.weights)
+        try:
+            load_module(head, tensors, source=config.weights)
+        except ModelError as error:
+            raise ModelError(
+                f"{error}; they were trained with other settings or by another version of ovseg: train them again"
+            ) from error
     freeze(head.to(device))
     return join(model, head, mark=mark)
 

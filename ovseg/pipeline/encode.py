@@ -150,15 +150,10 @@ def encode_apart(
         spec: preprocessing of the encoder.
         config: sizes and windows of the model file.
         regions: of the whole image, for encoders that need some; found once, then cut as the windows are.
-
-    Raises:
-        ConfigError: the window is not a multiple of what the encoder takes.
     """
     original = (image.shape[0], image.shape[1])
     size = exact_size(original, short_side=config.short_side, max_long_side=config.max_long_side)
     window = config.window
-    if window is not None and window % spec.granularity:
-        raise ConfigError(f"input.window must be a multiple of {spec.granularity} pixels, got {window}; change it")
     # without padding, which belongs to the windows
     pixels, _ = prepare(image, replace(spec, stride=1), size=size)
     stride = max(1, (window or 0) - config.overlap)
@@ -175,10 +170,23 @@ def encode_apart(
             seen.append(torch.stack([cut(maps, tile, padded, fill=padding) for tile in batch]))
         parts.append(encode(*seen))
     rows, columns = parts[0].grid
-    values = torch.cat([part.values for part in parts])  # (n, C, h, w)
-    stacked = values.transpose(0, 1).reshape(1, values.shape[1], len(tiles) * rows, columns)
     geometry = WindowGeometry(original, size, tuple(tiles), padded, (rows, columns))
-    return DenseFeatures(stacked, parts[0].space, parts[0].stride), geometry
+    values = _stacked([part.values for part in parts])
+    inputs = [part.inputs for part in parts if part.inputs is not None]
+    features = DenseFeatures(
+        values,
+        parts[0].space,
+        parts[0].stride,
+        inputs=_stacked(inputs) if inputs else None,
+        whole=_mean([part.whole for part in parts]),
+    )
+    return features, geometry
+
+
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    """Windows (b, C, h, w), in several batches, one below the other: (1, C, n·h, w)."""
+    windows = torch.cat(list(parts)).transpose(0, 1)  # (C, n, h, w)
+    return windows.flatten(1, 2)[None]
 
 
 @torch.inference_mode()
@@ -223,10 +231,12 @@ def encode_windows(
         return encode(pixels)
     sums: dict[str, Tensor] = {}
     count = torch.zeros(0)
+    wholes: list[Tensor | None] = []
     for batch in _batches(tiles):
         part = encode(torch.cat([pixels[:, :, t.top : t.top + t.height, t.left : t.left + t.width] for t in batch]))
         if multiple % part.stride:
             raise ShapeError(f"multiple must be a multiple of the stride {part.stride}, got {multiple}")
+        wholes.append(part.whole)
         grid = (height // part.stride, width // part.stride)
         if not sums:
             sums = {name: maps.new_zeros(1, maps.shape[1], *grid) for name, maps in _maps(part).items()}
@@ -242,7 +252,13 @@ def encode_windows(
     inputs = means.get("inputs")
     if inputs is not None and splice == "features":
         inputs = functional.normalize(inputs, dim=1)
-    return DenseFeatures(values, part.space, part.stride, structure=structure, inputs=inputs)
+    return DenseFeatures(values, part.space, part.stride, structure=structure, inputs=inputs, whole=_mean(wholes))
+
+
+def _mean(wholes: Sequence[Tensor | None]) -> Tensor | None:
+    """(1, C), the mean over the (b, C) vectors of all windows; None where there are none."""
+    vectors = [vector for vector in wholes if vector is not None]
+    return torch.cat(vectors).mean(0, keepdim=True) if vectors else None
 
 
 def _plan(height: int, width: int, *, window: int, overlap: int, multiple: int) -> list[Tile]:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ovseg._version import __version__
-from ovseg.encoders.spec import DenseFeatures
+from ovseg.encoders.spec import DenseFeatures, run_encoder
 from ovseg.errors import ConfigError, ImageError, VocabularyError
+from ovseg.heads.base import reads_whole
 from ovseg.identity import digest
 from ovseg.images.load import ImageSource, Picture, read_image
 from ovseg.images.reading import MAX_PIXELS, Reading
@@ -366,7 +367,8 @@ class Segmenter:
         return whole_image(self.model.image, prepare(image, spec, size=size)[0].to(self.device))
 
     def _joint(self, pixels: Tensor, *regions: Tensor) -> DenseFeatures:
-        return self.model.head.pixels(self.model.image.dense(pixels.to(self.device), *regions))
+        head, pixels = self.model.head, pixels.to(self.device)
+        return head.pixels(run_encoder(self.model.image, pixels, *regions, whole=reads_whole(head)))
 
     def _labels(self, labels: Labels | None) -> Labels:
         """What to look for; where nothing is given, what the modifiers know by themselves."""

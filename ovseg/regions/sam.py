@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ovseg.errors import ModelError
 from ovseg.hub import content_of
+from ovseg.network import quiet_attempts
 from ovseg.regions.vote import masks_to_regions
 
 SAM_REPO = "facebook/sam-vit-base"
@@ -97,14 +98,28 @@ def load_sam(model: str) -> tuple[Any, Any]:
     Raises:
         ModelError: the weights are missing; says how to place them.
     """
+    return open_sam(model, "SamModel", "SamProcessor")
+
+
+def open_sam(model: str, network: str, processor: str) -> tuple[Any, Any]:
+    """A network and a processor of transformers, from the hub or a folder.
+
+    Args:
+        model: repository or folder.
+        network, processor: names of the classes.
+
+    Raises:
+        ModelError: the weights are missing; says how to place them.
+    """
     from ovseg._torchvision import ensure_torchvision
 
     ensure_torchvision()
-    from transformers import SamModel, SamProcessor
+    import transformers
 
     try:
-        network = SamModel.from_pretrained(model, use_safetensors=True)
-        return network.eval().requires_grad_(False), SamProcessor.from_pretrained(model)
+        with quiet_attempts():
+            opened = getattr(transformers, network).from_pretrained(model, use_safetensors=True)
+            return opened.eval().requires_grad_(False), getattr(transformers, processor).from_pretrained(model)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"expected the weights of SAM at '{model}', got none ({type(error).__name__}); download "

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ovseg.config import Config, check_options, choose
 from ovseg.regions.clusters import kmeans, linked
-from ovseg.regions.sam import sam
+from ovseg.regions.sam import SAM_REPO, sam
+from ovseg.regions.sam2 import SAM2_REPO, sam2
 from ovseg.regions.superpixels import felzenszwalb, slic
 
 RegionSource = Callable[[Tensor, Tensor], Tensor]
@@ -22,8 +23,9 @@ SOURCES: dict[str, Callable[..., Tensor]] = {
     "kmeans": kmeans,
     "linked": linked,
     "sam": sam,
+    "sam2": sam2,
 }
-FROM_IMAGE = frozenset({"slic", "felzenszwalb", "sam"})  # those that look at the image alone
+FROM_IMAGE = frozenset({"slic", "felzenszwalb", "sam", "sam2"})  # those that look at the image alone
 
 
 class RegionsConfig(Config):
@@ -36,6 +38,12 @@ class RegionsConfig(Config):
 
     source: str
     options: dict[str, float | str] = Field(default={})
+
+    @property
+    def repo(self) -> str:
+        """Repository or folder of its weights; empty where it needs none."""
+        default = {"sam": SAM_REPO, "sam2": SAM2_REPO}.get(self.source, "")
+        return str(self.options.get("model", default)) if default else ""
 
     @property
     def from_image(self) -> bool:

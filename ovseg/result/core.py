@@ -260,7 +260,8 @@ class SegmentationResult:
         """Semantic descriptors: the winning label of each cell of a grid, row-wise run-length encoded.
 
         Each line is a row, ``label *count| label *count``; ``others`` stands for none of the labels. Lossless
-        at its grid: ``from_text(text).to_text(grid)`` is ``text``.
+        at its grid: ``from_text(text).to_text(grid)`` is ``text``. The rows are those of Text4Seg's code, which
+        puts a blank before each later row and a line break after the last.
 
         Args:
             grid: cells per side, or (rows, columns).
@@ -280,7 +281,7 @@ class SegmentationResult:
         """The result that semantic descriptors describe; scores are 1 where a label is, else 0.
 
         Args:
-            text: as ``to_text`` writes it.
+            text: as ``to_text`` or Text4Seg's code writes it.
             labels: the names to allow, in order; those of the text, by first appearance, if None.
             size: (H, W) to enlarge the grid to; a pixel per cell if None.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ovseg.encoders.spec import DenseFeatures
+from ovseg.encoders.spec import DenseAndWholeEncoder, DenseFeatures, run_encoder
 from ovseg.models.model import Model
 from ovseg.pipeline.encode import encode_image
 from ovseg.training.augment import Augmentation, make_view, nearest
@@ -31,12 +31,14 @@ class View:
         truth: (f·h, f·w) int16 class indices, f = FINER; −1 ignored, −2 none of the classes.
         confidence: (f·h, f·w) uint8, 255 is certain; None where every pixel is.
         structure: (h, w, S) float16 unit vectors that say which cells belong together; None without such maps.
+        whole: (C,) float16 vector of the whole image, which a window keeps; None where it is not read.
     """
 
     features: NDArray[np.float16]
     truth: NDArray[np.int16]
     confidence: NDArray[np.uint8] | None = None
     structure: NDArray[np.float16] | None = None
+    whole: NDArray[np.float16] | None = None
 
     def window(self, rows: int, columns: int, *, corner: tuple[float, float]) -> View:
         """The part of so many cells that begins at the share ``corner`` in [0, 1) of the places there are."""
@@ -49,6 +51,7 @@ class View:
             self.truth[fine],
             None if self.confidence is None else self.confidence[fine],
             None if self.structure is None else self.structure[cells],
+            self.whole,
         )
 
 
@@ -61,18 +64,32 @@ class Views:
         cache: of the features.
         augmentation: how views differ from their image; view 0 is the image itself.
         seed: of the augmentation.
+        whole: keep the vectors of whole images too, where the encoder has them.
     """
 
     def __init__(
-        self, source: Source, model: Model, cache: FeatureCache, *, augmentation: Augmentation, seed: int
+        self,
+        source: Source,
+        model: Model,
+        cache: FeatureCache,
+        *,
+        augmentation: Augmentation,
+        seed: int,
+        whole: bool = False,
     ) -> None:
         self.source, self.cache = source, cache
         self._model, self._augmentation, self._seed = model, augmentation, seed
-        self._key = {"encoder": model.encoder_digest, **source.reading}
+        self._whole = whole and isinstance(model.image, DenseAndWholeEncoder)
+        self._key = {"encoder": model.encoder_digest, **source.reading, **({"whole": True} if self._whole else {})}
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.source.names)
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the encoder's input per cell."""
+        return self._model.image.spec.stride
 
     def fetch(self, index: int, view: int = 0) -> View:
         """A view of the image at ``index``; pixels that are not trained on are ignored.
@@ -85,7 +102,7 @@ class Views:
             key |= {"augmentation": self._augmentation.model_dump(), "seed": self._seed, "others": self._others}
         arrays = self.cache.fetch(key, self.source.files(index), lambda: self._make(index, view))
         truth, confidence = self.source.select(arrays["truth"], arrays.get("confidence"))
-        return View(arrays["features"], truth, confidence, arrays.get("structure"))
+        return View(arrays["features"], truth, confidence, arrays.get("structure"), arrays.get("whole"))
 
     @cached_property
     def _others(self) -> str:
@@ -94,9 +111,8 @@ class Views:
 
     def _make(self, index: int, view: int) -> Arrays:
         seen = make_view(self.source, index, view, augmentation=self._augmentation, seed=self._seed)
-        dense, _ = encode_image(
-            self._model.image.dense, seen.image, self._model.image.spec, self._model.config.input.on_one_grid
-        )
+        encode = partial(run_encoder, self._model.image, whole=self._whole)
+        dense, _ = encode_image(encode, seen.image, self._model.image.spec, self._model.config.input.on_one_grid)
         grid = (dense.grid[0] * FINER, dense.grid[1] * FINER)
         arrays: Arrays = {
             "features": _cells_last(dense.values),
@@ -104,6 +120,8 @@ class Views:
         }
         if dense.structure is not None:
             arrays["structure"] = _cells_last(dense.structure)
+        if dense.whole is not None:
+            arrays["whole"] = dense.whole[0].to(torch.float16).cpu().numpy()
         if seen.confidence is not None:
             arrays["confidence"] = nearest(seen.confidence, grid)
         return arrays
@@ -112,7 +130,7 @@ class Views:
 def batch_of(
     views: Sequence[View], *, space: str, stride: int, device: torch.device | None = None
 ) -> tuple[DenseFeatures, Tensor, Tensor | None]:
-    """Views of one size as a batch; all of them have a confidence and a structure, or none has.
+    """Views of one size as a batch; all of them have a confidence, a structure and a whole, or none has.
 
     Returns:
         Features (B, C, h, w); truth (B, f·h, f·w) int64, on the CPU; confidence (B, f·h, f·w) in [0, 1] or None.
@@ -128,8 +146,10 @@ def batch_of(
     maps = {name: stack(name, np.float32) for name in ("features", "structure")}
     values, structure = (None if one is None else one.permute(0, 3, 1, 2).to(device) for one in maps.values())
     truth, confidence = stack("truth", np.int64), stack("confidence", np.float32)
+    whole = stack("whole", np.float32)
     assert values is not None and truth is not None
-    dense = DenseFeatures(values, space, stride, structure=structure)
+    whole = None if whole is None else whole.to(device)
+    dense = DenseFeatures(values, space, stride, structure=structure, whole=whole)
     return dense, truth, None if confidence is None else confidence.to(device) / 255
 
 

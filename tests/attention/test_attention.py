@@ -30,7 +30,14 @@ def make_block(*, prefix: int, batch: int = 2, fine: tuple[int, int] = FINE, see
         regions=torch.randint(-1, 4, (batch, *fine), generator=draw),
         spatial=normal(batch, 2, count, 4),
         region_tokens=lambda regions: region_table(batch)[:, : int(regions.max()) + 1],
+        mean_attention=lambda blocks: middle_weights(batch, count),
+        depth=12,
     )
+
+
+def middle_weights(batch: int, count: int) -> torch.Tensor:
+    """(B, 2, N, N) made up weights of middle blocks; rows add to 1."""
+    return torch.linspace(0, 3, batch * 2 * count * count).view(batch, 2, count, count).sin().softmax(-1)
 
 
 def region_table(batch: int) -> torch.Tensor:
@@ -201,6 +208,8 @@ def test_a_batch_of_two_equals_two_of_one(name):
             regions=block.regions[part],
             spatial=block.spatial[part],
             region_tokens=lambda regions, part=part: region_table(2)[part, : int(regions.max()) + 1],
+            mean_attention=lambda blocks, part=part: block.mean_attention(blocks)[part],
+            depth=12,
         )
         one = RECIPES[name].run(alone, {})
         torch.testing.assert_close(one.values, both.values[part])
@@ -220,6 +229,8 @@ def test_recipes_keep_half_precision(name, dtype):
         regions=block.regions,
         spatial=block.spatial.to(dtype),
         region_tokens=lambda regions: block.region_tokens(regions).to(dtype),
+        mean_attention=block.mean_attention,
+        depth=12,
     )
     values = RECIPES[name].run(half, {}).values
     assert values.dtype == dtype and values.isfinite().all()
@@ -280,6 +291,31 @@ def test_numbers_are_resized_as_torch_does_to_the_nearest():
     for grid in ((3, 4), (7, 10), (14, 25), (5, 13)):
         theirs = torch.nn.functional.interpolate(numbers[None].double(), size=grid, mode="nearest")[0].long()
         assert torch.equal(resize_numbers(numbers, grid), theirs)
+
+
+@pytest.mark.parametrize(("mix", "strength"), [(0.0, 1.0), (0.4, 2.0), (1.0, 2.0)])
+def test_resclip_mixes_in_the_attention_of_middle_blocks(mix, strength):
+    block, asked = make_block(prefix=1), []
+    count = block.q.shape[2]
+
+    def mean_attention(blocks):
+        asked.append(list(blocks))
+        return middle_weights(2, count)
+
+    whole = replace(block, mean_attention=mean_attention)
+    found = RECIPES["resclip-rcs"].run(whole, {"mix": mix, "strength": strength}).values
+    assert asked == [[5, 6, 7, 8]]
+    for image in range(2):
+        for head in range(2):
+            k, v = block.k[image, head], block.v[image, head]
+            own = self_attention(k, k, v, bias=nearness(1))
+            middle = torch.stack([weighted(row.tolist(), v) for row in middle_weights(2, count)[image, head]])
+            slow = strength * ((1 - mix) * own + mix * middle)
+            torch.testing.assert_close(found[image, head].double(), slow, atol=1e-5, rtol=1e-5)
+    RECIPES["resclip-rcs"].run(replace(whole, depth=24), {})
+    assert asked[-1] == list(range(10, 18))
+    with pytest.raises(ModelError, match="attention of other blocks"):
+        RECIPES["resclip-rcs"].run(replace(block, mean_attention=None), {})
 
 
 def test_equal_cells_do_not_empty_a_row_of_proxyclip():

@@ -9,7 +9,7 @@ from ovseg.attention import RECIPES, RecipeConfig
 from ovseg.encoders.convolutional import ConvolutionalEncoder, convolutional_stride, is_convolutional
 from ovseg.encoders.openclip_vit import OpenClipViT
 from ovseg.encoders.recipe_encoder import RecipeEncoder
-from ovseg.encoders.spec import EncoderSpec, ImageEncoder
+from ovseg.encoders.spec import EncoderSpec, ImageEncoder, run_encoder
 from ovseg.encoders.structure import StructureEncoder, load_timm, open_network, renormalise
 from ovseg.encoders.timm_eva import TimmEva
 from ovseg.encoders.timm_vit import TimmViT
@@ -127,6 +127,16 @@ def test_image_vectors_are_those_of_the_unchanged_tower(networks, pixels):
     encoder = encoder_of(networks, "naclip")
     expected = functional.normalize(networks["openclip"]()(pixels), dim=-1)
     torch.testing.assert_close(encoder.image_vector(pixels), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tower", ["openclip", "timm-siglip"])
+def test_features_come_with_the_vector_of_the_whole_image_in_one_run(tower, networks, wide):
+    encoder = encoder_of(networks, "naclip", tower=tower)
+    both = encoder.dense_and_whole(wide)
+    assert torch.equal(both.values, encoder.dense(wide).values)
+    torch.testing.assert_close(both.whole, encoder.image_vector(wide))
+    assert run_encoder(encoder, wide, whole=False).whole is None
+    assert torch.equal(run_encoder(encoder, wide, whole=True).whole, both.whole)
 
 
 def test_pixels_are_normalised_again_for_the_structure_encoder(wide):

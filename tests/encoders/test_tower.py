@@ -161,6 +161,20 @@ def test_the_copy_of_a_region_that_is_the_image_is_the_class_token(name, network
     torch.testing.assert_close(copies, tower.whole_block(tokens)[:, :1], **CLOSE)
 
 
+def test_the_mean_attention_of_blocks_is_that_of_the_library(networks, pixels):
+    network = networks["timm-clip"]()
+    with CaptureAttention() as seen:
+        network.forward_features(pixels)
+    tower = opened(network)
+    tokens = tower.prefix(pixels, keep=True)
+    weights = [(q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).softmax(-1) for q, k, _ in seen.calls]
+    found = tower.mean_attention(tokens, range(len(weights)))
+    torch.testing.assert_close(found, torch.stack(weights).mean(0), **CLOSE)
+    torch.testing.assert_close(tower.mean_attention(tokens, [0]), weights[0], **CLOSE)
+    with pytest.raises(ShapeError, match="at least one block"):
+        tower.mean_attention(tokens, [])
+
+
 def test_a_copy_sees_its_region_alone(networks, wide):
     tower = opened(networks["openclip"]())
     tokens = tower.prefix(wide, keep=True)

@@ -52,7 +52,7 @@ class Given(nn.Module):
 
 def patches_of(encoder: RecipeEncoder, pixels: Tensor) -> Tensor:
     """(B, h·w, C) before they are brought to unit length."""
-    tokens = encoder.tower.prefix(pixels, keep=encoder._recipe.regions)
+    tokens = encoder.tower.prefix(pixels, keep=encoder._recipe.history)
     structure = encoder._structure_of(pixels)
     block = encoder._last_block(tokens, structure, encoder._regions_of(pixels, structure))
     found = encoder._finish(encoder._recipe.run(block, encoder._config.options), tokens)
@@ -79,7 +79,7 @@ def test_last_blocks_are_those_of_the_released_code(name: str, recipe: str) -> N
 @pytest.mark.parametrize(
     ("form", "encoder"),
     [
-        ("released", read_model_config("clip-b16-maskclip-paper").encoder),
+        ("released", read_model_config("clip-b16-maskclip-released").encoder),
         ("quickgelu", {"recipe": {"name": "maskclip-released"}, "position_offset": 0.0}),
         ("no_residual", {"recipe": {"name": "maskclip"}, "position_offset": OFFSET}),
     ],
@@ -87,7 +87,7 @@ def test_last_blocks_are_those_of_the_released_code(name: str, recipe: str) -> N
 def test_maskclip_is_that_of_its_authors_and_that_of_later_comparisons(form: str, encoder: Any) -> None:
     case = Case("maskclip")
     tower = tower_of(case)
-    config = read_model_config("clip-b16-maskclip-paper")
+    config = read_model_config("clip-b16-maskclip-released")
     if isinstance(encoder, dict):
         encoder = EncoderConfig.model_validate({"kind": "openclip", "name": "any", **encoder})
     built, _ = assemble(tower, spec_of(tower), config.model_copy(update={"encoder": encoder}), None)

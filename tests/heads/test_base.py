@@ -74,6 +74,15 @@ def test_inputs_on_another_grid_than_the_values_are_refused() -> None:
         DenseFeatures(torch.zeros(1, 2, 3, 5), "toy", 8, inputs=torch.zeros(1, 2, 3, 4))
 
 
+def test_the_vector_of_an_image_has_the_channels_of_what_is_read() -> None:
+    maps, wide = torch.zeros(1, 2, 3, 5), torch.zeros(1, 4, 3, 5)
+    assert DenseFeatures(maps, "toy", 8, inputs=wide, whole=torch.zeros(1, 4)).whole is not None
+    with pytest.raises(ShapeError, match=r"whole must be \(B=1, C=2\), got \(1, 4\)"):
+        DenseFeatures(maps, "toy", 8, whole=torch.zeros(1, 4))
+    two = DenseFeatures(torch.zeros(2, 2, 3, 5), "toy", 8, whole=torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    assert two.of_image(1).whole.tolist() == [[3.0, 4.0]]  # type: ignore[union-attr]
+
+
 def test_encoder_inputs_stand_beside_the_joint_values_and_not_among_them() -> None:
     torch.manual_seed(0)
     settings = {"widths": WIDTHS, "width": 8, "layers": 1, "inner": 8, "inputs": "encoder", "contrast": 0.5}

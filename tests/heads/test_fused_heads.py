@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ import torch
 from torch import Tensor
 
 from ovseg.encoders.spec import DenseFeatures
+from ovseg.errors import ConfigError, ModelError
 from ovseg.heads.base import SCORES, FusionHead, IdentityHead, TrainableHead
 from ovseg.heads.denseclip import DenseClip, DenseClipSettings, PhrasePyramid
 from ovseg.heads.fusioner import Fusioner, FusionerSettings
+from ovseg.weights import load_module
 
 WIDTH, GRID, QUERIES, JOINT = 8, (3, 5), 4, 6
 WIDTHS = {"features": JOINT, "text": JOINT, "joint": JOINT}
@@ -32,6 +35,7 @@ def shaken(head: Any, seed: int = 3) -> Any:
 
 def fusioner(**settings: Any) -> Fusioner:
     values = {"width": WIDTH, "layers": 2, "attention_heads": 2, "inner": 12, "inputs": "joint", "residual": False}
+    values |= {"pixels": False}
     return shaken(
         Fusioner(IdentityHead("toy"), FusionerSettings.model_validate({"widths": WIDTHS, **values, **settings}))
     )
@@ -57,7 +61,8 @@ def slow_norm(row: Tensor, layer: Any) -> Tensor:
 
 
 def slow_linear(row: Tensor, layer: Any) -> Tensor:
-    return torch.stack([(row * weights).sum() for weights in layer.weight]) + layer.bias
+    products = torch.stack([(row * weights).sum() for weights in layer.weight])
+    return products if layer.bias is None else products + layer.bias
 
 
 def slow_attention(tokens: Tensor, memory: Tensor, layer: Any, allowed: Any) -> Tensor:
@@ -89,8 +94,7 @@ def slow_block(tokens: Tensor, block: Any, allowed: Any, cross: Any = None, memo
     tokens = tokens + slow_attention(normed, normed, block.attention, allowed)
     if cross is not None:
         looking = torch.stack([slow_norm(row, cross.norm) for row in tokens])
-        seen = torch.stack([slow_norm(row, cross.memory_norm) for row in memory])
-        tokens = tokens + slow_attention(looking, seen, cross.cross, lambda *_: True)
+        tokens = tokens + slow_attention(looking, memory, cross.cross, lambda *_: True)
     return tokens + torch.stack([slow_forward(slow_norm(row, block.inner_norm), block.inner) for row in tokens])
 
 
@@ -121,8 +125,8 @@ def slow_resize(maps: Tensor, grid: tuple[int, int]) -> Tensor:
     return out
 
 
-def slow_fusioner(head: Fusioner, pixels: Tensor, phrases: Tensor, late: bool, steps: int) -> Tensor:
-    """Cosines of one image (C, h, w): norm, linear, norm | norm, linear, mark | blocks | decoder | cosine."""
+def slow_fusioner(head: Fusioner, pixels: Tensor, phrases: Tensor, late: bool, size: Any = None) -> Tensor:
+    """Cosines of one image (C, h, w): norm, linear, norm | norm, linear, mark | blocks, norm | decoder | cosine."""
     cells = [pixels[:, y, x] for y in range(GRID[0]) for x in range(GRID[1])]
     norm, linear, after = head.visual_in
     visual = [slow_norm(slow_linear(slow_norm(cell, norm), linear), after) for cell in cells]
@@ -132,16 +136,18 @@ def slow_fusioner(head: Fusioner, pixels: Tensor, phrases: Tensor, late: bool, s
     count = len(cells)
     for block in head.blocks:
         tokens = slow_block(tokens, block, lambda a, b: not late or (a < count) == (b < count))
+    tokens = torch.stack([slow_norm(row, head.norm) for row in tokens])
     maps = torch.stack([slow_linear(row, head.visual_out) for row in tokens[:count]]).T.view(WIDTH, *GRID)
-    layers = list(head.decoder)
-    for _ in range(steps):
-        maps = slow_convolution(maps, layers.pop(0))
-        layers.pop(0)
+    for step, layer in enumerate(head.decoder.convolutions):
+        if step:
+            maps = slow_resize(maps, (2 * maps.shape[1], 2 * maps.shape[2]))
+        maps = slow_convolution(maps, layer)
         mean, variance = maps.mean((1, 2), keepdim=True), maps.var((1, 2), unbiased=False, keepdim=True)
         maps = ((maps - mean) / (variance + 1e-5).sqrt()).clamp_min(0)
-        layers.pop(0), layers.pop(0)
-        maps = slow_resize(maps, (2 * maps.shape[1], 2 * maps.shape[2]))
-    maps = slow_convolution(slow_convolution(maps, layers[0]).clamp_min(0), layers[2])
+    last = head.decoder.out
+    maps = torch.einsum("oc,chw->ohw", last.weight[:, :, 0, 0], maps) + last.bias[:, None, None]
+    if size is not None:
+        maps = slow_resize(maps, size)
     words = [slow_linear(row, head.text_out) for row in tokens[count:]]
     out = torch.zeros(len(words), *maps.shape[1:], dtype=maps.dtype)
     for q, word in enumerate(words):
@@ -156,19 +162,67 @@ def slow_fusioner(head: Fusioner, pixels: Tensor, phrases: Tensor, late: bool, s
 def test_fusioner_equals_loops_over_cells_phrases_and_heads(fusion: str, steps: int) -> None:
     head = fusioner(fusion=fusion, upsamplings=steps)
     phrases = draw(QUERIES, JOINT, seed=2)
-    found = head.cosine(features().values, phrases)
+    found = head.fuse(head.pixels(features()), head.phrases(phrases))
+    assert found.space == SCORES and found.stride == 16 // 2**steps
     for image in range(2):
-        slow = slow_fusioner(head, features().values[image], phrases, fusion == "late", steps)
-        torch.testing.assert_close(found[image], slow, atol=1e-9, rtol=1e-9)
+        slow = slow_fusioner(head, features().values[image], phrases, fusion == "late") / 0.07
+        torch.testing.assert_close(found.values[image], slow, atol=1e-8, rtol=1e-8)
 
 
-def slow_delta(head: DenseClip, pixels: Tensor, queries: Tensor) -> Tensor:
-    """Queries look at [mean of the cells; cells] in a decoder."""
+def test_fusioner_compares_at_the_pixels_of_the_encoder_input() -> None:
+    head = fusioner(upsamplings=1, pixels=True)
+    phrases = draw(QUERIES, JOINT, seed=2)
+    coarse = DenseFeatures(features().values, "toy", 3)  # 9 × 15 pixels, no multiple of the decoder's 6 × 10
+    found = head.fuse(head.pixels(coarse), head.phrases(phrases))
+    assert found.stride == 1 and found.structure is None
+    slow = slow_fusioner(head, coarse.values[0], phrases, False, (9, 15)) / 0.07
+    torch.testing.assert_close(found.values[0], slow, atol=1e-8, rtol=1e-8)
+
+
+def test_fusioner_refuses_a_grid_that_does_not_fall_on_whole_pixels() -> None:
+    head = fusioner(upsamplings=2)
+    odd = DenseFeatures(features().values, "toy", 14)
+    message = "must part cells of 14 pixels into whole pixels, got 4 parts to a side; set head.settings.pixels"
+    with pytest.raises(ConfigError, match=message):
+        head.fuse(head.pixels(odd), head.phrases(draw(QUERIES, JOINT, seed=2)))
+
+
+def test_fusioner_takes_an_image_of_one_cell() -> None:
+    """Its normalised map is zero, so every cosine is that of the last bias."""
+    head = fusioner(upsamplings=0)
+    one = DenseFeatures(draw(1, JOINT, 1, 1, seed=1), "toy", 16)
+    phrases = draw(QUERIES, JOINT, seed=2)
+    found = head.fuse(head.pixels(one), head.phrases(phrases)).values[0, :, 0, 0]
+    _, words = head.fused(one.values, phrases)
+    expected = torch.nn.functional.cosine_similarity(words[0], head.decoder.out.bias[None], dim=1) / 0.07
+    torch.testing.assert_close(found, expected)
+
+
+def test_gain_and_offset_belong_to_the_scores_of_the_head_below() -> None:
+    own = set(fusioner(residual=True).state_dict()) - set(fusioner(residual=False).state_dict())
+    assert own == {"gain", "offset"}
+
+
+@pytest.mark.parametrize(
+    ("head", "gone", "message"),
+    [
+        (fusioner, {"decoder.0.weight": (WIDTH, WIDTH, 3, 3)}, "weights of Fusioner: .*decoder.0.weight"),
+        (denseclip, {"decoder.0.memory_norm.weight": (WIDTH,)}, "weights of DenseClip: .*memory_norm"),
+    ],
+)
+def test_weights_of_an_earlier_form_are_refused(head: Any, gone: Any, message: str) -> None:
+    made = head()
+    state = {**made.state_dict(), **{name: torch.zeros(shape) for name, shape in gone.items()}}
+    with pytest.raises(ModelError, match=message):
+        load_module(made, state, source="head.safetensors")
+
+
+def slow_delta(head: DenseClip, pixels: Tensor, queries: Tensor, whole: Tensor | None = None) -> Tensor:
+    """Queries look at [whole; cells] in a decoder, the mean of the cells where there is no whole."""
     cells = [pixels[:, y, x] for y in range(GRID[0]) for x in range(GRID[1])]
     norm, linear, after = head.memory_in
-    memory = torch.stack(
-        [slow_norm(slow_linear(slow_norm(c, norm), linear), after) for c in [sum(cells) / len(cells), *cells]]
-    )
+    first = sum(cells) / len(cells) if whole is None else whole
+    memory = torch.stack([slow_norm(slow_linear(slow_norm(c, norm), linear), after) for c in [first, *cells]])
     norm, linear = head.query_in
     tokens = torch.stack([slow_linear(slow_norm(query, norm), linear) for query in queries])
     for block in head.decoder:
@@ -177,14 +231,15 @@ def slow_delta(head: DenseClip, pixels: Tensor, queries: Tensor) -> Tensor:
     return torch.stack([slow_linear(slow_norm(row, norm), linear) for row in tokens])
 
 
-def test_post_model_prompting_equals_loops() -> None:
+@pytest.mark.parametrize("whole", [None, draw(2, JOINT, seed=8)])
+def test_post_model_prompting_equals_loops(whole: Tensor | None) -> None:
     head = denseclip()
     phrases = draw(QUERIES, JOINT, seed=2)
-    found = head.fuse(head.pixels(features()), head.phrases(phrases))
+    found = head.fuse(head.pixels(replace(features(), whole=whole)), head.phrases(phrases))
     assert found.space == SCORES and found.stride == 16 and found.values.shape == (2, QUERIES, *GRID)
     for image in range(2):
         pixels = features().values[image]
-        text = phrases + head.gamma * slow_delta(head, pixels, phrases)
+        text = phrases + head.gamma * slow_delta(head, pixels, phrases, None if whole is None else whole[image])
         for q, word in enumerate(text):
             for y in range(GRID[0]):
                 for x in range(GRID[1]):
@@ -225,6 +280,7 @@ def test_a_residual_head_starts_at_the_scores_of_the_head_below(kind: str) -> No
     head: Any
     if kind == "fusioner":
         values = {"width": WIDTH, "layers": 1, "attention_heads": 2, "upsamplings": 0, "inputs": "encoder"}
+        values |= {"pixels": False}
         head = Fusioner(IdentityHead("toy"), FusionerSettings.model_validate({**settings, **values}))
     else:
         values = {"width": WIDTH, "contexts": 0, "temperature": None, "gamma": 0.0, "pyramid": 4, "finest": 1}

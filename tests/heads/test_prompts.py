@@ -10,6 +10,7 @@ from ovseg._torchvision import ensure_torchvision
 from ovseg.encoders.openclip_text import OpenClipText
 from ovseg.encoders.spec import DenseFeatures
 from ovseg.errors import ConfigError, VocabularyError
+from ovseg.heads.base import IdentityHead
 from ovseg.heads.denseclip import DenseClip, DenseClipSettings
 from ovseg.heads.prompts import LONGEST, context_width, encode_tokens, encode_with_contexts
 from ovseg.heads.textmap import TextMap, TextMapSettings
@@ -85,6 +86,18 @@ def test_a_phrase_of_too_many_tokens_is_named(mini: Segmenter) -> None:
 def test_a_text_encoder_that_takes_no_contexts_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"got object; set head.settings.contexts to 0"):
         context_width(object())  # type: ignore[arg-type]
+
+
+def test_a_clip_text_keeps_its_length_where_cosines_follow(mini: Segmenter, clip: OpenClipText) -> None:
+    ids, contexts = encode_tokens(clip, PHRASES), torch.zeros(0, 16)
+    raw = encode_with_contexts(clip, ids, contexts, unit=False)
+    torch.testing.assert_close(raw, clip.model.encode_text(clip._ids(PHRASES)).clone(), atol=1e-5, rtol=1e-4)
+    widths = {"features": 8, "text": 8, "joint": 8}
+    for temperature, expected in ((0.07, raw), (None, functional.normalize(raw, dim=-1))):
+        settings = {"widths": widths, "contexts": 1, "context_width": 16, "width": 8, "temperature": temperature}
+        head = DenseClip(IdentityHead("toy"), DenseClipSettings.model_validate(settings), lambda: clip)
+        head.contexts.data = contexts
+        torch.testing.assert_close(head.phrases(ids).values, expected)
 
 
 def prompted_head(mini: Segmenter, prompting: str) -> DenseClip:

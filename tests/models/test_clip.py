@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from helpers.towers import model_config
@@ -16,10 +17,14 @@ from ovseg.encoders.openclip_text import OpenClipText
 from ovseg.encoders.spec import ImageEncoder, TextEncoder
 from ovseg.errors import ConfigError, ModelError, VocabularyError
 from ovseg.files import sha256_of
+from ovseg.heads.registry import HeadConfig
+from ovseg.images.resize import prepare
 from ovseg.models.assemble import assemble
 from ovseg.models.build import BUILDERS, build_model
 from ovseg.models.catalogue import list_models
 from ovseg.models.config import ModelConfig, for_benchmark, read_model_config
+from ovseg.models.trained import with_head
+from ovseg.pipeline.segmenter import Segmenter
 from ovseg.regions import build_regions
 from ovseg.vocabulary.templates import Templates
 
@@ -335,3 +340,28 @@ def test_a_model_file_of_an_earlier_run_that_states_its_task_is_read():
     assert ModelConfig.model_validate({**values, "task": "segmentation"}) == config_of()
     with pytest.raises(ValueError, match="task"):
         ModelConfig.model_validate({**values, "task": "detection"})
+
+
+def test_smoothing_and_windows_averaged_in_pixels_exclude_each_other():
+    values = config_of().model_dump()
+    values["input"] |= {"splice": "pixels"}
+    assert ModelConfig.model_validate(values).input.splice == "pixels"
+    with pytest.raises(ValueError, match="smoothing needs cells on one grid"):
+        ModelConfig.model_validate(values | {"smoothing": 0.3})
+
+
+def test_denseclip_on_clip_reads_the_class_token():
+    below = build(config_of(recipe={"name": "naclip"}))
+    settings = {"widths": {"features": 16, "text": 16, "joint": 16}, "width": 8, "layers": 1, "contexts": 0}
+    torch.manual_seed(0)
+    model = with_head(below, HeadConfig(kind="denseclip", settings={**settings, "gamma": 1.0}), device=CPU)
+    photo = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    segmenter = Segmenter(model, device=CPU)
+    encoded = segmenter.encode(photo)
+    pixels = prepare(photo, below.image.spec, size=encoded.geometry.resized)[0]
+    torch.testing.assert_close(encoded.features.whole, below.image.image_vector(pixels))
+    torch.testing.assert_close(encoded.features.values, below.image.dense(pixels).values)
+    asked = segmenter.queries(["cat", "dog"])
+    mean = replace(encoded, features=replace(encoded.features, whole=None))
+    assert not torch.equal(segmenter.logits(encoded, asked).values, segmenter.logits(mean, asked).values)
+    assert Segmenter(below, device=CPU).encode(photo).features.whole is None

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from ovseg.encoders.spec import DenseFeatures
-from ovseg.errors import ShapeError
+from ovseg.encoders.spec import DenseFeatures, EncoderSpec
+from ovseg.errors import ConfigError, ShapeError
 from ovseg.models.config import InputConfig
-from ovseg.pipeline.encode import encode_windows, plan_input
+from ovseg.pipeline.encode import encode_apart, encode_image, encode_windows, plan_input
 
 STRIDE = 4
 
@@ -63,6 +66,35 @@ def test_the_feature_splice_has_unit_length_and_the_same_direction() -> None:
     torch.testing.assert_close(features.values, functional.normalize(scores.values, dim=1))
 
 
+def test_the_vector_of_an_image_in_windows_is_the_mean_of_the_windows() -> None:
+    def encode(pixels: torch.Tensor) -> DenseFeatures:
+        dense = Encoder()(pixels)
+        return replace(dense, whole=dense.values[:, :, 0, 0])
+
+    pixels = image(16, 24)
+    left, right = (encode(pixels[..., start : start + 16]).whole for start in (0, 8))
+    options = {"window": 16, "overlap": 8}
+    assert left is not None and right is not None
+    spliced = encode_windows(encode, pixels, **options, multiple=4)
+    torch.testing.assert_close(spliced.whole, (left + right) / 2)
+    assert encode_windows(Encoder(), pixels, **options, multiple=4).whole is None
+
+
+def test_windows_that_stay_apart_share_the_mean_of_their_vectors() -> None:
+    seen: list[torch.Tensor] = []
+
+    def encode(pixels: torch.Tensor) -> DenseFeatures:
+        dense = Encoder()(pixels)
+        seen.append(dense.values[:, :, 0, 0])
+        return replace(dense, whole=seen[-1])
+
+    photo = np.random.default_rng(0).integers(0, 256, (16, 40, 3), dtype=np.uint8)
+    config = InputConfig(short_side=16, max_long_side=64, window=16, overlap=8, splice="pixels")
+    features, _ = encode_apart(encode, photo, EncoderSpec("toy", "toy", STRIDE, 5), config)
+    assert features.whole is not None and features.whole.shape == (1, 5)
+    torch.testing.assert_close(features.whole[0], torch.cat(seen).mean(0))
+
+
 def test_an_image_within_a_window_runs_whole() -> None:
     encoder = Encoder()
     whole = encode_windows(encoder, image(8, 16), window=16, overlap=8, multiple=4)
@@ -110,3 +142,63 @@ def test_the_window_of_the_model_file_is_kept() -> None:
     config = InputConfig(short_side=336, max_long_side=2048, window=224)
     assert plan_input((480, 640), config, multiple=16) == ((336, 448), 224)
     assert plan_input((100, 4000), config, multiple=16)[1] == 224
+
+
+SPEC = EncoderSpec("toy", "toy", STRIDE, 5, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), multiple=8)
+APART = InputConfig(short_side=18, max_long_side=64, window=16, overlap=6, splice="pixels")
+
+
+def photo(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+def test_maps_of_windows_are_enlarged_and_averaged_in_pixels() -> None:
+    picture = photo(18, 27)  # stays as it is
+    features, geometry = encode_image(Encoder(), picture, SPEC, APART)
+    assert geometry.original == (18, 27) and features.values.shape == (1, 5, 6 * 4, 4)
+    pixels = torch.from_numpy(picture).permute(2, 0, 1)[None] / 255
+    total, count = torch.zeros(5, 18, 27), torch.zeros(18, 27)
+    for top in (0, 2):  # the second window is shifted back to end at the border
+        for left in (0, 10, 11):
+            values = Encoder()(pixels[:, :, top : top + 16, left : left + 16]).values
+            large = functional.interpolate(values, size=(16, 16), mode="bilinear", align_corners=False)[0]
+            total[:, top : top + 16, left : left + 16] += large
+            count[top : top + 16, left : left + 16] += 1
+    assert len(geometry.tiles) == 6
+    found = geometry.sample(features.values, slice(0, 18), stride=STRIDE)[0]
+    torch.testing.assert_close(found, total / count, atol=1e-5, rtol=1e-5)
+
+
+def test_windows_of_an_odd_size_are_padded_around_and_sizes_are_exact() -> None:
+    encoder = Encoder()
+    features, geometry = encode_image(
+        encoder, photo(36, 50), SPEC, APART.model_copy(update={"window": None, "resampling": "opencv"})
+    )
+    assert geometry.resized == (18, 25) and encoder.batches == [(1, 3, 24, 32)]
+    assert geometry.sample(features.values, slice(3, 5), stride=STRIDE).shape == (1, 5, 2, 50)
+
+
+def test_regions_are_found_once_on_the_whole_image_and_cut_as_the_windows_are() -> None:
+    picture, asked, given = photo(36, 54), [], []
+
+    def regions(image: np.ndarray) -> torch.Tensor:
+        asked.append(image.shape)
+        return torch.arange(36 * 54).view(36, 54)
+
+    def encode(pixels: torch.Tensor, maps: torch.Tensor) -> DenseFeatures:
+        given.append(maps)
+        return Encoder()(pixels)
+
+    encode_image(encode, picture, SPEC, APART, regions=regions)
+    assert asked == [(36, 54, 3)]
+    windows = torch.cat(given)
+    assert windows.shape == (6, 16, 16)
+    # pixel (2, 10) of the resized image, half as large, takes pixel (4, 20) of the map
+    assert windows[4, 0, 0] == 4 * 54 + 20
+
+
+def test_cells_of_windows_have_no_place_for_a_bank() -> None:
+    _, geometry = encode_image(Encoder(), photo(18, 27), SPEC, APART)
+    with pytest.raises(ConfigError, match="expected features on one grid of cells"):
+        geometry.block((0, 0, 4, 4), stride=STRIDE)
+    assert APART.on_one_grid.splice == "scores" and InputConfig().on_one_grid == InputConfig()

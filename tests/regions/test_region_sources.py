@@ -4,10 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.checkpoints import sam2_config
 
+from ovseg._torchvision import ensure_torchvision
 from ovseg.errors import ConfigError, ModelError, ShapeError
 from ovseg.regions import SOURCES, RegionsConfig, build_regions, majority_label
 from ovseg.regions.sam import grid_points, propose, sam
+from ovseg.regions.sam2 import keep_masks, propose_logits
 from ovseg.regions.vote import masks_to_regions, paint_by_area
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
@@ -173,3 +176,31 @@ def test_larger_masks_are_painted_over_smaller_ones():
     masks[1, 0] = True  # 4 pixels, later of two equal ones
     masks[2, 0, 0] = True  # 1 pixel, hidden
     assert paint_by_area(masks).tolist() == [[2, 2, 2, 2], [1, 1, -1, -1]]
+
+
+def test_masks_of_sam2_are_kept_by_quality_stability_and_place():
+    logits = torch.full((6, 8, 12), -5.0)
+    logits[0, :4, :6] = 5  # the best
+    logits[1, :4, :5] = 5  # nearly its box, and worse: 12 of 15 sides
+    logits[2, 4:, 6:] = 5  # elsewhere
+    logits[3, 4:, :6] = 5  # bad
+    logits[4, 4:, :6] = 0.5  # unstable: above 0, not above 1
+    scores = torch.tensor([0.9, 0.8, 0.7, 0.4, 0.95, 0.99])  # the last mask is empty
+    kept = keep_masks(logits, scores, quality=0.4, stability=0.4, overlap=0.7)
+    assert kept.tolist() == [0, 2]
+    assert keep_masks(logits, scores, quality=0.4, stability=0.4, overlap=0.9).tolist() == [0, 1, 2]
+    assert keep_masks(logits[5:], scores[5:], quality=0, stability=0, overlap=1).tolist() == []
+
+
+def test_a_tiny_sam2_gives_a_mask_for_each_point_of_the_grid():
+    ensure_torchvision()
+    from transformers import Sam2Model, Sam2Processor
+    from transformers.models.sam2.image_processing_sam2 import Sam2ImageProcessor
+
+    torch.manual_seed(0)
+    config = sam2_config()
+    processor = Sam2Processor(Sam2ImageProcessor(size={"height": 64, "width": 64}))
+    image = torch.randint(0, 256, (40, 50, 3), dtype=torch.uint8)
+    logits, scores = propose_logits(image, Sam2Model(config).eval(), processor, side=3, batch=4)
+    assert logits.shape == (9, 40, 50) and scores.shape == (9,)
+    assert logits.isfinite().all() and (logits[0] != logits[8]).any()

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.toy import make_segmenter
-from helpers.training import built, recipe, write_masks, write_pseudo_labels
+from helpers.toy import ToyEncoder, make_segmenter
+from helpers.training import built, recipe, trained, write_masks, write_pseudo_labels
 from PIL import Image
 
+from ovseg.encoders.spec import DenseFeatures
+from ovseg.heads.denseclip import DenseClip
 from ovseg.models.model import Model
 from ovseg.training.augment import Augmentation
 from ovseg.training.data import MaskData, PseudoLabels, open_source
@@ -152,6 +154,41 @@ def test_a_window_is_cut_from_features_structure_truth_and_confidence_alike(fold
     assert torch.equal(dense.values[0, :, 1, 2], torch.from_numpy(part.features[1, 2].astype(np.float32)))
     assert dense.structure is not None and torch.equal(dense.structure, dense.values)  # of the toy encoder
     assert confidence is not None and confidence[0, 0, 0] == pytest.approx(part.confidence[0, 0] / 255)
+
+
+class WholeEncoder(ToyEncoder):
+    """The vector of an image is its first cell."""
+
+    def dense_and_whole(self, pixels: torch.Tensor) -> DenseFeatures:
+        dense = self.dense(pixels)
+        return replace(dense, whole=dense.values[:, :, 0, 0])
+
+
+def test_the_vector_of_a_whole_image_is_kept_where_a_head_reads_it(folder: Path, tmp_path: Path) -> None:
+    model = replace(make_segmenter().model, image=WholeEncoder())
+    heads = {kind: built(recipe(folder, kind), model).examples[0].views for kind in ("fusioner", "denseclip")}
+    assert heads["fusioner"].fetch(1).whole is None
+    view = heads["denseclip"].fetch(1)
+    assert view.whole is not None and np.array_equal(view.whole, view.features[0, 0])
+    part = view.window(2, 2, corner=(0.99, 0.99))
+    dense, _, _ = batch_of([part, part], space="toy", stride=8)
+    assert dense.whole is not None and dense.whole.shape == (2, 7)
+    assert torch.equal(dense.whole[1], torch.from_numpy(view.whole.astype(np.float32)))
+
+
+def test_a_head_that_reads_whole_images_is_trained_with_their_vectors(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor | None] = []
+    delta = DenseClip.delta
+
+    def watched(self: DenseClip, *given: torch.Tensor, whole: torch.Tensor | None = None) -> torch.Tensor:
+        seen.append(whole)
+        return delta(self, *given, whole=whole)
+
+    monkeypatch.setattr(DenseClip, "delta", watched)
+    trained(recipe(folder, "denseclip"), replace(make_segmenter().model, image=WholeEncoder()))
+    assert len(seen) == 6 and all(whole is not None and whole.shape == (2, 7) for whole in seen)
 
 
 def test_a_view_of_the_same_image_elsewhere_is_the_same_entry(

@@ -17,11 +17,12 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ovseg.config import choose
 from ovseg.encoders.spec import DenseFeatures
 from ovseg.errors import ConfigError
-from ovseg.heads.base import FusionHead, TrainableHead
+from ovseg.heads.base import FusionHead, Head, TrainableHead, reads_whole
 from ovseg.heads.prompts import encode_tokens
-from ovseg.heads.registry import HeadConfig, build_head
+from ovseg.heads.registry import HEADS, HeadConfig, build_head
 from ovseg.heads.stacked import StackedHead
 from ovseg.models.model import Model
 from ovseg.pipeline.logits import POOL, best_query
@@ -208,15 +209,18 @@ class MasksTask(Task):
         columns = min([self.config.crop[1], *(view.features.shape[1] for view in views)])
         windows = [view.window(rows, columns, corner=place) for view, place in zip(views, corners, strict=True)]
         device = next(self.head.parameters()).device
-        return batch_of(windows, space=self.head.feature_space, stride=1, device=device)
+        stride = chosen.views.stride
+        return batch_of(windows, space=self.head.feature_space, stride=stride, device=device)
 
 
 def masks_identity(config: MasksConfig, model: Model, cache: FeatureCache) -> dict[str, str]:
-    """The content of every source, and the weights of the head below."""
+    """The content of every source, the weights of the head below, and how the head computes."""
     sources = {
         f"data.{number}": source_content(open_source(data), cache) for number, data in enumerate(config.data)
     }
-    return {**sources, "weights of the head below": model.weights.get("head", "")}
+    form = choose("head", config.head.kind, HEADS).form
+    known = {"form of the head": form} if form else {}
+    return {**sources, "weights of the head below": model.weights.get("head", ""), **known}
 
 
 def build_masks(config: MasksConfig, model: Model, cache: FeatureCache, accelerator: Accelerator) -> MasksTask:
@@ -235,9 +239,7 @@ def build_masks(config: MasksConfig, model: Model, cache: FeatureCache, accelera
     if not isinstance(head, StackedHead) or not isinstance(head, TrainableHead):
         raise ConfigError(f"recipe 'masks' cannot train a head of kind '{settings.kind}'; its recipe is another")
     kept = cache if config.cache else FeatureCache(None)
-    examples = [
-        read_examples(source, config, model, kept, accelerator, tokens=head.reads_tokens) for source in sources
-    ]
+    examples = [read_examples(source, config, model, kept, accelerator, head=head) for source in sources]
     if settings.settings.get("names"):
         # a name that no mask shows is a row of zeros, which is like nothing
         head.remember(torch.cat([one.vectors * (one.weights > 0)[one.owner][:, None] for one in examples]))
@@ -251,19 +253,19 @@ def read_examples(
     cache: FeatureCache,
     accelerator: Accelerator,
     *,
-    tokens: bool,
+    head: Head,
 ) -> Examples:
-    """A source with its phrases encoded, or as tokens, and the features of its views in the cache.
+    """A source with its phrases and the features of its views as ``head`` reads them, the latter in the cache.
 
     Raises:
         DatasetError: a file is missing or damaged, or nothing is labelled.
     """
     phrases, owner = phrases_and_owners(source)
-    if tokens:
+    if head.reads_tokens:
         vectors = encode_tokens(model.text(), phrases)
     else:
         vectors = encode_phrases(phrases, Templates.named(model.config.templates), model.text().encode)
-    views = Views(source, model, cache, augmentation=config.augmentation, seed=config.seed)
+    views = Views(source, model, cache, augmentation=config.augmentation, seed=config.seed, whole=reads_whole(head))
     count = len(views) * config.views
     cache.fill("views", count, lambda number: views.fetch(*divmod(number, config.views)), accelerator=accelerator)
     return Examples(

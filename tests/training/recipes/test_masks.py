@@ -16,11 +16,13 @@ from ovseg.pipeline.segmenter import Segmenter
 from ovseg.training.augment import nearest
 from ovseg.training.checkpoint import TrainingError
 from ovseg.training.data import PseudoLabels
+from ovseg.training.features import FeatureCache
 from ovseg.training.loop import train_steps
-from ovseg.training.recipes.masks import best_of_classes, draw_classes, phrases_of
+from ovseg.training.recipes.masks import best_of_classes, draw_classes, masks_identity, phrases_of
 from ovseg.training.runs import segmenter_of
 from ovseg.training.views import FINER
 from ovseg.vocabulary.labels import Concept
+from ovseg.weights import save_weights
 
 
 @pytest.mark.parametrize("kind", SMALL)
@@ -41,7 +43,10 @@ def test_training_changes_the_head_and_not_one_byte_below_it(kind: str, small: S
 @pytest.mark.slow
 def test_an_untrained_residual_head_answers_as_the_model_below(small: Segmenter, folder: Path) -> None:
     for kind in SMALL:
-        settings: dict[str, Any] = {"denseclip": {"finest": 1, "gamma": 0.0}, "fusioner": {"upsamplings": 0}}
+        settings: dict[str, Any] = {
+            "denseclip": {"finest": 1, "gamma": 0.0},
+            "fusioner": {"upsamplings": 0, "pixels": False},
+        }
         task = built(recipe(folder, kind, settings=settings.get(kind, {})), small.model).eval()
         image = folder / "images" / "0.png"
         own = segmenter_of(small.model, task).segment(image, ["sky", "cat"])
@@ -109,9 +114,23 @@ def test_a_head_for_another_space_is_refused(small: Segmenter, folder: Path) -> 
     other: Any = type("Other", (), {"feature_space": "dino", "text_space": "bert", "space": "both"})()
     with pytest.raises(SpaceError, match=r"trained with feature space .* but this model has 'dino'"):
         with_head(replace(small.model, head=other), saved, device=torch.device("cpu"))
+    save_weights({"other": torch.zeros(2)}, config.out / "head.safetensors")
+    earlier = saved.model_copy(update={"sha256": ""})
+    with pytest.raises(ModelError, match=r"weights of Adapter: .* by another version of ovseg: train them again"):
+        with_head(small.model, earlier, device=torch.device("cpu"))
     (config.out / "head.safetensors").write_bytes(b"damaged")
     with pytest.raises(ModelError, match="damaged"):
         with_head(small.model, saved, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "form"), [("adapter", None), ("fusioner", "as released"), ("denseclip", "as released")]
+)
+def test_a_run_is_known_by_the_form_of_its_head(
+    kind: str, form: str | None, small: Segmenter, folder: Path
+) -> None:
+    known = masks_identity(recipe(folder, kind), small.model, FeatureCache(None))
+    assert known.get("form of the head") == form
 
 
 def test_a_loss_that_is_no_number_names_the_views(small: Segmenter, folder: Path) -> None:
