@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from ovseg.errors import ModelError
-from ovseg.hub import content_of
-from ovseg.network import quiet_attempts
+from ovseg.hub import content_of, download_folder
 from ovseg.regions.vote import masks_to_regions
 
 SAM_REPO = "facebook/sam-vit-base"
@@ -116,13 +115,12 @@ def open_sam(model: str, network: str, processor: str) -> tuple[Any, Any]:
     ensure_torchvision()
     import transformers
 
+    folder = Path(model) if Path(model).is_dir() else download_folder(model, what="the regions' SAM")
     try:
-        with quiet_attempts():
-            opened = getattr(transformers, network).from_pretrained(model, use_safetensors=True)
-            return opened.eval().requires_grad_(False), getattr(transformers, processor).from_pretrained(model)
+        opened = getattr(transformers, network).from_pretrained(folder, use_safetensors=True)
+        return opened.eval().requires_grad_(False), getattr(transformers, processor).from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"expected the weights of SAM at '{model}', got none ({type(error).__name__}); download "
-            f"https://huggingface.co/{model} by hand and give its folder as option 'model' of 'regions:', or "
-            "use source: felzenszwalb, which needs none"
+            f"expected the weights of SAM in '{folder}', got none ({type(error).__name__}); put them there, or use "
+            "source: felzenszwalb, which needs none"
         ) from error

@@ -163,32 +163,45 @@ def _siglip_of_transformers(repository: str) -> Any:
         return SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
 
 
-def _sam_files() -> dict[str, bytes]:
-    from transformers import SamConfig, SamModel
+def sam2_config() -> Any:
+    """Of a tiny SAM 2 for images of 64 pixels."""
+    from transformers import Sam2Config
 
-    vision = {
-        **_LAYERS,
-        "hidden_size": WIDTH,
-        "image_size": 256,
-        "output_channels": 16,
-        "num_pos_feats": 8,
-        "global_attn_indexes": [1],
+    backbone = {
+        "model_type": "sam2_hiera_det_model",
+        "hidden_size": 8,
+        "blocks_per_stage": [1, 2, 1, 1],
+        "embed_dim_per_stage": [8, 16, 32, 64],
+        "num_attention_heads_per_stage": [1, 2, 4, 8],
+        "window_size_per_stage": [8, 4, 4, 4],
+        "global_attention_blocks": [2],
+        "image_size": [64, 64],
     }
-    prompts = {"hidden_size": 16, "image_size": 256, "image_embedding_size": 16}
-    decoder = {**_LAYERS, "hidden_size": 16, "mlp_dim": 32, "iou_head_hidden_dim": 16}
-    config = SamConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
+    return Sam2Config(
+        vision_config={
+            "backbone_config": backbone,
+            "backbone_channel_list": [64, 32, 16, 8],
+            "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+            "fpn_hidden_size": 32,
+        },
+        prompt_encoder_config={"hidden_size": 32, "image_size": 64},
+        mask_decoder_config={"hidden_size": 32, "mlp_dim": 16, "num_attention_heads": 2, "iou_head_hidden_dim": 16},
+    )
+
+
+def _sam2_files() -> dict[str, bytes]:
+    from transformers import Sam2Model
+
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = SamModel(config)
-    facts = {"image_processor_type": "SamImageProcessor", "processor_class": "SamProcessor"}
-    facts |= {"size": {"longest_edge": 256}, "pad_size": {"height": 256, "width": 256}}
-    facts |= {"mask_size": {"longest_edge": 64}, "mask_pad_size": {"height": 64, "width": 64}}
-    return transformers_files(model, facts, {})
+        model = Sam2Model(sam2_config())
+    facts = {"image_processor_type": "Sam2ImageProcessor", "processor_class": "Sam2Processor"}
+    return transformers_files(model, {**facts, "size": {"height": 64, "width": 64}}, {})
 
 
 @cache
 def repository_files(repository: str, kind: str, name: str, weights: str = "") -> dict[str, bytes]:
-    """Files of one repository, of the kind of library that reads it: openclip, timm, clip, siglip or sam."""
+    """Files of one repository, of the kind of library that reads it: openclip, timm, clip, siglip or sam2."""
     if kind == "openclip":
         from open_clip.pretrained import get_pretrained_cfg
 
@@ -202,7 +215,7 @@ def repository_files(repository: str, kind: str, name: str, weights: str = "") -
         return transformers_files(
             _siglip_of_transformers(repository), SIGLIP_PREPROCESSING, subword_files(repository)
         )
-    return _sam_files()
+    return _sam2_files()
 
 
 def repositories_of(config: ModelConfig) -> dict[str, dict[str, bytes]]:
@@ -219,8 +232,9 @@ def repositories_of(config: ModelConfig) -> dict[str, dict[str, bytes]]:
     if encoder.text is not None:
         part = encoder.text
         found[part.repo] = repository_files(part.repo, "openclip", part.name, part.weights)
-    if encoder.regions is not None and encoder.regions.source == "sam":
-        found[str(encoder.regions.options["model"])] = repository_files("sam", "sam", "sam")
+    parts = (encoder.regions, config.correction)
+    for sam in {part.repo for part in parts if part is not None and part.repo}:
+        found[sam] = repository_files("sam2", "sam2", "sam2")
     if encoder.name.endswith("worldwide-quickgelu"):
         found["facebook/xlm-v-base"] = subword_files("facebook/xlm-v-base")
     return found

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.checkpoints import sam2_config
 
 from ovseg._torchvision import ensure_torchvision
 from ovseg.errors import ConfigError, ModelError, ShapeError
@@ -193,30 +194,11 @@ def test_masks_of_sam2_are_kept_by_quality_stability_and_place():
 
 def test_a_tiny_sam2_gives_a_mask_for_each_point_of_the_grid():
     ensure_torchvision()
-    from transformers import Sam2Config, Sam2Model, Sam2Processor
+    from transformers import Sam2Model, Sam2Processor
     from transformers.models.sam2.image_processing_sam2 import Sam2ImageProcessor
 
     torch.manual_seed(0)
-    sides = {"image_size": [64, 64]}
-    config = Sam2Config(
-        vision_config={
-            "backbone_config": {
-                "model_type": "sam2_hiera_det_model",
-                "hidden_size": 8,
-                "blocks_per_stage": [1, 2, 1, 1],
-                "embed_dim_per_stage": [8, 16, 32, 64],
-                "num_attention_heads_per_stage": [1, 2, 4, 8],
-                "window_size_per_stage": [8, 4, 4, 4],
-                "global_attention_blocks": [2],
-                **sides,
-            },
-            "backbone_channel_list": [64, 32, 16, 8],
-            "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
-            "fpn_hidden_size": 32,
-        },
-        prompt_encoder_config={"hidden_size": 32, "image_size": 64},
-        mask_decoder_config={"hidden_size": 32, "mlp_dim": 16, "num_attention_heads": 2, "iou_head_hidden_dim": 16},
-    )
+    config = sam2_config()
     processor = Sam2Processor(Sam2ImageProcessor(size={"height": 64, "width": 64}))
     image = torch.randint(0, 256, (40, 50, 3), dtype=torch.uint8)
     logits, scores = propose_logits(image, Sam2Model(config).eval(), processor, side=3, batch=4)
