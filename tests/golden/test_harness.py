@@ -56,13 +56,14 @@ def test_the_padding_of_a_small_image_is_around_it() -> None:
     cells, expected = case["input.padded_cosines"], case["expected.padded"]
     size = (expected.shape[1], expected.shape[2])
     (tile,) = place_windows(size, window=None, stride=1)
-    padded = padded_size(tile, 16)
+    patch = case.facts["window"] // case["input.window_cosines"].shape[-1]
+    padded = padded_size(tile, patch)
     left, top, right, bottom = case.facts["padding_left_top_right_bottom"]
     assert padded == (size[0] + top + bottom, size[1] + left + right)
     ones = cut(torch.ones(*size), tile, padded)
     assert ones.nonzero()[0].tolist() == [top, left] and ones.sum() == size[0] * size[1]
     geometry = WindowGeometry(size, size, (tile,), padded, (cells.shape[2], cells.shape[3]))
-    case.close(geometry.sample(cells, slice(0, size[0]), stride=16)[0], expected)
+    case.close(geometry.sample(cells, slice(0, size[0]), stride=patch)[0], expected)
 
 
 def rules(**sections: Any) -> DecisionRules:
