@@ -169,7 +169,7 @@ def doubts(found: Survey) -> Iterator[str]:
         names = [found.protocol.names[index] for index in order]
         if names[0] in empty and shown[order[1]]:
             yield _shifted(names[0], "first", "too high", empty)
-        elif names[-1] in empty and shown[order[-2]] and found.ignored:
+        elif empty == [names[-1]] and found.ignored:  # a last class among other empty ones may just be rare
             yield _shifted(names[-1], "last", "too low", empty)
     if shown.sum() == 1 and len(shown) > 1 and empty:
         name = found.protocol.names[int(shown.argmax())]
