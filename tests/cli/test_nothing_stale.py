@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
     """Segments both photos and says, by name, whether the result was made now."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("ovseg.pipeline.segmenter.DEFAULT_FOLDER", folder / "text")
+    monkeypatch.setattr("ovseg.pipeline.opening.DEFAULT_FOLDER", folder / "text")
 
     def call(*arguments: str) -> dict[str, int]:
         before = {path.stem: path.stat().st_mtime_ns for path in Path("out").glob("*.json")}
