@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Mask = npt.NDArray[np.bool_]
+from ovseg.result.segments import Mask, connected_parts
+
 Ring = npt.NDArray[np.float64]
 
 
@@ -30,11 +31,10 @@ def polygons(mask: Mask) -> list[Polygon]:
 
 
 def _trace(mask: Mask) -> Iterator[Polygon]:
-    from scipy.ndimage import find_objects, label
     from skimage.measure import find_contours
 
-    parts, _ = label(mask, structure=np.ones((3, 3)))
-    for number, (rows, columns) in enumerate(find_objects(parts), start=1):
+    parts, windows = connected_parts(mask)
+    for number, (rows, columns) in enumerate(windows, start=1):
         part = np.pad(parts[rows, columns] == number, 1)  # so that every line closes, at the image's edge too
         lines = find_contours(part.astype(np.float32), 0.5, fully_connected="high")
         offset = np.array([columns.start, rows.start]) - 0.5  # the centre of a pixel, less the padding

@@ -72,31 +72,32 @@ def whole_labels(result: SegmentationResult) -> Iterator[Segment]:
 
 def components(result: SegmentationResult) -> Iterator[Segment]:
     """One segment for each 8-connected part of each label; many small parts cost little more than few."""
-    from scipy.ndimage import find_objects, label
-
     for name in result.labels:
-        parts, _ = label(result.mask(name), structure=np.ones((3, 3)))
-        for number, window in enumerate(find_objects(parts), start=1):
+        parts, windows = connected_parts(result.mask(name))
+        for number, window in enumerate(windows, start=1):
             rows, columns = np.nonzero(parts[window] == number)
             top, left = window[0].start, window[1].start
             yield Segment.of_pixels(rows + top, columns + left, name, result.score_map)
 
 
-def boxes(mask: Mask) -> list[tuple[int, int, int, int]]:
-    """x0, y0, x1, y1 in pixels, the last two not included, of each 8-connected part, from the top down."""
+def connected_parts(mask: Mask) -> tuple[npt.NDArray[np.int32], list[tuple[slice, slice]]]:
+    """The 8-connected parts of an (H, W) bool mask, numbered from 1, top down, and the rows and columns of each."""
     from scipy.ndimage import find_objects, label
 
     parts, _ = label(mask, structure=np.ones((3, 3)))
-    return [(x.start, y.start, x.stop, y.stop) for y, x in find_objects(parts)]
+    return parts, find_objects(parts)
+
+
+def boxes(mask: Mask) -> list[tuple[int, int, int, int]]:
+    """x0, y0, x1, y1 in pixels, the last two not included, of each 8-connected part, from the top down."""
+    return [(x.start, y.start, x.stop, y.stop) for y, x in connected_parts(mask)[1]]
 
 
 def small_parts(index_map: npt.NDArray[np.int32], *, min_area: int) -> Mask:
     """(H, W) bool, true in 8-connected parts of a label with fewer than ``min_area`` pixels."""
-    from scipy.ndimage import label
-
     small = np.zeros(index_map.shape, dtype=bool)
     for index in np.unique(index_map[index_map >= 0]):
-        parts, _ = label(index_map == index, structure=np.ones((3, 3)))
+        parts, _ = connected_parts(index_map == index)
         areas = np.bincount(parts.ravel())
         areas[0] = min_area  # where the label is not
         small |= areas[parts] < min_area

@@ -60,6 +60,19 @@ def _eva(**options):
     return Eva(img_size=SIDE, patch_size=PATCH, embed_dim=32, depth=3, num_heads=2, mlp_ratio=2, **settings)
 
 
+def _dinov3(**options):
+    return _eva(
+        rope_type="dinov3",
+        use_abs_pos_emb=False,
+        num_reg_tokens=4,
+        init_values=0.1,
+        rope_rotate_half=True,
+        rope_temperature=100,
+        num_classes=0,
+        **options,
+    )
+
+
 def _stemmed():
     from timm.layers import HybridEmbed
     from timm.models.vision_transformer import VisionTransformer
@@ -115,25 +128,8 @@ NETWORKS = {
         ref_feat_shape=4,
         rope_grid_offset=1.0,
     ),
-    "dinov3": lambda: _eva(
-        rope_type="dinov3",
-        use_abs_pos_emb=False,
-        num_reg_tokens=4,
-        init_values=0.1,
-        rope_rotate_half=True,
-        rope_temperature=100,
-        num_classes=0,
-    ),
-    "dinov3-any-size": lambda: _eva(
-        rope_type="dinov3",
-        use_abs_pos_emb=False,
-        num_reg_tokens=4,
-        init_values=0.1,
-        rope_rotate_half=True,
-        rope_temperature=100,
-        num_classes=0,
-        dynamic_img_size=True,  # as timm makes it
-    ),
+    "dinov3": _dinov3,
+    "dinov3-any-size": lambda: _dinov3(dynamic_img_size=True),  # as timm makes it
     "eva-mixed": lambda: _eva(attn_type="rope", rope_type="mixed", use_abs_pos_emb=False),
 }
 
