@@ -46,12 +46,14 @@ class _Asked:
         probabilities: (K, h, w) of the classes on cells.
         encoded: the image.
         refine: whether borders are pulled to the edges of the image.
+        refinement: how, where labels are decided at pixels.
     """
 
     logits: ClassLogits
     probabilities: Tensor
     encoded: EncodedImage
     refine: bool
+    refinement: BandRefinement | None
 
 
 class DecisionRules:
@@ -84,7 +86,7 @@ class DecisionRules:
         dropped = torch.zeros(len(probabilities), dtype=torch.bool, device=probabilities.device)
         if background:
             dropped[: logits.labels] = presence < self.config.background.presence
-        asked = _Asked(logits, probabilities, encoded, refine)
+        asked = _Asked(logits, probabilities, encoded, refine, self._band_refinement(encoded, refine=refine))
         winners = self._winners(asked, dropped)
         small = self._small(winners.index, logits.labels) if background else None
         if small is not None and bool(small.any()):
@@ -99,7 +101,7 @@ class DecisionRules:
     def scores(self, logits: ClassLogits, encoded: EncodedImage, *, refine: bool) -> npt.NDArray[np.float16]:
         """(L, H, W) probability of every label at every pixel; refined only where it is decided at pixels."""
         if self.config.scoring.at == "pixels":
-            refinement = self._band_refinement(encoded) if refine else None
+            refinement = self._band_refinement(encoded, refine=refine)
             return label_scores(logits, encoded.geometry, refinement=refinement)
         probabilities = logits.probabilities(logits.values)[None, : logits.labels]
         whole = restore(probabilities, encoded.geometry, stride=logits.stride)
@@ -115,8 +117,7 @@ class DecisionRules:
     def _winners(self, asked: _Asked, dropped: Tensor) -> Winners:
         encoded, stride, settings = asked.encoded, asked.logits.stride, self.config.refine
         if self.config.scoring.at == "pixels":
-            refinement = self._band_refinement(encoded) if asked.refine else None
-            return decide_pixels(asked.logits, encoded.geometry, refinement=refinement, dropped=dropped)
+            return decide_pixels(asked.logits, encoded.geometry, refinement=asked.refinement, dropped=dropped)
         maps = asked.probabilities.masked_fill(dropped[:, None, None], 0)
         if not asked.refine:
             return find_winners(maps, encoded.geometry, stride=stride)
@@ -133,8 +134,10 @@ class DecisionRules:
         index = refined.classes[winners.index.long()].to(torch.int32)
         return Winners(index, winners.best, winners.second)
 
-    def _band_refinement(self, encoded: EncodedImage) -> BandRefinement:
-        """Refinement on the image as the network saw it, at its own size."""
+    def _band_refinement(self, encoded: EncodedImage, *, refine: bool) -> BandRefinement | None:
+        """Refinement on the image as the network saw it, at its own size; None where none is decided at pixels."""
+        if not refine or self.config.scoring.at != "pixels":
+            return None
         settings, interpolation = self.config.refine, self.config.input.resampling or "bilinear"
         size = getattr(encoded.geometry, "resized", encoded.geometry.original)
         image = network_image(encoded.image, size, interpolation=interpolation)

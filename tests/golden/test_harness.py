@@ -112,8 +112,10 @@ def test_labels_of_each_method(run: str, monkeypatch: pytest.MonkeyPatch) -> Non
     network = torch.nn.functional.interpolate(
         case["input.image"], size=encoded.geometry.original, mode="bilinear", align_corners=False
     )
-    plain = decider._band_refinement(encoded)
-    monkeypatch.setattr(decider, "_band_refinement", lambda _: BandRefinement(network, plain.refine, plain.reach))
+    plain = decider._band_refinement(encoded, refine=True)
+    assert plain is not None
+    given = BandRefinement(network, plain.refine, plain.reach) if refine else None
+    monkeypatch.setattr(decider, "_band_refinement", lambda _, refine: given)
     if corrclip:
         regions = case["input.regions_corrclip"].long()
         if run == "corrclip_all_segmented":
