@@ -185,20 +185,24 @@ def test_a_result_holds_objects_that_overlap_or_touch(tmp_path: Path) -> None:
     index_map[1:4, 1:7] = 0
     score_map = np.full((6, 9), 0.5, np.float32)
     plain = SegmentationResult(index_map, ("cat",), score_map, {"cat": 1.0})
-    assert [each.box for each in components(plain)] == [(1, 1, 7, 4)]
+    assert [each.box for each in components(plain, ["cat"])] == [(1, 1, 7, 4)]
     halves = [np.zeros((6, 9), bool) for _ in range(2)]
     halves[0][1:4, 1:5] = halves[1][1:4, 3:7] = True  # two cats, one before the other
     segments = tuple(Segment.of_pixels(*np.nonzero(half), "cat", score_map) for half in halves)
-    result = replace(plain, segments=segments)
+    result = replace(plain, things=("cat",), instances=segments)
     result.save(tmp_path)
     loaded = SegmentationResult.load(tmp_path)
-    assert loaded.segments == segments
-    for segment, half in zip(loaded.segments or (), halves, strict=True):
+    assert loaded.instances == segments
+    for segment, half in zip(loaded.instances or (), halves, strict=True):
         assert np.array_equal(segment.mask(), half)
     boxes = [annotation["bbox"] for annotation in loaded.to_coco()["annotations"]]
     assert boxes == [[1, 1, 4, 3], [3, 1, 4, 3]]
-    with pytest.raises(ShapeError, match=r"segments must be of \(6, 9\) pixels"):
-        replace(plain, segments=(Segment("cat", 1.0, (0, 0, 1, 1), 1, {"size": [2, 2], "counts": "13"}),))
+    with pytest.raises(ShapeError, match=r"instances must be of \(6, 9\) pixels"):
+        replace(
+            plain,
+            things=("cat",),
+            instances=(Segment("cat", 1.0, (0, 0, 1, 1), 1, {"size": [2, 2], "counts": "13"}),),
+        )
 
 
 def test_threads_of_a_server_share_a_segmenter_and_its_cache(tmp_path: Path, photos: Path) -> None:

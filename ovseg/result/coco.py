@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from ovseg.result.segments import Segment, components, whole_labels
@@ -16,7 +17,8 @@ class CocoDataset:
     """One data set of the results of many images; ids are those of the whole, counted from 1.
 
     Attributes:
-        per_component: one annotation for each connected part of a label, instead of one per label.
+        per_component: one annotation for each connected part of a label, instead of one per label; labels of which
+            objects were looked for have one for each object.
     """
 
     per_component: bool = False
@@ -32,11 +34,9 @@ class CocoDataset:
         self._images.append({"id": image_id, "file_name": name, "height": height, "width": width})
         for label in result.labels:
             self._categories.setdefault(label, len(self._categories) + 1)
-        if result.segments is not None:
-            segments = result.segments
-        else:
-            segments = tuple(components(result) if self.per_component else whole_labels(result))
-        for number, each in enumerate(segments, start=len(self._annotations) + 1):
+        stuff = [label for label in result.labels if label not in result.things]
+        parts = (components if self.per_component else whole_labels)(result, stuff)
+        for number, each in enumerate(chain(result.instances or (), parts), start=len(self._annotations) + 1):
             ids = {"id": number, "image_id": image_id, "category_id": self._categories[each.label]}
             self._annotations.append(ids | _describe(each))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,20 +14,25 @@ import numpy.typing as npt
 
 from ovseg.errors import ShapeError, VocabularyError, did_you_mean
 from ovseg.result import coco, descriptors, html, masks, overlay, storage
+from ovseg.result.panoptic import Panoptic, to_panoptic
 from ovseg.result.polygons import Polygon, polygons
-from ovseg.result.segments import Segment, boxes, encode_mask, small_parts
+from ovseg.result.segments import Segment, boxes, cut_out, encode_mask, paint, small_parts
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
 class LabelSummary(NamedTuple):
-    """One label of a result: its share of the image, its mean score where it won, and its presence."""
+    """One label of a result: its share of the image, its mean score where it won, its presence, and its objects.
+
+    ``objects`` is their number, None for labels of which none were looked for.
+    """
 
     label: str
     area: float
     score: float
     presence: float
+    objects: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +46,8 @@ class SegmentationResult:
         presence: per label, in order, how sure it is that the image shows it at all, in [0, 1].
         scores: (L, H, W) float16, the scores of all labels; or None.
         image: (H, W, 3) uint8 RGB, for the overlay; or None.
-        segments: objects, where the model found some; None where it only labelled pixels.
+        instances: the objects, the surest first; their masks may overlap. None where none were looked for.
+        things: the labels of which objects were looked for.
         provenance: what made the result: model, settings, source; plain values that fit into JSON.
 
     Raises:
@@ -52,7 +60,8 @@ class SegmentationResult:
     presence: dict[str, float]
     scores: npt.NDArray[np.float16] | None = field(default=None, repr=False)
     image: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
-    segments: tuple[Segment, ...] | None = None
+    instances: tuple[Segment, ...] | None = None
+    things: tuple[str, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -72,10 +81,14 @@ class SegmentationResult:
                 f"presence must have one entry per label in the order {list(self.labels)}, "
                 f"got {list(self.presence)}"
             )
-        for segment in self.segments or ():
-            self._index_of(segment.label)
-            if tuple(segment.rle["size"]) != self.size:
-                raise ShapeError(f"segments must be of {self.size} pixels, got one of {segment.rle['size']}")
+        object.__setattr__(self, "things", tuple(self.things))
+        for label in self.things:
+            self._index_of(label)
+        for each in self.instances or ():
+            if each.label not in self.things:
+                raise ShapeError(f"the label of an object must be one of things={self.things}, got '{each.label}'")
+            if tuple(each.rle["size"]) != self.size:
+                raise ShapeError(f"instances must be of {self.size} pixels, got one of {each.rle['size']}")
 
     def __repr__(self) -> str:
         shares = ", ".join(f"{row.label} {row.area:.1%}" for row in self.table() if row.area)
@@ -125,10 +138,38 @@ class SegmentationResult:
         counts = np.bincount(slots, minlength=len(self.labels) + 1)[1:]
         sums = np.bincount(slots, weights=self.score_map.ravel(), minlength=len(self.labels) + 1)[1:]
         means = np.clip(sums / np.maximum(counts, 1), 0, 1)
+        objects = Counter(each.label for each in self.instances or ())
         return [
-            LabelSummary(label, int(count) / self.index_map.size, float(mean), self.presence[label])
+            LabelSummary(
+                label,
+                int(count) / self.index_map.size,
+                float(mean),
+                self.presence[label],
+                objects[label] if label in self.things else None,
+            )
             for label, count, mean in zip(self.labels, counts, means, strict=True)
         ]
+
+    @cached_property
+    def instance_map(self) -> npt.NDArray[np.int32]:
+        """(H, W) int32: at each pixel the number of an object, 1 for the first of ``instances``; 0 for none.
+
+        Where objects overlap, the one with the higher score is seen.
+        """
+        return paint(self.instances or (), self.size)
+
+    def count(self, label: str) -> int:
+        """The number of objects of ``label``.
+
+        Raises:
+            VocabularyError: no such label, or none of its objects were looked for.
+        """
+        self._index_of(label)
+        if label not in self.things:
+            raise VocabularyError(
+                f"no objects of '{label}' were looked for; name it in segment(..., instances=['{label}'])"
+            )
+        return sum(each.label == label for each in self.instances or ())
 
     def boxes(self, label: str) -> list[tuple[int, int, int, int]]:
         """x0, y0, x1, y1 in pixels (x1 and y1 not included) of each 8-connected part of ``label``, top down.
@@ -149,16 +190,26 @@ class SegmentationResult:
     def overlay(self, *, opacity: float = 0.55) -> Image.Image:
         """The photo with the labels in colour, their outlines, and a legend in a strip of its own.
 
+        Objects are outlined and numbered, and counted in the legend.
+
         Args:
             opacity: of the colours, in [0, 1].
 
         Raises:
             ShapeError: ``opacity`` is out of range.
         """
-        return overlay.draw(self.index_map, self.labels, image=self.image, opacity=opacity)
+        objects = None if self.instances is None else self.instance_map
+        return overlay.draw(
+            self.index_map,
+            self.labels,
+            image=self.image,
+            opacity=opacity,
+            instances=self.instances or (),
+            instance_map=objects,
+        )
 
     def without_small(self, min_area: int, *, fill: bool = False) -> SegmentationResult:
-        """The result without the 8-connected parts of a label that have fewer than ``min_area`` pixels.
+        """The result without the objects, and the 8-connected parts of a label, of fewer than ``min_area`` pixels.
 
         Args:
             min_area: pixels; below 2 nothing changes.
@@ -166,29 +217,36 @@ class SegmentationResult:
                 the image consists of such parts alone, it stays as it is.
 
         Raises:
-            ShapeError: ``min_area`` is negative, or the result has objects, which are whole.
+            ShapeError: ``min_area`` is negative.
         """
-        if min_area < 0 or self.segments is not None:
-            raise ShapeError(f"min_area must be at least 0 for a result without segments, got {min_area}")
+        if min_area < 0:
+            raise ShapeError(f"min_area must be at least 0, got {min_area}")
         small = small_parts(self.index_map, min_area=min_area)
+        kept = self._with_instances(lambda each: each.area >= min_area)
         if not fill:
-            return replace(self, index_map=np.where(small, np.int32(-1), self.index_map))
+            return replace(kept, index_map=np.where(small, np.int32(-1), self.index_map))
         if small.all():
-            return self
+            return kept
         from scipy.ndimage import distance_transform_edt
 
         nearest = tuple(distance_transform_edt(small, return_distances=False, return_indices=True))
-        return replace(self, index_map=self.index_map[nearest], score_map=self.score_map[nearest])
+        return replace(kept, index_map=self.index_map[nearest], score_map=self.score_map[nearest])
 
     def without_unsure(self, min_score: float) -> SegmentationResult:
-        """The result without the pixels whose label has a score below ``min_score``: they become none.
+        """The result without the pixels and objects whose score is below ``min_score``: the pixels become none.
 
         Raises:
-            ShapeError: ``min_score`` is not in [0, 1], or the result has objects, which are whole.
+            ShapeError: ``min_score`` is not in [0, 1].
         """
-        if not 0 <= min_score <= 1 or self.segments is not None:
-            raise ShapeError(f"min_score must be from 0 to 1 for a result without segments, got {min_score}")
-        return replace(self, index_map=np.where(self.score_map < min_score, np.int32(-1), self.index_map))
+        if not 0 <= min_score <= 1:
+            raise ShapeError(f"min_score must be from 0 to 1, got {min_score}")
+        kept = self._with_instances(lambda each: each.score >= min_score)
+        return replace(kept, index_map=np.where(self.score_map < min_score, np.int32(-1), self.index_map))
+
+    def _with_instances(self, wanted: Callable[[Segment], bool]) -> SegmentationResult:
+        if self.instances is None:
+            return self
+        return replace(self, instances=tuple(filter(wanted, self.instances)))
 
     def save(self, folder: str | Path, *, name: str = "result", overwrite: bool = False) -> list[Path]:
         """Write ``name.png``, ``name_overlay.png`` and, last, ``name.json``; each whole or not at all.
@@ -248,13 +306,38 @@ class SegmentationResult:
 
         Args:
             image_id: id of the image; categories and annotations are counted from 1.
-            per_component: one annotation for each connected part of a label, instead of one per label; a result
-                with segments has one annotation for each of these.
+            per_component: one annotation for each connected part of a label, instead of one per label. Labels of
+                which objects were looked for have one for each object.
 
         Returns:
             Plain values that fit into JSON; the score of an annotation is the mean of its pixels.
         """
         return coco.to_coco(self, image_id=image_id, per_component=per_component)
+
+    def to_panoptic(self, *, image_id: int = 0, min_area: int = 0) -> Panoptic:
+        """COCO's panoptic format: each pixel belongs to one object, or to all of what a label covers, or to none.
+
+        Objects are seen as in ``instance_map``; what they leave is given to the labels that are no things.
+
+        Args:
+            image_id: id of the image; segments are counted from 1, categories too.
+            min_area: pixels that a segment must keep, else its pixels are none's.
+        """
+        return to_panoptic(self, image_id=image_id, min_area=min_area)
+
+    def crops(self, *, padding: int = 0) -> Iterator[Image.Image]:
+        """Each object cut out of the photo, RGBA, transparent where the object is not; in order.
+
+        Args:
+            padding: pixels around the object's box.
+
+        Raises:
+            ShapeError: the result has no photo, as one that was loaded.
+        """
+        if self.image is None:
+            raise ShapeError("expected a result with its photo to cut objects from, got one without; segment again")
+        for each in self.instances or ():
+            yield cut_out(self.image, each, padding=padding)
 
     def to_text(self, grid: int | tuple[int, int] = 16) -> str:
         """Semantic descriptors: the winning label of each cell of a grid, row-wise run-length encoded.

@@ -23,8 +23,9 @@ def page(result: SegmentationResult) -> str:
     data = base64.b64encode(stream.getvalue()).decode()
     rows = "".join(
         f"<tr><td>{for_html(row.label)}</td><td>{row.area:.1%}</td>"
-        f"<td>{f'{row.score:.2f}' if row.area else '-'}</td><td>{row.presence:.2f}</td></tr>"
+        f"<td>{f'{row.score:.2f}' if row.area else '-'}</td><td>{row.presence:.2f}</td>"
+        f"<td>{'' if row.objects is None else row.objects}</td></tr>"
         for row in sorted(result.table(), key=lambda row: -row.area)
     )
-    heading = "<tr><th>label</th><th>area</th><th>score</th><th>presence</th></tr>"
+    heading = "<tr><th>label</th><th>area</th><th>score</th><th>presence</th><th>count</th></tr>"
     return f'<div><img alt="overlay" src="data:image/png;base64,{data}"><table>{heading}{rows}</table></div>'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,12 @@ import numpy.typing as npt
 from ovseg.errors import ShapeError
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from ovseg.result.core import SegmentationResult
 
 Mask = npt.NDArray[np.bool_]
+Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -45,14 +48,22 @@ class Segment:
             raise ShapeError(f"box must be x0, y0, x1, y1 inside {height} x {width} pixels, got {self.box}")
 
     @classmethod
+    def of_mask(cls, mask: Mask, label: str, score: float, *, corner: tuple[int, int], size: Size) -> Segment:
+        """The segment of a mask with at least one pixel, which lies in an image of ``size`` (H, W) with its first
+        pixel at row and column ``corner``; costs what its own size costs."""
+        rows, columns = np.nonzero(mask)
+        rows, columns = rows + corner[0], columns + corner[1]
+        box = _box(rows, columns)
+        return cls(label, score, box, len(rows), encode_pixels(rows, columns, size))
+
+    @classmethod
     def of_pixels(
         cls, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp], label: str, scores: npt.NDArray[np.float32]
     ) -> Segment:
         """The segment of some pixels, at least one, of an image with (H, W) scores; costs what its pixels cost."""
-        x0, y0, x1, y1 = (int(end) for end in (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
         rle = encode_pixels(rows, columns, scores.shape)
         score = float(scores[rows, columns].mean(dtype=np.float64))
-        return cls(label, score, (x0, y0, x1, y1), len(rows), rle)
+        return cls(label, score, _box(rows, columns), len(rows), rle)
 
     def mask(self) -> Mask:
         """(H, W) bool."""
@@ -62,17 +73,22 @@ class Segment:
         return decoded
 
 
-def whole_labels(result: SegmentationResult) -> Iterator[Segment]:
-    """One segment for each label that has pixels."""
-    for label in result.labels:
+def _box(rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]) -> tuple[int, int, int, int]:
+    """x0, y0, x1, y1 of at least one pixel; x1 and y1 are not included."""
+    return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
+
+
+def whole_labels(result: SegmentationResult, labels: Sequence[str]) -> Iterator[Segment]:
+    """One segment for each of the labels that has pixels."""
+    for label in labels:
         rows, columns = np.nonzero(result.mask(label))
         if len(rows):
             yield Segment.of_pixels(rows, columns, label, result.score_map)
 
 
-def components(result: SegmentationResult) -> Iterator[Segment]:
-    """One segment for each 8-connected part of each label; many small parts cost little more than few."""
-    for name in result.labels:
+def components(result: SegmentationResult, labels: Sequence[str]) -> Iterator[Segment]:
+    """One segment for each 8-connected part of each of the labels; many small parts cost little more than few."""
+    for name in labels:
         parts, windows = connected_parts(result.mask(name))
         for number, window in enumerate(windows, start=1):
             rows, columns = np.nonzero(parts[window] == number)
@@ -125,3 +141,48 @@ def encode_pixels(
     ends = np.concatenate([[0], np.stack([first, last], 1).ravel(), [height * width]])
     encoded = masks.frPyObjects({"size": [height, width], "counts": np.diff(ends).tolist()}, height, width)
     return {"size": [height, width], "counts": encoded["counts"].decode("ascii")}
+
+
+def paint(segments: Sequence[Segment], size: Size) -> npt.NDArray[np.int32]:
+    """(H, W) int32: at each pixel the number, from 1, of a segment that covers it, 0 for none.
+
+    Where several do, the one with the highest score is seen; of equals, the first.
+    """
+    height, width = size
+    columns = np.zeros(height * width, dtype=np.int32)  # column by column, as COCO counts
+    order = sorted(range(len(segments)), key=lambda number: (-segments[number].score, number))
+    for number in reversed(order):
+        for start, end in decode_runs(segments[number].rle["counts"]):
+            columns[start:end] = number + 1
+    return np.ascontiguousarray(columns.reshape(width, height).T)
+
+
+def cut_out(image: npt.NDArray[np.uint8], segment: Segment, *, padding: int = 0) -> Image.Image:
+    """The segment cut out of its (H, W, 3) image, RGBA, transparent where it is not; see ``Segment.box``."""
+    from PIL import Image
+
+    height, width = image.shape[:2]
+    x0, y0, x1, y1 = segment.box
+    rows = slice(max(0, y0 - padding), min(height, y1 + padding))
+    columns = slice(max(0, x0 - padding), min(width, x1 + padding))
+    opaque = segment.mask()[rows, columns].astype(np.uint8) * 255
+    return Image.fromarray(np.dstack([image[rows, columns], opaque]))
+
+
+def decode_runs(counts: str) -> list[tuple[int, int]]:
+    """Start and end of each run of ones, column by column, of COCO's compressed run-length encoding.
+
+    Each count is written in groups of five bits, the lowest first, the sixth bit set where more follow; from the
+    fourth count on, what is written is the difference from the count before the last (pycocotools, maskApi.c).
+    """
+    letters = np.frombuffer(counts.encode("ascii"), dtype=np.uint8).astype(np.int64) - 48
+    last = (letters & 32) == 0
+    first = np.flatnonzero(np.concatenate([[True], last[:-1]])) if len(letters) else np.zeros(0, np.int64)
+    place = np.arange(len(letters)) - np.repeat(first, np.diff(np.append(first, len(letters))))
+    values = np.add.reduceat((letters & 31) << (5 * place), first) if len(first) else np.zeros(0, np.int64)
+    negative = (letters[last] & 16) != 0
+    values[negative] -= np.int64(1) << (5 * (place[last][negative] + 1))
+    for begin in (1, 2):
+        values[begin::2] = np.cumsum(values[begin::2])
+    ends = np.cumsum(values)
+    return list(zip(ends[0::2].tolist(), ends[1::2].tolist(), strict=False))

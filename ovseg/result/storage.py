@@ -130,7 +130,8 @@ def describe(result: SegmentationResult) -> dict[str, Any]:
         "presence": {row.label: row.presence for row in rows},
         "areas": {row.label: row.area for row in rows},
         "scores": {row.label: row.score for row in rows},
-        "segments": None if result.segments is None else [asdict(each) for each in result.segments],
+        "instances": None if result.instances is None else [asdict(each) for each in result.instances],
+        "things": list(result.things),
         "provenance": provenance,
         "palette": palette(len(result.labels)).tolist(),
     }
@@ -143,7 +144,7 @@ def load(source: Path) -> dict[str, Any]:
         record = read_json(path, what="result", advice="save it again", error=ImageError)
         with quiet_pillow(), Image.open(path.parent / record["index"]) as image:
             stored = np.array(image).astype(np.int32)
-        labels, segments = tuple(record["labels"]), record.get("segments")
+        labels, instances = tuple(record["labels"]), record.get("instances")
         index_map = np.where(stored == record["none"], -1, stored).astype(np.int32)
         means = np.array([*(record["scores"][label] for label in labels), 0], dtype=np.float32)
         return {
@@ -151,7 +152,8 @@ def load(source: Path) -> dict[str, Any]:
             "labels": labels,
             "score_map": means[index_map],  # -1 takes the last, 0
             "presence": {label: record["presence"][label] for label in labels},
-            "segments": None if segments is None else tuple(Segment(**each) for each in segments),
+            "instances": None if instances is None else tuple(Segment(**each) for each in instances),
+            "things": tuple(record.get("things", ())),
             "provenance": record["provenance"],
         }
     except (OSError, KeyError, TypeError, ValueError, IndexError) as error:

@@ -84,7 +84,7 @@ def test_table_has_a_row_per_label_in_order() -> None:
     score_map = np.array([[0.2, 0.4, 1.0]], np.float32)
     result = make_result([[1, 1, -1]], score_map=score_map)
     cat, dog = result.table()
-    assert cat == ("cat", 0.0, 0.0, 0.75)
+    assert cat == ("cat", 0.0, 0.0, 0.75, None)
     assert dog.area == pytest.approx(2 / 3)
     assert dog.score == pytest.approx(0.3)
 

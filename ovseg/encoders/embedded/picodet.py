@@ -1,6 +1,6 @@
 """PicoDet-S, a COCO detector, read as dense class evidence at strides 8, 16 and 32.
 
-Source: Yu et al., PP-PicoDet, arXiv 2111.00902 (PaddleDetection, Apache-2.0). Boxes are not predicted here.
+Source: Yu et al., PP-PicoDet, arXiv 2111.00902 (PaddleDetection, Apache-2.0). Boxes: ``detector.py``.
 """
 
 from __future__ import annotations
@@ -14,19 +14,28 @@ from torch.nn import functional
 
 from ovseg.encoders.embedded.blocks import ChannelGate, ConvAct
 
-_NECK = 96
-_CLASSES = 80
+NECK = 96
+CLASSES = 80
 _swish = partial(functional.hardswish, inplace=True)
 
 
 class PicoDetMaps(NamedTuple):
-    """Per level (strides 8, 16, 32): features (B, 96, h, w) and class probabilities (B, 80, h, w) in [0, 1]."""
+    """What the detector sees at strides 8, 16 and 32.
+
+    Attributes:
+        features: per level, (B, 96, h, w).
+        classes: per level, class probabilities (B, 80, h, w) in [0, 1].
+        deepest: at stride 32, what enters the neck and what leaves it, each (B, 96, h, w): what a fourth level is
+            made from.
+    """
 
     features: tuple[Tensor, Tensor, Tensor]
     classes: tuple[Tensor, Tensor, Tensor]
+    deepest: tuple[Tensor, Tensor]
 
 
-def _depthwise_pair(inputs: int, outputs: int, *, kernel: int = 5, stride: int = 1) -> nn.Sequential:
+def depthwise_pair(inputs: int, outputs: int, *, kernel: int = 5, stride: int = 1) -> nn.Sequential:
+    """A convolution of each channel by itself, then one across channels."""
     return nn.Sequential(
         ConvAct(inputs, inputs, kernel=kernel, stride=stride, depthwise=True, activation=_swish),
         ConvAct(inputs, outputs, activation=_swish),
@@ -46,19 +55,20 @@ class _Gated(nn.Module):
         return self.widen(self.gate(self.depthwise(maps)))  # type: ignore[no-any-return]
 
 
-class _Head(nn.Module):
+class ClassHead(nn.Module):
     """Class scores of one level: sqrt(sigmoid(class) · sigmoid(objectness))."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.towers = nn.Sequential(_depthwise_pair(_NECK, _NECK), _depthwise_pair(_NECK, _NECK))
-        self.gate = ConvAct(_NECK, _NECK, activation=torch.sigmoid)
-        self.mix = ConvAct(_NECK, _NECK, activation=_swish)
-        self.classes = nn.Conv2d(_NECK, _CLASSES, 1)
-        self.object_near = ConvAct(_NECK, 1, kernel=5, activation=_swish)
+        self.towers = nn.Sequential(depthwise_pair(NECK, NECK), depthwise_pair(NECK, NECK))
+        self.gate = ConvAct(NECK, NECK, activation=torch.sigmoid)
+        self.mix = ConvAct(NECK, NECK, activation=_swish)
+        self.classes = nn.Conv2d(NECK, CLASSES, 1)
+        self.object_near = ConvAct(NECK, 1, kernel=5, activation=_swish)
         self.object = ConvAct(1, 1, activation=torch.sigmoid)
 
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 96, h, w) of the neck to features (B, 96, h, w) and class probabilities (B, 80, h, w)."""
         shared = self.towers(maps)
         features = self.mix(shared * self.gate(shared.mean((2, 3), keepdim=True)))
         objectness = self.object(self.object_near(shared))
@@ -72,27 +82,27 @@ class PicoDet(nn.Module):
         super().__init__()
         self.stem = ConvAct(3, 16, kernel=3, stride=2, activation=_swish)
         self.stage3 = nn.Sequential(
-            _depthwise_pair(16, 24, kernel=3),
-            _depthwise_pair(24, 48, kernel=3, stride=2),
-            _depthwise_pair(48, 48, kernel=3),
-            _depthwise_pair(48, 96, kernel=3, stride=2),
-            _depthwise_pair(96, 96, kernel=3),
+            depthwise_pair(16, 24, kernel=3),
+            depthwise_pair(24, 48, kernel=3, stride=2),
+            depthwise_pair(48, 48, kernel=3),
+            depthwise_pair(48, 96, kernel=3, stride=2),
+            depthwise_pair(96, 96, kernel=3),
         )
         self.stage4 = nn.Sequential(
-            _depthwise_pair(96, 192, kernel=3, stride=2), *(_depthwise_pair(192, 192) for _ in range(5))
+            depthwise_pair(96, 192, kernel=3, stride=2), *(depthwise_pair(192, 192) for _ in range(5))
         )
         self.stage5 = nn.Sequential(_Gated(192, stride=2), _Gated(384, stride=1))
-        self.lateral = nn.ModuleList(ConvAct(size, _NECK, activation=_swish) for size in (96, 192, 384))
+        self.lateral = nn.ModuleList(ConvAct(size, NECK, activation=_swish) for size in (96, 192, 384))
         self.top_down = nn.ModuleList(self._fuse() for _ in range(2))
-        self.down4 = _depthwise_pair(_NECK, _NECK, stride=2)
+        self.down4 = depthwise_pair(NECK, NECK, stride=2)
         self.bottom_up4 = self._fuse()
-        self.down5 = _depthwise_pair(_NECK, _NECK, stride=2)
+        self.down5 = depthwise_pair(NECK, NECK, stride=2)
         self.bottom_up5 = self._fuse()
-        self.heads = nn.ModuleList(_Head() for _ in range(3))
+        self.heads = nn.ModuleList(ClassHead() for _ in range(3))
 
     @staticmethod
     def _fuse() -> nn.Sequential:
-        return nn.Sequential(_depthwise_pair(2 * _NECK, 2 * _NECK), _depthwise_pair(2 * _NECK, _NECK))
+        return nn.Sequential(depthwise_pair(2 * NECK, 2 * NECK), depthwise_pair(2 * NECK, NECK))
 
     def forward(self, pixels: Tensor) -> PicoDetMaps:
         """Dense evidence of ``pixels`` (B, 3, H, W), ImageNet-normalised RGB; H and W multiples of 32."""
@@ -108,7 +118,7 @@ class PicoDet(nn.Module):
         level5 = self.bottom_up5(torch.cat([self.down5(level4), side5], 1))
         pairs = [head(maps) for head, maps in zip(self.heads, (level3, level4, level5), strict=True)]
         features, classes = zip(*pairs, strict=True)
-        return PicoDetMaps(features, classes)
+        return PicoDetMaps(features, classes, (side5, level5))
 
 
 def _double(maps: Tensor) -> Tensor:
