@@ -54,11 +54,11 @@ def _meanings(phrases: Iterable[str]) -> set[str]:
     for phrase in phrases:
         words = phrase_for_encoder(phrase).casefold().split()
         telling = words[-1:] if len(words) <= 2 else words
-        meanings |= _singulars(" ".join(words)).union(*map(_singulars, telling))
+        meanings |= singulars(" ".join(words)).union(*map(singulars, telling))
     return meanings
 
 
-def _singulars(word: str) -> set[str]:
+def singulars(word: str) -> set[str]:
     """The word and what it may be the plural of: simple rules, generous on purpose."""
     irregular = {"men": "man", "children": "child", "leaves": "leaf", "shelves": "shelf", "mice": "mouse"}
     forms = {word}

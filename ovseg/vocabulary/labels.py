@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 from ovseg.errors import VocabularyError
 from ovseg.vocabulary.background import names_background, unrelated_background
 from ovseg.vocabulary.spellings import phrase_for_encoder
+from ovseg.vocabulary.things import is_thing
 
 MAX_PHRASE_LENGTH = 500
 _SEPARATOR = re.compile(r"[,;|]|(?<!\S)\.(?!\S)")
@@ -30,6 +31,8 @@ class Concept:
             does yet, and refuses to segment with them.
         masks: one per image, or none.
         weight: factor on the label's odds against every other class; finite and above 0.
+        thing: whether it has objects to count (True) or only an area (False); None asks
+            ``prompts/vocabularies/things.yaml``.
 
     Raises:
         VocabularyError: a phrase is not usable, stands for the label and against it, or ``weight`` or the number of
@@ -42,6 +45,7 @@ class Concept:
     images: tuple[Any, ...] = ()
     masks: tuple[Any, ...] = ()
     weight: float = 1.0
+    thing: bool | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", check_phrase(self.label, where="the label of a concept"))
@@ -84,6 +88,7 @@ class Vocabulary:
         weights: per label a factor on its odds.
         raw: whether the text encoder gets the phrases as they are written, without the spellings of data sets put
             into plain English.
+        thing: per label whether it is a thing, None where the list of things decides; empty leaves all to it.
 
     Raises:
         VocabularyError: empty, of unequal lengths, or with an entry that cannot be used.
@@ -95,16 +100,19 @@ class Vocabulary:
     background: tuple[str, ...]
     weights: tuple[float, ...]
     raw: bool = False
+    thing: tuple[bool | None, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.labels:
             raise VocabularyError("a vocabulary needs at least one label, got an empty list; name what to find")
         _refuse_duplicates(self.labels)
-        lengths = {len(self.phrases), len(self.contrasts), len(self.weights)}
-        if lengths != {len(self.labels)}:
+        thing = self.thing or (None,) * len(self.labels)
+        object.__setattr__(self, "thing", tuple(thing))
+        lengths = [len(each) for each in (self.phrases, self.contrasts, self.weights, thing)]
+        if set(lengths) != {len(self.labels)}:
             raise VocabularyError(
-                f"phrases, contrasts and weights must have one entry for each of {len(self.labels)} labels, "
-                f"got {len(self.phrases)}, {len(self.contrasts)} and {len(self.weights)}; use Vocabulary.of"
+                f"phrases, contrasts, weights and thing must have one entry for each of {len(self.labels)} labels, "
+                f"got {', '.join(map(str, lengths))}; use Vocabulary.of"
             )
         for label, phrases in zip(self.labels, self.phrases, strict=True):
             if not phrases:
@@ -142,14 +150,21 @@ class Vocabulary:
             contrasts=tuple(concept.not_ for concept in concepts),
             background=_background_phrases(background, phrases),
             weights=tuple(float(concept.weight) for concept in concepts),
+            thing=tuple(concept.thing for concept in concepts),
         )
+
+    @property
+    def things(self) -> tuple[str, ...]:
+        """The labels that are things, in order."""
+        pairs = zip(self.labels, self.thing, strict=True)
+        return tuple(label for label, thing in pairs if (is_thing(label) if thing is None else thing))
 
     def concepts(self) -> list[Concept]:
         """One concept per label, without visual examples."""
         return [
-            Concept(label, synonyms=phrases, not_=contrasts, weight=weight)
-            for label, phrases, contrasts, weight in zip(
-                self.labels, self.phrases, self.contrasts, self.weights, strict=True
+            Concept(label, synonyms=phrases, not_=contrasts, weight=weight, thing=thing)
+            for label, phrases, contrasts, weight, thing in zip(
+                self.labels, self.phrases, self.contrasts, self.weights, self.thing, strict=True
             )
         ]
 

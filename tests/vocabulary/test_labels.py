@@ -111,7 +111,7 @@ def test_the_label_of_a_concept_may_hold_anything() -> None:
 
 
 def test_a_vocabulary_made_by_hand_is_checked() -> None:
-    with pytest.raises(VocabularyError, match="one entry for each of 1 labels, got 0, 1 and 1"):
+    with pytest.raises(VocabularyError, match="one entry for each of 1 labels, got 0, 1, 1, 1"):
         Vocabulary(("cat",), (), ((),), (), (1.0,))
     with pytest.raises(VocabularyError, match="label 'cat' must have at least one phrase, got none"):
         Vocabulary(("cat",), ((),), ((),), (), (1.0,))
