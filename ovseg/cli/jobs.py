@@ -75,6 +75,16 @@ class Job:
         return self.folder / f"{self.name}_masks"
 
     @property
+    def crops(self) -> Path:
+        """The folder for its objects cut out."""
+        return self.folder / f"{self.name}_crops"
+
+    @property
+    def panoptic(self) -> Path:
+        """The picture of COCO's panoptic format."""
+        return self.folder / f"{self.name}_panoptic.png"
+
+    @property
     def record(self) -> Path:
         """The JSON file, which is written last."""
         return self.folder / f"{self.name}.json"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ovseg.cli.formats import Format
+from ovseg.cli.formats import Format, Quality
 from ovseg.cli.output import echo
 from ovseg.cli.reading import Bands, Range, parse_reading
 from ovseg.escape import for_json, for_terminal, one_line
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ovseg.errors import ImageError
     from ovseg.identity import FileMark
     from ovseg.images.reading import Reading
-    from ovseg.result import SegmentationResult
+    from ovseg.result import Segment, SegmentationResult
     from ovseg.vocabulary.labels import Background
 
 _AT_ONCE = 4  # images that an accelerator gets together
@@ -51,14 +51,20 @@ def segment(
         str, typer.Option(help="auto, none (every pixel gets a label), or phrases with commas between.")
     ] = "auto",
     refine: Annotated[bool | None, typer.Option(help="Sharpen borders; the model decides if not given.")] = None,
+    instances: Annotated[bool, typer.Option("--instances", help="Also find the objects, to count.")] = False,
+    quality: Annotated[Quality | None, typer.Option(help="How objects are found, as the model file says.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Also redo images that are done.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line per image on stdout.")] = False,
     max_pixels: Annotated[int, typer.Option(help="Refuse larger images.")] = 200_000_000,
     min_area: Annotated[int, typer.Option(min=0, help="Drop parts of a label with fewer pixels.")] = 0,
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Drop pixels with a lower score.")] = 0,
     formats: Annotated[
-        list[Format] | None, typer.Option("--format", help="Write also: png, a mask of each label; coco, one file.")
+        list[Format] | None,
+        typer.Option("--format", help="Write also: png, a mask of each label; coco, panoptic: one file for all."),
     ] = None,
+    crops: Annotated[
+        bool, typer.Option("--crops", help="Write also each object cut out; see --instances.")
+    ] = False,
     value_range: Range = None,
     bands: Bands = None,
 ) -> None:
@@ -82,8 +88,17 @@ def segment(
         weights=weights,
         concepts=concepts,
         reading=parse_reading(value_range, bands, max_pixels=max_pixels),
-        changes={name: value for name, value in (("min_area", min_area), ("min_score", min_score)) if value},
-        formats=frozenset(formats or ()),
+        changes={
+            name: value
+            for name, value in (
+                ("min_area", min_area),
+                ("min_score", min_score),
+                ("instances", instances or crops),
+                ("quality", quality and quality.value),
+            )
+            if value
+        },
+        formats=frozenset([*(formats or ()), *([Format.CROPS] if crops else [])]),
     )
     with sources_of([images, *more]) as sources:
         failed = run.do_all(sources, out=out, overwrite=overwrite, as_json=as_json)
@@ -103,17 +118,20 @@ class Run:
     weights: Path | None
     concepts: Path | None
     reading: Reading
-    changes: dict[str, float]  # further keywords of ``segment``, which decide the result too
+    changes: dict[str, Any]  # further keywords of ``segment``, which decide the result too
     formats: frozenset[Format]
 
     def __post_init__(self) -> None:
         from ovseg.errors import VocabularyError
         from ovseg.result.storage import check_count
-        from ovseg.vocabulary.labels import Vocabulary
+        from ovseg.vocabulary.labels import Vocabulary, check_things
 
         check_count(len(self.labels))
         if self.labels:
-            Vocabulary.of(self.labels, background=self.background)  # refused before the model is loaded
+            vocabulary = Vocabulary.of(
+                self.labels, background=self.background
+            )  # refused before the model is loaded
+            check_things(vocabulary, self.changes.get("instances", False))
         elif self.concepts is None:
             raise VocabularyError(
                 "expected at least one label, got none; name what to find, or use --labels-file or --concepts"
@@ -161,7 +179,6 @@ class Run:
         Images are read ahead of the model, and an accelerator is handed a few at once.
         """
         from ovseg.prefetch import chunks, prefetch
-        from ovseg.result import SegmentationResult
 
         # The model is asked even if nothing is left to do: only it knows whether the weights behind its name are
         # the same.
@@ -177,7 +194,7 @@ class Run:
                 if isinstance(found, _Picture):
                     yield job, self._save(job, next(results), found, identity), True
                 else:
-                    yield job, SegmentationResult.load(job.record) if found is None else found, False
+                    yield job, self._load(job) if found is None else found, False
 
     def _read(self, job: Job, identity: dict[str, str], *, overwrite: bool) -> _Picture | ImageError | None:
         """The decoded image, why it cannot be decoded, or None where its result is there already."""
@@ -201,6 +218,18 @@ class Run:
             return ImageError(f"cannot read '{job.image}': {error.strerror}; was it moved?")
         except ImageError as error:
             return error
+
+    def _load(self, job: Job) -> SegmentationResult:
+        """A result that is done; with its photo where crops are wanted."""
+        from dataclasses import replace
+
+        from ovseg.images.load import read_image
+        from ovseg.result import SegmentationResult
+
+        result = SegmentationResult.load(job.record)
+        if Format.CROPS not in self.formats:
+            return result
+        return replace(result, image=read_image(job.image, self.reading, name=job.source).pixels)
 
     def _segment(self, pictures: list[_Picture]) -> Iterator[SegmentationResult]:
         if not pictures:
@@ -334,7 +363,12 @@ def _document(job: Job, result: SegmentationResult) -> dict[str, Any]:
         "overlay": str(job.overlay),
         "size": list(result.size),
         "labels": [row._asdict() for row in result.table()],
+        "instances": None if result.instances is None else [_object(each) for each in result.instances],
     }
+
+
+def _object(segment: Segment) -> dict[str, Any]:
+    return {"label": segment.label, "score": segment.score, "box": list(segment.box), "area": segment.area}
 
 
 def _print_table(result: SegmentationResult) -> None:
@@ -343,10 +377,12 @@ def _print_table(result: SegmentationResult) -> None:
     from rich.text import Text
 
     table = Table("label", box=None, header_style="bold")
-    for heading in ("area", "score", "presence"):
+    counted = ("count",) if result.things else ()
+    for heading in ("area", "score", "presence", *counted):
         table.add_column(heading, justify="right")
     for row in sorted(result.table(), key=lambda row: -row.area):
-        numbers = (f"{row.area:.1%}", f"{row.score:.2f}" if row.area else "-", f"{row.presence:.2f}")
+        numbers = [f"{row.area:.1%}", f"{row.score:.2f}" if row.area else "-", f"{row.presence:.2f}"]
+        numbers += ["" if row.objects is None else str(row.objects) for _ in counted]
         table.add_row(Text(one_line(row.label)), *numbers, style=None if row.area else "dim")
     Console().print(table)
 

@@ -154,6 +154,11 @@ class AlignmentHead(nn.Module):
         """(Q, 384) unit sentence vectors to (Q, 1618) in the joint space."""
         return Phrases(torch.cat([self.map_phrases(vectors), self.prototypes(vectors)], 1))
 
+    def detector_classes(self, queries: Tensor) -> Tensor:
+        """(Q, 1618) queries in the joint space to (Q, 80): what share of each of the detector's classes each is."""
+        start = _JOINT + _PROTOTYPE
+        return queries[:, start : start + _THINGS]
+
     def map_phrases(self, vectors: Tensor) -> Tensor:
         """The trained part: (Q, 384) to (Q, 256), unit length."""
         return functional.normalize(self.textual(vectors), dim=-1)

@@ -150,6 +150,33 @@ class CorrectionConfig(RegionsConfig):
     spare_lowest: bool = False
 
 
+class ObjectsConfig(Config):
+    """How objects are found.
+
+    Attributes:
+        proposals: where they may be: "detector" asks the model's own, and for labels that it does not know the
+            connected parts of the label map; "parts" asks those alone.
+        masks: what cuts them out: "map" the label map inside their box, or the name of a SAM of
+            ``ovseg.sam``, which is asked by box.
+        most: at most so many of an image are cut out.
+        least_score: those less sure are dropped.
+        sharpen: whether what is found also corrects the label map.
+    """
+
+    proposals: Literal["detector", "parts"] = "parts"
+    masks: str = "map"
+    most: int = Field(default=40, gt=0)
+    least_score: float = Field(default=0.3, ge=0, le=1)
+    sharpen: bool = False
+
+
+class QualityConfig(Config):
+    """How objects are found by ``quality``: "fast" in hardly more time than the labels, "best" with a SAM."""
+
+    fast: ObjectsConfig = ObjectsConfig()
+    best: ObjectsConfig = ObjectsConfig(masks="mobile-sam", sharpen=True)
+
+
 class PruneConfig(Config):
     """Labels that the image as a whole does not suggest are left out (ActiveSAM, 2026).
 
@@ -187,6 +214,7 @@ class ModelConfig(Config):
     refine: RefineConfig = RefineConfig()
     prune: PruneConfig | None = None
     correction: CorrectionConfig | None = None
+    objects: QualityConfig = QualityConfig()
     parameters: float
     megabytes: float
     license: str

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from ovseg.assets import asset_root
+from ovseg.encoders.embedded.detector import PicoDetector
 from ovseg.encoders.embedded.sentence import SentenceEncoder
 from ovseg.encoders.embedded.vision import MiniVision
 from ovseg.errors import ModelError
@@ -15,13 +16,14 @@ from ovseg.models.config import ModelConfig
 from ovseg.models.model import MadeOnce, Model
 from ovseg.weights import check_sum
 
-VISION_FILE, TEXT_FILE, HEAD_FILE, TOKENIZER_FILE = (
+VISION_FILE, TEXT_FILE, HEAD_FILE, TOKENIZER_FILE, BOXES_FILE = (
     "vision.safetensors",
     "text.safetensors",
     "alignment.safetensors",
     "tokenizer.json",
+    "boxes.safetensors",
 )
-FILES = (VISION_FILE, TEXT_FILE, HEAD_FILE, TOKENIZER_FILE)
+FILES = (VISION_FILE, TEXT_FILE, HEAD_FILE, TOKENIZER_FILE)  # those that labels need; boxes are for objects
 
 
 def build_embedded(config: ModelConfig, device: torch.device, dtype: torch.dtype, weights: Path | None) -> Model:
@@ -41,8 +43,14 @@ def build_embedded(config: ModelConfig, device: torch.device, dtype: torch.dtype
     def text() -> SentenceEncoder:
         return SentenceEncoder.load(folder / TEXT_FILE, folder / TOKENIZER_FILE)
 
+    @MadeOnce
+    def detector() -> PicoDetector:
+        check_sum(folder / BOXES_FILE, expected.get(BOXES_FILE))
+        return PicoDetector.load(vision.detector, folder / BOXES_FILE)
+
     image, words, alignment, tokenizer = sums
-    return Model(config, vision, text, head, {"image": image, "text": words + tokenizer[:16], "head": alignment})
+    marks = {"image": image, "text": words + tokenizer[:16], "head": alignment}
+    return Model(config, vision, text, head, marks, detector)
 
 
 def _check_folder(folder: Path, *, name: str, given: bool) -> None:

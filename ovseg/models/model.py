@@ -13,6 +13,7 @@ from ovseg.encoders.spec import ImageEncoder, TextEncoder
 from ovseg.heads.base import Head
 from ovseg.identity import digest
 from ovseg.models.config import ModelConfig
+from ovseg.proposals.proposal import Detector
 
 MadeT = TypeVar("MadeT")
 _IMAGE_SIDE = ("image", "structure", "regions")  # parts whose weights decide the features of an image
@@ -29,6 +30,7 @@ class Model:
         head: joins the two.
         weights: by part ("image", "text", "head", "structure", "regions") what its weights are known by: the
             SHA-256 of its file, or how they were made where there is no file.
+        detector: makes the frozen network that proposes objects; None where the model has none.
     """
 
     config: ModelConfig
@@ -36,6 +38,7 @@ class Model:
     text: Callable[[], TextEncoder]
     head: Head
     weights: Mapping[str, str]
+    detector: Callable[[], Detector] | None = None
 
     @property
     def encoder_digest(self) -> str:
@@ -52,7 +55,16 @@ class Model:
         config = self.config
         head = None if config.head is None else config.head.model_copy(update={"weights": "", "sha256": ""})
         rest = config.model_dump(
-            include={"logit_scale", "smoothing", "scoring", "background", "refine", "prune", "correction"}
+            include={
+                "logit_scale",
+                "smoothing",
+                "scoring",
+                "background",
+                "refine",
+                "prune",
+                "correction",
+                "objects",
+            }
         )
         return {
             "model": config.name,

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from inspect import signature
 from os import PathLike, fsdecode
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from PIL.Image import Image
 from torch import Tensor
 
-from ovseg.errors import ImageError, did_you_mean
+from ovseg.errors import ConfigError, ImageError, did_you_mean
 from ovseg.images.load import ImageSource, Picture, read_image
 from ovseg.images.reading import Reading
 from ovseg.prefetch import chunks, prefetch
+
+if TYPE_CHECKING:
+    from ovseg.pipeline.segmenter import Labels, Segmenter
 
 ItemT = TypeVar("ItemT")
 Read = tuple[str, Picture | ImageError]
@@ -24,6 +28,34 @@ def read_ahead(images: Iterable[ImageSource], reading: Reading, *, size: int) ->
     """Lists of ``size`` images, decoded in a thread: the path, if any, and the picture or why there is none."""
     read = prefetch(lambda source: _read(source, reading), images, ahead=size)
     return chunks(read, size)
+
+
+def stream(
+    segmenter: Segmenter,
+    images: Iterable[ImageSource],
+    labels: Labels | None,
+    *,
+    batch_size: int,
+    reading: Reading,
+    on_error: str,
+    options: dict[str, Any],
+) -> Iterator[Any]:
+    """See ``Segmenter.segment_batch``."""
+    refuse_single(images)
+    check_options(segmenter.segment, options)
+    if on_error not in {"raise", "skip", "return"}:
+        raise ConfigError(f"on_error must be 'raise', 'skip' or 'return', got {on_error!r}; choose one")
+    for some in read_ahead(images, reading, size=batch_size):
+        pictures = [found.pixels for _, found in some if isinstance(found, Picture)]
+        encoded = iter(segmenter.encode_batch(pictures))
+        for source, found in some:
+            if isinstance(found, Picture):
+                one = replace(next(encoded), source=source, note=found.note)
+                yield segmenter.segment(one, labels, **options)
+            elif on_error == "raise":
+                raise found
+            elif on_error == "return":
+                yield found
 
 
 def check_options(function: Callable[..., Any], options: Iterable[str]) -> None:

@@ -18,17 +18,18 @@ from ovseg.encoders.spec import DenseFeatures, run_encoder
 from ovseg.errors import ConfigError, ImageError, VocabularyError
 from ovseg.heads.base import reads_whole
 from ovseg.identity import digest
-from ovseg.images.load import ImageSource, Picture, read_image
+from ovseg.images.load import ImageSource, read_image
 from ovseg.images.reading import MAX_PIXELS, Reading
 from ovseg.images.resize import prepare, working_size
 from ovseg.models.config import for_benchmark
 from ovseg.models.model import Model
-from ovseg.pipeline.batches import check_options, path_of, read_ahead, refuse_single
+from ovseg.pipeline.batches import path_of, stream
 from ovseg.pipeline.decide import Decision, DecisionRules
 from ovseg.pipeline.encode import encode_images, whole_image
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits, class_logits
 from ovseg.pipeline.modifiers import LabelWeights, Modifier, Pruning
+from ovseg.pipeline.objects import ObjectSearch, Quality, find_objects
 from ovseg.pipeline.queries import QueryBank, encode_vocabulary, phrases_of
 from ovseg.pipeline.text_cache import TextCache
 from ovseg.result import SegmentationResult
@@ -255,6 +256,8 @@ class Segmenter:
         *,
         background: Background = "auto",
         refine: bool | None = None,
+        instances: bool | Sequence[str] = False,
+        quality: Quality | None = None,
         keep_scores: bool = False,
         min_area: int = 0,
         min_score: float = 0,
@@ -271,21 +274,25 @@ class Segmenter:
             background: "auto" lets everyday contrast phrases compete, so that a pixel may be none of the
                 labels; None gives every pixel a label; a list is your own contrast phrases.
             refine: pull the borders to image edges (PAMR); None follows the model file.
+            instances: also find the objects of the labels that are things (True), or of these labels.
+            quality: "fast" or "best", as the section ``objects`` of the model file says; None takes "best" where
+                objects are asked for, else "fast". Best also corrects the label map by the objects of all things.
             keep_scores: also return the probability of every label at every pixel.
             min_area: connected parts of a label with fewer pixels become none of the labels, or, where every pixel
-                gets a label, what is nearest.
+                gets a label, what is nearest; smaller objects are dropped.
             min_score: pixels whose label has a lower score, in [0, 1], become none of the labels, before
-                ``min_area`` is looked at.
+                ``min_area`` is looked at; objects with a lower score are dropped.
             max_pixels, value_range, bands: see ``encode``.
 
         Returns:
             A result of the size of the upright image.
 
         Raises:
-            VocabularyError: a label cannot be used.
+            VocabularyError: a label cannot be used, or none is a thing whose objects could be found.
             ImageError: the image cannot be read.
         """
         queries = self.queries(labels, background=background)
+        search = ObjectSearch.of(queries.vocabulary, instances=instances, quality=quality)
         if isinstance(image, EncodedImage):
             if value_range is not None or bands is not None:
                 raise ImageError("the image is encoded already, got a range or bands; give them to encode")
@@ -294,6 +301,7 @@ class Segmenter:
             encoded = self.encode(image, max_pixels=max_pixels, value_range=value_range, bands=bands)
         logits = self.logits(encoded, queries)
         decision = self.decide(logits, encoded, background=background is not None, refine=refine)
+        decision, objects = find_objects(self.model, search, encoded, logits, decision)
         names = queries.vocabulary.labels
         result = SegmentationResult(
             index_map=decision.index.cpu().numpy(),
@@ -302,9 +310,12 @@ class Segmenter:
             presence=dict(zip(names, decision.presence.tolist(), strict=True)),
             scores=self.rules.scores(logits, encoded, refine=self._refines(refine)) if keep_scores else None,
             image=encoded.image,
+            instances=objects,
+            things=search.reported,
             provenance=self._provenance(background, refine, encoded),
         )
-        asked = {name: value for name, value in (("min_area", min_area), ("min_score", min_score)) if value}
+        asked = {"min_area": min_area, "min_score": min_score} | search.described
+        asked = {name: value for name, value in asked.items() if value}
         result = replace(result, provenance=result.provenance | asked) if asked else result
         result = result.without_unsure(min_score) if min_score else result
         return result.without_small(min_area, fill=background is None) if min_area else result
@@ -342,21 +353,15 @@ class Segmenter:
             ConfigError: ``on_error`` is none of the three.
             TypeError: ``segment`` has no such keyword; the nearest is offered.
         """
-        refuse_single(images)
-        check_options(self.segment, options)
-        if on_error not in {"raise", "skip", "return"}:
-            raise ConfigError(f"on_error must be 'raise', 'skip' or 'return', got {on_error!r}; choose one")
-        reading = Reading.of(value_range, bands, max_pixels=max_pixels)
-        for some in read_ahead(images, reading, size=batch_size):
-            encoded = iter(self.encode_batch([found.pixels for _, found in some if isinstance(found, Picture)]))
-            for source, found in some:
-                if isinstance(found, Picture):
-                    one = replace(next(encoded), source=source, note=found.note)
-                    yield self.segment(one, labels, **options)
-                elif on_error == "raise":
-                    raise found
-                elif on_error == "return":
-                    yield found
+        return stream(
+            self,
+            images,
+            labels,
+            batch_size=batch_size,
+            reading=Reading.of(value_range, bands, max_pixels=max_pixels),
+            on_error=on_error,
+            options=options,
+        )
 
     @torch.inference_mode()
     def _whole(self, image: npt.NDArray[np.uint8]) -> Tensor:

@@ -2,5 +2,7 @@
 
 from ovseg.result.coco import CocoDataset
 from ovseg.result.core import LabelSummary, SegmentationResult
+from ovseg.result.panoptic import Panoptic, PanopticDataset
+from ovseg.result.segments import Segment
 
-__all__ = ["CocoDataset", "LabelSummary", "SegmentationResult"]
+__all__ = ["CocoDataset", "LabelSummary", "Panoptic", "PanopticDataset", "Segment", "SegmentationResult"]

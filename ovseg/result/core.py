@@ -282,6 +282,18 @@ class SegmentationResult:
         """
         return masks.save_masks(self, Path(folder))
 
+    def save_crops(self, folder: str | Path, *, padding: int = 0) -> list[Path]:
+        """Write each object cut out of the photo, and ``labels.json``, file to label; see ``crops``.
+
+        Returns:
+            The pictures, ``001_LABEL.png`` and so on, in the order of ``instances``.
+
+        Raises:
+            ShapeError: the result has no photo.
+            OutputError: the folder cannot be written to, or has other files.
+        """
+        return masks.save_crops(self, Path(folder), padding=padding)
+
     @classmethod
     def load(cls, source: str | Path) -> SegmentationResult:
         """The result that ``save`` wrote, from its folder or its JSON file.

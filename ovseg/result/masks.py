@@ -1,10 +1,10 @@
-"""A black and white picture for every label of a result, in a folder of their own."""
+"""A picture for every label or object of a result, in a folder of their own."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,16 +23,31 @@ _MAX_STEM = 100  # letters of a label that a file's name keeps
 
 def save_masks(result: SegmentationResult, folder: Path) -> list[Path]:
     """See ``SegmentationResult.save_masks``."""
+    pictures = (Image.fromarray(result.mask(label).astype(np.uint8) * 255) for label in result.labels)
+    return _save_pictures(folder, file_names(result.labels), result.labels, pictures)
+
+
+def save_crops(result: SegmentationResult, folder: Path, *, padding: int) -> list[Path]:
+    """See ``SegmentationResult.save_crops``."""
+    labels = [each.label for each in result.instances or ()]
+    stems = dict(zip(result.labels, file_names(result.labels), strict=True))
+    names = [f"{number:03d}_{stems[label]}" for number, label in enumerate(labels, start=1)]
+    return _save_pictures(folder, names, labels, result.crops(padding=padding))
+
+
+def _save_pictures(
+    folder: Path, names: Sequence[str], labels: Sequence[str], pictures: Iterable[Image.Image]
+) -> list[Path]:
+    """Write the pictures and, last, the table of their labels; what an earlier result left there is removed."""
     before = _files_before(folder)
-    names = dict(zip(file_names(result.labels), result.labels, strict=True))
     paths = [folder / name for name in names]
     with atomic_path(folder / TABLE) as table:
-        for path, label in zip(paths, names.values(), strict=True):
+        for path, picture in zip(paths, pictures, strict=True):
             with atomic_path(path) as temporary:
-                Image.fromarray(result.mask(label).astype(np.uint8) * 255).save(temporary, format="PNG")
+                picture.save(temporary, format="PNG")
         for name in before - set(names):
             (folder / name).unlink(missing_ok=True)
-        table.write_text(to_json(names), "utf-8", "backslashreplace")
+        table.write_text(to_json(dict(zip(names, labels, strict=True))), "utf-8", "backslashreplace")
     return paths
 
 
@@ -70,7 +85,7 @@ def _files_before(folder: Path) -> set[str]:
         names = read_json(folder / TABLE, what="table", advice="choose another folder", error=OutputError)
     except OutputError as error:
         raise OutputError(
-            f"expected an empty folder, or one with the masks of a result, got '{folder}', which has other files; "
+            f"expected an empty folder, or one with pictures of a result, got '{folder}', which has other files; "
             "choose another folder"
         ) from error
     return {name for name in names if Path(name).name == name and name.endswith(".png")}

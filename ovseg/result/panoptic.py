@@ -5,11 +5,15 @@ Source: Kirillov et al., Panoptic Segmentation, CVPR 2019, section 3.1; format o
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+from ovseg.files import atomic_path
 
 if TYPE_CHECKING:
     from ovseg.result.core import SegmentationResult
@@ -35,6 +39,46 @@ class Panoptic(NamedTuple):
     def ids(self) -> npt.NDArray[np.int32]:
         """(H, W) int32, the segment of each pixel, 0 for none."""
         return picture_to_ids(np.asarray(self.picture))
+
+
+@dataclass
+class PanopticDataset:
+    """One data set of the results of many images in COCO's panoptic format; ids are counted from 1."""
+
+    _images: list[dict[str, Any]] = field(default_factory=list)
+    _annotations: list[dict[str, Any]] = field(default_factory=list)
+    _categories: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def add(self, result: SegmentationResult, picture: Path, *, file_name: str) -> None:
+        """Add an image, and write its picture.
+
+        Args:
+            result: of the image.
+            picture: where the picture is written.
+            file_name: what the data set calls the picture.
+        """
+        found = to_panoptic(result, image_id=len(self._images) + 1, min_area=0)
+        names = {row["id"]: row["name"] for row in found.categories}
+        for row in found.categories:
+            known = self._categories.setdefault(row["name"], row | {"id": len(self._categories) + 1})
+            known["isthing"] |= row["isthing"]
+        info = [
+            row | {"category_id": self._categories[names[row["category_id"]]]["id"]} for row in found.segments_info
+        ]
+        height, width = result.size
+        source = str(result.provenance.get("source", ""))
+        self._images.append({"id": found.image_id, "file_name": source, "height": height, "width": width})
+        self._annotations.append({"image_id": found.image_id, "file_name": file_name, "segments_info": info})
+        with atomic_path(picture) as temporary:
+            found.picture.save(temporary, format="PNG")
+
+    def to_dict(self) -> dict[str, Any]:
+        """``images``, ``annotations`` and ``categories``: plain values that fit into JSON."""
+        return {
+            "images": self._images,
+            "annotations": self._annotations,
+            "categories": list(self._categories.values()),
+        }
 
 
 def to_panoptic(result: SegmentationResult, *, image_id: int, min_area: int) -> Panoptic:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MAX_NAME = 220  # bytes: with what is added to names, here and while a file is written, the 255 of most file systems
 COCO_FILE = "_annotations.coco.json"  # beside the results of many images; no result of its own
+PANOPTIC_FILE = "_panoptic.coco.json"
 NONE_8_BIT = 255
 NONE_16_BIT = 65535
 
@@ -164,7 +165,7 @@ def load(source: Path) -> dict[str, Any]:
 
 def _find_json(source: Path) -> Path:
     if source.is_dir():
-        found = sorted(path for path in source.glob("*.json") if path.name != COCO_FILE)
+        found = sorted(path for path in source.glob("*.json") if path.name not in {COCO_FILE, PANOPTIC_FILE})
         if len(found) != 1 and source / "result.json" not in found:
             raise ImageError(
                 f"expected one result in folder '{source}', found {len(found)} JSON files; give the file"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
-from ovseg.errors import VocabularyError
+from ovseg.errors import VocabularyError, did_you_mean
 from ovseg.vocabulary.background import names_background, unrelated_background
 from ovseg.vocabulary.spellings import phrase_for_encoder
 from ovseg.vocabulary.things import is_thing
@@ -167,6 +167,35 @@ class Vocabulary:
                 self.labels, self.phrases, self.contrasts, self.weights, self.thing, strict=True
             )
         ]
+
+
+def check_things(vocabulary: Vocabulary, instances: bool | Sequence[str]) -> tuple[str, ...]:
+    """The labels whose objects are asked for, in the order of the vocabulary.
+
+    Args:
+        vocabulary: the labels.
+        instances: True for all that are things, False for none, or the labels.
+
+    Raises:
+        VocabularyError: none of the labels is a thing, or a label is not among them.
+    """
+    labels = vocabulary.labels
+    if isinstance(instances, bool):
+        if instances and not vocabulary.things:
+            raise VocabularyError(
+                f"expected a label with objects to count, got {', '.join(labels)}, only areas; name the labels in "
+                "instances=[...], or use Concept(label, thing=True)"
+            )
+        return vocabulary.things if instances else ()
+    if isinstance(instances, str) or not all(isinstance(label, str) for label in instances) or not instances:
+        raise VocabularyError(f"instances must be True, False or a list of labels, got {instances!r}")
+    for label in instances:
+        if label not in labels:
+            raise VocabularyError(
+                f"instances asks for '{label}', which is none of the labels{did_you_mean(label, labels)} They are: "
+                f"{', '.join(labels)}"
+            )
+    return tuple(label for label in labels if label in set(instances))
 
 
 def _concepts(labels: Iterable[str | Concept]) -> list[Concept]:

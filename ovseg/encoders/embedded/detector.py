@@ -6,13 +6,25 @@ strides: Li et al., Generalized Focal Loss, NeurIPS 2020, equations 3 to 5.
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ovseg.encoders.embedded.picodet import NECK, ClassHead, PicoDetMaps, depthwise_pair
+from ovseg.encoders.embedded.picodet import NECK, ClassHead, PicoDet, PicoDetMaps, depthwise_pair
+from ovseg.encoders.spec import EncoderSpec
+from ovseg.images.resize import prepare, working_size
+from ovseg.proposals.proposal import Proposals
+from ovseg.weights import freeze, load_module, load_weights
 
 STRIDES = (8, 16, 32, 64)
+SHORT_SIDES = (416, 544)  # of the photo, in pixels; the network was trained at 416
+LEAST_SCORE = 0.04  # below which a cell shows nothing
 _BINS = 8
+_MULTIPLE = 32
+_PREPROCESSING = EncoderSpec("picodet-s", "picodet-s", _MULTIPLE, NECK)
 
 
 class BoxBranch(nn.Module):
@@ -48,3 +60,50 @@ def _boxes(maps: Tensor, stride: int) -> Tensor:
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     centres = torch.stack([x, y], -1).flatten(0, 1).to(maps) + 0.5
     return torch.cat([centres - distances[..., :2], centres + distances[..., 2:]], -1) * stride
+
+
+class PicoDetector(nn.Module):
+    """PicoDet with its boxes, on whole photos at two sizes: large objects are found best small, small ones large.
+
+    Args:
+        network: the frozen network, shared with the encoder.
+        branch: its box branch.
+    """
+
+    def __init__(self, network: PicoDet, branch: BoxBranch) -> None:
+        super().__init__()
+        self.network, self.branch = network, branch
+
+    @classmethod
+    def load(cls, network: PicoDet, path: str | Path) -> PicoDetector:
+        """The detector with the box branch of a safetensors file.
+
+        Raises:
+            ModelError: the file is missing, damaged or of another network.
+        """
+        branch = BoxBranch()
+        tensors, _ = load_weights(path)
+        load_module(branch, tensors, source=str(path))
+        weight = next(network.parameters())
+        freeze(branch)
+        return cls(network, branch.to(weight.device, weight.dtype))
+
+    @torch.inference_mode()
+    def propose(self, image: npt.NDArray[np.uint8]) -> Proposals:
+        """See ``ovseg.proposals.proposal.Detector``; classes are COCO's 80 things."""
+        found = [self._look(image, short_side) for short_side in SHORT_SIDES]
+        boxes, classes = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return Proposals(boxes, classes)
+
+    def _look(self, image: npt.NDArray[np.uint8], short_side: int) -> tuple[Tensor, Tensor]:
+        """Boxes in pixels of the photo and classes, of the cells that show anything."""
+        height, width = image.shape[:2]
+        size = working_size((height, width), short_side=short_side, max_long_side=2 * short_side, stride=_MULTIPLE)
+        weight = self.branch.boxes[0].weight
+        pixels, _ = prepare(image, _PREPROCESSING, size=size)
+        boxes, classes = self.branch(self.network(pixels.to(weight)))
+        likely = classes[0].amax(1) > LEAST_SCORE
+        scale = torch.tensor([width / size[1], height / size[0]] * 2, device=weight.device)
+        limit = torch.tensor([width, height] * 2, device=weight.device)
+        placed = (boxes[0, likely].float() * scale).clamp_min(0).minimum(limit)
+        return placed.cpu(), classes[0, likely].float().cpu()

@@ -1,0 +1,1 @@
+"""Where objects may be, before they have names: boxes, and what decides between them."""

@@ -1,0 +1,44 @@
+"""Proposals: places where an object may be, and what is known of it before it has a name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from ovseg.tensors import check_shape
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """n boxes of one image.
+
+    Attributes:
+        boxes: (n, 4) float32, x0, y0, x1, y1 in pixels of the image, inside it.
+        classes: (n, C) probabilities of the proposer's own classes, in [0, 1]; they need not add to 1.
+    """
+
+    boxes: Tensor
+    classes: Tensor
+
+    def __post_init__(self) -> None:
+        check_shape("boxes", self.boxes, "n 4")
+        check_shape("classes", self.classes, "n C", n=len(self.boxes))
+
+
+class Detector(Protocol):
+    """A frozen network that proposes objects of classes of its own."""
+
+    def propose(self, image: npt.NDArray[np.uint8]) -> Proposals:
+        """The objects that an image (H, W, 3) uint8 RGB may show; near copies are not dropped."""
+
+
+@runtime_checkable
+class NamesClasses(Protocol):
+    """A head whose queries say how far they are a detector's classes."""
+
+    def detector_classes(self, queries: Tensor) -> Tensor:
+        """(Q, D) vectors in the joint space to (Q, C): what share of each class a query is, at most 1 in all."""
