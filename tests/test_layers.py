@@ -14,7 +14,7 @@ LAYERS = [
     {"errors", "escape", "files", "tensors", "assets", "config", "_version", "_torchvision"},
     {"identity", "provenance", "weights", "hub", "network", "journal", "prefetch", "progress"},
     {"images", "vocabulary"},
-    {"attention", "regions", "refine", "proposals"},
+    {"attention", "sam", "regions", "refine", "proposals"},
     {"encoders", "heads"},
     {"models"},
     {"result"},

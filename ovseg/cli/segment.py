@@ -357,14 +357,16 @@ def _print_result(job: Job, result: SegmentationResult, *, as_json: bool, alone:
 
 
 def _document(job: Job, result: SegmentationResult) -> dict[str, Any]:
-    return {
+    rows = [row._asdict() for row in result.table()]
+    document = {
         "image": job.source,
         "result": str(job.record),
         "overlay": str(job.overlay),
         "size": list(result.size),
-        "labels": [row._asdict() for row in result.table()],
-        "instances": None if result.instances is None else [_object(each) for each in result.instances],
+        "labels": [{name: value for name, value in row.items() if value is not None} for row in rows],
     }
+    objects = {} if result.instances is None else {"instances": [_object(each) for each in result.instances]}
+    return document | objects
 
 
 def _object(segment: Segment) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ovseg.hub import content_of, find_weights
 from ovseg.models.config import ModelConfig
 from ovseg.models.download import STRUCTURE_FOLDER
 from ovseg.regions import build_regions
-from ovseg.regions.sam import sam_mark
+from ovseg.sam.load import sam_mark
 
 CLIP_MEAN: Triple = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Triple = (0.26862954, 0.26130258, 0.27577711)
@@ -46,8 +46,8 @@ def assemble(
     if encoder.regions is not None:
         whole = encoder.regions.from_image
         regions = build_regions(encoder.regions)
-        if encoder.regions.repo:
-            marks["regions"] = sam_mark(encoder.regions.repo)
+        if encoder.regions.model:
+            marks["regions"] = sam_mark(encoder.regions.model)
     recipe = encoder.recipe or RecipeConfig(name="plain")
     built = RecipeEncoder(tower, spec, recipe=recipe, structure=structure, regions=regions, regions_of_whole=whole)
     return built, marks

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -69,7 +70,7 @@ def named_boxes(proposals: Proposals, shares: Tensor, *, least_score: float) -> 
     rows, labels = (scores > least_score).nonzero(as_tuple=True)
     found = Candidates(proposals.boxes[rows], labels, scores[rows, labels])
     kept = []
-    for label in labels.unique():
+    for label in torch.unique(labels):
         own = (found.labels == label).nonzero().flatten()
         boxes = found.boxes[own]
         kept.append(own[distinct(box_overlap(boxes, boxes), found.scores[own], most_overlap=_BOX_OVERLAP)])
@@ -230,7 +231,9 @@ class ObjectFinder:
             return []
         network = load_sam(self.config.masks)
         embedding = network.encode(torch.from_numpy(encoded.image))
-        boxes, row_of = candidates.boxes.unique(dim=0, return_inverse=True)  # two names of a box share its mask
+        boxes, row_of = torch.unique(
+            candidates.boxes, dim=0, return_inverse=True
+        )  # two names of a box share its mask
         masks, quality = network.masks(embedding, boxes=boxes)
         inside = embedding.inside(masks[:, 0])[row_of]
         support = pooled(logits, encoded, candidates.labels, inside > 0)
@@ -253,7 +256,7 @@ def pooled(logits: ClassLogits, encoded: EncodedImage, labels: Tensor, masks: Te
         labels: (n,) int64, one for each mask.
         masks: (n, a, b) bool, the image at any size.
     """
-    used, row_of = labels.unique(return_inverse=True)
+    used, row_of = torch.unique(labels, return_inverse=True)
     probabilities = logits.probabilities(logits.values)[used.to(logits.values.device)]
     size = (masks.shape[-2], masks.shape[-1])
     maps = encoded.geometry.shrunk(size).sample(probabilities[None], slice(0, size[0]), stride=logits.stride)
@@ -335,7 +338,7 @@ def _outer(box: Tensor, size: Size) -> tuple[int, int, int, int]:
 def _segment(mask: Tensor, label: str, score: float) -> list[Segment]:
     """The segment of an (H, W) bool mask; none where it is empty."""
     pixels = mask.cpu().numpy()
-    rows, columns = pixels.any(1).nonzero()[0], pixels.any(0).nonzero()[0]
+    rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
     if not len(rows):
         return []
     top, left = int(rows[0]), int(columns[0])

@@ -1,4 +1,4 @@
-"""Regions: an image cut into parts by a class-free method, with SAM as an option."""
+"""Regions: an image cut into parts by a class-free method, or by SAM."""
 
 from ovseg.regions.sources import SOURCES, RegionsConfig, RegionSource, build_regions
 from ovseg.regions.vote import majority_label

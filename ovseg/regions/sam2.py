@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovseg.regions.sam import grid_points, open_sam
 from ovseg.regions.vote import paint_by_area
+from ovseg.sam.grid import grid_points, keep_masks
+from ovseg.sam.hub import open_sam
 
 SAM2_REPO = "facebook/sam2-hiera-large"
-_OFFSET = 1.0  # of the logits between which a stable mask hardly changes
 
 
 def sam2(
@@ -66,42 +66,6 @@ def propose_logits(image: Tensor, network: Any, processor: Any, *, side: int, ba
         logits.append(whole[:, 0])
         scores.append(output.iou_scores[0, :, 0])
     return torch.cat(logits).float(), torch.cat(scores).float()
-
-
-def keep_masks(logits: Tensor, scores: Tensor, *, quality: float, stability: float, overlap: float) -> Tensor:
-    """Indices (k,) of the masks that are good, stable, not empty, and of no better one's place; the best first.
-
-    Args:
-        logits: (n, H, W).
-        scores: (n,) predicted quality.
-        quality, stability, overlap: see ``sam2``.
-    """
-    strict, loose = ((logits > edge).flatten(1).sum(1) for edge in (_OFFSET, -_OFFSET))
-    stable = strict / loose.clamp_min(1)
-    masks = logits > 0
-    good = (scores > quality) & (stable > stability) & masks.flatten(1).any(1)
-    order = [number for number in scores.argsort(descending=True, stable=True).tolist() if good[number]]
-    boxes = {number: _box(masks[number]) for number in order}
-    kept: list[int] = []
-    for number in order:
-        if all(_box_overlap(boxes[number], boxes[other]) <= overlap for other in kept):
-            kept.append(number)
-    return torch.tensor(kept, dtype=torch.long)
-
-
-def _box(mask: Tensor) -> tuple[int, int, int, int]:
-    """x0, y0, x1, y1 of a mask's pixels, all included."""
-    rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
-    return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
-
-
-def _box_overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> float:
-    """Intersection over union of two boxes, with sides from first to last pixel, as torchvision measures them."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    both = max(width, 0) * max(height, 0)
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
-    return both / (areas - both) if areas > both else 0.0
 
 
 @lru_cache(maxsize=1)

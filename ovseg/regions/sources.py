@@ -10,9 +10,11 @@ from torch import Tensor
 
 from ovseg.config import Config, check_options, choose
 from ovseg.regions.clusters import kmeans, linked
-from ovseg.regions.sam import SAM_REPO, sam
+from ovseg.regions.sam import sam
 from ovseg.regions.sam2 import SAM2_REPO, sam2
 from ovseg.regions.superpixels import felzenszwalb, slic
+from ovseg.sam.load import sam_repo
+from ovseg.sam.mobile import MOBILE_SAM
 
 RegionSource = Callable[[Tensor, Tensor], Tensor]
 """From (H, W, 3) uint8 and (S, h, w) unit features to (H, W) int32 regions, −1 outside every one."""
@@ -40,10 +42,15 @@ class RegionsConfig(Config):
     options: dict[str, float | str] = Field(default={})
 
     @property
-    def repo(self) -> str:
-        """Repository or folder of its weights; empty where it needs none."""
-        default = {"sam": SAM_REPO, "sam2": SAM2_REPO}.get(self.source, "")
+    def model(self) -> str:
+        """The SAM that it asks, as of ``load_sam``; empty where it asks none."""
+        default = {"sam": MOBILE_SAM, "sam2": SAM2_REPO}.get(self.source, "")
         return str(self.options.get("model", default)) if default else ""
+
+    @property
+    def repo(self) -> str:
+        """Repository or folder of its weights; empty where it needs none, or has them in the package."""
+        return sam_repo(self.model)
 
     @property
     def from_image(self) -> bool:

@@ -58,28 +58,3 @@ def paint_by_area(masks: Tensor) -> Tensor:
     for place, number in enumerate(order.tolist()):
         regions[masks[number].cpu()] = place
     return regions
-
-
-def masks_to_regions(masks: Tensor, scores: Tensor, *, overlap: float = 0.7) -> Tensor:
-    """Overlapping masks as regions: near copies dropped by score, then smaller painted over larger.
-
-    Args:
-        masks: (n, H, W) bool.
-        scores: (n,) quality.
-        overlap: intersection over union over which the worse of two masks is dropped.
-
-    Returns:
-        (H, W) int32 numbers from 0 in the order of painting, −1 outside every mask.
-    """
-    flat = masks.flatten(1).float()
-    areas = flat.sum(1)
-    both = flat @ flat.T
-    union = (areas[:, None] + areas[None] - both).clamp_min(1)
-    kept: list[int] = []
-    for number in scores.argsort(descending=True, stable=True).tolist():
-        if areas[number] > 0 and all(both[number, other] <= overlap * union[number, other] for other in kept):
-            kept.append(number)
-    regions = torch.full(masks.shape[1:], -1, dtype=torch.int32)
-    for place, number in enumerate(sorted(kept, key=lambda found: -float(areas[found]))):
-        regions[masks[number].cpu()] = place
-    return regions

@@ -1,17 +1,18 @@
 """Region sources, the vote and the merging of masks."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from helpers.checkpoints import sam2_config
 
 from ovseg._torchvision import ensure_torchvision
 from ovseg.errors import ConfigError, ModelError, ShapeError
+from ovseg.images.geometry import ImageGeometry
 from ovseg.regions import SOURCES, RegionsConfig, build_regions, majority_label
-from ovseg.regions.sam import grid_points, propose, sam
-from ovseg.regions.sam2 import keep_masks, propose_logits
-from ovseg.regions.vote import masks_to_regions, paint_by_area
+from ovseg.regions.sam import regions_of, sam
+from ovseg.regions.sam2 import propose_logits
+from ovseg.regions.vote import paint_by_area
+from ovseg.sam import FoundMasks, SamEmbedding
+from ovseg.sam.grid import keep_masks
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 
@@ -95,58 +96,19 @@ def test_each_region_takes_its_most_frequent_label():
 
 
 def test_smaller_masks_lie_over_larger_ones_and_copies_are_dropped():
-    masks = torch.zeros(4, 4, 6, dtype=torch.bool)
-    masks[0, :, :4] = True
-    masks[1, 1:3, 1:3] = True
-    masks[2, :, :4] = True
-    masks[2, 3, 3] = False
-    regions = masks_to_regions(masks, torch.tensor([0.9, 0.8, 0.7, 0.99]))
+    logits = torch.full((4, 4, 6), -9.0)
+    logits[0, :, :4] = 9
+    logits[1, 1:3, 1:3] = 9
+    logits[2, :, :4] = 9
+    logits[2, 3, 3] = -9  # a copy of the first but for a pixel; the last is empty
+    scores = torch.tensor([0.9, 0.8, 0.7, 0.99])
+    kept = keep_masks(logits, scores, quality=0, stability=0, overlap=0.7)
+    embedding = SamEmbedding(ImageGeometry((4, 6), (4, 6), (4, 6)), None, by_frame=False)
+    regions = regions_of(FoundMasks(embedding, logits[kept], scores[kept]))
     assert regions.unique().tolist() == [-1, 0, 1]
     assert (regions[1:3, 1:3] == 1).all() and regions[0, 0] == regions[3, 3] == 0
-    assert (regions[:, 4:] == -1).all()
-    assert (masks_to_regions(masks[:0], torch.zeros(0)) == -1).all()
-
-
-def test_points_lie_at_the_centres_of_equal_cells():
-    assert grid_points(4, 8, side=2) == [[2.0, 1.0], [6.0, 1.0], [2.0, 3.0], [6.0, 3.0]]
-
-
-class StubSam:
-    """Answers each point with a mask of its own quarter of the image, and two worse ones."""
-
-    def get_image_embeddings(self, pixels):
-        return pixels
-
-    def __call__(self, image_embeddings, input_points, multimask_output):
-        count = input_points.shape[1]
-        masks = torch.full((1, count, 3, 4, 8), -1.0)
-        for number, ((x, y),) in enumerate(input_points[0].tolist()):
-            masks[0, number, 1, 2 * int(y // 2) : 2 * int(y // 2) + 2, 4 * int(x // 4) : 4 * int(x // 4) + 4] = 1
-        return SimpleNamespace(pred_masks=masks, iou_scores=torch.tensor([0.1, 0.95, 0.2]).expand(1, count, 3))
-
-
-class StubProcessor:
-    def __init__(self):
-        self.image_processor = SimpleNamespace(
-            post_process_masks=lambda masks, original, reshaped: [mask > 0 for mask in masks]
-        )
-
-    def __call__(self, image, input_points, return_tensors):
-        return {
-            "pixel_values": torch.zeros(1, 3, 4, 8),
-            "input_points": torch.tensor(input_points),
-            "original_sizes": torch.tensor([[4, 8]]),
-            "reshaped_input_sizes": torch.tensor([[4, 8]]),
-        }
-
-
-def test_sam_proposals_become_regions_in_batches():
-    image = torch.zeros(4, 8, 3, dtype=torch.uint8)
-    regions = propose(image, StubSam(), StubProcessor(), side=2, quality=0.88, batch=3)
-    assert regions.unique().tolist() == [0, 1, 2, 3]
-    assert (regions[:2, :4] == regions[0, 0]).all()
-    none = propose(image, StubSam(), StubProcessor(), side=2, quality=0.99, batch=3)
-    assert (none == -1).all()
+    assert (regions[:, 4:] == -1).all() and regions.dtype == torch.int32
+    assert (regions_of(FoundMasks(embedding, logits[:0], scores[:0])) == -1).all()
 
 
 def test_missing_weights_of_sam_say_what_to_do(tmp_path):
@@ -176,20 +138,6 @@ def test_larger_masks_are_painted_over_smaller_ones():
     masks[1, 0] = True  # 4 pixels, later of two equal ones
     masks[2, 0, 0] = True  # 1 pixel, hidden
     assert paint_by_area(masks).tolist() == [[2, 2, 2, 2], [1, 1, -1, -1]]
-
-
-def test_masks_of_sam2_are_kept_by_quality_stability_and_place():
-    logits = torch.full((6, 8, 12), -5.0)
-    logits[0, :4, :6] = 5  # the best
-    logits[1, :4, :5] = 5  # nearly its box, and worse: 12 of 15 sides
-    logits[2, 4:, 6:] = 5  # elsewhere
-    logits[3, 4:, :6] = 5  # bad
-    logits[4, 4:, :6] = 0.5  # unstable: above 0, not above 1
-    scores = torch.tensor([0.9, 0.8, 0.7, 0.4, 0.95, 0.99])  # the last mask is empty
-    kept = keep_masks(logits, scores, quality=0.4, stability=0.4, overlap=0.7)
-    assert kept.tolist() == [0, 2]
-    assert keep_masks(logits, scores, quality=0.4, stability=0.4, overlap=0.9).tolist() == [0, 1, 2]
-    assert keep_masks(logits[5:], scores[5:], quality=0, stability=0, overlap=1).tolist() == []
 
 
 def test_a_tiny_sam2_gives_a_mask_for_each_point_of_the_grid():

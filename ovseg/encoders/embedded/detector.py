@@ -99,7 +99,7 @@ class PicoDetector(nn.Module):
         """Boxes in pixels of the photo and classes, of the cells that show anything."""
         height, width = image.shape[:2]
         size = working_size((height, width), short_side=short_side, max_long_side=2 * short_side, stride=_MULTIPLE)
-        weight = self.branch.boxes[0].weight
+        weight = next(self.branch.parameters())
         pixels, _ = prepare(image, _PREPROCESSING, size=size)
         boxes, classes = self.branch(self.network(pixels.to(weight)))
         likely = classes[0].amax(1) > LEAST_SCORE

@@ -1,0 +1,111 @@
+"""Masks of everything: a SAM asked at a grid of points, and what is good, stable and new kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ovseg.sam.protocol import PromptedSam, SamEmbedding
+
+_OFFSET = 1.0  # of the logits between which a stable mask hardly changes
+_CHUNK = 64  # points whose masks are kept before they are filtered: 50 MB
+
+
+@dataclass(frozen=True)
+class FoundMasks:
+    """Masks of a photo, the best first.
+
+    Attributes:
+        embedding: of the photo, for ``to_image``.
+        logits: (n, h, w) float32 at low resolution.
+        quality: (n,) float32 predicted overlap.
+    """
+
+    embedding: SamEmbedding
+    logits: Tensor
+    quality: Tensor
+
+
+def automatic_masks(
+    network: PromptedSam,
+    image: Tensor,
+    *,
+    points_per_side: int = 16,
+    quality: float = 0.88,
+    stability: float = 0.95,
+    overlap: float = 0.7,
+) -> FoundMasks:
+    """Masks of the things and parts of a photo that nobody pointed at.
+
+    Args:
+        network: of ``load_sam``.
+        image: (H, W, 3) uint8 RGB.
+        points_per_side: side of the grid of points, 8 to 32; the time grows with its square.
+        quality: predicted overlap at which a mask is dropped.
+        stability: overlap of the mask at a stricter and a looser threshold, at which it is dropped.
+        overlap: of the boxes of two masks, over which the one of lower quality is dropped.
+
+    Raises:
+        ShapeError: the image has another form.
+
+    Source: Kirillov et al., Segment Anything, ICCV 2023, section 5 and appendix B, without its crops.
+    """
+    embedding = network.encode(image)
+    points = torch.tensor(grid_points(*embedding.geometry.original, side=points_per_side))
+    limits = {"quality": quality, "stability": stability, "overlap": overlap}
+    logits, scores = torch.zeros(0, 0, 0), torch.zeros(0)
+    for part in torch.split(points, _CHUNK):
+        masks, predicted = network.masks(embedding, points=part, multimask=True)
+        masks, predicted = masks.flatten(0, 1), predicted.flatten()
+        kept = keep_masks(embedding.inside(masks), predicted, **limits)
+        logits = torch.cat([logits.view(-1, *masks.shape[1:]), masks[kept]])
+        scores = torch.cat([scores, predicted[kept]])
+    kept = keep_masks(embedding.inside(logits), scores, **limits)
+    return FoundMasks(embedding, logits[kept], scores[kept])
+
+
+def grid_points(height: int, width: int, *, side: int) -> list[list[float]]:
+    """Centres (x, y) of side × side equal cells of an image, in pixels, rows first."""
+    return [
+        [(column + 0.5) * width / side, (row + 0.5) * height / side]
+        for row in range(side)
+        for column in range(side)
+    ]
+
+
+def keep_masks(logits: Tensor, scores: Tensor, *, quality: float, stability: float, overlap: float) -> Tensor:
+    """Indices (k,) of the masks that are good, stable, not empty, and of no better one's place; the best first.
+
+    Args:
+        logits: (n, h, w).
+        scores: (n,) predicted quality.
+        quality, stability, overlap: see ``automatic_masks``.
+    """
+    strict, loose = ((logits > edge).flatten(1).sum(1) for edge in (_OFFSET, -_OFFSET))
+    stable = strict / loose.clamp_min(1)
+    masks = logits > 0
+    good = (scores > quality) & (stable > stability) & masks.flatten(1).any(1)
+    order = [number for number in scores.argsort(descending=True, stable=True).tolist() if good[number]]
+    boxes = {number: _box(masks[number]) for number in order}
+    kept: list[int] = []
+    for number in order:
+        if all(_box_overlap(boxes[number], boxes[other]) <= overlap for other in kept):
+            kept.append(number)
+    return torch.tensor(kept, dtype=torch.long)
+
+
+def _box(mask: Tensor) -> tuple[int, int, int, int]:
+    """x0, y0, x1, y1 of a mask's pixels, all included."""
+    rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
+    return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
+
+
+def _box_overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> float:
+    """Intersection over union of two boxes, with sides from first to last pixel, as torchvision measures them."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    both = max(width, 0) * max(height, 0)
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return both / (areas - both) if areas > both else 0.0

@@ -1,0 +1,159 @@
+"""SAM, SAM 2, SAM 2.1 and EdgeTAM by transformers, from a folder or the hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ovseg.errors import ModelError
+from ovseg.hub import download_folder
+from ovseg.images.geometry import ImageGeometry
+from ovseg.sam.decoder import MaskDecoder, PromptEncoder
+from ovseg.sam.mobile import FrameSam
+from ovseg.sam.protocol import BATCH, PromptedSam, SamEmbedding, check_image, check_prompts
+from ovseg.weights import freeze, load_module
+
+_CLASSES = {  # by the "model_type" of config.json
+    "sam": ("SamModel", "SamImageProcessor"),
+    "sam2": ("Sam2Model", "Sam2ImageProcessor"),
+    "sam2_video": ("Sam2Model", "Sam2ImageProcessor"),
+    "edgetam": ("EdgeTamModel", "Sam2ImageProcessor"),
+    "edgetam_video": ("EdgeTamModel", "Sam2ImageProcessor"),
+}
+_INSTEAD = "put them there, take model: mobile-sam, or use source: felzenszwalb, which needs none"
+
+
+def open_from_hub(model: str) -> PromptedSam:
+    """A SAM of transformers.
+
+    Args:
+        model: repository on the hub, or a folder.
+
+    Raises:
+        ModelError: the weights are missing, or of another kind of network; says what to do.
+    """
+    folder = Path(model) if Path(model).is_dir() else download_folder(model, what="SAM")
+    kind = _kind(folder)
+    network, processor = open_sam(folder, *_CLASSES[kind])
+    return from_transformers(network, processor) if kind == "sam" else StretchedSam(network, processor)
+
+
+def _kind(folder: Path) -> str:
+    path = folder / "config.json"
+    kind = json.loads(path.read_text(encoding="utf-8")).get("model_type") if path.is_file() else None
+    if kind not in _CLASSES:
+        raise ModelError(
+            f"expected the weights of SAM, SAM 2 or EdgeTAM with their config.json in '{folder}', got "
+            f"{'no config.json' if kind is None else repr(kind)}; {_INSTEAD}"
+        )
+    return str(kind)
+
+
+def open_sam(model: str | Path, network: str, processor: str) -> tuple[Any, Any]:
+    """A network and a processor of transformers, from the hub or a folder.
+
+    Args:
+        model: repository or folder.
+        network, processor: names of the classes.
+
+    Raises:
+        ModelError: the weights are missing; says how to place them.
+    """
+    from ovseg._torchvision import ensure_torchvision
+
+    ensure_torchvision()
+    import transformers
+
+    folder = Path(model) if Path(model).is_dir() else download_folder(str(model), what="the regions' SAM")
+    try:
+        opened = getattr(transformers, network).from_pretrained(folder, use_safetensors=True)
+        return opened.eval().requires_grad_(False), getattr(transformers, processor).from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"expected the weights of SAM in '{folder}', got none ({type(error).__name__}); {_INSTEAD}"
+        ) from error
+
+
+def from_transformers(network: Any, processor: Any) -> FrameSam:
+    """The image encoder of a ``SamModel`` with our prompt encoder and mask decoder, filled with its weights.
+
+    Args:
+        network: a ``SamModel``.
+        processor: its ``SamImageProcessor``.
+    """
+    config = network.config.mask_decoder_config
+    channels = config.hidden_size
+    prompts = PromptEncoder(channels)
+    decoder = MaskDecoder(
+        channels, heads=config.num_attention_heads, inner=config.mlp_dim, epsilon=config.layer_norm_eps
+    )
+    state = network.prompt_encoder.state_dict().items()
+    own = {name: value for name, value in state if not name.startswith("mask_embed.")}
+    load_module(prompts, own, source="the prompt encoder")
+    load_module(decoder, network.mask_decoder.state_dict(), source="the mask decoder")
+    freeze(prompts)
+    freeze(decoder)
+
+    def encode(image: Tensor) -> tuple[Tensor, ImageGeometry]:
+        inputs = processor(image.numpy(), return_tensors="pt")
+        original, resized = (_size(inputs[name][0]) for name in ("original_sizes", "reshaped_input_sizes"))
+        pixels = inputs["pixel_values"]
+        return network.get_image_embeddings(pixels), ImageGeometry(original, resized, _size(pixels.shape[-2:]))
+
+    return FrameSam(encode, prompts, decoder)
+
+
+class StretchedSam:
+    """SAM 2, SAM 2.1 and EdgeTAM, which stretch a photo to their square frame.
+
+    Args:
+        network: a ``Sam2Model`` or ``EdgeTamModel``.
+        processor: its ``Sam2ImageProcessor``.
+    """
+
+    def __init__(self, network: Any, processor: Any) -> None:
+        self._network, self._processor = network, processor
+
+    @torch.inference_mode()
+    def encode(self, image: Tensor) -> SamEmbedding:
+        """See ``PromptedSam.encode``."""
+        pixels = self._processor(images=check_image(image).numpy(), return_tensors="pt")["pixel_values"]
+        size = _size(pixels.shape[-2:])
+        geometry = ImageGeometry(_size(image.shape[:2]), size, size)
+        return SamEmbedding(geometry, self._network.get_image_embeddings(pixels), by_frame=False)
+
+    @torch.inference_mode()
+    def masks(
+        self,
+        embedding: SamEmbedding,
+        *,
+        boxes: Tensor | None = None,
+        points: Tensor | None = None,
+        point_labels: Tensor | None = None,
+        multimask: bool = False,
+        batch: int = BATCH,
+    ) -> tuple[Tensor, Tensor]:
+        """See ``PromptedSam.masks``."""
+        prompts = check_prompts(boxes, points, point_labels).in_frame(embedding.geometry)
+        side, count = embedding.geometry.padded[0] // 4, 3 if multimask else 1
+        logits, quality = [torch.zeros(0, count, side, side)], [torch.zeros(0, count)]
+        for part in prompts.split(batch):
+            output = self._network(
+                image_embeddings=embedding.features,
+                input_boxes=None if part.boxes is None else part.boxes[None],
+                input_points=None if part.points is None else part.points[None],
+                input_labels=None if part.labels is None else part.labels[None],
+                multimask_output=multimask,
+            )
+            logits.append(output.pred_masks[0].float())
+            quality.append(output.iou_scores[0].float())
+        return torch.cat(logits), torch.cat(quality)
+
+
+def _size(pair: Any) -> tuple[int, int]:
+    height, width = (int(length) for length in pair)
+    return height, width

@@ -1,0 +1,47 @@
+"""The SAMs by name: the embedded one, or a repository or folder of transformers."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from ovseg.hub import content_of
+from ovseg.sam.mobile import MOBILE_SAM, SHA256, load_mobile_sam
+from ovseg.sam.protocol import PromptedSam
+
+
+@lru_cache(maxsize=1)
+def load_sam(model: str = MOBILE_SAM) -> PromptedSam:
+    """A frozen SAM on the CPU; the last one asked for stays in memory.
+
+    Args:
+        model: ``mobile-sam``, which is in the package; or a repository on the hub or a folder with weights of SAM
+            (``facebook/sam-vit-base``), SAM 2 or 2.1 (``facebook/sam2.1-hiera-tiny``) or EdgeTAM.
+
+    Raises:
+        ModelError: the weights are missing, damaged or of another network; says what to do.
+    """
+    if model == MOBILE_SAM:
+        return load_mobile_sam()
+    from ovseg.sam.hub import open_from_hub
+
+    return open_from_hub(model)
+
+
+def sam_repo(model: str) -> str:
+    """The repository or folder that a model is fetched from; empty for the embedded one."""
+    return "" if model == MOBILE_SAM else model
+
+
+def sam_mark(model: str) -> str:
+    """What the weights of a SAM are known by, as far as they are on this machine yet; never downloads."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if model == MOBILE_SAM:
+        return SHA256[:16]
+    folder = Path(model)
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    if not files:
+        found = try_to_load_from_cache(model, "model.safetensors")
+        files = [Path(found)] if isinstance(found, str) else []
+    return "+".join(content_of(file)[:16] for file in files) or model

@@ -1,0 +1,120 @@
+"""MobileSAM from the package's files, and every SAM whose prompts and masks work alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from ovseg.assets import asset_root
+from ovseg.images.geometry import ImageGeometry
+from ovseg.images.resize import exact_size
+from ovseg.sam.decoder import MaskDecoder, PromptEncoder
+from ovseg.sam.protocol import BATCH, OUTSIDE, Prompts, SamEmbedding, check_image, check_prompts
+from ovseg.sam.tiny_vit import ImageEncoder
+from ovseg.weights import check_sum, freeze, load_module, load_weights
+
+MOBILE_SAM = "mobile-sam"
+WEIGHTS_FILE = "mobile_sam.safetensors"
+SHA256 = "b00d9ab242d30a552f4e2a0cd3189ff4654e70a6ce4bfcc0cbc7922e002c42a4"
+SIDE = 1024  # of the square frame
+_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet, in levels of 0 to 255
+
+Encode = Callable[[Tensor], tuple[Tensor, ImageGeometry]]
+"""From a checked photo to (1, C, h, w) features of the frame, and how the photo lies in it."""
+
+
+class FrameSam:
+    """A SAM of an image encoder, a prompt encoder and a mask decoder."""
+
+    def __init__(self, encode: Encode, prompts: PromptEncoder, decoder: MaskDecoder) -> None:
+        self._encode, self._prompts, self._decoder = encode, prompts, decoder
+
+    @torch.inference_mode()
+    def encode(self, image: Tensor) -> SamEmbedding:
+        """See ``PromptedSam.encode``."""
+        features, geometry = self._encode(check_image(image))
+        cells = features[0].flatten(1).T + self._prompts.no_mask_embed.weight
+        return SamEmbedding(geometry, cells.contiguous())
+
+    @torch.inference_mode()
+    def masks(
+        self,
+        embedding: SamEmbedding,
+        *,
+        boxes: Tensor | None = None,
+        points: Tensor | None = None,
+        point_labels: Tensor | None = None,
+        multimask: bool = False,
+        batch: int = BATCH,
+    ) -> tuple[Tensor, Tensor]:
+        """See ``PromptedSam.masks``."""
+        prompts = check_prompts(boxes, points, point_labels).in_frame(embedding.geometry)
+        side = embedding.geometry.padded[0]
+        cells = round(len(embedding.features) ** 0.5)  # in a row, and in a column
+        places = self._prompts.places(cells, cells)
+        # enlarging a mask to the photo reads one cell beyond its border
+        grid = tuple(min(cells, length * cells // side + 1) for length in embedding.geometry.resized)
+        count = 3 if multimask else 1
+        logits = torch.full((len(prompts), count, 4 * cells, 4 * cells), OUTSIDE)
+        quality = torch.zeros(len(prompts), count)
+        for number, part in enumerate(prompts.split(batch)):
+            rows = slice(number * batch, number * batch + len(part))
+            tokens = self._tokens(part, side)
+            found = self._decoder(
+                tokens, embedding.features, places, shape=(cells, cells), grid=grid, multimask=multimask
+            )
+            logits[rows, :, : 4 * grid[0], : 4 * grid[1]], quality[rows] = found
+        return logits, quality
+
+    def _tokens(self, prompts: Prompts, side: int) -> Tensor:
+        tokens: Tensor = self._prompts(prompts.boxes, prompts.points, prompts.labels, side=side)
+        return tokens
+
+
+def load_mobile_sam() -> FrameSam:
+    """MobileSAM from the package's files; half a second, 80 MB.
+
+    Raises:
+        ModelError: the file is missing or its checksum differs.
+    """
+    path = asset_root("models") / MOBILE_SAM / WEIGHTS_FILE
+    check_sum(path, SHA256)
+    tensors, _ = load_weights(path)
+    encoder, prompts, decoder = ImageEncoder(), PromptEncoder(), MaskDecoder()
+    parts = {"image_encoder": encoder, "prompt_encoder": prompts, "mask_decoder": decoder}
+    for name, module in parts.items():
+        own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+        load_module(module, own, source=f"'{path}'")
+        freeze(module)
+    for weight in encoder.parameters():
+        if weight.ndim == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+
+    def encode(image: Tensor) -> tuple[Tensor, ImageGeometry]:
+        pixels, geometry = frame(image)
+        return encoder(pixels), geometry
+
+    return FrameSam(encode, prompts, decoder)
+
+
+def frame(image: Tensor) -> tuple[Tensor, ImageGeometry]:
+    """A photo in the frame: its longer side 1024, the rest of the square empty.
+
+    Args:
+        image: (H, W, 3) uint8.
+
+    Returns:
+        (1, 3, 1024, 1024) float32, channels last, and the geometry.
+    """
+    height, width = image.shape[:2]
+    size = exact_size((height, width), short_side=SIDE, max_long_side=SIDE)
+    picture = Image.fromarray(image.numpy()).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    resized = torch.from_numpy(np.array(picture))
+    values = (resized.float() - torch.tensor(_MEAN)) / torch.tensor(_STD)
+    padded = functional.pad(values, (0, 0, 0, SIDE - size[1], 0, SIDE - size[0]))
+    return padded.permute(2, 0, 1)[None], ImageGeometry((height, width), size, (SIDE, SIDE))
