@@ -1,0 +1,192 @@
+"""Objects: boxes with names, masks, scores, and what they correct in the label map."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.toy import COLOURS, SPACE, make_segmenter
+from torch import Tensor
+
+from ovseg.errors import ConfigError, ModelError, VocabularyError
+from ovseg.heads.base import IdentityHead
+from ovseg.models.config import ObjectsConfig, QualityConfig
+from ovseg.pipeline.decide import Decision
+from ovseg.pipeline.objects import ObjectSearch, named_boxes, part_boxes, pooled, sharpen
+from ovseg.pipeline.segmenter import Segmenter
+from ovseg.proposals.proposal import Proposals
+from ovseg.result.segments import Segment
+from ovseg.vocabulary.labels import Concept, Vocabulary
+
+
+class KnowingHead(IdentityHead):
+    """Its queries are the detector's classes."""
+
+    def detector_classes(self, queries: Tensor) -> Tensor:
+        return queries[:, :6]
+
+
+class ToyDetector:
+    """Boxes as they were told."""
+
+    def __init__(self, *boxes: tuple[float, float, float, float], colour: str = "red") -> None:
+        self.boxes = torch.tensor(boxes)
+        self.classes = torch.zeros(len(boxes), 6)
+        self.classes[:, list(COLOURS).index(colour)] = torch.linspace(0.9, 0.6, len(boxes))
+
+    def propose(self, image: np.ndarray) -> Proposals:
+        return Proposals(self.boxes, self.classes)
+
+
+def toy(*boxes: tuple[float, float, float, float], sharpen: bool = False) -> Segmenter:
+    """The toy segmenter, with a detector that finds these boxes red, by the label map and without a SAM."""
+    plain = make_segmenter()
+    config = ObjectsConfig(proposals="detector" if boxes else "parts", sharpen=sharpen)
+    model = replace(
+        plain.model,
+        config=plain.config.model_copy(update={"objects": QualityConfig(fast=config, best=config)}),
+        head=KnowingHead(SPACE),
+        detector=(lambda: ToyDetector(*boxes)) if boxes else None,
+    )
+    return Segmenter(model, device=torch.device("cpu"))
+
+
+def squares(*places: tuple[slice, slice], colour: str = "red") -> np.ndarray:
+    image = np.full((64, 128, 3), 120, np.uint8)
+    for rows, columns in places:
+        image[rows, columns] = COLOURS[colour]
+    return image
+
+
+TWO = squares((slice(8, 40), slice(8, 40)), (slice(8, 40), slice(72, 112)))
+TOUCHING = squares((slice(8, 40), slice(8, 88)))
+
+
+def test_connected_parts_are_objects_where_there_is_no_detector() -> None:
+    result = toy().segment(TWO, ["red", "blue"], instances=True)
+    assert result.instances is not None
+    assert sorted(each.box for each in result.instances) == [(8, 8, 40, 40), (72, 8, 112, 40)]
+    assert [each.label for each in result.instances] == ["red", "red"]
+    assert result.things == ("red", "blue") and result.count("blue") == 0
+    assert result.provenance["instances"] == ["red", "blue"]
+    for each in result.instances:
+        assert result.mask("red")[each.mask()].all()
+
+
+def test_nothing_is_looked_for_unless_it_is_asked_for() -> None:
+    result = toy().segment(TWO, ["red", "blue"])
+    assert (result.instances, result.things) == (None, ())
+    assert "quality" not in result.provenance
+
+
+def test_a_detector_parts_what_touches_each_pixel_to_the_nearer_box() -> None:
+    result = toy((8, 8, 52, 40), (44, 8, 88, 40)).segment(TOUCHING, ["red", "blue"], instances=["red"])
+    assert result.instances is not None
+    first, second = sorted(result.instances, key=lambda each: each.box)
+    assert first.box == (8, 8, 48, 40) and second.box == (48, 8, 88, 40)
+    assert (result.instance_map > 0).sum() == result.mask("red").sum()
+    assert (first.score, second.score) == pytest.approx((0.9, 0.6), abs=0.01)
+
+
+def test_boxes_take_the_labels_that_their_classes_mean_and_copies_are_dropped() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 10], [50, 50, 60, 60]])
+    classes = torch.tensor([[0.9, 0.0], [0.8, 0.0], [0.0, 0.7], [0.1, 0.0]])
+    shares = torch.tensor([[0.5, 0.0], [0.0, 1.0]])
+    found = named_boxes(Proposals(boxes, classes), shares, least_score=0.3)
+    rows = sorted(zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True))
+    assert [(label, round(score, 3)) for label, score, _ in rows] == [(0, 0.45), (1, 0.7)]
+    assert rows[0][2] == [0, 0, 10, 10]
+
+
+def test_parts_that_are_tiny_are_no_objects_and_scores_are_means() -> None:
+    index = torch.full((100, 100), -1, dtype=torch.int32)
+    index[10:20, 10:30] = 1
+    index[50, 50] = 1
+    best = torch.full((100, 100), 0.25)
+    best[10:20, 10:20] = 0.75
+    found = part_boxes(index, best, [0, 1])
+    assert found.boxes.tolist() == [[10, 10, 30, 20]]
+    assert (found.labels.tolist(), found.scores.tolist()) == ([1], [0.5])
+
+
+def test_support_is_the_mean_probability_of_the_label_inside_the_mask() -> None:
+    segmenter = make_segmenter()
+    encoded = segmenter.encode(TWO)
+    logits = segmenter.logits(encoded, segmenter.queries(["red", "blue"], background=None))
+    masks = torch.zeros(2, 8, 16, dtype=torch.bool)  # cells of 8 pixels
+    masks[0, 1:5, 1:5] = masks[1, 1:5, 1:5] = True
+    probabilities = logits.probabilities(logits.values)
+    means = pooled(logits, encoded, torch.tensor([0, 1]), masks)
+    expected = [float(probabilities[label, 1:5, 1:5].mean()) for label in (0, 1)]
+    assert means.tolist() == pytest.approx(expected, abs=0.02)
+    assert pooled(logits, encoded, torch.tensor([0]), torch.zeros(1, 8, 16, dtype=torch.bool)).tolist() == [0]
+
+
+def test_a_sure_object_replaces_the_label_of_pixels_that_are_less_sure() -> None:
+    index = torch.tensor([[0, 0, 1, -1]], dtype=torch.int32)
+    best = torch.tensor([[0.9, 0.4, 0.3, 0.2]])
+    whole = Segment.of_mask(np.ones((1, 4), bool), "c", 0.5, corner=(0, 0), size=(1, 4))
+    sharp = sharpen(Decision(index, best, torch.ones(3)), [whole], [2], trust=1.0)
+    assert sharp.index.tolist() == [[0, 2, 2, 2]]
+    assert sharp.best[0].tolist() == pytest.approx([0.9, 0.5, 0.5, 0.5])
+
+
+def test_best_corrects_the_label_map_without_reporting_objects() -> None:
+    inside = toy((8, 8, 88, 40), sharpen=True).segment(TOUCHING, ["red", "blue"], quality="best")
+    assert inside.instances is None and inside.things == ()
+    assert inside.provenance["quality"] == "best"
+
+
+@pytest.mark.parametrize(
+    ("instances", "message"),
+    [
+        (["cat"], "instances asks for 'cat', which is none of the labels"),
+        ("red", "must be True, False or a list of labels, got 'red'"),
+        ([], r"must be True, False or a list of labels, got \[\]"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused(instances: object, message: str) -> None:
+    with pytest.raises(VocabularyError, match=message):
+        toy().segment(TWO, ["red"], instances=instances)  # type: ignore[arg-type]
+
+
+def test_labels_without_objects_are_refused_and_may_be_named_or_said_to_be_things() -> None:
+    with pytest.raises(VocabularyError, match="got sky, brick wall, only areas; name the labels in instances"):
+        ObjectSearch.of(Vocabulary.of(["sky", "brick wall"]), instances=True, quality=None)
+    assert ObjectSearch.of(Vocabulary.of(["sky"]), instances=["sky"], quality=None).labels == (0,)
+    vocabulary = Vocabulary.of(["grass", Concept("sky", thing=True)])
+    assert ObjectSearch.of(vocabulary, instances=True, quality=None).reported == ("sky",)
+
+
+def test_an_unknown_quality_and_a_detector_that_is_not_there_are_refused() -> None:
+    with pytest.raises(ConfigError, match="quality must be 'fast', 'best' or None, got 'good'"):
+        toy().segment(TWO, ["red"], quality="good")  # type: ignore[arg-type]
+    without = toy((0.0, 0, 1, 1))
+    without.model = replace(without.model, detector=None)
+    with pytest.raises(ModelError, match="model 'toy' has no detector"):
+        without.segment(TWO, ["red"], instances=True)
+
+
+@pytest.fixture(scope="module")
+def cat() -> Path:
+    return Path(__file__).parents[2] / "examples" / "cat.jpg"
+
+
+@pytest.mark.parametrize("quality", ["fast", "best"])
+def test_mini_finds_the_one_cat_of_a_photo(mini: Segmenter, cat: Path, quality: str) -> None:
+    result = mini.segment(cat, ["cat", "dog", "wall"], instances=True, quality=quality)  # type: ignore[arg-type]
+    assert result.instances is not None
+    assert (result.count("cat"), result.count("dog")) == (1, 0)
+    (only,) = result.instances
+    inside = only.mask()
+    assert (result.mask("cat") & inside).sum() / (result.mask("cat") | inside).sum() > 0.8
+
+
+def test_objects_are_the_same_in_a_batch_and_alone(mini: Segmenter, cat: Path) -> None:
+    options = {"instances": True, "quality": "fast"}
+    alone = mini.segment(cat, ["cat", "dog"], **options)  # type: ignore[arg-type]
+    _, together = mini.segment_batch([TWO, cat], ["cat", "dog"], **options)
+    assert together.instances == alone.instances
