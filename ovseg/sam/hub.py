@@ -36,10 +36,19 @@ def open_from_hub(model: str) -> PromptedSam:
     Raises:
         ModelError: the weights are missing, or of another kind of network; says what to do.
     """
-    folder = Path(model) if Path(model).is_dir() else download_folder(model, what="SAM")
+    folder = Path(model) if Path(model).is_dir() else _download(model)
     kind = _kind(folder)
     network, processor = _opened(folder, *_CLASSES[kind])
     return from_transformers(network, processor) if kind == "sam" else StretchedSam(network, processor)
+
+
+def _download(model: str) -> Path:
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return download_folder(model, what="SAM")
+    except HFValidationError as error:
+        raise ModelError(f"expected mobile-sam, a repository on the hub or a folder, got '{model}'") from error
 
 
 def _kind(folder: Path) -> str:
