@@ -23,6 +23,7 @@ lint: $(READY)
 benchmark: $(READY)
 	$(BIN)/python evaluation/peers/speed.py
 	$(BIN)/python evaluation/peers/evaluation_speed.py
+	$(BIN)/python evaluation/peers/sam_speed.py
 
 DATA ?= ../shared/data
 results: $(READY)

@@ -47,6 +47,7 @@ def check(archive: Path, folder: Path) -> None:
     table = call(folder / "environment" / "bin" / "ovseg", "segment", PHOTO, "cat", "wall", cwd=folder)
     if "cat" not in table or not (folder / "out" / "cat_overlay.png").is_file():
         sys.exit(f"{archive.name} made no overlay:\n{table}")
+    call(python, "-c", "import ovseg.sam; ovseg.sam.load_sam()", cwd=folder)  # its weights are there, and whole
     print(f"{archive.name}: {archive.stat().st_size / 2**20:.1f} MB, segments a photo")
 
 

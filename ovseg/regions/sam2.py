@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
-
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ovseg.regions.vote import paint_by_area
 from ovseg.sam.grid import grid_points, keep_masks
-from ovseg.sam.hub import open_sam
+from ovseg.sam.load import load_sam
+from ovseg.sam.protocol import PromptedSam
 
 SAM2_REPO = "facebook/sam2-hiera-large"
 
@@ -46,33 +45,16 @@ def sam2(
 
     Source: Ravi et al., SAM 2, 2024; the settings are those of version 1 of CorrCLIP's code, ICCV 2025.
     """
-    network, processor = load_sam2(model)
-    logits, scores = propose_logits(image, network, processor, side=int(points_per_side), batch=int(batch))
+    network = load_sam(model)
+    logits, scores = propose_logits(image, network, side=int(points_per_side), batch=int(batch))
     kept = keep_masks(logits, scores, quality=quality, stability=stability, overlap=overlap)
     return paint_by_area(logits[kept] > 0)
 
 
 @torch.inference_mode()
-def propose_logits(image: Tensor, network: Any, processor: Any, *, side: int, batch: int) -> tuple[Tensor, Tensor]:
+def propose_logits(image: Tensor, network: PromptedSam, *, side: int, batch: int) -> tuple[Tensor, Tensor]:
     """Logits (n, H, W) of one mask for each point of a grid, and (n,) how well it is expected to overlap."""
     height, width = image.shape[:2]
-    points = [[[point] for point in grid_points(height, width, side=side)]]
-    inputs = processor(images=image.cpu().numpy(), input_points=points, return_tensors="pt")
-    embeddings = network.get_image_embeddings(inputs["pixel_values"])
-    logits, scores = [], []
-    for prompts in torch.split(inputs["input_points"], batch, dim=1):
-        output = network(image_embeddings=embeddings, input_points=prompts, multimask_output=False)
-        whole = processor.post_process_masks(output.pred_masks, inputs["original_sizes"], binarize=False)[0]
-        logits.append(whole[:, 0])
-        scores.append(output.iou_scores[0, :, 0])
-    return torch.cat(logits).float(), torch.cat(scores).float()
-
-
-@lru_cache(maxsize=1)
-def load_sam2(model: str) -> tuple[Any, Any]:
-    """The frozen network and its processor.
-
-    Raises:
-        ModelError: the weights are missing; says how to place them.
-    """
-    return open_sam(model, "Sam2Model", "Sam2Processor")
+    points = torch.tensor(grid_points(height, width, side=side))
+    logits, scores = network.masks(network.encode(image), points=points, batch=batch)
+    return functional.interpolate(logits, (height, width), mode="bilinear")[:, 0], scores[:, 0]

@@ -36,10 +36,19 @@ def open_from_hub(model: str) -> PromptedSam:
     Raises:
         ModelError: the weights are missing, or of another kind of network; says what to do.
     """
-    folder = Path(model) if Path(model).is_dir() else download_folder(model, what="SAM")
+    folder = Path(model) if Path(model).is_dir() else _download(model)
     kind = _kind(folder)
-    network, processor = open_sam(folder, *_CLASSES[kind])
+    network, processor = _opened(folder, *_CLASSES[kind])
     return from_transformers(network, processor) if kind == "sam" else StretchedSam(network, processor)
+
+
+def _download(model: str) -> Path:
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return download_folder(model, what="SAM")
+    except HFValidationError as error:
+        raise ModelError(f"expected mobile-sam, a repository on the hub or a folder, got '{model}'") from error
 
 
 def _kind(folder: Path) -> str:
@@ -53,25 +62,16 @@ def _kind(folder: Path) -> str:
     return str(kind)
 
 
-def open_sam(model: str | Path, network: str, processor: str) -> tuple[Any, Any]:
-    """A network and a processor of transformers, from the hub or a folder.
-
-    Args:
-        model: repository or folder.
-        network, processor: names of the classes.
-
-    Raises:
-        ModelError: the weights are missing; says how to place them.
-    """
+def _opened(folder: Path, network: str, processor: str) -> tuple[Any, Any]:
+    """A frozen network and a processor of transformers, by the names of their classes."""
     from ovseg._torchvision import ensure_torchvision
 
     ensure_torchvision()
     import transformers
 
-    folder = Path(model) if Path(model).is_dir() else download_folder(str(model), what="the regions' SAM")
     try:
         opened = getattr(transformers, network).from_pretrained(folder, use_safetensors=True)
-        return opened.eval().requires_grad_(False), getattr(transformers, processor).from_pretrained(folder)
+        return freeze(opened), getattr(transformers, processor).from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"expected the weights of SAM in '{folder}', got none ({type(error).__name__}); {_INSTEAD}"

@@ -29,16 +29,21 @@ Encode = Callable[[Tensor], tuple[Tensor, ImageGeometry]]
 
 
 class FrameSam:
-    """A SAM of an image encoder, a prompt encoder and a mask decoder."""
+    """A SAM of an image encoder, a prompt encoder and a mask decoder.
+
+    Args:
+        encode: see ``Encode``.
+        prompts, decoder: frozen, on the CPU.
+    """
 
     def __init__(self, encode: Encode, prompts: PromptEncoder, decoder: MaskDecoder) -> None:
-        self._encode, self._prompts, self._decoder = encode, prompts, decoder
+        self._encode, self.prompts, self.decoder = encode, prompts, decoder
 
     @torch.inference_mode()
     def encode(self, image: Tensor) -> SamEmbedding:
         """See ``PromptedSam.encode``."""
         features, geometry = self._encode(check_image(image))
-        cells = features[0].flatten(1).T + self._prompts.no_mask_embed.weight
+        cells = features[0].flatten(1).T + self.prompts.no_mask_embed.weight
         return SamEmbedding(geometry, cells.contiguous())
 
     @torch.inference_mode()
@@ -56,7 +61,7 @@ class FrameSam:
         prompts = check_prompts(boxes, points, point_labels).in_frame(embedding.geometry)
         side = embedding.geometry.padded[0]
         cells = round(len(embedding.features) ** 0.5)  # in a row, and in a column
-        places = self._prompts.places(cells, cells)
+        places = self.prompts.places(cells, cells)
         # enlarging a mask to the photo reads one cell beyond its border
         grid = tuple(min(cells, length * cells // side + 1) for length in embedding.geometry.resized)
         count = 3 if multimask else 1
@@ -65,14 +70,14 @@ class FrameSam:
         for number, part in enumerate(prompts.split(batch)):
             rows = slice(number * batch, number * batch + len(part))
             tokens = self._tokens(part, side)
-            found = self._decoder(
+            found = self.decoder(
                 tokens, embedding.features, places, shape=(cells, cells), grid=grid, multimask=multimask
             )
             logits[rows, :, : 4 * grid[0], : 4 * grid[1]], quality[rows] = found
         return logits, quality
 
     def _tokens(self, prompts: Prompts, side: int) -> Tensor:
-        tokens: Tensor = self._prompts(prompts.boxes, prompts.points, prompts.labels, side=side)
+        tokens: Tensor = self.prompts(prompts.boxes, prompts.points, prompts.labels, side=side)
         return tokens
 
 

@@ -20,7 +20,7 @@ from ovseg.errors import ShapeError
 from ovseg.images.geometry import ImageGeometry
 from ovseg.tensors import check_shape
 
-BATCH = 4  # prompts that a decoder answers together: more do not fit the caches and take longer each
+BATCH = 2  # prompts that a decoder answers together: more do not fit the caches and take longer each
 OUTSIDE = -32.0  # logit of what lies outside the photo
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 CHANNELS = 256  # of the embedding
 STRIP = 32  # rows of a bottleneck that are computed together
+CELLS = 2048  # cells of a perceptron that are computed together
 
 
 class Convolution(nn.Conv2d):
@@ -100,7 +101,7 @@ class WindowAttention(nn.Module):
 
 
 class Perceptron(nn.Module):
-    """Two linear layers on every cell."""
+    """Two linear layers on every cell, some cells at a time for the sake of the caches."""
 
     def __init__(self, channels: int, *, wider: int = 4) -> None:
         super().__init__()
@@ -110,8 +111,9 @@ class Perceptron(nn.Module):
 
     def forward(self, cells: Tensor) -> Tensor:
         """(…, C) to the same shape."""
-        mixed: Tensor = self.fc2(functional.gelu(self.fc1(self.norm(cells))))
-        return mixed
+        parts = torch.split(cells.flatten(0, -2), CELLS)
+        mixed = [self.fc2(functional.gelu(self.fc1(self.norm(part)))) for part in parts]
+        return torch.cat(mixed).view(cells.shape)
 
 
 class Block(nn.Module):

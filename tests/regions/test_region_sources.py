@@ -13,6 +13,7 @@ from ovseg.regions.sam2 import propose_logits
 from ovseg.regions.vote import paint_by_area
 from ovseg.sam import FoundMasks, SamEmbedding
 from ovseg.sam.grid import keep_masks
+from ovseg.sam.hub import StretchedSam
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 
@@ -142,13 +143,14 @@ def test_larger_masks_are_painted_over_smaller_ones():
 
 def test_a_tiny_sam2_gives_a_mask_for_each_point_of_the_grid():
     ensure_torchvision()
-    from transformers import Sam2Model, Sam2Processor
+    from transformers import Sam2Model
     from transformers.models.sam2.image_processing_sam2 import Sam2ImageProcessor
 
     torch.manual_seed(0)
     config = sam2_config()
-    processor = Sam2Processor(Sam2ImageProcessor(size={"height": 64, "width": 64}))
+    processor = Sam2ImageProcessor(size={"height": 64, "width": 64})
     image = torch.randint(0, 256, (40, 50, 3), dtype=torch.uint8)
-    logits, scores = propose_logits(image, Sam2Model(config).eval(), processor, side=3, batch=4)
+    network = StretchedSam(Sam2Model(config).eval(), processor)
+    logits, scores = propose_logits(image, network, side=3, batch=4)
     assert logits.shape == (9, 40, 50) and scores.shape == (9,)
     assert logits.isfinite().all() and (logits[0] != logits[8]).any()

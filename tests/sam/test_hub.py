@@ -106,6 +106,8 @@ def test_a_sam2_of_transformers_gives_the_masks_that_its_own_code_gives(tmp_path
 
 
 def test_another_network_is_refused_by_name(tmp_path):
+    with pytest.raises(ModelError, match=r"expected mobile-sam, .* or a folder, got '.*/missing/folder'"):
+        load_sam(f"{tmp_path}/missing/folder")
     with pytest.raises(ModelError, match=r"got no config.json; put them there, take model: mobile-sam"):
         open_from_hub(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))

@@ -47,7 +47,7 @@ def embedding(image):
 
 
 def test_the_embedding_is_that_of_the_authors(embedding):
-    features = embedding.features - load_sam()._prompts.no_mask_embed.weight
+    features = embedding.features - load_sam().prompts.no_mask_embed.weight
     assert features.shape == (4096, 256)
     assert features[20 * 64 + 30, ::32].tolist() == pytest.approx(EMBEDDING, abs=2e-3)
 
