@@ -160,21 +160,21 @@ class ObjectsConfig(Config):
             ``ovseg.sam``, which is asked by box.
         most: at most so many of an image are cut out.
         least_score: those less sure are dropped.
-        sharpen: whether what is found also corrects the label map.
+        sharpen: objects at least this sure also correct the label map; None leaves it as it is.
     """
 
     proposals: Literal["detector", "parts"] = "parts"
     masks: str = "map"
     most: int = Field(default=40, gt=0)
     least_score: float = Field(default=0.3, ge=0, le=1)
-    sharpen: bool = False
+    sharpen: float | None = Field(default=None, ge=0, le=1)
 
 
 class QualityConfig(Config):
     """How objects are found by ``quality``: "fast" in hardly more time than the labels, "best" with a SAM."""
 
     fast: ObjectsConfig = ObjectsConfig()
-    best: ObjectsConfig = ObjectsConfig(masks="mobile-sam", sharpen=True)
+    best: ObjectsConfig = ObjectsConfig(masks="mobile-sam", sharpen=0.1)
 
 
 class PruneConfig(Config):

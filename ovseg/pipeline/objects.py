@@ -17,7 +17,7 @@ from ovseg.models.model import Model
 from ovseg.pipeline.decide import Decision
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits, best_query
-from ovseg.proposals.boxes import box_overlap, distinct
+from ovseg.proposals.boxes import box_overlap, box_shared, distinct
 from ovseg.proposals.proposal import NamesClasses, Proposals
 from ovseg.result.segments import Segment, connected_parts, paint
 from ovseg.sam import load_sam, to_image
@@ -27,9 +27,11 @@ Quality: TypeAlias = Literal["fast", "best"]
 
 _BOX_OVERLAP = 0.6  # of two boxes of a label, over which one is a copy (PicoDet's own)
 _MASK_OVERLAP = 0.7  # of two masks of a label
+_COVERED_BOX = 0.2  # share of its score that a box loses where a surer one of its label covers it
+_COVERED_MASK = 0.5  # and a mask
 _KNOWN = 0.3  # share of a detector's classes at which it knows a label
 _SUPPORT = 0.25  # power of the mean probability of the label inside the mask, in the score
-_TRUST = 1.0  # see sharpen
+_TRUST = 2.0  # an object of score s replaces a label of probability p where s · 2 > p
 _SMALLEST = 0.001  # of the image, under which a connected part is no object
 _SMALLEST_SHARE = 0.05  # of a box, under which what the map shows in it is no object
 
@@ -150,15 +152,17 @@ def find_objects(
         ModelError: weights are missing.
     """
     config: ObjectsConfig = getattr(model.config.objects, search.quality)
-    if not search.labels or (not search.wanted and not config.sharpen):
+    if not search.labels or (not search.wanted and config.sharpen is None):
         return decision, None
     found = ObjectFinder(model, config).find(encoded, logits, decision, search.labels)
-    if config.sharpen:
+    if config.sharpen is not None:
         labels = logits.queries.vocabulary.labels
-        decision = sharpen(decision, found, [labels.index(each.label) for each in found])
+        sure = [each for each in found if each.score >= config.sharpen]
+        decision = sharpen(decision, sure, [labels.index(each.label) for each in sure])
     if not search.wanted:
         return decision, None
-    return decision, tuple(each for each in found if each.label in search.reported)
+    shown = (each for each in found if each.label in search.reported and each.score >= config.least_score)
+    return decision, tuple(shown)
 
 
 class ObjectFinder:
@@ -174,6 +178,7 @@ class ObjectFinder:
 
     def __init__(self, model: Model, config: ObjectsConfig) -> None:
         self.model, self.config = model, config
+        self.least_score = config.least_score if config.sharpen is None else min(config.least_score, config.sharpen)
         if config.proposals == "detector" and model.detector is None:
             raise ModelError(
                 f"model '{model.config.name}' has no detector, which its file asks for; write proposals: parts"
@@ -197,7 +202,7 @@ class ObjectFinder:
         else:
             cut = self._cut_with_sam(candidates, encoded, logits)
         # no factor of a score is over 1, so that nothing below the limit is cut out in vain
-        sure = (each for each in cut if each.score >= self.config.least_score)
+        sure = (each for each in cut if each.score >= self.least_score)
         return tuple(sorted(sure, key=lambda each: -each.score))
 
     def _candidates(
@@ -213,8 +218,12 @@ class ObjectFinder:
             proposals = self.model.detector().propose(encoded.image)
             wanted = torch.zeros_like(shares)
             wanted[known] = shares[known]
-            found = named_boxes(proposals, wanted, least_score=self.config.least_score).joined(found)
-        return found.pick(found.scores.argsort(descending=True, stable=True)[: self.config.most])
+            found = named_boxes(proposals, wanted, least_score=self.least_score).joined(found)
+        shared = box_shared(found.boxes, found.boxes)
+        loss = _COVERED_MASK if self.config.masks == "map" else _COVERED_BOX  # masks will tell more than boxes
+        kept, scores = apart(shared, found.labels, found.scores, loss=loss, most_overlap=_BOX_OVERLAP)
+        kept = kept[scores[kept] >= self.least_score]
+        return replace(found, scores=scores).pick(kept[: self.config.most])
 
     def _shares(self, logits: ClassLogits) -> Tensor | None:
         """(L, C) what share of each of the detector's classes the labels are; None without a detector."""
@@ -238,7 +247,10 @@ class ObjectFinder:
         inside = embedding.inside(masks[:, 0])[row_of]
         support = pooled(logits, encoded, candidates.labels, inside > 0)
         scores = candidates.scores * support**_SUPPORT * quality[row_of, 0].clamp(0, 1)
-        kept = _distinct_masks(inside > 0, candidates.labels, scores)
+        flat = (inside > 0).flatten(1).float()
+        kept, scores = apart(
+            flat @ flat.T, candidates.labels, scores, loss=_COVERED_MASK, most_overlap=_MASK_OVERLAP
+        )
         labels = logits.queries.vocabulary.labels
         found = []
         for row in kept.tolist():
@@ -289,15 +301,33 @@ def sharpen(
     return replace(decision, index=torch.where(taken, label, decision.index), best=best)
 
 
-def _distinct_masks(masks: Tensor, labels: Tensor, scores: Tensor) -> Tensor:
-    """Positions of the masks (n, a, b) bool that are no near copy of a surer one of their label, nor empty."""
-    flat = masks.flatten(1).float()
-    areas = flat.sum(1)
-    shared = flat @ flat.T
-    overlap = shared / (areas[:, None] + areas - shared).clamp_min(1)
-    overlap[labels[:, None] != labels] = 0
-    kept = distinct(overlap, scores, most_overlap=_MASK_OVERLAP)
-    return kept[areas[kept] > 0]
+def apart(
+    shared: Tensor, labels: Tensor, scores: Tensor, *, loss: float, most_overlap: float
+) -> tuple[Tensor, Tensor]:
+    """Which of n things are objects of their own, and how sure that is.
+
+    What a surer one of its label covers is likely a part or a copy of it, and loses some of its score. Near copies are
+    dropped, and what is empty.
+
+    Args:
+        shared: (n, n) area that two things share, their own on the diagonal.
+        labels: (n,) int64.
+        scores: (n,) in [0, 1].
+        loss: the share of its score that a wholly covered one loses.
+        most_overlap: intersection over union above which the less sure of two of a label is dropped.
+
+    Returns:
+        (k,) positions of those that stay, the surest first, and all (n,) scores.
+    """
+    if not len(scores):
+        return torch.zeros(0, dtype=torch.long), scores
+    areas = shared.diagonal()
+    shared = shared * (labels[:, None] == labels)
+    surer = scores[:, None] > scores
+    scores = scores * (1 - loss * (shared * surer).amax(0) / areas.clamp_min(1e-9))
+    overlap = shared / (areas[:, None] + areas - shared).clamp_min(1e-9)
+    kept = distinct(overlap, scores, most_overlap=most_overlap)
+    return kept[areas[kept] > 0], scores
 
 
 def _cut_from_map(candidates: Candidates, decision: Decision, labels: Sequence[str]) -> list[Segment]:
@@ -321,12 +351,12 @@ def _cut_from_map(candidates: Candidates, decision: Decision, labels: Sequence[s
 
 
 def _distances(boxes: Tensor, window: tuple[int, int, int, int]) -> Tensor:
-    """(n, h, w) how far the pixels of a window are from the middles of boxes, 1 at the borders of each."""
+    """(n, h, w) how far the pixels of a window are from the middles of boxes, squared, in halves of their sides."""
     x0, y0, x1, y1 = window
     middle, half = (boxes[:, :2] + boxes[:, 2:]) / 2, ((boxes[:, 2:] - boxes[:, :2]) / 2).clamp_min(0.5)
     across = ((torch.arange(x0, x1) + 0.5 - middle[:, :1]) / half[:, :1]).abs()
     down = ((torch.arange(y0, y1) + 0.5 - middle[:, 1:]) / half[:, 1:]).abs()
-    return torch.maximum(across[:, None, :], down[:, :, None])
+    return across[:, None, :] ** 2 + down[:, :, None] ** 2
 
 
 def _outer(box: Tensor, size: Size) -> tuple[int, int, int, int]:

@@ -8,11 +8,16 @@ from torch import Tensor
 
 def box_overlap(one: Tensor, other: Tensor) -> Tensor:
     """Intersection over union of boxes (n, 4) and (m, 4): (n, m) in [0, 1]; 0 between empty boxes."""
-    corner = torch.maximum(one[:, None, :2], other[None, :, :2])
-    end = torch.minimum(one[:, None, 2:], other[None, :, 2:])
-    shared = (end - corner).clamp_min(0).prod(-1)
+    shared = box_shared(one, other)
     joint = box_area(one)[:, None] + box_area(other)[None] - shared
     return shared / joint.clamp_min(1e-9)
+
+
+def box_shared(one: Tensor, other: Tensor) -> Tensor:
+    """(n, m) square pixels that boxes (n, 4) and (m, 4) share."""
+    corner = torch.maximum(one[:, None, :2], other[None, :, :2])
+    end = torch.minimum(one[:, None, 2:], other[None, :, 2:])
+    return (end - corner).clamp_min(0).prod(-1)
 
 
 def box_area(boxes: Tensor) -> Tensor:

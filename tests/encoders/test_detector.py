@@ -66,5 +66,5 @@ def test_a_missing_or_damaged_file_of_boxes_is_one_sentence(detector: PicoDetect
     shutil.copy(asset_root("models") / "mini" / "boxes.safetensors", tmp_path)
     content = (tmp_path / "boxes.safetensors").read_bytes()
     (tmp_path / "boxes.safetensors").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ModelError, match="boxes.safetensors"):
+    with pytest.raises(ModelError, match=r"boxes\.safetensors"):
         PicoDetector.load(detector.network, tmp_path / "boxes.safetensors")
