@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from ovseg.attention.block import Attended, LastBlock
+from ovseg.attention.block import Attended, LastBlock, in_proportion
 
 
 def plain(block: LastBlock) -> Attended:
@@ -69,7 +69,7 @@ def resclip_rcs(
     Middle blocks still look across the image, which the last one has given up.
 
     Args:
-        block: the last block, with ``mean_attention``.
+        block: the last block of a tower.
         mix: share of the middle blocks; the paper takes 0.2 to 0.6, by data set.
         strength: factor on all weights.
         sigma: standard deviation of NACLIP's neighbourhood, in patches.
@@ -83,8 +83,8 @@ def resclip_rcs(
     """
     near = neighbourhood(block.grid, block.prefix, sigma=sigma).to(block.k)
     own = (block.k @ block.k.transpose(2, 3) * block.k.shape[-1] ** -0.5 + near).softmax(-1)
-    begin, end = (round(number * block.depth / 12) for number in (first, last + 1))
-    middle = block.needed_mean_attention()(range(begin, max(end, begin + 1)))
+    tower = block.needed_tower()
+    middle = tower.mean_attention(in_proportion(int(first), int(last), depth=tower.depth))
     return block.attended(strength * torch.lerp(own, middle.to(own), mix) @ block.v)
 
 

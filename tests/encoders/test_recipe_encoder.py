@@ -49,14 +49,14 @@ def test_every_recipe_follows_the_encoder_contract(name, networks, wide):
     encoder = encoder_of(networks, name, layers=2 if name == "corrclip" else 0).eval()
     assert isinstance(encoder, ImageEncoder)
     features = encoder.dense(wide)
-    stride = 4 if RECIPES[name].structure else 8
+    stride = 4 if RECIPES[name].fine else 8
     assert (features.space, features.stride, encoder.spec.stride) == ("tiny-space", stride, stride)
     assert features.values.shape == (2, 16, 24 // stride, 48 // stride)
     torch.testing.assert_close(features.values.norm(dim=1), torch.ones(2, 24 // stride, 48 // stride))
     assert torch.equal(encoder.dense(wide).values, features.values)
     torch.testing.assert_close(encoder.dense(wide[1:]).values, features.values[1:], atol=1e-5, rtol=1e-5)
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
-    assert (features.structure is not None) == RECIPES[name].structure
+    assert (features.structure is not None) == RECIPES[name].fine
 
 
 @pytest.mark.parametrize("tower", ["timm-siglip", "timm-dinov2", "eva02", "pe-core", "dinov3"])
