@@ -25,8 +25,11 @@ class OpenTower(Protocol):
     def patch_qkv(self, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of the last block, (B, heads, h·w, d), of patches (B, h·w, D) alone."""
 
+    def project(self, attended: Tensor) -> Tensor:
+        """(B, heads, n, d) attended values through the last block's output projection alone: (B, n, D)."""
+
     def merge(self, attended: Tensor) -> Tensor:
-        """(B, heads, n, d) attended values through the last block's output projection: (B, n, D)."""
+        """As ``project``, and through the layer scale that follows in some towers: what leaves the attention."""
 
     def mean_attention(self, blocks: Sequence[int]) -> Tensor:
         """(B, heads, N, N): the mean of the ordinary attention weights of ``blocks``."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ovseg.attention.block import Attended, LastBlock, OpenTower, in_proportion
-from ovseg.attention.structured import softmax_within
+from ovseg.attention.structured import above_mean
 from ovseg.errors import ModelError
 
 _REFERENCE = 9  # what enters it says which patches are alike before the last block,
@@ -199,12 +199,6 @@ def patch_cosines(patches: Tensor) -> Tensor:
 def at_least(cosines: Tensor, alike: float) -> Tensor:
     """Cosines with 0 for those under ``alike``."""
     return torch.where(cosines < alike, 0, cosines)
-
-
-def above_mean(likeness: Tensor, *, sharpness: float) -> Tensor:
-    """softmax(M) over the last axis with M = (S − mean(S))·sharpness, where M < 0 is left out: (B, M, M)."""
-    logits = (likeness - likeness.mean((1, 2), keepdim=True)) * sharpness
-    return softmax_within(logits, logits >= 0)
 
 
 def gather(patches: Tensor, likeness: Tensor) -> Tensor:

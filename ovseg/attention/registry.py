@@ -9,7 +9,7 @@ from pydantic import Field
 
 from ovseg.attention.block import Attended, LastBlock
 from ovseg.attention.purified import scclip, sfp
-from ovseg.attention.self_attention import clearclip, maskclip, naclip, plain, resclip_rcs, sclip
+from ovseg.attention.self_attention import clearclip, maskclip, naclip, plain, radseg, resclip_rcs, sclip
 from ovseg.attention.spectral import cass
 from ovseg.attention.structured import corrclip, proxyclip
 from ovseg.config import Config, check_options, choose
@@ -66,6 +66,7 @@ RECIPES: dict[str, Recipe] = {
     "clearclip": Recipe(clearclip),
     "naclip": Recipe(naclip),
     "resclip-rcs": Recipe(resclip_rcs, history=True),
+    "radseg": Recipe(radseg, residual=True, feed_forward=True),
     "scclip": Recipe(scclip, history=True),
     "sfp": Recipe(sfp, history=True),
     "cass": Recipe(cass, structure=True, lengths=True),

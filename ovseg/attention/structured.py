@@ -30,9 +30,7 @@ def proxyclip(block: LastBlock, *, shift: float = 1.2, sharpness: float = 3.0) -
     Source: Lan et al., ProxyCLIP, ECCV 2024, equations 5 to 7.
     """
     structure = block.needed_structure()
-    cosines = pair_cosines(structure)
-    logits = (cosines - shift * cosines.mean((1, 2), keepdim=True)) * sharpness
-    weights = softmax_within(logits, logits >= 0).to(block.v.dtype)
+    weights = above_mean(pair_cosines(structure), shift=shift, sharpness=sharpness).to(block.v.dtype)
     grid = _grid_of(structure)
     return Attended(weights[:, None] @ resize_patches(block, block.v, grid), 0, grid)
 
@@ -81,6 +79,22 @@ def pair_cosines(structure: Tensor) -> Tensor:
     """Cosines between all cells of an image: (B, S, h, w) unit over S to (B, h·w, h·w) float32."""
     vectors = structure.float().flatten(2)
     return vectors.transpose(1, 2) @ vectors
+
+
+def above_mean(cosines: Tensor, *, sharpness: float, shift: float = 1.0) -> Tensor:
+    """softmax(M) over the last axis with M = (S − shift·mean(S))·sharpness, where M < 0 is left out.
+
+    A cell always sees itself. The mean is over all pairs of an image.
+
+    Args:
+        cosines: (B, M, M).
+        sharpness, shift: as said.
+
+    Returns:
+        (B, M, M), rows add to 1.
+    """
+    logits = (cosines - shift * cosines.mean((1, 2), keepdim=True)) * sharpness
+    return softmax_within(logits, logits >= 0)
 
 
 def region_scope(cosines: Tensor, regions: Tensor) -> Tensor:

@@ -199,6 +199,9 @@ class _Around:
     def patch_qkv(self, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.tower.last_block_qkv(replace(self.tokens, values=patches, prefix=0))
 
+    def project(self, attended: Tensor) -> Tensor:
+        return self.tower.block_project(self.tower.blocks[-1], attended)
+
     def merge(self, attended: Tensor) -> Tensor:
         return self.tower.merge(attended)
 

@@ -150,6 +150,25 @@ class CorrectionConfig(RegionsConfig):
     spare_lowest: bool = False
 
 
+class GatherConfig(Config):
+    """Features of the whole image gathered over cells that belong together, after its windows were put together.
+
+    Attributes:
+        regions: the cells of a region share their mean (LaVG).
+        sharpness: each cell becomes a mean over the cells whose cosine S is over the mean of all, weighted by
+            softmax((S − mean)·sharpness) (RADSeg's global aggregation).
+    """
+
+    regions: RegionsConfig | None = None
+    sharpness: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> GatherConfig:
+        if (self.regions is None) == (self.sharpness is None):
+            raise ValueError("expected one of 'regions' and 'sharpness', got both or none; keep one")
+        return self
+
+
 class PruneConfig(Config):
     """Labels that the image as a whole does not suggest are left out (ActiveSAM, 2026).
 
@@ -169,6 +188,7 @@ class ModelConfig(Config):
 
     ``words`` names a list of ``prompts/words/``, which the classes of a benchmark are then asked by.
     ``parameters`` are millions. ``correction`` names regions that are painted in their most frequent label.
+    ``gather`` changes the features of an image as a whole.
     ``datasets`` holds, by benchmark, the constants that a paper changes for it, with dotted keys;
     ``for_benchmark`` applies them.
     """
@@ -186,6 +206,7 @@ class ModelConfig(Config):
     background: BackgroundConfig = BackgroundConfig()
     refine: RefineConfig = RefineConfig()
     prune: PruneConfig | None = None
+    gather: GatherConfig | None = None
     correction: CorrectionConfig | None = None
     parameters: float
     megabytes: float
@@ -197,9 +218,10 @@ class ModelConfig(Config):
     datasets: dict[str, dict[str, int | float | bool | str | None]] = Field(default={})
 
     @model_validator(mode="after")
-    def _smoothing_has_a_grid(self) -> ModelConfig:
-        if self.smoothing is not None and self.input.splice == "pixels":
-            raise ValueError("smoothing needs cells on one grid, got input.splice 'pixels'; remove one of them")
+    def _all_have_a_grid(self) -> ModelConfig:
+        for name in ("smoothing", "gather"):
+            if getattr(self, name) is not None and self.input.splice == "pixels":
+                raise ValueError(f"{name} needs cells on one grid, got input.splice 'pixels'; remove one of them")
         return self
 
     @model_validator(mode="before")

@@ -27,6 +27,7 @@ from ovseg.pipeline.batches import check_options, path_of, read_ahead, refuse_si
 from ovseg.pipeline.decide import Decision, DecisionRules
 from ovseg.pipeline.encode import encode_images, whole_image
 from ovseg.pipeline.encoded import EncodedImage
+from ovseg.pipeline.gather import Gathering
 from ovseg.pipeline.logits import ClassLogits, class_logits
 from ovseg.pipeline.modifiers import LabelWeights, Modifier, Pruning
 from ovseg.pipeline.queries import QueryBank, encode_vocabulary, phrases_of
@@ -74,6 +75,8 @@ class Segmenter:
         self.device = device
         self.added = tuple(modifiers)
         self.rules = DecisionRules(model.config)
+        gather, unit = model.config.gather, model.config.input.splice == "features"
+        self._gather = None if gather is None else Gathering(gather, unit=unit)
         self.templates = Templates.named(model.config.templates)
         self._cache = TextCache(cache)
         self._recent: dict[Hashable, QueryBank] = {}
@@ -188,10 +191,11 @@ class Segmenter:
         """``encode`` of decoded images (H, W, 3) uint8; those of one size run through the encoder together."""
         whole = getattr(self.model.image, "whole_regions", None)
         encoded = encode_images(self._joint, images, self.model.image.spec, self.config.input, regions=whole)
-        return [
+        found = [
             EncodedImage(image, features, geometry, None if self.config.prune is None else self._whole(image))
             for image, (features, geometry) in zip(images, encoded, strict=True)
         ]
+        return found if self._gather is None else [self._gather(each) for each in found]
 
     def queries(self, labels: Labels | None = None, *, background: Background = None) -> QueryBank:
         """The queries of a vocabulary in the joint space; kept in memory and, if they are words, on disk.

@@ -241,6 +241,26 @@ def test_resclip_mixes_in_the_attention_of_middle_blocks(mix, strength):
         RECIPES["resclip-rcs"].run(replace(block, tower=None), {})
 
 
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+def test_radseg_attends_by_what_the_block_would_answer(prefix):
+    block = make_block(prefix=prefix)
+    attended = RECIPES["radseg"].run(block, {"sharpness": 6.0})
+    assert (attended.prefix, attended.grid) == (prefix, GRID)
+    for image in range(2):
+        first = torch.cat(
+            [self_attention(block.q[image, h], block.k[image, h], block.v[image, h]) for h in (0, 1)], 1
+        )
+        answer = first @ block.tower.output.double()
+        for head in range(2):
+            parts = answer[:, 4 * head : 4 * head + 4]
+            rows = []
+            for one in parts:
+                cosines = [dot(one, other) / float(one.norm() * other.norm()) for other in parts]
+                rows.append(rows_softmax([6.0 * value if value >= 0 else -math.inf for value in cosines]))
+            slow = torch.stack([weighted(row, block.v[image, head]) for row in rows])
+            torch.testing.assert_close(attended.values[image, head].double(), slow, atol=1e-5, rtol=1e-5)
+
+
 def test_equal_cells_do_not_empty_a_row_of_proxyclip():
     block = make_block(prefix=0)
     same = torch.nn.functional.normalize(torch.ones(2, 8, *FINE), dim=1)

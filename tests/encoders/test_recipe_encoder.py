@@ -95,6 +95,23 @@ def test_sclip_keeps_the_residual_and_the_feed_forward_layer(networks, pixels):
     torch.testing.assert_close(features.values.flatten(2).transpose(1, 2), expected, atol=1e-5, rtol=1e-5)
 
 
+@torch.no_grad()
+def test_radseg_compares_what_leaves_the_projection_before_its_scale(networks, pixels):
+    trunk = networks["timm-dinov2"]()
+    tokens = TimmViT(trunk).prefix(pixels).values
+    last = trunk.blocks[-1]
+    q, k, v = last.attn.qkv(last.norm1(tokens)).unflatten(-1, (3, 4, 8)).permute(2, 0, 3, 1, 4)
+    first = last.attn.proj(((q @ k.transpose(2, 3) / 8**0.5).softmax(-1) @ v).transpose(1, 2).flatten(2))
+    parts = functional.normalize(first.unflatten(-1, (4, 8)), dim=-1).transpose(1, 2)
+    cosines = parts @ parts.transpose(2, 3)
+    weights = torch.where(cosines < 0, -torch.inf, 10 * cosines).softmax(-1)
+    values = tokens + last.ls1(last.attn.proj((weights @ v).transpose(1, 2).flatten(2)))
+    values = values + last.ls2(last.mlp(last.norm2(values)))
+    expected = functional.normalize(trunk.norm(values)[:, 5:], dim=-1)
+    features = encoder_of(networks, "radseg", tower="timm-dinov2").dense(pixels)
+    torch.testing.assert_close(features.values.flatten(2).transpose(1, 2), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_the_branches_of_corrclip_each_pass_projection_and_normalisation(networks, wide):
     encoder = encoder_of(networks, "corrclip", layers=1)
     tokens = encoder.tower.prefix(wide, keep=True)

@@ -37,6 +37,9 @@ class FakeTower:
         joint = (patches @ self.joint).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
         return tuple(joint)
 
+    def project(self, attended):
+        return self.merge(attended)
+
     def merge(self, attended):
         return attended.transpose(1, 2).flatten(2) @ self.output
 
