@@ -183,6 +183,20 @@ class PruneConfig(Config):
     least: int = Field(default=10, gt=0)
 
 
+class WholeConfig(Config):
+    """What the vector of the whole image says about phrases (CASS); the defaults are its values for PASCAL Context.
+
+    Attributes:
+        share: of the whole image's cosine in a logit.
+        pull: share of the cells that are most like a phrase in its vector.
+        distance: Ward's distance up to which phrases are of one kind; of a kind, only the likeliest is pulled.
+    """
+
+    share: float = Field(default=0.25, ge=0, le=1)
+    pull: float = Field(default=0.04, ge=0, le=1)
+    distance: float = Field(default=0.09, ge=0)
+
+
 class ModelConfig(Config):
     """One model: encoders, prompts, sizes, smoothing, background, licence.
 
@@ -206,6 +220,7 @@ class ModelConfig(Config):
     background: BackgroundConfig = BackgroundConfig()
     refine: RefineConfig = RefineConfig()
     prune: PruneConfig | None = None
+    whole: WholeConfig | None = None
     gather: GatherConfig | None = None
     correction: CorrectionConfig | None = None
     parameters: float
@@ -269,6 +284,7 @@ HARNESS = (
     "background",
     "refine",
     "prune",
+    "whole",
     "correction",
 )  # what a paper's way from an image to labels is made of, besides its networks
 

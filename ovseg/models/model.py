@@ -59,7 +59,7 @@ class Model:
             "model": config.name,
             "weights": "+".join(f"{part}-{mark[:16]}" for part, mark in sorted(self.weights.items())),
             "features": digest(self.encoder_digest, head, self.weights.get("head", ""), *gathered),
-            "settings": digest(rest),
+            "settings": digest(rest, *([] if config.whole is None else [config.whole])),
         }
 
 
