@@ -297,6 +297,7 @@ def whole_image(encoder: ImageEncoder, pixels: Tensor) -> Tensor:
     """
     if not isinstance(encoder, WholeImageEncoder):
         raise ConfigError(
-            "'prune:' and 'whole:' need a tower with a vector for the whole image; remove them from the model file"
+            "'prune:' needs a tower with a vector for the whole image, and so does 'whole:'; remove them from the "
+            "model file"
         )
     return encoder.image_vector(pixels)[0]

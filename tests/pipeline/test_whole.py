@@ -111,7 +111,7 @@ def test_a_label_that_the_whole_image_shows_gains():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ConfigError, match="'whole:' need a tower with a vector for the whole image"):
+    with pytest.raises(ConfigError, match="a vector for the whole image, and so does 'whole:'"):
         whole_segmenter(RULE, image=ToyEncoder()).encode(picture())
     segmenter, queries = whole_segmenter(RULE), bank()
     encoded = segmenter.encode(picture())
