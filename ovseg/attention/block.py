@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
 from ovseg.errors import ModelError, ShapeError
 from ovseg.tensors import check_shape
+
+
+class OpenTower(Protocol):
+    """The tower around a last block, on the images of that block."""
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+
+    def entering(self, number: int) -> Tensor:
+        """(B, N, D) tokens that enter block ``number``, from 0; only for recipes that keep the history."""
+
+    def patch_qkv(self, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the last block, (B, heads, h·w, d), of patches (B, h·w, D) alone."""
+
+    def project(self, attended: Tensor) -> Tensor:
+        """(B, heads, n, d) attended values through the last block's output projection alone: (B, n, D)."""
+
+    def merge(self, attended: Tensor) -> Tensor:
+        """As ``project``, and through the layer scale that follows in some towers: what leaves the attention."""
+
+    def mean_attention(self, blocks: Sequence[int]) -> Tensor:
+        """(B, heads, N, N): the mean of the ordinary attention weights of ``blocks``."""
+
+    def region_tokens(self, regions: Tensor) -> Tensor:
+        """(B, R, D) copies of the class token that ran through the tower, one for each region.
+
+        ``regions`` are (B, h, w) numbers from 0 on the grid of the block; see ``ViTTower.region_tokens``.
+        """
 
 
 @dataclass(frozen=True)
@@ -19,14 +49,11 @@ class LastBlock:
         q, k, v: (B, heads, N, d); the first ``prefix`` tokens are the class token and registers.
         prefix: number of tokens that are no patches; the class token, where there is one, is the first.
         grid: (h, w) patches, N = prefix + h·w, rows first.
-        structure: (B, S, hs, ws) unit vectors over S of another encoder, or None.
+        structure: (B, S, hs, ws) of another encoder, unit vectors over S unless the recipe asks for their
+            ``lengths``, or None.
         regions: (B, hs, ws) integer region of each structure cell, −1 outside every region, or None.
         spatial: (B, heads, N, d) values of intermediate layers, through the last block's projection, or None.
-        mean_attention: from numbers of blocks to the mean (B, heads, N, N) of their ordinary attention weights; see
-            ``ViTTower.mean_attention``.
-        depth: number of blocks of the tower.
-        region_tokens: from (B, h, w) numbers from 0 on ``grid`` to (B, R, D) copies of the class token that ran
-            through the whole tower, one for each region; see ``ViTTower.region_tokens``.
+        tower: what the block is the last of, or None.
     """
 
     q: Tensor
@@ -37,9 +64,7 @@ class LastBlock:
     structure: Tensor | None = None
     regions: Tensor | None = None
     spatial: Tensor | None = None
-    region_tokens: Callable[[Tensor], Tensor] | None = None
-    mean_attention: Callable[[Sequence[int]], Tensor] | None = None
-    depth: int = 0
+    tower: OpenTower | None = None
 
     def __post_init__(self) -> None:
         count = self.prefix + self.grid[0] * self.grid[1]
@@ -74,25 +99,15 @@ class LastBlock:
             raise ModelError("this recipe needs regions, got none; add 'regions:' to the model file")
         return self.regions
 
-    def needed_region_tokens(self) -> Callable[[Tensor], Tensor]:
-        """What runs copies of the class token through the tower.
+    def needed_tower(self) -> OpenTower:
+        """The tower around the block.
 
         Raises:
-            ModelError: there is nothing.
+            ModelError: there is none.
         """
-        if self.region_tokens is None:
-            raise ModelError("this recipe needs the whole tower for its regions, got a single block")
-        return self.region_tokens
-
-    def needed_mean_attention(self) -> Callable[[Sequence[int]], Tensor]:
-        """What computes the mean attention of other blocks.
-
-        Raises:
-            ModelError: there is nothing.
-        """
-        if self.mean_attention is None:
-            raise ModelError("this recipe needs a tower for the attention of other blocks, got a single block")
-        return self.mean_attention
+        if self.tower is None:
+            raise ModelError("this recipe needs the whole tower, got a single block; run it on an encoder's tower")
+        return self.tower
 
     def attended(self, values: Tensor) -> Attended:
         """(B, heads, N, d) attended values on the block's own tokens."""
@@ -114,10 +129,10 @@ class Branch:
 
 @dataclass(frozen=True)
 class Attended:
-    """Attended values, before the output projection.
+    """What the block answers.
 
     Attributes:
-        values: (B, heads, N, d).
+        values: (B, heads, N, d) attended values, before the output projection; or (B, N, D) behind it.
         prefix: tokens of N that are no patches.
         grid: (h, w) of the patches; it may be finer than that of the block.
         branches: what is added after the last normalisation, before the projection into the joint space.
@@ -127,3 +142,10 @@ class Attended:
     prefix: int
     grid: tuple[int, int]
     branches: tuple[Branch, ...] = ()
+
+
+def in_proportion(first: int, last: int, *, depth: int) -> range:
+    """Numbers of the blocks that are in a tower of ``depth`` what ``first`` to ``last`` are in one of 12."""
+    begin, end = (round(number * depth / 12) for number in (first, last + 1))
+    begin = min(begin, depth - 1)
+    return range(begin, max(end, begin + 1))

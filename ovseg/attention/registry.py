@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from ovseg.attention.block import Attended, LastBlock
-from ovseg.attention.self_attention import clearclip, maskclip, naclip, plain, resclip_rcs, sclip
+from ovseg.attention.purified import scclip, sfp
+from ovseg.attention.self_attention import clearclip, maskclip, naclip, plain, radseg, resclip_rcs, sclip
+from ovseg.attention.spectral import cass
 from ovseg.attention.structured import corrclip, proxyclip
 from ovseg.config import Config, check_options, choose
 
@@ -36,6 +38,8 @@ class Recipe:
         residual: whether the output is added to the tokens that entered the block.
         feed_forward: whether the block's feed-forward layer follows.
         structure: whether it needs a structure encoder.
+        lengths: whether structure features keep their lengths, in place of being unit vectors.
+        fine: whether it answers on the grid of the structure encoder.
         regions: whether it needs regions.
         history: whether it needs what entered the other blocks.
     """
@@ -44,6 +48,8 @@ class Recipe:
     residual: bool = False
     feed_forward: bool = False
     structure: bool = False
+    lengths: bool = False
+    fine: bool = False
     regions: bool = False
     history: bool = False
 
@@ -60,8 +66,12 @@ RECIPES: dict[str, Recipe] = {
     "clearclip": Recipe(clearclip),
     "naclip": Recipe(naclip),
     "resclip-rcs": Recipe(resclip_rcs, history=True),
-    "proxyclip": Recipe(proxyclip, structure=True),
-    "corrclip": Recipe(corrclip, structure=True, regions=True, history=True),
+    "radseg": Recipe(radseg, residual=True, feed_forward=True),
+    "scclip": Recipe(scclip, history=True),
+    "sfp": Recipe(sfp, history=True),
+    "cass": Recipe(cass, structure=True, lengths=True),
+    "proxyclip": Recipe(proxyclip, structure=True, fine=True),
+    "corrclip": Recipe(corrclip, structure=True, fine=True, regions=True, history=True),
 }
 
 

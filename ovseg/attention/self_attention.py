@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.functional import scaled_dot_product_attention
 
-from ovseg.attention.block import Attended, LastBlock
+from ovseg.attention.block import Attended, LastBlock, in_proportion
 
 
 def plain(block: LastBlock) -> Attended:
@@ -69,7 +70,7 @@ def resclip_rcs(
     Middle blocks still look across the image, which the last one has given up.
 
     Args:
-        block: the last block, with ``mean_attention``.
+        block: the last block of a tower.
         mix: share of the middle blocks; the paper takes 0.2 to 0.6, by data set.
         strength: factor on all weights.
         sigma: standard deviation of NACLIP's neighbourhood, in patches.
@@ -83,9 +84,32 @@ def resclip_rcs(
     """
     near = neighbourhood(block.grid, block.prefix, sigma=sigma).to(block.k)
     own = (block.k @ block.k.transpose(2, 3) * block.k.shape[-1] ** -0.5 + near).softmax(-1)
-    begin, end = (round(number * block.depth / 12) for number in (first, last + 1))
-    middle = block.needed_mean_attention()(range(begin, max(end, begin + 1)))
+    tower = block.needed_tower()
+    middle = tower.mean_attention(in_proportion(int(first), int(last), depth=tower.depth))
     return block.attended(strength * torch.lerp(own, middle.to(own), mix) @ block.v)
+
+
+def radseg(block: LastBlock, *, sharpness: float = 10.0) -> Attended:
+    """softmax(sharpness·S)·v, where S < 0 is left out, with the cosines S of what the block itself would answer.
+
+    The ordinary attention goes through the output projection first, and its channels are told apart into heads
+    again; S holds, for each head, the cosines between all tokens of these.
+
+    Args:
+        block: the last block of a tower.
+        sharpness: factor on the cosines.
+
+    Raises:
+        ModelError: the block is not part of a tower.
+
+    Source: Alama et al., RADSeg, 2025, self-correlating recursive attention. As in the released code, the values
+    are those of the block, not its first answer.
+    """
+    first = block.needed_tower().project(plain(block).values).float()  # (B, N, D)
+    parts = functional.normalize(first.reshape(*first.shape[:2], block.q.shape[1], -1), dim=-1).transpose(1, 2)
+    cosines = parts @ parts.transpose(2, 3)
+    weights = (cosines * sharpness).masked_fill(cosines < 0, float("-inf")).softmax(-1)
+    return block.attended(weights.to(block.v.dtype) @ block.v)
 
 
 def neighbourhood(grid: tuple[int, int], prefix: int, *, sigma: float) -> Tensor:
@@ -96,7 +120,7 @@ def neighbourhood(grid: tuple[int, int], prefix: int, *, sigma: float) -> Tensor
     """
     rows, columns = (_falloff(size, sigma) for size in grid)
     near = torch.kron(rows, columns)  # (h·w, h·w)
-    return torch.nn.functional.pad(near, (prefix, 0, prefix, 0))
+    return functional.pad(near, (prefix, 0, prefix, 0))
 
 
 def _falloff(size: int, sigma: float) -> Tensor:

@@ -30,9 +30,7 @@ def proxyclip(block: LastBlock, *, shift: float = 1.2, sharpness: float = 3.0) -
     Source: Lan et al., ProxyCLIP, ECCV 2024, equations 5 to 7.
     """
     structure = block.needed_structure()
-    cosines = pair_cosines(structure)
-    logits = (cosines - shift * cosines.mean((1, 2), keepdim=True)) * sharpness
-    weights = _softmax_within(logits, logits >= 0).to(block.v.dtype)
+    weights = above_mean(pair_cosines(structure), shift=shift, sharpness=sharpness).to(block.v.dtype)
     grid = _grid_of(structure)
     return Attended(weights[:, None] @ resize_patches(block, block.v, grid), 0, grid)
 
@@ -54,8 +52,7 @@ def corrclip(
     block on, and paints it on the region. Each branch has its own output projection and last normalisation.
 
     Args:
-        block: the last block, with structure features, regions and, for the branches, ``spatial`` and
-            ``region_tokens``.
+        block: the last block, with structure features, regions and, for the branches, ``spatial`` and its tower.
         sharpness: factor on the cosines.
         spatial, semantic: weights of the branches; 0 leaves one out.
         merge: regions whose mean features are this near to the largest cosine become one.
@@ -68,7 +65,7 @@ def corrclip(
     structure, grid = block.needed_structure(), _grid_of(block.needed_structure())
     cosines = pair_cosines(structure)
     regions = merge_regions(structure, block.needed_regions(), distance=merge)
-    weights = _softmax_within(cosines * sharpness, region_scope(cosines, regions.flatten(1)))
+    weights = softmax_within(cosines * sharpness, region_scope(cosines, regions.flatten(1)))
     weights = weights.to(block.v.dtype)[:, None]
     branches = []
     if spatial and block.spatial is not None:
@@ -82,6 +79,22 @@ def pair_cosines(structure: Tensor) -> Tensor:
     """Cosines between all cells of an image: (B, S, h, w) unit over S to (B, h·w, h·w) float32."""
     vectors = structure.float().flatten(2)
     return vectors.transpose(1, 2) @ vectors
+
+
+def above_mean(cosines: Tensor, *, sharpness: float, shift: float = 1.0) -> Tensor:
+    """softmax(M) over the last axis with M = (S − shift·mean(S))·sharpness, where M < 0 is left out.
+
+    A cell always sees itself. The mean is over all pairs of an image.
+
+    Args:
+        cosines: (B, M, M).
+        sharpness, shift: as said.
+
+    Returns:
+        (B, M, M), rows add to 1.
+    """
+    logits = (cosines - shift * cosines.mean((1, 2), keepdim=True)) * sharpness
+    return softmax_within(logits, logits >= 0)
 
 
 def region_scope(cosines: Tensor, regions: Tensor) -> Tensor:
@@ -152,7 +165,7 @@ def _linked(near: Tensor) -> Tensor:
 def _painted_tokens(block: LastBlock, regions: Tensor) -> Tensor:
     """The class token's copy of each region of (B, h, w), painted on it by way of the block's grid: (B, h·w, D)."""
     coarse = resize_numbers(regions, block.grid)
-    tokens = block.needed_region_tokens()(coarse)
+    tokens = block.needed_tower().region_tokens(coarse)
     seen = resize_numbers(coarse, _grid_of(regions)).flatten(1)
     return tokens.gather(1, seen[..., None].expand(-1, -1, tokens.shape[-1]))
 
@@ -177,7 +190,7 @@ def resize_patches(block: LastBlock, values: Tensor, grid: tuple[int, int]) -> T
     return resized.to(values.dtype).view(batch, heads, size, -1).transpose(2, 3)
 
 
-def _softmax_within(logits: Tensor, scope: Tensor) -> Tensor:
+def softmax_within(logits: Tensor, scope: Tensor) -> Tensor:
     """Softmax over the last axis of (B, M, M) where ``scope`` allows it; a cell always sees itself."""
     own = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
     return logits.masked_fill(~(scope | own), _NEVER).softmax(-1)

@@ -66,7 +66,7 @@ class HuggingFaceViT(ViTTower):
         q, k, v = (split_heads(project(values), attention.num_heads) for project in projections)
         return q, k, v
 
-    def block_merge(self, block: Any, attended: Tensor) -> Tensor:
+    def block_project(self, block: Any, attended: Tensor) -> Tensor:
         """(B, heads, N, d) through the output projection: (B, N, D)."""
         output: Tensor = block.self_attn.out_proj(join_heads(attended))
         return output

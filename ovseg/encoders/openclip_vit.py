@@ -57,9 +57,14 @@ class OpenClipViT(ViTTower):
         q, k, v = (split_heads(part, attention.num_heads) for part in joint.chunk(3, -1))
         return q, k, v
 
-    def block_merge(self, block: Any, attended: Tensor) -> Tensor:
-        """(B, heads, N, d) through the output projection and the layer scale: (B, N, D)."""
-        output: Tensor = block.ls_1(block.attn.out_proj(join_heads(attended)))
+    def block_project(self, block: Any, attended: Tensor) -> Tensor:
+        """(B, heads, N, d) through the output projection: (B, N, D)."""
+        output: Tensor = block.attn.out_proj(join_heads(attended))
+        return output
+
+    def block_scale(self, block: Any, values: Tensor) -> Tensor:
+        """(B, N, D) through the layer scale."""
+        output: Tensor = block.ls_1(values)
         return output
 
     def block_feed_forward(self, block: Any, values: Tensor) -> Tensor:

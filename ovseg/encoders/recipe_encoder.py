@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import lcm
 
 import numpy as np
@@ -63,9 +64,7 @@ class RecipeEncoder(nn.Module):
             return self._tower_spec
         fine = self.structure.spec.stride
         multiple = lcm(self.tower.stride, fine)
-        return replace(
-            self._tower_spec, stride=fine if self._recipe.structure else self.tower.stride, multiple=multiple
-        )
+        return replace(self._tower_spec, stride=fine if self._recipe.fine else self.tower.stride, multiple=multiple)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -117,8 +116,9 @@ class RecipeEncoder(nn.Module):
         attended = self._recipe.run(self._last_block(tokens, structure, regions), self._config.options)
         values = functional.normalize(self._finish(attended, tokens), dim=1)
         # A structure on another grid cannot say which cells of the values belong together.
-        fits = structure is not None and structure.shape[-2:] == values.shape[-2:]
-        return (values, structure) if structure is not None and fits else (values,)
+        if structure is None or structure.shape[-2:] != values.shape[-2:]:
+            return (values,)
+        return values, functional.normalize(structure, dim=1) if self._recipe.lengths else structure
 
     def image_vector(self, pixels: Tensor) -> Tensor:
         """Image vectors of ``pixels``: (B, C), unit length, from the unchanged tower."""
@@ -127,7 +127,8 @@ class RecipeEncoder(nn.Module):
     def _structure_of(self, pixels: Tensor) -> Tensor | None:
         if self.structure is None:
             return None
-        features: Tensor = self.structure(renormalise(pixels, self._tower_spec, self.structure.spec))
+        seen = renormalise(pixels, self._tower_spec, self.structure.spec)
+        features: Tensor = self.structure.read(seen) if self._recipe.lengths else self.structure(seen)
         return features
 
     def _last_block(self, tokens: TowerTokens, structure: Tensor | None, regions: Tensor | None) -> LastBlock:
@@ -147,9 +148,7 @@ class RecipeEncoder(nn.Module):
             structure=structure,
             regions=regions,
             spatial=spatial,
-            region_tokens=lambda numbers: self.tower.region_tokens(tokens, numbers),
-            mean_attention=lambda blocks: self.tower.mean_attention(tokens, blocks),
-            depth=len(self.tower.blocks),
+            tower=_Around(self.tower, tokens),
         )
 
     def _regions_of(self, pixels: Tensor, structure: Tensor | None) -> Tensor | None:
@@ -175,13 +174,47 @@ class RecipeEncoder(nn.Module):
         target = tokens
         if (attended.prefix, attended.grid) != (tokens.prefix, tokens.grid):
             target = TowerTokens(attended.values, attended.prefix, attended.grid)
-        update = tower.merge(attended.values)
+        update = _merged(tower, attended.values)
         leaving = tower.complete(update, target, residual=recipe.residual, feed_forward=recipe.feed_forward)
         normed = tower.normalise(leaving)
         for branch in attended.branches:
-            apart = branch.values if branch.values.ndim == 3 else tower.merge(branch.values)
-            normed = normed + branch.weight * tower.normalise(apart)
+            normed = normed + branch.weight * tower.normalise(_merged(tower, branch.values))
         return as_maps(tower.to_space(normed[:, attended.prefix :]), attended.grid)
+
+
+@dataclass(frozen=True)
+class _Around:
+    """A tower and the tokens that enter its last block: what a recipe sees of them (``OpenTower``)."""
+
+    tower: ViTTower
+    tokens: TowerTokens
+
+    @property
+    def depth(self) -> int:
+        return len(self.tower.blocks)
+
+    def entering(self, number: int) -> Tensor:
+        return self.tokens.history[number].values
+
+    def patch_qkv(self, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.tower.last_block_qkv(replace(self.tokens, values=patches, prefix=0))
+
+    def project(self, attended: Tensor) -> Tensor:
+        return self.tower.block_project(self.tower.blocks[-1], attended)
+
+    def merge(self, attended: Tensor) -> Tensor:
+        return self.tower.merge(attended)
+
+    def mean_attention(self, blocks: Sequence[int]) -> Tensor:
+        return self.tower.mean_attention(self.tokens, blocks)
+
+    def region_tokens(self, regions: Tensor) -> Tensor:
+        return self.tower.region_tokens(self.tokens, regions)
+
+
+def _merged(tower: ViTTower, values: Tensor) -> Tensor:
+    """(B, N, D) behind the output projection, which (B, heads, N, d) are still to pass."""
+    return values if values.ndim == 3 else tower.merge(values)
 
 
 def _check_parts(name: str, section: str, *, wanted: bool, there: bool) -> None:

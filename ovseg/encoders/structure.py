@@ -56,7 +56,7 @@ class StructureEncoder(nn.Module):
         super().__init__()
         self.network = network
         self.spec = spec
-        self._read = _READERS[feature]
+        self._reader = _READERS[feature]
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Unit vectors per cell.
@@ -67,8 +67,12 @@ class StructureEncoder(nn.Module):
         Returns:
             (B, S, H/stride, W/stride), unit length over S.
         """
+        return functional.normalize(self.read(pixels), dim=1)
+
+    def read(self, pixels: Tensor) -> Tensor:
+        """What ``forward`` returns, with the lengths that the network gives the vectors."""
         check_pixels(pixels, self.spec.stride)
-        return functional.normalize(self._read(self.network, pixels), dim=1)
+        return self._reader(self.network, pixels)
 
 
 def build_structure(config: StructureConfig, path: Path | None) -> StructureEncoder:

@@ -57,10 +57,14 @@ class TimmEva(TimmViT):
             q, k = (_rotate(part, tokens.rope, tokens.prefix, half=half).type_as(v) for part in (q, k))
         return q, k, v
 
-    def block_merge(self, block: Any, attended: Tensor) -> Tensor:
-        """(B, heads, N, d) through the output projection and the layer scale: (B, N, D)."""
-        output = block.attn.proj(block.attn.norm(join_heads(attended)))
-        return _scaled(output, block.gamma_1)
+    def block_project(self, block: Any, attended: Tensor) -> Tensor:
+        """(B, heads, N, d) through the output projection: (B, N, D)."""
+        output: Tensor = block.attn.proj(block.attn.norm(join_heads(attended)))
+        return output
+
+    def block_scale(self, block: Any, values: Tensor) -> Tensor:
+        """(B, N, D) through the layer scale."""
+        return _scaled(values, block.gamma_1)
 
     def block_feed_forward(self, block: Any, values: Tensor) -> Tensor:
         """What the feed-forward layer of a block adds."""

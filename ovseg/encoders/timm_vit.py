@@ -107,9 +107,14 @@ class TimmViT(ViTTower):
         q, k, v = joint.view(*joint.shape[:2], 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
         return attention.q_norm(q), attention.k_norm(k), v
 
-    def block_merge(self, block: Any, attended: Tensor) -> Tensor:
-        """(B, heads, N, d) through the output projection and the layer scale: (B, N, D)."""
-        output: Tensor = block.ls1(block.attn.proj(block.attn.norm(join_heads(attended))))
+    def block_project(self, block: Any, attended: Tensor) -> Tensor:
+        """(B, heads, N, d) through the output projection: (B, N, D)."""
+        output: Tensor = block.attn.proj(block.attn.norm(join_heads(attended)))
+        return output
+
+    def block_scale(self, block: Any, values: Tensor) -> Tensor:
+        """(B, N, D) through the layer scale."""
+        output: Tensor = block.ls1(values)
         return output
 
     def block_feed_forward(self, block: Any, values: Tensor) -> Tensor:

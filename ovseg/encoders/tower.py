@@ -73,8 +73,16 @@ class ViTTower(nn.Module, ABC):
         """Queries, keys and values of a block, each (B, heads, N, d), ready for a dot product."""
 
     @abstractmethod
+    def block_project(self, block: Any, attended: Tensor) -> Tensor:
+        """(B, heads, N, d) through the output projection of a block: (B, N, D), before any layer scale."""
+
+    def block_scale(self, block: Any, values: Tensor) -> Tensor:
+        """(B, N, D) behind the output projection through the layer scale of a block, where it has one."""
+        return values
+
     def block_merge(self, block: Any, attended: Tensor) -> Tensor:
-        """(B, heads, N, d) through the output projection of a block: (B, N, D)."""
+        """(B, heads, N, d) through the output projection and the layer scale of a block: (B, N, D)."""
+        return self.block_scale(block, self.block_project(block, attended))
 
     @abstractmethod
     def block_feed_forward(self, block: Any, values: Tensor) -> Tensor:

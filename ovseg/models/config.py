@@ -150,6 +150,25 @@ class CorrectionConfig(RegionsConfig):
     spare_lowest: bool = False
 
 
+class GatherConfig(Config):
+    """Features of the whole image gathered over cells that belong together, after its windows were put together.
+
+    Attributes:
+        regions: the cells of a region share their mean (LaVG).
+        sharpness: each cell becomes a mean over the cells whose cosine S is over the mean of all, weighted by
+            softmax((S − mean)·sharpness) (RADSeg's global aggregation).
+    """
+
+    regions: RegionsConfig | None = None
+    sharpness: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> GatherConfig:
+        if (self.regions is None) == (self.sharpness is None):
+            raise ValueError("expected one of 'regions' and 'sharpness', got both or none; keep one")
+        return self
+
+
 class ObjectsConfig(Config):
     """How objects are found.
 
@@ -191,11 +210,26 @@ class PruneConfig(Config):
     least: int = Field(default=10, gt=0)
 
 
+class WholeConfig(Config):
+    """What the vector of the whole image says about phrases (CASS); the defaults are its values for PASCAL Context.
+
+    Attributes:
+        share: of the whole image's cosine in a logit.
+        pull: share of the cells that are most like a phrase in its vector.
+        distance: Ward's distance up to which phrases are of one kind; of a kind, only the likeliest is pulled.
+    """
+
+    share: float = Field(default=0.25, ge=0, le=1)
+    pull: float = Field(default=0.04, ge=0, le=1)
+    distance: float = Field(default=0.09, ge=0)
+
+
 class ModelConfig(Config):
     """One model: encoders, prompts, sizes, smoothing, background, licence.
 
     ``words`` names a list of ``prompts/words/``, which the classes of a benchmark are then asked by.
     ``parameters`` are millions. ``correction`` names regions that are painted in their most frequent label.
+    ``gather`` changes the features of an image as a whole.
     ``datasets`` holds, by benchmark, the constants that a paper changes for it, with dotted keys;
     ``for_benchmark`` applies them.
     """
@@ -213,6 +247,8 @@ class ModelConfig(Config):
     background: BackgroundConfig = BackgroundConfig()
     refine: RefineConfig = RefineConfig()
     prune: PruneConfig | None = None
+    whole: WholeConfig | None = None
+    gather: GatherConfig | None = None
     correction: CorrectionConfig | None = None
     objects: QualityConfig = QualityConfig()
     parameters: float
@@ -225,9 +261,10 @@ class ModelConfig(Config):
     datasets: dict[str, dict[str, int | float | bool | str | None]] = Field(default={})
 
     @model_validator(mode="after")
-    def _smoothing_has_a_grid(self) -> ModelConfig:
-        if self.smoothing is not None and self.input.splice == "pixels":
-            raise ValueError("smoothing needs cells on one grid, got input.splice 'pixels'; remove one of them")
+    def _all_have_a_grid(self) -> ModelConfig:
+        for name in ("smoothing", "gather"):
+            if getattr(self, name) is not None and self.input.splice == "pixels":
+                raise ValueError(f"{name} needs cells on one grid, got input.splice 'pixels'; remove one of them")
         return self
 
     @model_validator(mode="before")
@@ -275,6 +312,7 @@ HARNESS = (
     "background",
     "refine",
     "prune",
+    "whole",
     "correction",
 )  # what a paper's way from an image to labels is made of, besides its networks
 

@@ -31,7 +31,8 @@ def is_local(config: ModelConfig) -> bool:
 
 
 def _sam_repos(config: ModelConfig) -> list[str]:
-    parts = (config.encoder.regions, config.correction)
+    gathered = None if config.gather is None else config.gather.regions
+    parts = (config.encoder.regions, config.correction, gathered)
     return sorted({part.repo for part in parts if part is not None and part.repo})
 
 

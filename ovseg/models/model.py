@@ -53,6 +53,7 @@ class Model:
         ``features`` decides the features in the joint space, ``settings`` how a label is chosen from them.
         """
         config = self.config
+        gathered = [] if config.gather is None else [config.gather]
         head = None if config.head is None else config.head.model_copy(update={"weights": "", "sha256": ""})
         rest = config.model_dump(
             include={
@@ -69,8 +70,8 @@ class Model:
         return {
             "model": config.name,
             "weights": "+".join(f"{part}-{mark[:16]}" for part, mark in sorted(self.weights.items())),
-            "features": digest(self.encoder_digest, head, self.weights.get("head", "")),
-            "settings": digest(rest),
+            "features": digest(self.encoder_digest, head, self.weights.get("head", ""), *gathered),
+            "settings": digest(rest, *([] if config.whole is None else [config.whole])),
         }
 
 

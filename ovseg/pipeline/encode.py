@@ -296,5 +296,8 @@ def whole_image(encoder: ImageEncoder, pixels: Tensor) -> Tensor:
         ConfigError: the encoder has no vector for a whole image.
     """
     if not isinstance(encoder, WholeImageEncoder):
-        raise ConfigError("'prune:' needs a tower with a vector for the whole image; remove it from the model file")
+        raise ConfigError(
+            "'prune:' needs a tower with a vector for the whole image, and so does 'whole:'; remove them from the "
+            "model file"
+        )
     return encoder.image_vector(pixels)[0]

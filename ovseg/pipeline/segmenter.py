@@ -27,11 +27,13 @@ from ovseg.pipeline.batches import path_of, stream
 from ovseg.pipeline.decide import Decision, DecisionRules
 from ovseg.pipeline.encode import encode_images, whole_image
 from ovseg.pipeline.encoded import EncodedImage
+from ovseg.pipeline.gather import Gathering
 from ovseg.pipeline.logits import ClassLogits, class_logits
 from ovseg.pipeline.modifiers import LabelWeights, Modifier, Pruning
 from ovseg.pipeline.objects import ObjectSearch, Quality, find_objects
 from ovseg.pipeline.queries import QueryBank, encode_vocabulary, phrases_of
 from ovseg.pipeline.text_cache import TextCache
+from ovseg.pipeline.whole import WholeImage
 from ovseg.result import SegmentationResult
 from ovseg.vocabulary.labels import Background, Concept, Vocabulary
 from ovseg.vocabulary.templates import Templates
@@ -75,6 +77,8 @@ class Segmenter:
         self.device = device
         self.added = tuple(modifiers)
         self.rules = DecisionRules(model.config)
+        gather, unit = model.config.gather, model.config.input.splice == "features"
+        self._gather = None if gather is None else Gathering(gather, unit=unit)
         self.templates = Templates.named(model.config.templates)
         self._cache = TextCache(cache)
         self._recent: dict[Hashable, QueryBank] = {}
@@ -95,7 +99,9 @@ class Segmenter:
             # The image as a whole is compared with text alone, which knows less of a label than its own modifier.
             spared = {name for modifier in self.added for name in modifier.names}
             modifiers.append(Pruning(self.config.prune, self.model.image.spec.space, spared))
-        return (*self.added, *modifiers)  # a weight counts in full, whatever the logits were mixed from
+        whole, space = self.config.whole, self.model.image.spec.space
+        first = [] if whole is None else [WholeImage(whole, self.model.head, self.config.smoothing, space)]
+        return (*first, *self.added, *modifiers)  # a weight counts in full, whatever the logits were mixed from
 
     @property
     def info(self) -> dict[str, str]:
@@ -189,10 +195,12 @@ class Segmenter:
         """``encode`` of decoded images (H, W, 3) uint8; those of one size run through the encoder together."""
         whole = getattr(self.model.image, "whole_regions", None)
         encoded = encode_images(self._joint, images, self.model.image.spec, self.config.input, regions=whole)
-        return [
-            EncodedImage(image, features, geometry, None if self.config.prune is None else self._whole(image))
+        asks_whole = self.config.prune is not None or self.config.whole is not None
+        found = [
+            EncodedImage(image, features, geometry, self._whole(image) if asks_whole else None)
             for image, (features, geometry) in zip(images, encoded, strict=True)
         ]
+        return found if self._gather is None else [self._gather(each) for each in found]
 
     def queries(self, labels: Labels | None = None, *, background: Background = None) -> QueryBank:
         """The queries of a vocabulary in the joint space; kept in memory and, if they are words, on disk.

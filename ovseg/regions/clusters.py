@@ -22,7 +22,7 @@ def kmeans(image: Tensor, structure: Tensor, *, count: int = 12, steps: int = 20
     Returns:
         (H, W) int32 numbers from 0.
     """
-    return _to_pixels(cluster_cells(structure, count=count, steps=steps), image)
+    return numbers_on_pixels(cluster_cells(structure, count=count, steps=steps), image)
 
 
 def cluster_cells(structure: Tensor, *, count: int = 12, steps: int = 20) -> Tensor:
@@ -88,7 +88,7 @@ def linked(image: Tensor, structure: Tensor, *, nearness: float = 0.6) -> Tensor
     second = np.concatenate([numbers[:, 1:][beside], numbers[1:][below]])
     joined = coo_array((np.ones(len(first), bool), (first, second)), shape=(numbers.size, numbers.size))
     _, owner = connected_components(joined, directed=False)
-    return _to_pixels(torch.from_numpy(owner).view(rows, columns), image)
+    return numbers_on_pixels(torch.from_numpy(owner).view(rows, columns), image)
 
 
 def _spread(vectors: Tensor, count: int) -> Tensor:
@@ -109,7 +109,8 @@ def _means(vectors: Tensor, owner: Tensor, centres: Tensor) -> Tensor:
     return functional.normalize(moved, dim=1)
 
 
-def _to_pixels(numbers: Tensor, image: Tensor) -> Tensor:
+def numbers_on_pixels(numbers: Tensor, image: Tensor) -> Tensor:
+    """(h, w) integers on the pixels of (H, W, 3), each that of its cell: (H, W) int32."""
     height, width = image.shape[:2]
     maps = numbers[None, None].float()
     return functional.interpolate(maps, size=(height, width), mode="nearest-exact")[0, 0].to(torch.int32)

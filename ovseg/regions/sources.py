@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ovseg.config import Config, check_options, choose
 from ovseg.regions.clusters import kmeans, linked
+from ovseg.regions.cuts import ncut
 from ovseg.regions.sam import sam
 from ovseg.regions.sam2 import SAM2_REPO, sam2
 from ovseg.regions.superpixels import felzenszwalb, slic
@@ -24,6 +25,7 @@ SOURCES: dict[str, Callable[..., Tensor]] = {
     "felzenszwalb": felzenszwalb,
     "kmeans": kmeans,
     "linked": linked,
+    "normalized_cut": ncut,
     "sam": sam,
     "sam2": sam2,
 }

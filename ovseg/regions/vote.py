@@ -40,6 +40,31 @@ def majority_label(index_map: Tensor, regions: Tensor, *, spare_lowest: bool = F
     return voted
 
 
+def mean_of_regions(values: Tensor, regions: Tensor) -> Tensor:
+    """Values with each cell of a region at the mean of the region.
+
+    Args:
+        values: (C, h, w) float.
+        regions: (h, w) integer regions; cells at −1 keep their values.
+
+    Raises:
+        ShapeError: the grids differ.
+
+    Source: Kang and Cho, LaVG, ECCV 2024, object grounding.
+    """
+    if values.ndim != 3 or regions.shape != values.shape[1:]:
+        raise ShapeError(
+            f"expected values (C, h, w) and regions (h, w), got {tuple(values.shape)} and {tuple(regions.shape)}"
+        )
+    inside = (regions >= 0).to(values.device)
+    known, owner = torch.unique(regions.to(values.device)[inside].long(), return_inverse=True)
+    cells = values[:, inside]  # (C, n)
+    totals = cells.new_zeros(len(cells), len(known)).index_add(1, owner, cells)
+    means = values.clone()
+    means[:, inside] = (totals / owner.bincount(minlength=len(known)))[:, owner].to(values.dtype)
+    return means
+
+
 def paint_by_area(masks: Tensor) -> Tensor:
     """Overlapping masks as regions, larger painted over smaller, as CorrCLIP does.
 

@@ -5,81 +5,24 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.blocks import (
+    FINE,
+    GRID,
+    dot,
+    make_block,
+    middle_weights,
+    nearness,
+    of_image,
+    region_table,
+    rows_softmax,
+    self_attention,
+    weighted,
+)
 
 from ovseg.attention import RECIPES, LastBlock, RecipeConfig, find_recipe
 from ovseg.attention.self_attention import neighbourhood
 from ovseg.attention.structured import merge_regions, resize_numbers, resize_patches
 from ovseg.errors import ConfigError, ModelError, ShapeError
-
-GRID, FINE = (3, 5), (4, 6)
-
-
-def make_block(*, prefix: int, batch: int = 2, fine: tuple[int, int] = FINE, seed: int = 0) -> LastBlock:
-    draw = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=draw)
-
-    count = prefix + GRID[0] * GRID[1]
-    structure = torch.nn.functional.normalize(normal(batch, 7, *fine) + 0.5, dim=1)
-    return LastBlock(
-        *(normal(batch, 2, count, 4) for _ in range(3)),
-        prefix,
-        GRID,
-        structure=structure,
-        regions=torch.randint(-1, 4, (batch, *fine), generator=draw),
-        spatial=normal(batch, 2, count, 4),
-        region_tokens=lambda regions: region_table(batch)[:, : int(regions.max()) + 1],
-        mean_attention=lambda blocks: middle_weights(batch, count),
-        depth=12,
-    )
-
-
-def middle_weights(batch: int, count: int) -> torch.Tensor:
-    """(B, 2, N, N) made up weights of middle blocks; rows add to 1."""
-    return torch.linspace(0, 3, batch * 2 * count * count).view(batch, 2, count, count).sin().softmax(-1)
-
-
-def region_table(batch: int) -> torch.Tensor:
-    """(B, R, 8) made up tokens of regions."""
-    return torch.arange(batch * 9 * 8, dtype=torch.float32).view(batch, 9, 8)
-
-
-def rows_softmax(logits):
-    top = max(logits)
-    weights = [math.exp(value - top) for value in logits]
-    return [weight / sum(weights) for weight in weights]
-
-
-def dot(left, right):
-    return float((left.double() * right.double()).sum())
-
-
-def weighted(weights, values):
-    return sum(weight * value.double() for weight, value in zip(weights, values, strict=True))
-
-
-def self_attention(left, right, values, bias=None):
-    """(N, d) each, one head of one image."""
-    out = []
-    for row, query in enumerate(left):
-        logits = [dot(query, key) / math.sqrt(len(query)) for key in right]
-        if bias is not None:
-            logits = [logit + bias[row][column] for column, logit in enumerate(logits)]
-        out.append(weighted(rows_softmax(logits), values))
-    return torch.stack(out)
-
-
-def nearness(prefix, sigma=5.0):
-    places = [None] * prefix + [(row, column) for row in range(GRID[0]) for column in range(GRID[1])]
-    return [
-        [
-            0.0 if p is None or o is None else math.exp(-((p[0] - o[0]) ** 2 + (p[1] - o[1]) ** 2) / (2 * sigma**2))
-            for o in places
-        ]
-        for p in places
-    ]
-
 
 SLOW = {
     "plain": lambda q, k, v, prefix: self_attention(q, k, v),
@@ -197,24 +140,11 @@ def test_a_batch_of_two_equals_two_of_one(name):
     block = make_block(prefix=1)
     both = RECIPES[name].run(block, {})
     for image in range(2):
-        part = slice(image, image + 1)
-        alone = LastBlock(
-            block.q[part],
-            block.k[part],
-            block.v[part],
-            1,
-            GRID,
-            structure=block.structure[part],
-            regions=block.regions[part],
-            spatial=block.spatial[part],
-            region_tokens=lambda regions, part=part: region_table(2)[part, : int(regions.max()) + 1],
-            mean_attention=lambda blocks, part=part: block.mean_attention(blocks)[part],
-            depth=12,
-        )
+        alone = of_image(block, image)
         one = RECIPES[name].run(alone, {})
-        torch.testing.assert_close(one.values, both.values[part])
+        torch.testing.assert_close(one.values, both.values[image : image + 1])
         for mine, ours in zip(one.branches, both.branches, strict=True):
-            torch.testing.assert_close(mine.values, ours.values[part])
+            torch.testing.assert_close(mine.values, ours.values[image : image + 1])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -228,9 +158,7 @@ def test_recipes_keep_half_precision(name, dtype):
         structure=block.structure.to(dtype),
         regions=block.regions,
         spatial=block.spatial.to(dtype),
-        region_tokens=lambda regions: block.region_tokens(regions).to(dtype),
-        mean_attention=block.mean_attention,
-        depth=12,
+        tower=block.tower.to(dtype),
     )
     values = RECIPES[name].run(half, {}).values
     assert values.dtype == dtype and values.isfinite().all()
@@ -295,16 +223,10 @@ def test_numbers_are_resized_as_torch_does_to_the_nearest():
 
 @pytest.mark.parametrize(("mix", "strength"), [(0.0, 1.0), (0.4, 2.0), (1.0, 2.0)])
 def test_resclip_mixes_in_the_attention_of_middle_blocks(mix, strength):
-    block, asked = make_block(prefix=1), []
+    block = make_block(prefix=1)
     count = block.q.shape[2]
-
-    def mean_attention(blocks):
-        asked.append(list(blocks))
-        return middle_weights(2, count)
-
-    whole = replace(block, mean_attention=mean_attention)
-    found = RECIPES["resclip-rcs"].run(whole, {"mix": mix, "strength": strength}).values
-    assert asked == [[5, 6, 7, 8]]
+    found = RECIPES["resclip-rcs"].run(block, {"mix": mix, "strength": strength}).values
+    assert block.tower.asked == [[5, 6, 7, 8]]
     for image in range(2):
         for head in range(2):
             k, v = block.k[image, head], block.v[image, head]
@@ -312,15 +234,36 @@ def test_resclip_mixes_in_the_attention_of_middle_blocks(mix, strength):
             middle = torch.stack([weighted(row.tolist(), v) for row in middle_weights(2, count)[image, head]])
             slow = strength * ((1 - mix) * own + mix * middle)
             torch.testing.assert_close(found[image, head].double(), slow, atol=1e-5, rtol=1e-5)
-    RECIPES["resclip-rcs"].run(replace(whole, depth=24), {})
-    assert asked[-1] == list(range(10, 18))
-    with pytest.raises(ModelError, match="attention of other blocks"):
-        RECIPES["resclip-rcs"].run(replace(block, mean_attention=None), {})
+    block.tower.depth = 24
+    RECIPES["resclip-rcs"].run(block, {})
+    assert block.tower.asked[-1] == list(range(10, 18))
+    with pytest.raises(ModelError, match="needs the whole tower"):
+        RECIPES["resclip-rcs"].run(replace(block, tower=None), {})
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+def test_radseg_attends_by_what_the_block_would_answer(prefix):
+    block = make_block(prefix=prefix)
+    attended = RECIPES["radseg"].run(block, {"sharpness": 6.0})
+    assert (attended.prefix, attended.grid) == (prefix, GRID)
+    for image in range(2):
+        first = torch.cat(
+            [self_attention(block.q[image, h], block.k[image, h], block.v[image, h]) for h in (0, 1)], 1
+        )
+        answer = first @ block.tower.output.double()
+        for head in range(2):
+            parts = answer[:, 4 * head : 4 * head + 4]
+            rows = []
+            for one in parts:
+                cosines = [dot(one, other) / float(one.norm() * other.norm()) for other in parts]
+                rows.append(rows_softmax([6.0 * value if value >= 0 else -math.inf for value in cosines]))
+            slow = torch.stack([weighted(row, block.v[image, head]) for row in rows])
+            torch.testing.assert_close(attended.values[image, head].double(), slow, atol=1e-5, rtol=1e-5)
 
 
 def test_equal_cells_do_not_empty_a_row_of_proxyclip():
     block = make_block(prefix=0)
-    same = torch.nn.functional.normalize(torch.ones(2, 7, *FINE), dim=1)
+    same = torch.nn.functional.normalize(torch.ones(2, 8, *FINE), dim=1)
     alike = LastBlock(block.q, block.k, block.v, 0, GRID, structure=same)
     values = RECIPES["proxyclip"].run(alike, {}).values
     torch.testing.assert_close(values, resize_patches(alike, block.v, FINE))
@@ -347,7 +290,7 @@ def test_missing_parts_are_refused_by_name():
     with pytest.raises(ModelError, match="needs a structure encoder"):
         RECIPES["proxyclip"].run(bare, {})
     with pytest.raises(ModelError, match="needs the whole tower"):
-        RECIPES["corrclip"].run(replace(block, region_tokens=None), {})
+        RECIPES["corrclip"].run(replace(block, tower=None), {})
     with pytest.raises(ModelError, match="needs regions"):
         RECIPES["corrclip"].run(LastBlock(block.q, block.k, block.v, 0, GRID, structure=block.structure), {})
     with pytest.raises(ShapeError, match=r"q must be \(B=2, heads=2, N=16, d\)"):

@@ -49,14 +49,14 @@ def test_every_recipe_follows_the_encoder_contract(name, networks, wide):
     encoder = encoder_of(networks, name, layers=2 if name == "corrclip" else 0).eval()
     assert isinstance(encoder, ImageEncoder)
     features = encoder.dense(wide)
-    stride = 4 if RECIPES[name].structure else 8
+    stride = 4 if RECIPES[name].fine else 8
     assert (features.space, features.stride, encoder.spec.stride) == ("tiny-space", stride, stride)
     assert features.values.shape == (2, 16, 24 // stride, 48 // stride)
     torch.testing.assert_close(features.values.norm(dim=1), torch.ones(2, 24 // stride, 48 // stride))
     assert torch.equal(encoder.dense(wide).values, features.values)
     torch.testing.assert_close(encoder.dense(wide[1:]).values, features.values[1:], atol=1e-5, rtol=1e-5)
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
-    assert (features.structure is not None) == RECIPES[name].structure
+    assert (features.structure is not None) == RECIPES[name].fine
 
 
 @pytest.mark.parametrize("tower", ["timm-siglip", "timm-dinov2", "eva02", "pe-core", "dinov3"])
@@ -92,6 +92,23 @@ def test_sclip_keeps_the_residual_and_the_feed_forward_layer(networks, pixels):
     values = values + last.mlp(last.ln_2(values))
     expected = functional.normalize(visual.ln_post(values)[:, 1:] @ visual.proj, dim=-1)
     features = encoder_of(networks, "sclip").dense(pixels)
+    torch.testing.assert_close(features.values.flatten(2).transpose(1, 2), expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_radseg_compares_what_leaves_the_projection_before_its_scale(networks, pixels):
+    trunk = networks["timm-dinov2"]()
+    tokens = TimmViT(trunk).prefix(pixels).values
+    last = trunk.blocks[-1]
+    q, k, v = last.attn.qkv(last.norm1(tokens)).unflatten(-1, (3, 4, 8)).permute(2, 0, 3, 1, 4)
+    first = last.attn.proj(((q @ k.transpose(2, 3) / 8**0.5).softmax(-1) @ v).transpose(1, 2).flatten(2))
+    parts = functional.normalize(first.unflatten(-1, (4, 8)), dim=-1).transpose(1, 2)
+    cosines = parts @ parts.transpose(2, 3)
+    weights = torch.where(cosines < 0, -torch.inf, 10 * cosines).softmax(-1)
+    values = tokens + last.ls1(last.attn.proj((weights @ v).transpose(1, 2).flatten(2)))
+    values = values + last.ls2(last.mlp(last.norm2(values)))
+    expected = functional.normalize(trunk.norm(values)[:, 5:], dim=-1)
+    features = encoder_of(networks, "radseg", tower="timm-dinov2").dense(pixels)
     torch.testing.assert_close(features.values.flatten(2).transpose(1, 2), expected, atol=1e-5, rtol=1e-5)
 
 

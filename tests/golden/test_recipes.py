@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from ovseg.attention import RecipeConfig
 from ovseg.attention.structured import (
-    _softmax_within,
     merge_regions,
     pair_cosines,
     region_scope,
     resize_numbers,
+    softmax_within,
 )
 from ovseg.encoders.openclip_vit import OpenClipViT
 from ovseg.encoders.recipe_encoder import RecipeEncoder
@@ -201,7 +201,7 @@ def test_the_scope_of_corrclip() -> None:
         cosines = pair_cosines(structure)
         scope = region_scope(cosines, merged.flatten(1))
         assert torch.equal(scope[0].long(), case[f"expected.scope_{size}"].long())
-        weights = _softmax_within(cosines * case.facts["hyper_parameters"]["temperature"], scope)
+        weights = softmax_within(cosines * case.facts["hyper_parameters"]["temperature"], scope)
         atol = case.facts["tolerance_float32"]["weights_atol"]
         torch.testing.assert_close(weights[0], case[f"expected.weights_{size}"], atol=atol, rtol=0)
 

@@ -183,3 +183,10 @@ def clip_model():
 @pytest.fixture
 def siglip_model():
     return huggingface_siglip()
+
+
+def twelve_blocks() -> torch.nn.Module:
+    """An open_clip tower of 12 small blocks, so that papers' numbers of blocks are what they are."""
+    from open_clip.transformer import VisionTransformer
+
+    return shake(VisionTransformer(SIDE, PATCH, width=16, layers=12, heads=4, mlp_ratio=2, output_dim=16))

@@ -271,7 +271,9 @@ def test_every_model_file_names_things_that_exist(name):
     Templates.named(config.templates)
     if config.encoder.recipe is not None:
         recipe = find_recipe(config.encoder.recipe)
-        assert recipe.structure == (config.encoder.structure is not None)
+        gathers = config.gather is not None and config.gather.regions is not None
+        looks = recipe.structure or (gathers and not config.gather.regions.from_image)
+        assert looks == (config.encoder.structure is not None)
         assert recipe.regions == (config.encoder.regions is not None)
     if config.encoder.regions is not None:
         build_regions(config.encoder.regions)

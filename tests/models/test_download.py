@@ -12,7 +12,8 @@ from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntr
 from ovseg import hub
 from ovseg.errors import ModelError
 from ovseg.models import download as models_download
-from ovseg.models.config import read_model_config
+from ovseg.models.config import GatherConfig, read_model_config
+from ovseg.regions import RegionsConfig
 
 
 def failing(error):
@@ -126,6 +127,11 @@ def test_a_model_is_local_when_every_part_of_it_is(monkeypatch):
     there.add("timm/vit_base_patch8_224.dino")
     assert models_download.is_local(read_model_config("clip-b16-proxyclip-paper"))
     assert not models_download.is_local(read_model_config("clip-l14-naclip-shared"))
+    naclip = read_model_config("clip-b16-naclip-paper")
+    gathers = naclip.model_copy(update={"gather": GatherConfig(regions=RegionsConfig(source="sam"))})
+    assert not models_download.is_local(gathers)
+    there.add(RegionsConfig(source="sam").repo)
+    assert models_download.is_local(gathers)
 
 
 def test_weights_are_known_by_their_bytes_which_the_cache_names(tmp_path):

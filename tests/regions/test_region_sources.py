@@ -10,7 +10,7 @@ from ovseg.images.geometry import ImageGeometry
 from ovseg.regions import SOURCES, RegionsConfig, build_regions, majority_label
 from ovseg.regions.sam import regions_of, sam
 from ovseg.regions.sam2 import propose_logits
-from ovseg.regions.vote import paint_by_area
+from ovseg.regions.vote import mean_of_regions, paint_by_area
 from ovseg.sam import FoundMasks, SamEmbedding
 from ovseg.sam.grid import keep_masks
 from ovseg.sam.hub import StretchedSam
@@ -94,6 +94,18 @@ def test_each_region_takes_its_most_frequent_label():
     assert torch.equal(majority_label(labels, torch.full_like(regions, -1)), labels)
     with pytest.raises(ShapeError, match="alike"):
         majority_label(labels, regions[:2])
+
+
+def test_the_cells_of_a_region_take_its_mean():
+    values = torch.tensor([[[1.0, 3.0, 5.0], [7.0, 9.0, 11.0]], [[0.0, 2.0, 0.0], [0.0, 0.0, 4.0]]])
+    regions = torch.tensor([[4, 4, -1], [4, 9, 9]], dtype=torch.int32)
+    found = mean_of_regions(values, regions)
+    torch.testing.assert_close(found[0], torch.tensor([[11 / 3, 11 / 3, 5.0], [11 / 3, 10.0, 10.0]]))
+    torch.testing.assert_close(found[1], torch.tensor([[2 / 3, 2 / 3, 0.0], [2 / 3, 2.0, 2.0]]))
+    assert torch.equal(mean_of_regions(values, torch.full_like(regions, -1)), values)
+    assert mean_of_regions(values.bfloat16(), regions).dtype == torch.bfloat16
+    with pytest.raises(ShapeError, match=r"regions \(h, w\), got \(2, 2, 3\) and \(2, 2\)"):
+        mean_of_regions(values, regions[:, :2])
 
 
 def test_smaller_masks_lie_over_larger_ones_and_copies_are_dropped():
