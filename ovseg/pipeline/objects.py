@@ -306,7 +306,7 @@ def apart(
 ) -> tuple[Tensor, Tensor]:
     """Which of n things are objects of their own, and how sure that is.
 
-    What a surer one of its label covers is likely a part or a copy of it, and loses some of its score. Near copies are
+    What a surer one of its label covers is likely a part or a copy of it: it loses some of its score. Near copies are
     dropped, and what is empty.
 
     Args:
