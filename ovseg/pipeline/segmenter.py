@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -308,8 +309,8 @@ class Segmenter:
         else:
             encoded = self.encode(image, max_pixels=max_pixels, value_range=value_range, bands=bands)
         logits = self.logits(encoded, queries)
-        decision = self.decide(logits, encoded, background=background is not None, refine=refine)
-        decision, objects = find_objects(self.model, search, encoded, logits, decision)
+        decide = partial(self.decide, encoded=encoded, background=background is not None, refine=refine)
+        decision, objects = find_objects(self.model, search, encoded, logits, decide)
         names = queries.vocabulary.labels
         result = SegmentationResult(
             index_map=decision.index.cpu().numpy(),

@@ -14,9 +14,11 @@ from torch import Tensor
 from ovseg.errors import ConfigError, ModelError, VocabularyError
 from ovseg.heads.base import IdentityHead
 from ovseg.models.config import ObjectsConfig, QualityConfig
+from ovseg.pipeline.candidates import apart, named_boxes, part_boxes
 from ovseg.pipeline.decide import Decision
-from ovseg.pipeline.objects import ObjectSearch, apart, named_boxes, part_boxes, pooled, sharpen
+from ovseg.pipeline.objects import ObjectSearch, pooled
 from ovseg.pipeline.segmenter import Segmenter
+from ovseg.pipeline.sharpening import sharpen, weighed
 from ovseg.proposals.proposal import Proposals
 from ovseg.result.segments import Segment
 from ovseg.vocabulary.labels import Concept, Vocabulary
@@ -144,10 +146,25 @@ def test_support_is_the_mean_probability_of_the_label_inside_the_mask() -> None:
 def test_a_sure_object_replaces_the_label_of_pixels_that_are_less_sure() -> None:
     index = torch.tensor([[0, 0, 1, -1]], dtype=torch.int32)
     best = torch.tensor([[0.9, 0.4, 0.3, 0.2]])
-    whole = Segment.of_mask(np.ones((1, 4), bool), "c", 0.5, corner=(0, 0), size=(1, 4))
-    sharp = sharpen(Decision(index, best, torch.ones(3)), [whole], [2], trust=1.0)
-    assert sharp.index.tolist() == [[0, 2, 2, 2]]
-    assert sharp.best[0].tolist() == pytest.approx([0.9, 0.5, 0.5, 0.5])
+    whole = Segment.of_mask(np.ones((1, 4), bool), "c", 0.45, corner=(0, 0), size=(1, 4))
+    sharp = sharpen(Decision(index, best, torch.ones(3)), [whole], ["a", "b", "c"])
+    assert sharp.index.tolist() == [[0, 2, 2, 2]]  # twice 0.45 is no more than 0.9
+    assert sharp.best[0].tolist() == pytest.approx([0.9, 0.45, 0.45, 0.45])
+
+
+def test_a_label_loses_where_its_sure_objects_are_not() -> None:
+    segmenter = make_segmenter()
+    encoded = segmenter.encode(TWO)
+    logits = segmenter.logits(encoded, segmenter.queries(["red", "blue"], background=None))
+    half = np.ones((32, 36), bool)
+    sure = Segment.of_mask(half, "red", 0.8, corner=(8, 8), size=(64, 128))  # four rows of four cells and a half
+    unsure = Segment.of_mask(half, "blue", 0.4, corner=(8, 8), size=(64, 128))
+    lost = logits.values - weighed(logits, encoded, [sure, unsure]).values
+    expected = torch.full((8, 16), 2.4)
+    expected[1:5, 1:5] = 0
+    expected[1:5, 5] = 1.2
+    torch.testing.assert_close(lost, torch.stack([expected, torch.zeros(8, 16)]))
+    assert weighed(logits, encoded, [unsure]) is logits
 
 
 def test_best_corrects_the_label_map_without_reporting_objects() -> None:
