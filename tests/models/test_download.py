@@ -128,10 +128,13 @@ def test_a_model_is_local_when_every_part_of_it_is(monkeypatch):
     assert models_download.is_local(read_model_config("clip-b16-proxyclip-paper"))
     assert not models_download.is_local(read_model_config("clip-l14-naclip-shared"))
     naclip = read_model_config("clip-b16-naclip-paper")
-    gathers = naclip.model_copy(update={"gather": GatherConfig(regions=RegionsConfig(source="sam"))})
+    regions = RegionsConfig(source="sam", options={"model": "facebook/sam-vit-base"})
+    gathers = naclip.model_copy(update={"gather": GatherConfig(regions=regions)})
     assert not models_download.is_local(gathers)
-    there.add(RegionsConfig(source="sam").repo)
+    there.add("facebook/sam-vit-base")
     assert models_download.is_local(gathers)
+    embedded = naclip.model_copy(update={"gather": GatherConfig(regions=RegionsConfig(source="sam"))})
+    assert models_download.is_local(embedded)
 
 
 def test_weights_are_known_by_their_bytes_which_the_cache_names(tmp_path):
