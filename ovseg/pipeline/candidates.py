@@ -27,25 +27,27 @@ class Candidates:
         boxes: (n, 4) float32, x0, y0, x1, y1 in pixels of the image.
         labels: (n,) int64.
         scores: (n,) float32 in [0, 1].
+        points: (n, 2) float32, x, y of a pixel that shows the object for sure; not a number where none is known.
     """
 
     boxes: Tensor
     labels: Tensor
     scores: Tensor
+    points: Tensor
 
     @classmethod
     def none(cls) -> Candidates:
         """No box at all."""
-        return cls(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), torch.zeros(0))
+        return cls(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), torch.zeros(0), torch.zeros(0, 2))
 
     def pick(self, rows: Tensor) -> Candidates:
         """Some of them, in this order."""
-        return Candidates(self.boxes[rows], self.labels[rows], self.scores[rows])
+        return Candidates(self.boxes[rows], self.labels[rows], self.scores[rows], self.points[rows])
 
     def joined(self, other: Candidates) -> Candidates:
         """These and others."""
-        pairs = zip((self.boxes, self.labels, self.scores), (other.boxes, other.labels, other.scores), strict=True)
-        return Candidates(*(torch.cat(pair) for pair in pairs))
+        names = ("boxes", "labels", "scores", "points")
+        return Candidates(*(torch.cat([getattr(self, name), getattr(other, name)]) for name in names))
 
 
 def named_boxes(proposals: Proposals, shares: Tensor, *, least_score: float) -> Candidates:
@@ -58,7 +60,8 @@ def named_boxes(proposals: Proposals, shares: Tensor, *, least_score: float) -> 
     """
     scores = proposals.classes @ shares.T
     rows, labels = (scores > least_score).nonzero(as_tuple=True)
-    found = Candidates(proposals.boxes[rows], labels, scores[rows, labels])
+    unknown = torch.full((len(rows), 2), torch.nan)
+    found = Candidates(proposals.boxes[rows], labels, scores[rows, labels], unknown)
     kept = []
     for label in torch.unique(labels):
         own = (found.labels == label).nonzero().flatten()
@@ -68,14 +71,14 @@ def named_boxes(proposals: Proposals, shares: Tensor, *, least_score: float) -> 
 
 
 def part_boxes(index: Tensor, best: Tensor, labels: Sequence[int]) -> Candidates:
-    """The boxes of the 8-connected parts of labels in a label map.
+    """The boxes of the 8-connected parts of labels in a label map, and the surest pixel of each.
 
     Args:
         index: (H, W) int32 label at each pixel.
         best: (H, W) float32 its probability; the mean over a part is the part's score.
         labels: which.
     """
-    boxes, owners, scores = [], [], []
+    boxes, owners, scores, points = [], [], [], []
     for label in labels:
         parts, windows = connected_parts((index == label).cpu().numpy())
         for number, (rows, columns) in enumerate(windows, start=1):
@@ -83,9 +86,16 @@ def part_boxes(index: Tensor, best: Tensor, labels: Sequence[int]) -> Candidates
             if int(inside.sum()) >= _SMALLEST * index.numel():
                 boxes.append([columns.start, rows.start, columns.stop, rows.stop])
                 owners.append(label)
-                scores.append(float(best[rows, columns].cpu()[inside].mean()))
-    made = torch.tensor(boxes, dtype=torch.float32).view(-1, 4)
-    return Candidates(made, torch.tensor(owners, dtype=torch.long), torch.tensor(scores, dtype=torch.float32))
+                sure = best[rows, columns].cpu() * inside
+                scores.append(float(sure.sum() / inside.sum()))
+                down, across = divmod(int(sure.argmax()), sure.shape[1])
+                points.append([columns.start + across + 0.5, rows.start + down + 0.5])
+    return Candidates(
+        torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
+        torch.tensor(owners, dtype=torch.long),
+        torch.tensor(scores, dtype=torch.float32),
+        torch.tensor(points, dtype=torch.float32).view(-1, 2),
+    )
 
 
 def apart(

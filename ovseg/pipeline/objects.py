@@ -29,7 +29,7 @@ from ovseg.pipeline.sharpening import sharpen, weighed
 from ovseg.proposals.boxes import box_shared
 from ovseg.proposals.proposal import NamesClasses
 from ovseg.result.segments import Segment
-from ovseg.sam import load_sam, to_image
+from ovseg.sam import PromptedSam, SamEmbedding, load_sam, to_image
 from ovseg.vocabulary.labels import Vocabulary, check_things
 
 Quality: TypeAlias = Literal["fast", "best"]
@@ -194,13 +194,10 @@ class ObjectFinder:
             return []
         network = load_sam(self.config.masks)
         embedding = network.encode(torch.from_numpy(encoded.image))
-        boxes, row_of = torch.unique(
-            candidates.boxes, dim=0, return_inverse=True
-        )  # two names of a box share its mask
-        masks, quality = network.masks(embedding, boxes=boxes)
-        inside = embedding.inside(masks[:, 0])[row_of]
+        masks, quality, row_of = _ask(network, embedding, candidates)
+        inside = embedding.inside(masks)[row_of]
         support = pooled(logits, encoded, candidates.labels, inside > 0)
-        scores = candidates.scores * support**_SUPPORT * quality[row_of, 0].clamp(0, 1)
+        scores = candidates.scores * support**_SUPPORT * quality[row_of].clamp(0, 1)
         flat = (inside > 0).flatten(1).float()
         kept, scores = apart(
             flat @ flat.T, candidates.labels, scores, loss=_COVERED_MASK, most_overlap=_MASK_OVERLAP
@@ -208,9 +205,30 @@ class ObjectFinder:
         labels = logits.queries.vocabulary.labels
         found = []
         for row in kept.tolist():
-            (mask,) = to_image(embedding, masks[row_of[row]])
+            (mask,) = to_image(embedding, masks[row_of[row]][None])
             found += _segment(mask, labels[int(candidates.labels[row])], float(scores[row]))
         return found
+
+
+def _ask(network: PromptedSam, embedding: SamEmbedding, candidates: Candidates) -> tuple[Tensor, Tensor, Tensor]:
+    """The masks of candidates, by point where there is one, else by box; two names of a prompt share its mask.
+
+    The box of a connected part is only as good as the label map, which may flood; its surest pixel says more:
+    of the three things that a point may mean, the mask that SAM is surest of is taken.
+
+    Returns:
+        (m, h, w) logits, their quality (m,), and (n,) the mask of each candidate.
+    """
+    prompts = torch.cat([candidates.boxes, candidates.points.nan_to_num(-1)], 1)
+    prompts, row_of = torch.unique(prompts, dim=0, return_inverse=True)
+    pointed = prompts[:, 4] >= 0
+    masks, quality = network.masks(embedding, boxes=prompts[~pointed, :4])
+    three, sure = network.masks(embedding, points=prompts[pointed, 4:], multimask=True)
+    best = sure.argmax(1, keepdim=True)
+    chosen = torch.take_along_dim(three, best[:, :, None, None], 1)
+    back = torch.cat([(~pointed).nonzero().flatten(), pointed.nonzero().flatten()]).argsort()
+    quality = torch.cat([quality, sure.gather(1, best)])[back, 0]
+    return torch.cat([masks, chosen])[back, 0], quality, row_of
 
 
 def pooled(logits: ClassLogits, encoded: EncodedImage, labels: Tensor, masks: Tensor) -> Tensor:

@@ -113,6 +113,7 @@ def test_parts_that_are_tiny_are_no_objects_and_scores_are_means() -> None:
     found = part_boxes(index, best, [0, 1])
     assert found.boxes.tolist() == [[10, 10, 30, 20]]
     assert (found.labels.tolist(), found.scores.tolist()) == ([1], [0.5])
+    assert found.points.tolist() == [[10.5, 10.5]]  # the first of the surest pixels
 
 
 def test_covered_masks_lose_up_to_half_of_their_score_and_copies_go() -> None:
