@@ -172,11 +172,15 @@ class DecisionRules:
 
     def _correct(self, index: Tensor, encoded: EncodedImage) -> Tensor:
         """Every region of the image in its most frequent label (CorrCLIP's map correction)."""
+        assert self.config.correction is not None
+        kept_as = f"correction {self.config.correction.model_dump_json()}"
+        regions = encoded.once(kept_as, lambda: self._regions_of(encoded))
+        spare = self.config.correction.spare_lowest
+        return majority_label(index, regions.to(index.device), spare_lowest=spare)
+
+    def _regions_of(self, encoded: EncodedImage) -> Tensor:
         assert self._regions is not None
         structure = encoded.features.structure
         if structure is None:
             structure = encoded.features.values.new_zeros(1, 0, *encoded.features.grid)
-        regions = self._regions(torch.from_numpy(encoded.image), structure[0].float().cpu())
-        assert self.config.correction is not None
-        spare = self.config.correction.spare_lowest
-        return majority_label(index, regions.to(index.device), spare_lowest=spare)
+        return self._regions(torch.from_numpy(encoded.image), structure[0].float().cpu())

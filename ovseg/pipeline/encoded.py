@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +12,8 @@ from torch import Tensor
 
 from ovseg.encoders.spec import DenseFeatures
 from ovseg.images.geometry import Geometry
+
+MadeT = TypeVar("MadeT")
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,17 @@ class EncodedImage:
     vector: Tensor | None = None
     source: str = ""
     note: str = ""
+    _made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def once(self, name: str, make: Callable[[], MadeT]) -> MadeT:
+        """What ``make`` gives, made when it is first asked for and kept with the image for further vocabularies.
+
+        ``name`` says everything that decides what is made, besides the image.
+        """
+        if name not in self._made:
+            self._made[name] = make()
+        made: MadeT = self._made[name]
+        return made
 
     def unpadded(self, maps: Tensor) -> Tensor:
         """The cells of (…, h, w) maps that show the image, without the padding."""

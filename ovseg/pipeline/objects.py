@@ -169,7 +169,9 @@ class ObjectFinder:
         found = part_boxes(decided().index, decided().best, others) if others else Candidates.none()
         if shares is not None and known:
             assert self.model.detector is not None
-            proposals = self.model.detector().propose(encoded.image)
+            detector = self.model.detector()
+            kept_as = f"proposals {self.model.info['weights']}"
+            proposals = encoded.once(kept_as, lambda: detector.propose(encoded.image))
             wanted = torch.zeros_like(shares)
             wanted[known] = shares[known]
             found = named_boxes(proposals, wanted, least_score=self.least_score).joined(found)
@@ -193,7 +195,8 @@ class ObjectFinder:
         if not len(candidates.boxes):
             return []
         network = load_sam(self.config.masks)
-        embedding = network.encode(torch.from_numpy(encoded.image))
+        image = torch.from_numpy(encoded.image)
+        embedding = encoded.once(f"sam {self.config.masks}", lambda: network.encode(image))
         masks, quality, row_of = _ask(network, embedding, candidates)
         inside = embedding.inside(masks)[row_of]
         support = pooled(logits, encoded, candidates.labels, inside > 0)

@@ -94,6 +94,19 @@ def test_a_detector_parts_what_touches_each_pixel_to_the_nearer_box() -> None:
     assert (first.score, second.score) == pytest.approx((0.9, 0.6 * (1 - covered / 2)), abs=0.01)
 
 
+def test_an_encoded_image_is_looked_at_once_for_all_vocabularies() -> None:
+    segmenter = toy((8, 8, 52, 40))
+    detector = ToyDetector((8, 8, 52, 40))
+    looks: list[int] = []
+    detector.propose = lambda image: (looks.append(1), ToyDetector.propose(detector, image))[1]  # type: ignore[method-assign, func-returns-value]
+    segmenter.model = replace(segmenter.model, detector=lambda: detector)
+    encoded = segmenter.encode(TOUCHING)
+    first, second = (segmenter.segment(encoded, [label, "blue"], instances=True) for label in ("red", "red square"))
+    assert len(looks) == 1 and first.count("red") == second.count("red square") == 1
+    segmenter.segment(TOUCHING, ["red"], instances=True)
+    assert len(looks) == 2
+
+
 def test_boxes_take_the_labels_that_their_classes_mean_and_copies_are_dropped() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 10], [50, 50, 60, 60]])
     classes = torch.tensor([[0.9, 0.0], [0.8, 0.0], [0.0, 0.7], [0.1, 0.0]])
