@@ -177,6 +177,7 @@ class ObjectsConfig(Config):
             connected parts of the label map; "parts" asks those alone.
         masks: what cuts them out: "map" the label map inside their box, or the name of a SAM of
             ``ovseg.sam``, which is asked by box.
+        closer: whether the detector also looks at a larger copy of the image, for small objects.
         most: at most so many of an image are cut out.
         least_score: those less sure are dropped.
         sharpen: objects at least this sure also correct the label map; None leaves it as it is.
@@ -184,6 +185,7 @@ class ObjectsConfig(Config):
 
     proposals: Literal["detector", "parts"] = "parts"
     masks: str = "map"
+    closer: bool = True
     most: int = Field(default=40, gt=0)
     least_score: float = Field(default=0.3, ge=0, le=1)
     sharpen: float | None = Field(default=None, ge=0, le=1)

@@ -170,8 +170,9 @@ class ObjectFinder:
         if shares is not None and known:
             assert self.model.detector is not None
             detector = self.model.detector()
-            kept_as = f"proposals {self.model.info['weights']}"
-            proposals = encoded.once(kept_as, lambda: detector.propose(encoded.image))
+            closer = self.config.closer
+            kept_as = f"proposals {closer} {self.model.info['weights']}"
+            proposals = encoded.once(kept_as, lambda: detector.propose(encoded.image, closer=closer))
             wanted = torch.zeros_like(shares)
             wanted[known] = shares[known]
             found = named_boxes(proposals, wanted, least_score=self.least_score).joined(found)

@@ -32,8 +32,13 @@ class Proposals:
 class Detector(Protocol):
     """A frozen network that proposes objects of classes of its own."""
 
-    def propose(self, image: npt.NDArray[np.uint8]) -> Proposals:
-        """The objects that an image (H, W, 3) uint8 RGB may show; near copies are not dropped."""
+    def propose(self, image: npt.NDArray[np.uint8], *, closer: bool = True) -> Proposals:
+        """The objects that an image may show; near copies are not dropped.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            closer: also look at a larger copy of it, for small objects.
+        """
 
 
 @runtime_checkable

@@ -39,7 +39,7 @@ class ToyDetector:
         self.classes = torch.zeros(len(boxes), 6)
         self.classes[:, list(COLOURS).index(colour)] = torch.linspace(0.9, 0.6, len(boxes))
 
-    def propose(self, image: np.ndarray) -> Proposals:
+    def propose(self, image: np.ndarray, *, closer: bool = True) -> Proposals:
         return Proposals(self.boxes, self.classes)
 
 
@@ -98,7 +98,7 @@ def test_an_encoded_image_is_looked_at_once_for_all_vocabularies() -> None:
     segmenter = toy((8, 8, 52, 40))
     detector = ToyDetector((8, 8, 52, 40))
     looks: list[int] = []
-    detector.propose = lambda image: (looks.append(1), ToyDetector.propose(detector, image))[1]  # type: ignore[method-assign, func-returns-value]
+    detector.propose = lambda image, closer: (looks.append(1), ToyDetector.propose(detector, image))[1]  # type: ignore[method-assign, func-returns-value]
     segmenter.model = replace(segmenter.model, detector=lambda: detector)
     encoded = segmenter.encode(TOUCHING)
     first, second = (segmenter.segment(encoded, [label, "blue"], instances=True) for label in ("red", "red square"))

@@ -86,12 +86,13 @@ class PicoDetector(nn.Module):
         load_module(branch, tensors, source=str(path))
         weight = next(network.parameters())
         freeze(branch)
-        return cls(network, branch.to(weight.device, weight.dtype))
+        branch = branch.to(weight.device, weight.dtype)
+        return cls(network, branch.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
 
     @torch.inference_mode()
-    def propose(self, image: npt.NDArray[np.uint8]) -> Proposals:
+    def propose(self, image: npt.NDArray[np.uint8], *, closer: bool = True) -> Proposals:
         """See ``ovseg.proposals.proposal.Detector``; classes are COCO's 80 things."""
-        found = [self._look(image, short_side) for short_side in SHORT_SIDES]
+        found = [self._look(image, short_side) for short_side in (SHORT_SIDES if closer else SHORT_SIDES[:1])]
         boxes, classes = (torch.cat(parts) for parts in zip(*found, strict=True))
         return Proposals(boxes, classes)
 
@@ -101,7 +102,8 @@ class PicoDetector(nn.Module):
         size = working_size((height, width), short_side=short_side, max_long_side=2 * short_side, stride=_MULTIPLE)
         weight = next(self.branch.parameters())
         pixels, _ = prepare(image, _PREPROCESSING, size=size)
-        boxes, classes = self.branch(self.network(pixels.to(weight)))
+        pixels = pixels.to(weight).contiguous(memory_format=torch.channels_last)
+        boxes, classes = self.branch(self.network(pixels))
         likely = classes[0].amax(1) > LEAST_SCORE
         scale = torch.tensor([width / size[1], height / size[0]] * 2, device=weight.device)
         limit = torch.tensor([width, height] * 2, device=weight.device)
