@@ -128,7 +128,7 @@ def apart(
 
 
 def cut_from_map(candidates: Candidates, decision: Decision, labels: Sequence[str]) -> list[Segment]:
-    """For each box what the label map says in it; a pixel in several boxes of its label is the nearest one's."""
+    """For each box what the label map says in it, less what is nearer to a surer box of the label."""
     size = (int(decision.index.shape[0]), int(decision.index.shape[1]))
     index = decision.index.cpu().numpy()
     found = []
@@ -137,7 +137,8 @@ def cut_from_map(candidates: Candidates, decision: Decision, labels: Sequence[st
         if x0 >= x1 or y0 >= y1:
             continue
         own = index[y0:y1, x0:x1] == int(candidates.labels[row])
-        rivals = (candidates.labels == candidates.labels[row]).nonzero().flatten()
+        alike = candidates.labels == candidates.labels[row]
+        rivals = (alike & (candidates.scores >= candidates.scores[row])).nonzero().flatten()
         distance = _distances(candidates.boxes[rivals], (x0, y0, x1, y1))
         nearest = (distance.argmin(0) == int((rivals == row).nonzero())).numpy()
         mask = own & nearest

@@ -26,7 +26,7 @@ from ovseg.pipeline.decide import Decision
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits, best_query
 from ovseg.pipeline.sharpening import sharpen, weighed
-from ovseg.proposals.boxes import box_shared
+from ovseg.proposals.boxes import box_area, box_shared
 from ovseg.proposals.proposal import NamesClasses
 from ovseg.result.segments import Segment
 from ovseg.sam import PromptedSam, SamEmbedding, load_sam, to_image
@@ -215,24 +215,29 @@ class ObjectFinder:
 
 
 def _ask(network: PromptedSam, embedding: SamEmbedding, candidates: Candidates) -> tuple[Tensor, Tensor, Tensor]:
-    """The masks of candidates, by point where there is one, else by box; two names of a prompt share its mask.
+    """The masks of candidates by box, and by point where there is one; two names of a prompt share its mask.
 
-    The box of a connected part is only as good as the label map, which may flood; its surest pixel says more:
-    of the three things that a point may mean, the mask that SAM is surest of is taken.
+    The box of a connected part is only as good as the label map. Where it takes half of the image, the map floods,
+    and its surest pixel alone is asked: of the three things that it may mean, the mask that SAM is surest of.
 
     Returns:
         (m, h, w) logits, their quality (m,), and (n,) the mask of each candidate.
     """
     prompts = torch.cat([candidates.boxes, candidates.points.nan_to_num(-1)], 1)
     prompts, row_of = torch.unique(prompts, dim=0, return_inverse=True)
-    pointed = prompts[:, 4] >= 0
-    masks, quality = network.masks(embedding, boxes=prompts[~pointed, :4])
-    three, sure = network.masks(embedding, points=prompts[pointed, 4:], multimask=True)
+    boxes, points = prompts[:, :4], prompts[:, 4:]
+    height, width = embedding.geometry.original
+    pointed = points[:, 0] >= 0
+    flooded = pointed & (box_area(boxes) >= height * width / 2)
+    small = pointed & ~flooded
+    by_box, sure_by_box = network.masks(embedding, boxes=boxes[~pointed])
+    by_both, sure_by_both = network.masks(embedding, boxes=boxes[small], points=points[small])
+    three, sure = network.masks(embedding, points=points[flooded], multimask=True)
     best = sure.argmax(1, keepdim=True)
-    chosen = torch.take_along_dim(three, best[:, :, None, None], 1)
-    back = torch.cat([(~pointed).nonzero().flatten(), pointed.nonzero().flatten()]).argsort()
-    quality = torch.cat([quality, sure.gather(1, best)])[back, 0]
-    return torch.cat([masks, chosen])[back, 0], quality, row_of
+    by_point = torch.take_along_dim(three, best[:, :, None, None], 1)
+    order = torch.cat([rows.nonzero().flatten() for rows in (~pointed, small, flooded)]).argsort()
+    masks = torch.cat([by_box, by_both, by_point])[order, 0]
+    return masks, torch.cat([sure_by_box, sure_by_both, sure.gather(1, best)])[order, 0], row_of
 
 
 def pooled(logits: ClassLogits, encoded: EncodedImage, labels: Tensor, masks: Tensor) -> Tensor:
