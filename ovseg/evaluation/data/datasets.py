@@ -10,6 +10,7 @@ from ovseg.evaluation.data.episodes import open_episodes
 from ovseg.evaluation.data.examples import Dataset, check_same_size
 from ovseg.evaluation.data.files import FileDataset, open_files
 from ovseg.evaluation.data.hub import open_hub
+from ovseg.evaluation.data.objects import open_objects
 from ovseg.evaluation.data.protocol import Protocol
 from ovseg.images.hub import is_hub
 
@@ -29,6 +30,8 @@ def open_dataset(protocol: Protocol, data: str | Path, *, labels: str = "all") -
     """
     if is_hub(data):
         return open_hub(protocol, str(data), labels=labels)
+    if protocol.objects is not None:
+        return open_objects(protocol, Path(data), labels=labels)
     if protocol.episodes is not None:
         return open_episodes(protocol, Path(data))
     return open_files(protocol, Path(data), labels=labels)

@@ -1,4 +1,4 @@
-"""Average precision and recall of object masks, matched and added up by pycocotools, kept in a few numbers an image."""
+"""Average precision and recall of object masks: pycocotools matches and adds up, a few numbers are kept."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def match_objects(found: Sequence[FoundObject], truth: TrueObjects) -> tuple[Tab
         IoU thresholds at which it has a mate and at which it does not count; once under its class and once under
         ``ANY_CLASS``. And (k, 5) ``TRUE_COLUMNS``: how many true objects count, by class, the same way.
 
-    Source: Lin et al., Microsoft COCO, ECCV 2014, as pycocotools matches; classes that nobody judged in an image and
-    unmatched objects of partly annotated ones do not count: Gupta et al., LVIS, CVPR 2019, section 3.
+    Source: Lin et al., Microsoft COCO, ECCV 2014, as pycocotools matches; classes that nobody judged in an image
+    and unmatched objects of partly annotated ones do not count: Gupta et al., LVIS, CVPR 2019, section 3.
     """
     known = truth.judged
     named = [each for each in found if known is None or each.class_index in known | {*truth.classes}]

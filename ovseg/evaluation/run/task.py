@@ -106,7 +106,7 @@ def open_task(task: Task, options: RunOptions) -> tuple[Dataset, str]:
         raise ConfigError(
             f"'{task.data}' names the split '{dataset.protocol.split}', the options '{options.split}'; drop one"
         )
-    if protocol.split != whole.split and type(dataset) is FileDataset and not dataset.layout.has_splits:
+    if protocol.split != whole.split and isinstance(dataset, FileDataset) and not dataset.layout.has_splits:
         raise DatasetError(
             f"'{task.data}' is one set without splits, so it has no split '{protocol.split}'; leave out the split"
         )
