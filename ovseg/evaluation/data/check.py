@@ -164,7 +164,8 @@ def doubts(found: Survey) -> Iterator[str]:
     if any(refusals(found)) or not found.masks:
         return
     empty = found.empty
-    if len(shown) > 2 and len(empty) <= 1 + len(shown) // _FEW:
+    by_number = found.protocol.objects is None  # else the file that names the classes gives the ids too
+    if by_number and len(shown) > 2 and len(empty) <= 1 + len(shown) // _FEW:
         order = np.argsort([min(entry.ids, default=0) for entry in found.protocol.classes])
         names = [found.protocol.names[index] for index in order]
         if names[0] in empty and shown[order[1]]:

@@ -45,7 +45,7 @@ class ObjectDataset(FileDataset):
     images: tuple[AnnotatedImage, ...] = ()
 
     def files(self, index: int) -> tuple[Path, ...]:
-        """The image file at ``index`` and its panoptic picture, if any; annotations are known by ``fingerprint``."""
+        """The image file at ``index`` and its panoptic picture, if any; ``fingerprint`` is the annotations'."""
         pair = self.pairs[index]
         return (pair.image, pair.mask) if self.protocol.objects == "panoptic" else (pair.image,)
 

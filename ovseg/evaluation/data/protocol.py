@@ -48,8 +48,8 @@ class Background(Config):
 class Layout(Config):
     """Where the files lie, as patterns; ``{name}`` may span folders, ``{split}`` is the protocol's split.
 
-    Where annotations list the images, ``{name}`` is what they call a file, without its ending, ``{id}`` the image's id,
-    and ``{group}`` what stands before the first underscore of it.
+    Where annotations list the images, ``{name}`` is what they call a file, without its ending, ``{id}`` the image's
+    id, and ``{group}`` what stands before the first underscore of it.
     """
 
     images: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ovseg.evaluation.metrics.calibration import expected_calibration_error
 from ovseg.evaluation.metrics.confusion import ConfusionMatrix, mean_of_known
 from ovseg.evaluation.metrics.presence import presence_from_maps, presence_from_scores
 from ovseg.evaluation.metrics.rows import ImageRow
+from ovseg.evaluation.report.objects import headline, summarize_objects
 from ovseg.files import read_json, write_json
 
 FORMAT = "ovseg-evaluation-1"
@@ -38,6 +39,8 @@ class EvaluationReport:
         names: class names; the position is the class index of ``rows``.
         manifest: protocol and its hash, model, versions, commit, times, memory.
         rows: one for each image, in order of name.
+        by_class: further scores of each class, by name of the score and of the class: "PQ" or "AP" where the
+            protocol has panoptic maps or objects.
     """
 
     mean_iou: float
@@ -48,6 +51,7 @@ class EvaluationReport:
     names: tuple[str, ...]
     manifest: dict[str, Any]
     rows: tuple[ImageRow, ...]
+    by_class: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def areas(self) -> ClassAreas:
@@ -78,6 +82,7 @@ class EvaluationReport:
             "pixel_accuracy": self.pixel_accuracy,
             "scores": self.scores,
             "iou": self.iou,
+            **({"by_class": self.by_class} if self.by_class else {}),
             "manifest": self.manifest,
             "names": list(self.names),
             "images": [row.to_dict() for row in self.rows],
@@ -106,6 +111,10 @@ class EvaluationReport:
                 names=tuple(values["names"]),
                 manifest=values["manifest"],
                 rows=tuple(ImageRow.from_dict(row) for row in values["images"]),
+                by_class={
+                    score: {name: _share(value) for name, value in of.items()}
+                    for score, of in values.get("by_class", {}).items()
+                },
             )
             report._check()
             return report
@@ -123,6 +132,8 @@ class EvaluationReport:
         classes, manifest = len(self.names), self.manifest
         if not classes or not all(isinstance(name, str) for name in self.names) or list(self.iou) != [*self.names]:
             raise ValueError("expected an IoU for each of the names of the classes, in their order")
+        if any(list(of) != [*self.names] for of in self.by_class.values()):
+            raise ValueError("expected each score of classes for each of their names, in their order")
         for row in self.rows:
             row.check(classes)
         scored = manifest.get("scored", [0])
@@ -141,6 +152,7 @@ class EvaluationReport:
         lines = [
             f"# {for_markdown(manifest.get('title', manifest.get('protocol')))}",
             "",
+            *headline(self.scores),
             f"mIoU **{_percent(self.mean_iou)}** (95 % interval {_percent(low)} to {_percent(high)}), "
             f"pixel accuracy {_percent(self.pixel_accuracy)}, {manifest.get('images', len(self.rows))} images.",
             "",
@@ -159,11 +171,20 @@ class EvaluationReport:
                 for name, value in self.scores.items()
             ),
             "",
-            "| class | IoU % |",
-            "|---|---|",
-            *(f"| {for_markdown(name)} | {_percent(value)} |" for name, value in _best_first(self.iou)),
+            *self._class_table(),
         ]
         return "\n".join(lines) + "\n"
+
+    def _class_table(self) -> list[str]:
+        """Every class from best to worst, by the first score that there is."""
+        columns = {f"{name} %": of for name, of in self.by_class.items()} | {"IoU %": self.iou}
+        order = _best_first(next(iter(columns.values())))
+        cells = {name: " | ".join(_percent(of[name]) for of in columns.values()) for name, _ in order}
+        return [
+            f"| class | {' | '.join(columns)} |",
+            "|---" * (1 + len(columns)) + "|",
+            *(f"| {for_markdown(name)} | {told} |" for name, told in cells.items()),
+        ]
 
 
 def summarize(rows: Sequence[ImageRow], protocol: Protocol, *, manifest: dict[str, Any]) -> EvaluationReport:
@@ -182,12 +203,14 @@ def summarize(rows: Sequence[ImageRow], protocol: Protocol, *, manifest: dict[st
         [row.pairs for row in ordered], classes=len(protocol.names), scored=protocol.scored
     )
     seconds = float(np.mean([row.seconds for row in ordered]))
+    object_scores, by_class = summarize_objects(ordered, protocol)
     return EvaluationReport(
         mean_iou=matrix.mean_iou(protocol.scored),
         iou=dict(zip(protocol.names, matrix.iou().tolist(), strict=True)),
         pixel_accuracy=matrix.pixel_accuracy(),
         interval=bootstrap_interval(areas),
-        scores=_further_scores(matrix, ordered, protocol),
+        scores=object_scores | _further_scores(matrix, ordered, protocol),
+        by_class=by_class,
         names=protocol.names,
         manifest={
             **manifest,

@@ -50,6 +50,8 @@ class RunOptions:
         split: instead of the protocol's.
         fold: which of the protocol's folds (few-shot protocols).
         shots: visual examples a class (few-shot protocols); 0 asks by words alone.
+        quality: "fast" or "best", how objects are found; None takes "best" where the protocol has objects, and
+            leaves label maps as they are where it has none.
         boundary: measure boundary IoU and F-score.
         synonyms: give the protocol's synonyms to the segmenter.
         corruption: ``"NAME:SEVERITY"`` of ``corruptions``, applied to every image.
@@ -62,13 +64,14 @@ class RunOptions:
         sheet: with ``out``, draw the best, median and worst images (they are segmented once more).
 
     Raises:
-        ConfigError: ``batch_size`` is below 1.
+        ConfigError: ``batch_size`` is below 1, or there is no such orientation or quality.
     """
 
     batch_size: int = 1
     split: str | None = None
     fold: int | None = None
     shots: int | None = None
+    quality: str | None = None
     boundary: bool = True
     synonyms: bool = True
     corruption: str | None = None
@@ -82,6 +85,8 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1 image, got {self.batch_size}")
+        if self.quality not in (None, "fast", "best"):
+            raise ConfigError(f"quality must be 'fast' or 'best', got '{self.quality}'")
         if self.orientation not in (None, *READINGS):
             raise ConfigError(f"orientation must be {' or '.join(READINGS)}, got '{self.orientation}'")
 
