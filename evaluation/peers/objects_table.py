@@ -1,7 +1,7 @@
 """How objects are proposed and cut out, side by side: PQ on panoptic data and mask AP on instances.
 
 python evaluation/peers/objects_table.py --panoptic coco-train100 --instances coco-things-val --out results/objects
-python evaluation/peers/objects_table.py --instances coco-things-val --rows parts detector --labels present --limit 5
+python evaluation/peers/objects_table.py --instances coco-things-val --rows parts detector --limit 5
 
 Each row is a segmenter: "parts", connected parts of the label map; "detector", the boxes of the model's own
 detector, cut out of the label map; "sam", the same boxes cut out by a SAM, which also corrects the label map. With

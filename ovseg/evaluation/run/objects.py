@@ -15,6 +15,8 @@ from ovseg.evaluation.metrics.panoptic import Segments, panoptic_counts
 
 ALL_OBJECTS = {"least_score": 0.04, "most": 60}  # average precision ranks unsure objects too
 
+_SHOWN = 0.3  # score from which an object is drawn
+
 
 def with_all_objects(segmenter: Any) -> Any:
     """The segmenter with its unsure objects, where it has ``with_objects``; else as it is."""
@@ -97,6 +99,26 @@ def object_tables(
         ours, theirs = match_objects(found, truth)
         return {"found": ours, "true": theirs}
     return {"panoptic": panoptic_counts(segments, truth)} if segments is not None and truth is not None else {}
+
+
+def shown_ids(
+    objects: Segments | TrueObjects | Sequence[FoundObject] | None, size: tuple[int, ...]
+) -> NDArray[np.int32] | None:
+    """(H, W) int32 numbers of segments, or of objects, of those found the sure ones; None without any."""
+    from pycocotools import mask as masks
+
+    if objects is None or isinstance(objects, Segments):
+        return None if objects is None else objects.ids
+    rles = objects.rles if isinstance(objects, TrueObjects) else [each.rle for each in _sure(objects)]
+    ids = np.zeros(size, np.int32)
+    for number, rle in enumerate(rles, start=1):
+        ids[masks.decode(rle).astype(bool)] = number
+    return ids if rles else None
+
+
+def _sure(objects: Sequence[FoundObject]) -> list[FoundObject]:
+    """The objects that are shown, the surest last."""
+    return sorted((each for each in objects if each.score >= _SHOWN), key=lambda each: each.score)
 
 
 def as_numpy(values: Any) -> NDArray[Any] | None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ovseg._version import __version__
 from ovseg.errors import ConfigError, DatasetError
@@ -22,11 +21,11 @@ from ovseg.evaluation.metrics.calibration import map_reliability
 from ovseg.evaluation.metrics.confusion import ConfusionMatrix, sparse_pairs
 from ovseg.evaluation.metrics.rows import ImageRow
 from ovseg.evaluation.report.report import EvaluationReport, summarize
-from ovseg.evaluation.report.sheet import picture_sheet
+from ovseg.evaluation.report.sheet import Shown, picture_sheet
 from ovseg.evaluation.run.corruptions import corrupt
 from ovseg.evaluation.run.kept import KeptRows
 from ovseg.evaluation.run.leaks import find_leaks
-from ovseg.evaluation.run.objects import object_tables, with_all_objects
+from ovseg.evaluation.run.objects import object_tables, shown_ids, with_all_objects
 from ovseg.evaluation.run.paraphrase import rewriting
 from ovseg.evaluation.run.predictor import Prediction, Predictor
 from ovseg.evaluation.run.processes import Processes
@@ -190,10 +189,13 @@ class Run:
             with atomic_path(out / "sheet.jpg") as temporary:
                 sheet.save(temporary, quality=85)
 
-    def predict(self, index: int) -> tuple[Example, NDArray[np.int32]]:
-        """The example at ``index`` and its predicted class map."""
+    def predict(self, index: int) -> Shown:
+        """What to show of the example at ``index``: its truth and what is predicted."""
         example = self._example(index)
-        return example, self.predictor.predict(example, self._candidates(example)).classes
+        found = self.predictor.predict(example, self._candidates(example))
+        size = found.classes.shape
+        ids = shown_ids(found.objects if found.segments is None else found.segments, size)
+        return Shown(example, found.classes, shown_ids(example.objects, size), ids)
 
     def _protocol_hash(self) -> str:
         return self.protocol.fingerprint(labels=self.labels)
