@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +41,9 @@ def measure(segmenter: Any, row: str, tasks: dict[str, Task], *, out: Path | Non
     """The reports of one row, by kind of data."""
     quality, fields = ROWS[row]
     chosen = segmenter.with_objects(**fields)
-    options = RunOptions(quality=quality, progress=True, boundary=False)
-    reports = {}
-    for kind, task in tasks.items():
-        folder = None if out is None else out / row / kind
-        reports[kind] = evaluate_task(chosen, task, out=folder, options=replace(options, sheet=folder is not None))
-    return reports
+    options = RunOptions(quality=quality, progress=True, boundary=False, sheet=False)
+    folders = {kind: None if out is None else out / row / kind for kind in tasks}
+    return {kind: evaluate_task(chosen, task, out=folders[kind], options=options) for kind, task in tasks.items()}
 
 
 def show(rows: dict[str, dict[str, EvaluationReport]], kinds: list[str]) -> str:

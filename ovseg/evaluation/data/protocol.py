@@ -110,6 +110,7 @@ class Protocol(Config):
     objects: Literal["panoptic", "instances"] | None = (
         None  # whether segments or objects count, and classes come with them
     )
+    saliency: bool = False  # whether how much each pixel stands out counts, in place of a label alone
     words_of: str = ""  # "PROTOCOL" or "PROTOCOL:LABELS", whose classes, in order of the ids, lend names and words
     background: Background = Background()
     ignore: tuple[int, ...] = (255,)
@@ -142,6 +143,8 @@ class Protocol(Config):
             raise ValueError(f"sources must say where each choice comes from; missing: {', '.join(missing)}")
         if self.classes:
             self._check_classes()
+        if self.saliency and self.background.class_name is None:
+            raise ValueError("saliency needs a background class, from which the object stands out")
         return self
 
     def _check_classes(self) -> None:
@@ -241,7 +244,12 @@ class Protocol(Config):
     def fingerprint(self, **choices: Any) -> str:
         """Hexadecimal SHA-256 of what the score depends on, without titles and sources."""
         content = self.model_dump(mode="json", exclude={"title", "sources", "expected", "orientation", "words_of"})
-        for part, key in ((content, "objects"), *((layout, "annotations") for layout in content["layouts"])):
+        optional = (
+            (content, "objects"),
+            (content, "saliency"),
+            *((layout, "annotations") for layout in content["layouts"]),
+        )
+        for part, key in optional:
             if not part[key]:
                 del part[key]  # as it was before there were any
         text = json.dumps({"protocol": content, "choices": choices}, sort_keys=True, ensure_ascii=False)

@@ -9,10 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ovseg.evaluation.metrics import panoptic, saliency
 from ovseg.evaluation.metrics.objects import ANY_CLASS, FOUND_COLUMNS, TRUE_COLUMNS
-from ovseg.evaluation.metrics.panoptic import COLUMNS
 
-_WIDTHS = {"panoptic": len(COLUMNS), "found": len(FOUND_COLUMNS), "true": len(TRUE_COLUMNS)}
+_WIDTHS = {
+    "panoptic": len(panoptic.COLUMNS),
+    "found": len(FOUND_COLUMNS),
+    "true": len(TRUE_COLUMNS),
+    "saliency": len(saliency.COLUMNS),
+}
 _LARGEST = 2.0**53  # below, every whole number has a float
 
 
@@ -28,8 +33,9 @@ class ImageRow:
         boundary: (m, 7) int64 of ``boundary.boundary_counts``; (0, 7) when it was not measured.
         calibration: (bins, 3) float64 of ``calibration.reliability_bins``; (0, 3) without confidences.
         claimed: class indices with a presence score above one half; None without presence scores.
-        tables: of objects, by name: "panoptic" (k, 9) of ``panoptic.COLUMNS``, "found" (n, 10) and "true" (m, 5) of
-            ``objects.FOUND_COLUMNS`` and ``TRUE_COLUMNS``; float64.
+        tables: of objects and saliency, by name: "panoptic" (k, 9) of ``panoptic.COLUMNS``, "found" (n, 10) and "true"
+            (m, 5) of ``objects.FOUND_COLUMNS`` and ``TRUE_COLUMNS``, "saliency" (l, 3) of ``saliency.COLUMNS``;
+            float64.
         content: what the bytes of the example's files are known by; empty in reports of earlier versions.
     """
 
@@ -90,15 +96,18 @@ class ImageRow:
             "boundary": ((self.boundary[:, :1], 0),),
             "asked": ((np.asarray(self.candidates, np.int64), 0),),
             "claimed": ((np.asarray(self.claimed or (), np.int64), 0),),
-            **{
-                name: ((table[:, :1], ANY_CLASS if name != "panoptic" else 0),)
-                for name, table in self.tables.items()
-            },
         }
         for part, columns in parts.items():
             for indices, least in columns:
                 if indices.size and not least <= indices.min() <= indices.max() < classes:
                     raise ValueError(f"{part} of '{self.name}' must hold class indices below {classes}")
+        ranges = {"panoptic": (0, classes), "saliency": (0, saliency.LEVELS)}
+        for name, table in self.tables.items():
+            least, limit = ranges.get(name, (ANY_CLASS, classes))
+            if len(table) and not least <= table[:, 0].min() <= table[:, 0].max() < limit:
+                raise ValueError(
+                    f"the table '{name}' of '{self.name}' must begin with numbers in [{least}, {limit})"
+                )
         tables = (table[:, 1:] for table in self.tables.values())
         counts = (self.pairs[:, 2:], self.boundary[:, 1:], self.calibration, *tables)
         if not math.isfinite(self.seconds) or any(part.size and part.min() < 0 for part in counts):

@@ -19,6 +19,7 @@ from ovseg.evaluation.metrics.calibration import expected_calibration_error
 from ovseg.evaluation.metrics.confusion import ConfusionMatrix, mean_of_known
 from ovseg.evaluation.metrics.presence import presence_from_maps, presence_from_scores
 from ovseg.evaluation.metrics.rows import ImageRow
+from ovseg.evaluation.metrics.saliency import saliency_scores
 from ovseg.evaluation.report.objects import headline, summarize_objects
 from ovseg.files import read_json, write_json
 
@@ -267,6 +268,9 @@ def _further_scores(matrix: ConfusionMatrix, rows: Sequence[ImageRow], protocol:
         scores["foreground_background_iou"] = matrix.foreground_background_iou(protocol.background_index)
     if protocol.unseen:
         scores |= {f"{key}_iou": value for key, value in matrix.harmonic_iou(protocol.unseen).items()}
+    graded = [row.tables["saliency"] for row in rows if "saliency" in row.tables]
+    if graded:
+        scores |= saliency_scores(graded)
     scores |= _boundary_scores(matrix, rows)
     scores |= _presence(rows, protocol.background_index)
     tables = [row.calibration for row in rows if len(row.calibration)]

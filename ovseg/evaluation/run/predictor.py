@@ -57,6 +57,7 @@ class Prediction:
         seconds: time inside the segmenter.
         objects: the objects, where the protocol has some.
         segments: the panoptic map, where the protocol has one.
+        graded: (H, W) in [0, 1] how much each pixel stands out, where the protocol wants it and the segmenter says.
     """
 
     classes: NDArray[np.int32]
@@ -65,6 +66,7 @@ class Prediction:
     seconds: float
     objects: tuple[FoundObject, ...] = ()
     segments: Segments | None = None
+    graded: NDArray[np.float32] | None = None
 
 
 @dataclass
@@ -151,6 +153,8 @@ class Predictor:
     def _read(self, result: Any, chosen: CandidateLabels, *, example: Example, seconds: float) -> Prediction:
         """``read_result`` with the objects that the protocol counts."""
         found = read_result(result, chosen, example=example, seconds=seconds)
+        if self.protocol.saliency:
+            return replace(found, graded=_graded(result, chosen, background=self.protocol.background_index))
         if self.protocol.objects is None:
             return found
         class_of = dict(zip(chosen.names, chosen.class_of_label.tolist(), strict=False))
@@ -170,8 +174,10 @@ class Predictor:
         if self.protocol.objects is not None:
             pairs = zip(chosen.names, chosen.class_of_label.tolist(), strict=False)
             keywords["instances"] = [name for name, index in pairs if index in self.protocol.things] or False
-        quality = {} if self.quality is None else {"quality": self.quality}
-        return keywords | taken(self.segmenter.segment, quality)
+        further: dict[str, Any] = {} if self.quality is None else {"quality": self.quality}
+        if self.protocol.saliency:
+            further["keep_scores"] = True
+        return keywords | taken(self.segmenter.segment, further)
 
     def _background(self) -> dict[str, Any]:
         if not self.takes_background:
@@ -278,6 +284,16 @@ def _checked_map(result: Any, chosen: CandidateLabels, example: Example) -> NDAr
             f"got {index_map.min()} to {index_map.max()} for '{example.name}'"
         )
     return index_map.astype(np.int32, copy=False)
+
+
+def _graded(result: Any, chosen: CandidateLabels, *, background: int | None) -> NDArray[np.float32] | None:
+    """The highest score of a label of the object at each pixel; None where the segmenter gives no scores."""
+    scores = as_numpy(getattr(result, "scores", None))
+    ours = np.flatnonzero(chosen.class_of_label[: len(chosen.labels)] != background)
+    if scores is None or scores.ndim != 3 or len(scores) != len(chosen.labels) or not len(ours):
+        return None
+    graded: NDArray[np.float32] = np.clip(scores[ours].max(0).astype(np.float32), 0, 1)
+    return graded
 
 
 def _claimed(presence: Any, chosen: CandidateLabels) -> tuple[int, ...] | None:

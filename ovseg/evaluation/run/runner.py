@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ovseg._version import __version__
 from ovseg.errors import ConfigError, DatasetError
@@ -20,6 +21,7 @@ from ovseg.evaluation.metrics.boundary import boundary_counts
 from ovseg.evaluation.metrics.calibration import map_reliability
 from ovseg.evaluation.metrics.confusion import ConfusionMatrix, sparse_pairs
 from ovseg.evaluation.metrics.rows import ImageRow
+from ovseg.evaluation.metrics.saliency import saliency_counts
 from ovseg.evaluation.report.report import EvaluationReport, summarize
 from ovseg.evaluation.report.sheet import Shown, picture_sheet
 from ovseg.evaluation.run.corruptions import corrupt
@@ -240,9 +242,16 @@ class Run:
             prediction.seconds,
             claimed=prediction.claimed,
             content=self._content(marks),
-            tables=object_tables(example.objects, prediction.objects, prediction.segments),
+            tables=self._tables(example, prediction),
             **extras,
         )
+
+    def _tables(self, example: Example, prediction: Prediction) -> dict[str, NDArray[np.float64]]:
+        tables = object_tables(example.objects, prediction.objects, prediction.segments)
+        background = self.protocol.background_index
+        if prediction.graded is not None and background is not None:
+            tables["saliency"] = saliency_counts(prediction.graded, example.truth, background=background)
+        return tables
 
     def _content(self, marks: Marks) -> str:
         """What an example is known by: the bytes of its files, and what the whole data set is known by besides."""
