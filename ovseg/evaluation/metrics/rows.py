@@ -33,9 +33,9 @@ class ImageRow:
         boundary: (m, 7) int64 of ``boundary.boundary_counts``; (0, 7) when it was not measured.
         calibration: (bins, 3) float64 of ``calibration.reliability_bins``; (0, 3) without confidences.
         claimed: class indices with a presence score above one half; None without presence scores.
-        tables: of objects and saliency, by name: "panoptic" (k, 9) of ``panoptic.COLUMNS``, "found" (n, 10) and "true"
-            (m, 5) of ``objects.FOUND_COLUMNS`` and ``TRUE_COLUMNS``, "saliency" (l, 3) of ``saliency.COLUMNS``;
-            float64.
+        tables: of objects and saliency, by name: "panoptic" (k, 9) of ``panoptic.COLUMNS``, "found" (n, 10) and
+            "true" (m, 5) of ``objects.FOUND_COLUMNS`` and ``TRUE_COLUMNS``, "saliency" (l, 3) of
+            ``saliency.COLUMNS``; float64.
         content: what the bytes of the example's files are known by; empty in reports of earlier versions.
     """
 
