@@ -202,9 +202,16 @@ class ObjectOracle:
         return self
 
     def segment(
-        self, image: Any, labels: list[Any], *, instances: Any = False, quality: str | None = None, **more: Any
+        self,
+        image: Any,
+        labels: list[Any],
+        *,
+        instances: Any = False,
+        quality: str | None = None,
+        background: Any = "auto",
     ) -> SegmentationResult:
-        self.asked.append({"labels": labels, "instances": instances, "quality": quality})
+        asked = {"labels": labels, "instances": instances, "quality": quality, "background": background}
+        self.asked.append(asked)
         index = np.full(image.shape[:2], -1, np.int32)
         found = []
         for place, name in enumerate(OBJECT_NAMES):

@@ -67,10 +67,12 @@ def test_objects_are_asked_for_the_things_of_the_data_and_unsure_ones_for_precis
         "labels": ["cat", "dog", "sky"],
         "instances": ["cat", "dog"],
         "quality": "fast",
+        "background": None,
     }
     assert "least_score" not in panoptic.info
     evaluate(instances, "instances", data=data)
     assert instances.asked[0]["instances"] == ["cat", "dog", "sky"] and instances.asked[0]["quality"] == "best"
+    assert panoptic.asked[0]["background"] is None and instances.asked[0]["background"] == "auto"
     assert (instances.info["least_score"], instances.info["most"]) == (0.04, 60)
 
 
