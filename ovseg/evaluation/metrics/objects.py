@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -49,6 +49,18 @@ class TrueObjects:
     partial: frozenset[int] = frozenset()
 
 
+class Curves(NamedTuple):
+    """What pycocotools adds up of one class over a data set; -1 where it has no object of that size.
+
+    Attributes:
+        precision: (10, 101, 1, 4, 3) by IoU threshold, recall, class, area and most detections.
+        recall: (10, 1, 4, 3).
+    """
+
+    precision: Table
+    recall: Table
+
+
 @dataclass(frozen=True)
 class ObjectScores:
     """Scores of some classes over a data set, the means over those with an object of that size; NaN where none has.
@@ -92,17 +104,21 @@ def match_objects(found: Sequence[FoundObject], truth: TrueObjects) -> tuple[Tab
     )
 
 
-def object_scores(found: Sequence[Table], true: Sequence[Table], members: Sequence[int]) -> ObjectScores:
-    """The scores of the classes ``members`` over a data set.
+def precision_curves(found: Sequence[Table], true: Sequence[Table]) -> dict[int, Curves]:
+    """The curves of each class that is anywhere, over a data set.
 
     Args:
         found, true: of ``match_objects``, one for each image.
-        members: class indices; ``(ANY_CLASS,)`` where names do not count.
     """
-    added = [_accumulate(*tables) for tables in _by_class(found, true, members)]
+    return {index: _accumulate(*tables) for index, tables in sorted(_by_class(found, true).items())}
+
+
+def mean_scores(curves: Mapping[int, Curves], members: Sequence[int]) -> ObjectScores:
+    """The scores of the classes ``members``; ``[ANY_CLASS]`` where names do not count."""
+    chosen = [curves[index] for index in members if index in curves]
     empty = np.full((_THRESHOLDS, 101, 1, len(AREAS), len(_MOST)), -1.0)
-    precision = np.concatenate([empty, *(each[0] for each in added)], axis=2)
-    recall = np.concatenate([empty[:, 0], *(each[1] for each in added)], axis=1)
+    precision = np.concatenate([empty, *(each.precision for each in chosen)], axis=2)
+    recall = np.concatenate([empty[:, 0], *(each.recall for each in chosen)], axis=1)
     return ObjectScores(
         {area: _known_mean(precision[:, :, :, place, -1]) for place, area in enumerate(AREAS)},
         _known_mean(precision[0, :, :, 0, -1]),
@@ -151,22 +167,18 @@ def _match(
         rows.append([index, score, *(float(column[place]) for column in columns)])
 
 
-def _by_class(
-    found: Sequence[Table], true: Sequence[Table], members: Sequence[int]
-) -> Iterator[tuple[list[Table], list[Table]]]:
-    """For each class that is anywhere, the tables of the images that show it or in which it was found."""
-    wanted = set(members)
+def _by_class(found: Sequence[Table], true: Sequence[Table]) -> dict[int, tuple[list[Table], list[Table]]]:
+    """By class, the tables of the images that show it or in which it was found."""
     tables: dict[int, tuple[list[Table], list[Table]]] = {}
     for ours, theirs in zip(found, true, strict=True):
-        for index in wanted.intersection(theirs[:, 0].astype(int).tolist()):
+        for index in theirs[:, 0].astype(int).tolist():
             kept = tables.setdefault(index, ([], []))
             kept[0].append(ours[ours[:, 0] == index])
             kept[1].append(theirs[theirs[:, 0] == index])
-    yield from (tables[index] for index in sorted(tables))
+    return tables
 
 
-def _accumulate(found: Sequence[Table], true: Sequence[Table]) -> tuple[Table, Table]:
-    """pycocotools' precision (10, 101, 1, 4, 3) and recall (10, 1, 4, 3) of one class; -1 without an object."""
+def _accumulate(found: Sequence[Table], true: Sequence[Table]) -> Curves:
     evaluator = _evaluator()
     evaluator.params.imgIds = list(range(len(found)))
     evaluator._paramsEval = evaluator.params
@@ -182,7 +194,7 @@ def _accumulate(found: Sequence[Table], true: Sequence[Table]) -> tuple[Table, T
     ]
     with redirect_stdout(io.StringIO()):  # it tells how long it takes
         evaluator.accumulate()
-    return evaluator.eval["precision"], evaluator.eval["recall"]
+    return Curves(evaluator.eval["precision"], evaluator.eval["recall"])
 
 
 def _evaluator() -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ovseg.evaluation.data.protocol import Protocol
-from ovseg.evaluation.metrics.objects import ANY_CLASS, ObjectScores, object_scores
+from ovseg.evaluation.metrics.objects import ANY_CLASS, ObjectScores, mean_scores, precision_curves
 from ovseg.evaluation.metrics.panoptic import mean_quality, panoptic_quality
 from ovseg.evaluation.metrics.rows import ImageRow
 
@@ -56,13 +56,13 @@ def _panoptic(rows: Sequence[ImageRow], protocol: Protocol) -> tuple[dict[str, f
 
 
 def _instances(rows: Sequence[ImageRow], protocol: Protocol) -> tuple[dict[str, float], ByClass]:
-    found, true = [row.tables["found"] for row in rows], [row.tables["true"] for row in rows]
-    by_class = [object_scores(found, true, [index]) for index in range(len(protocol.names))]
-    scores = _scores(object_scores(found, true, range(len(protocol.names))), "")
+    curves = precision_curves([row.tables["found"] for row in rows], [row.tables["true"] for row in rows])
+    by_class = [mean_scores(curves, [index]) for index in range(len(protocol.names))]
+    scores = _scores(mean_scores(curves, range(len(protocol.names))), "")
     for subset, members in protocol.subsets.items():
-        means = object_scores(found, true, [protocol.names.index(name) for name in members])
+        means = mean_scores(curves, [protocol.names.index(name) for name in members])
         scores[f"average_precision_{subset}"] = means.precision["all"]
-    scores |= _scores(object_scores(found, true, [ANY_CLASS]), "_any_name")
+    scores |= _scores(mean_scores(curves, [ANY_CLASS]), "_any_name")
     return scores, {
         "AP": {name: each.precision["all"] for name, each in zip(protocol.names, by_class, strict=True)}
     }

@@ -269,6 +269,8 @@ def test_objects_that_are_annotated_twice_are_told(tmp_path: Path) -> None:
 
 
 def test_no_folder_no_file_and_no_images_are_told(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="reads annotations in COCO's format from a folder, got 'hf://a/b'"):
+        open_dataset(load_protocol("coco-instances"), "hf://a/b")
     with pytest.raises(DatasetError, match=r"no folder .* the folder should hold images/\{name\}.\* \+ panoptic/"):
         open_dataset(load_protocol("panoptic"), tmp_path / "none")
     with pytest.raises(DatasetError, match="is not laid out as 'instances' needs"):

@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ovseg.evaluation.metrics.objects import ANY_CLASS, FoundObject, TrueObjects, match_objects, object_scores
+from ovseg.evaluation.metrics.objects import (
+    ANY_CLASS,
+    FoundObject,
+    TrueObjects,
+    match_objects,
+    mean_scores,
+    precision_curves,
+)
 from ovseg.result.segments import encode_mask
 
 SIZE = (170, 190)
@@ -84,9 +91,8 @@ def test_scores_from_rows_of_images_are_pycocotools_of_the_whole_set(names: bool
     generator = np.random.default_rng(3)
     images = [drawn(generator) for _ in range(12)]
     tables = [match_objects(*image) for image in images]
-    scores = object_scores(
-        [found for found, _ in tables], [true for _, true in tables], range(3) if names else [ANY_CLASS]
-    )
+    curves = precision_curves([found for found, _ in tables], [true for _, true in tables])
+    scores = mean_scores(curves, range(3) if names else [ANY_CLASS])
     found = [*scores.precision.values()], [*scores.recall.values()]
     ours = [found[0][0], scores.at_half, scores.at_three_quarters, *found[0][1:], *found[1]]
     assert ours == pytest.approx(pycocotools_stats(images, names=names), abs=1e-12)
@@ -98,20 +104,20 @@ def test_precision_and_recall_worked_out_by_hand() -> None:
     cat, other = box(0, 0, 20, 20), box(40, 0, 60, 20)
     found = [FoundObject(0, 0.9, cat), FoundObject(1, 0.8, box(80, 80, 90, 90))]
     rows, counts = match_objects(found, truth_of((0, cat), (0, other)))
-    scores = object_scores([rows], [counts], range(2))
+    scores = mean_scores(precision_curves([rows], [counts]), range(2))
     assert scores.precision["all"] == scores.at_half == pytest.approx(51 / 101)
     assert scores.recall == {1: 0.5, 10: 0.5, 100: 0.5}
     assert scores.precision["small"] == pytest.approx(51 / 101)
     assert np.isnan(scores.precision["large"])
-    nothing = object_scores([], [], [1])
+    nothing = mean_scores({}, [1])
     assert np.isnan(nothing.at_half) and np.isnan(nothing.recall[100])
 
 
 def test_names_do_not_count_under_any_class() -> None:
     mask = box(0, 0, 50, 50)
     rows, counts = match_objects([FoundObject(2, 0.9, mask)], truth_of((0, mask)))
-    assert object_scores([rows], [counts], range(3)).precision["all"] == 0
-    assert object_scores([rows], [counts], [ANY_CLASS]).precision["all"] == pytest.approx(1)
+    assert mean_scores(precision_curves([rows], [counts]), range(3)).precision["all"] == 0
+    assert mean_scores(precision_curves([rows], [counts]), [ANY_CLASS]).precision["all"] == pytest.approx(1)
 
 
 def test_classes_that_nobody_judged_and_partly_annotated_ones_do_not_count_against() -> None:
@@ -122,7 +128,7 @@ def test_classes_that_nobody_judged_and_partly_annotated_ones_do_not_count_again
     unjudged = truth_of((0, mask), judged=frozenset())
     for truth, wanted in ((plain, 0.25), (partly, 0.5), (unjudged, 0.5)):
         rows, counts = match_objects(found, truth)
-        assert object_scores([rows], [counts], range(2)).at_half == pytest.approx(wanted)
+        assert mean_scores(precision_curves([rows], [counts]), range(2)).at_half == pytest.approx(wanted)
     assert 1 not in match_objects(found, unjudged)[0][:, 0]
 
 
