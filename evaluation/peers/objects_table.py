@@ -37,11 +37,13 @@ COLUMNS = {
 }
 
 
-def measure(segmenter: Any, row: str, tasks: dict[str, Task], *, out: Path | None) -> dict[str, EvaluationReport]:
+def measure(
+    segmenter: Any, row: str, tasks: dict[str, Task], *, least_score: float, out: Path | None
+) -> dict[str, EvaluationReport]:
     """The reports of one row, by kind of data."""
     quality, fields = ROWS[row]
     chosen = segmenter.with_objects(**fields)
-    options = RunOptions(quality=quality, progress=True, boundary=False, sheet=False)
+    options = RunOptions(quality=quality, least_score=least_score, progress=True, boundary=False, sheet=False)
     folders = {kind: None if out is None else out / row / kind for kind in tasks}
     return {kind: evaluate_task(chosen, task, out=folders[kind], options=options) for kind, task in tasks.items()}
 
@@ -70,6 +72,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--labels", default="all", help="all, present, present+N or a subset")
     parser.add_argument("--limit", type=int, help="only so many images of each")
+    parser.add_argument("--least-score", type=float, default=0.04, help="of AP; see ovseg evaluate")
     parser.add_argument("--model", default="mini", help="a name from 'ovseg models'")
     parser.add_argument("--out", type=Path, help="folder for the reports and table.md")
     given = parser.parse_args()
@@ -83,7 +86,8 @@ def main() -> None:
         parser.error("expected --panoptic DIR, --instances DIR or both, got neither")
     try:
         segmenter = ovseg.load(given.model)
-        table = show({row: measure(segmenter, row, tasks, out=given.out) for row in given.rows}, list(tasks))
+        options = {"least_score": given.least_score, "out": given.out}
+        table = show({row: measure(segmenter, row, tasks, **options) for row in given.rows}, list(tasks))
     except OvsegError as error:
         parser.exit(2, f"error: {error}\n")
     if given.out is not None:

@@ -13,15 +13,15 @@ from ovseg.evaluation.data.examples import Example
 from ovseg.evaluation.metrics.objects import FoundObject, TrueObjects, match_objects
 from ovseg.evaluation.metrics.panoptic import Segments, panoptic_counts
 
-ALL_OBJECTS = {"least_score": 0.04, "most": 60}  # average precision ranks unsure objects too
+MOST = 60  # objects of an image that average precision ranks
 
 _SHOWN = 0.3  # score from which an object is drawn
 
 
-def with_all_objects(segmenter: Any) -> Any:
-    """The segmenter with its unsure objects, where it has ``with_objects``; else as it is."""
+def with_unsure_objects(segmenter: Any, *, least_score: float) -> Any:
+    """The segmenter with its objects from ``least_score`` on, where it has ``with_objects``; else as it is."""
     adjust = getattr(segmenter, "with_objects", None)
-    return adjust(**ALL_OBJECTS) if callable(adjust) else segmenter
+    return adjust(least_score=least_score, most=MOST) if callable(adjust) else segmenter
 
 
 def found_objects(result: Any, class_of: Mapping[str, int], *, example: Example) -> tuple[FoundObject, ...]:

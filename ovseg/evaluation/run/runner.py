@@ -27,7 +27,7 @@ from ovseg.evaluation.report.sheet import Shown, picture_sheet
 from ovseg.evaluation.run.corruptions import corrupt
 from ovseg.evaluation.run.kept import KeptRows
 from ovseg.evaluation.run.leaks import find_leaks
-from ovseg.evaluation.run.objects import object_tables, shown_ids, with_all_objects
+from ovseg.evaluation.run.objects import object_tables, shown_ids, with_unsure_objects
 from ovseg.evaluation.run.paraphrase import rewriting
 from ovseg.evaluation.run.predictor import Prediction, Predictor
 from ovseg.evaluation.run.processes import Processes
@@ -117,7 +117,7 @@ class Run:
         self.options = options
         segmenter = _with_constants(segmenter, self.protocol.name, setting=setting)
         if self.protocol.objects == "instances":
-            segmenter = with_all_objects(segmenter)
+            segmenter = with_unsure_objects(segmenter, least_score=options.least_score)
         self.model = describe_model(segmenter)
         self.candidates = self.protocol.candidates(labels)
         self.predictor = Predictor(

@@ -52,6 +52,7 @@ class RunOptions:
         shots: visual examples a class (few-shot protocols); 0 asks by words alone.
         quality: "fast" or "best", how objects are found; None takes "best" where the protocol has objects, and
             leaves label maps as they are where it has none.
+        least_score: of average precision: objects less sure than this are not asked for, in [0, 1].
         boundary: measure boundary IoU and F-score.
         synonyms: give the protocol's synonyms to the segmenter.
         corruption: ``"NAME:SEVERITY"`` of ``corruptions``, applied to every image.
@@ -64,7 +65,7 @@ class RunOptions:
         sheet: with ``out``, draw the best, median and worst images (they are segmented once more).
 
     Raises:
-        ConfigError: ``batch_size`` is below 1, or there is no such orientation or quality.
+        ConfigError: ``batch_size`` is below 1, there is no such orientation or quality, or ``least_score`` is none.
     """
 
     batch_size: int = 1
@@ -72,6 +73,7 @@ class RunOptions:
     fold: int | None = None
     shots: int | None = None
     quality: str | None = None
+    least_score: float = 0.04
     boundary: bool = True
     synonyms: bool = True
     corruption: str | None = None
@@ -87,6 +89,8 @@ class RunOptions:
             raise ConfigError(f"batch_size must be at least 1 image, got {self.batch_size}")
         if self.quality not in (None, "fast", "best"):
             raise ConfigError(f"quality must be 'fast' or 'best', got '{self.quality}'")
+        if not 0 <= self.least_score <= 1:
+            raise ConfigError(f"least_score must be from 0 to 1, got {self.least_score}")
         if self.orientation not in (None, *READINGS):
             raise ConfigError(f"orientation must be {' or '.join(READINGS)}, got '{self.orientation}'")
 

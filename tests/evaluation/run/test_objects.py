@@ -74,6 +74,8 @@ def test_objects_are_asked_for_the_things_of_the_data_and_unsure_ones_for_precis
     assert instances.asked[0]["instances"] == ["cat", "dog", "sky"] and instances.asked[0]["quality"] == "best"
     assert panoptic.asked[0]["background"] is None and instances.asked[0]["background"] == "auto"
     assert (instances.info["least_score"], instances.info["most"]) == (0.04, 60)
+    evaluate(instances, "instances", data=data, options=RunOptions(least_score=0.2))
+    assert instances.info["least_score"] == 0.2
 
 
 def test_present_labels_are_those_of_the_objects_also_of_hidden_ones(data: Path) -> None:
@@ -139,6 +141,8 @@ def test_a_segmenter_without_objects_is_refused(data: Path) -> None:
         evaluate(Oracle(), "panoptic", data=data)
     with pytest.raises(ConfigError, match="quality must be 'fast' or 'best', got 'good'"):
         RunOptions(quality="good")
+    with pytest.raises(ConfigError, match="least_score must be from 0 to 1, got 2"):
+        RunOptions(least_score=2)
 
 
 def test_a_batch_without_objects_is_not_used(data: Path) -> None:
