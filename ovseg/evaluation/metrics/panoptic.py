@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from ovseg.errors import ShapeError
 from ovseg.evaluation.metrics.confusion import mean_of_known
@@ -51,6 +52,41 @@ class PanopticScores:
     quality: float
     segmentation: float
     recognition: float
+
+
+@dataclass(frozen=True)
+class QualitySums:
+    """What PQ is made of in each image, sparse, for the bootstrap.
+
+    Attributes:
+        overlap: (N, L) sums of IoU.
+        there: (N, L) true positives, and half of the false positives and the false negatives.
+    """
+
+    overlap: csr_array
+    there: csr_array
+
+    @classmethod
+    def of(cls, tables: Sequence[Table], *, classes: int) -> QualitySums:
+        """From the tables of ``panoptic_counts``, one for each image."""
+        image = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
+        stacked = np.concatenate([np.zeros((0, len(COLUMNS))), *tables])
+        place = (image, stacked[:, 0].astype(np.int64))
+        there = stacked[:, 1] + stacked[:, 2] / 2 + stacked[:, 3] / 2
+        shape = (len(tables), classes)
+        return cls(csr_array((stacked[:, 4], place), shape=shape), csr_array((there, place), shape=shape))
+
+    @property
+    def images(self) -> int:
+        """Number of images N."""
+        return int(self.there.shape[0])
+
+    def mean(self, weights: Table) -> Table:
+        """(R,) PQ when image n counts ``weights[r, n]`` times; NaN for a draw without a class."""
+        overlap, there = ((table.T @ weights.T).T for table in (self.overlap, self.there))
+        known = there > 0
+        quality = np.divide(overlap, there, out=np.zeros_like(overlap), where=known).sum(1)
+        return np.asarray(np.divide(quality, known.sum(1), out=np.full(len(weights), np.nan), where=known.any(1)))
 
 
 def panoptic_counts(prediction: Segments, truth: Segments) -> Table:

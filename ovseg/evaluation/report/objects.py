@@ -8,7 +8,7 @@ import numpy as np
 
 from ovseg.evaluation.data.protocol import Protocol
 from ovseg.evaluation.metrics.objects import ANY_CLASS, ObjectScores, mean_scores, precision_curves
-from ovseg.evaluation.metrics.panoptic import mean_quality, panoptic_quality
+from ovseg.evaluation.metrics.panoptic import QualitySums, mean_quality, panoptic_quality
 from ovseg.evaluation.metrics.rows import ImageRow
 
 ByClass = dict[str, dict[str, float]]  # by name of a score: of each class
@@ -23,13 +23,26 @@ def summarize_objects(rows: Sequence[ImageRow], protocol: Protocol) -> tuple[dic
     return {}, {}
 
 
-def headline(scores: dict[str, float]) -> list[str]:
-    """The most important of these scores in a line; no line where there are none."""
+def quality_sums(rows: Sequence[ImageRow], *, classes: int) -> QualitySums | None:
+    """Per-image sums of the panoptic quality; None where it was not measured in every image."""
+    tables = [row.tables["panoptic"] for row in rows if "panoptic" in row.tables]
+    return QualitySums.of(tables, classes=classes) if tables and len(tables) == len(rows) else None
+
+
+def headline(scores: dict[str, float], interval: tuple[float, float] | None) -> list[str]:
+    """The most important of these scores in a line; no line where there are none.
+
+    Args:
+        scores: by name.
+        interval: of the panoptic quality, if it was measured.
+    """
     if "panoptic_quality" in scores:
         groups = ("panoptic_quality", "panoptic_quality_things", "panoptic_quality_stuff")
         quality, things, stuff = (_percent(scores[group]) for group in groups)
         oracle = _percent(scores["panoptic_quality_oracle_names"])
-        return [f"PQ **{quality}** (things {things}, stuff {stuff}), with the names of the truth {oracle}.", ""]
+        low, high = map(_percent, interval or (np.nan, np.nan))
+        parts = f"things {things}, stuff {stuff}, with the names of the truth {oracle}"
+        return [f"PQ **{quality}** (95 % interval {low} to {high}), {parts}.", ""]
     if "average_precision" in scores:
         keys = ("average_precision", "average_precision_50", "average_recall_100", "average_precision_any_name")
         whole, half, recall, unnamed = (_percent(scores[key]) for key in keys)

@@ -17,10 +17,11 @@ from ovseg.evaluation.metrics.bootstrap import ClassAreas, bootstrap_interval
 from ovseg.evaluation.metrics.boundary import boundary_f_score, boundary_iou
 from ovseg.evaluation.metrics.calibration import expected_calibration_error
 from ovseg.evaluation.metrics.confusion import ConfusionMatrix, mean_of_known
+from ovseg.evaluation.metrics.panoptic import QualitySums
 from ovseg.evaluation.metrics.presence import presence_from_maps, presence_from_scores
 from ovseg.evaluation.metrics.rows import ImageRow
 from ovseg.evaluation.metrics.saliency import saliency_scores
-from ovseg.evaluation.report.objects import headline, summarize_objects
+from ovseg.evaluation.report.objects import headline, quality_sums, summarize_objects
 from ovseg.files import read_json, write_json
 
 FORMAT = "ovseg-evaluation-1"
@@ -42,6 +43,7 @@ class EvaluationReport:
         rows: one for each image, in order of name.
         by_class: further scores of each class, by name of the score and of the class: "PQ" or "AP" where the
             protocol has panoptic maps or objects.
+        quality_interval: 95 % bootstrap interval of "panoptic_quality"; None where it was not measured.
     """
 
     mean_iou: float
@@ -53,12 +55,18 @@ class EvaluationReport:
     manifest: dict[str, Any]
     rows: tuple[ImageRow, ...]
     by_class: dict[str, dict[str, float]] = field(default_factory=dict)
+    quality_interval: tuple[float, float] | None = None
 
     @property
     def areas(self) -> ClassAreas:
         """Per-image areas, for the bootstrap."""
         scored = self.manifest.get("scored")
         return ClassAreas.from_pairs([row.pairs for row in self.rows], classes=len(self.names), scored=scored)
+
+    @property
+    def quality_sums(self) -> QualitySums | None:
+        """Per-image sums of the panoptic quality, for the bootstrap; None where it was not measured."""
+        return quality_sums(self.rows, classes=len(self.names))
 
     @property
     def model_name(self) -> str:
@@ -84,6 +92,7 @@ class EvaluationReport:
             "scores": self.scores,
             "iou": self.iou,
             **({"by_class": self.by_class} if self.by_class else {}),
+            **({} if self.quality_interval is None else {"quality_interval": list(self.quality_interval)}),
             "manifest": self.manifest,
             "names": list(self.names),
             "images": [row.to_dict() for row in self.rows],
@@ -107,11 +116,12 @@ class EvaluationReport:
                 mean_iou=_share(values["mean_iou"]),
                 iou={name: _share(value) for name, value in values["iou"].items()},
                 pixel_accuracy=_share(values["pixel_accuracy"]),
-                interval=(_number(values["interval"][0]), _number(values["interval"][1])),
+                interval=_interval(values["interval"]) or (math.nan, math.nan),
                 scores={name: _share(value) for name, value in values["scores"].items()},
                 names=tuple(values["names"]),
                 manifest=values["manifest"],
                 rows=tuple(ImageRow.from_dict(row) for row in values["images"]),
+                quality_interval=_interval(values.get("quality_interval")),
                 by_class={
                     score: {name: _share(value) for name, value in of.items()}
                     for score, of in values.get("by_class", {}).items()
@@ -153,7 +163,7 @@ class EvaluationReport:
         lines = [
             f"# {for_markdown(manifest.get('title', manifest.get('protocol')))}",
             "",
-            *headline(self.scores),
+            *headline(self.scores, self.quality_interval),
             f"mIoU **{_percent(self.mean_iou)}** (95 % interval {_percent(low)} to {_percent(high)}), "
             f"pixel accuracy {_percent(self.pixel_accuracy)}, {manifest.get('images', len(self.rows))} images.",
             "",
@@ -205,6 +215,7 @@ def summarize(rows: Sequence[ImageRow], protocol: Protocol, *, manifest: dict[st
     )
     seconds = float(np.mean([row.seconds for row in ordered]))
     object_scores, by_class = summarize_objects(ordered, protocol)
+    sums = quality_sums(ordered, classes=len(protocol.names))
     return EvaluationReport(
         mean_iou=matrix.mean_iou(protocol.scored),
         iou=dict(zip(protocol.names, matrix.iou().tolist(), strict=True)),
@@ -212,6 +223,7 @@ def summarize(rows: Sequence[ImageRow], protocol: Protocol, *, manifest: dict[st
         interval=bootstrap_interval(areas),
         scores=object_scores | _further_scores(matrix, ordered, protocol),
         by_class=by_class,
+        quality_interval=None if sums is None else bootstrap_interval(sums),
         names=protocol.names,
         manifest={
             **manifest,
@@ -314,6 +326,10 @@ def _percent(value: float) -> str:
 
 def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
+
+
+def _interval(values: Any) -> tuple[float, float] | None:
+    return None if values is None else (_number(values[0]), _number(values[1]))
 
 
 def _share(value: Any) -> float:

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from ovseg.errors import ShapeError
-from ovseg.evaluation.metrics.panoptic import Segments, mean_quality, panoptic_counts, panoptic_quality
+from ovseg.evaluation.metrics.panoptic import (
+    QualitySums,
+    Segments,
+    mean_quality,
+    panoptic_counts,
+    panoptic_quality,
+)
 
 
 def drawn(generator: np.random.Generator, *, crowds: bool) -> Segments:
@@ -131,3 +137,17 @@ def test_maps_that_do_not_fit_are_refused() -> None:
         panoptic_counts(Segments(strip((3, 1)), (0,)), truth)
     with pytest.raises(ShapeError, match=r"the prediction must hold numbers in \[0, 1\].*got 0 to 2"):
         panoptic_counts(Segments(strip((2, 1), (2, 2)), (0,)), truth)
+
+
+def test_a_draw_of_images_has_the_quality_of_the_images_in_it() -> None:
+    generator = np.random.default_rng(5)
+    truths = [drawn(generator, crowds=True) for _ in range(6)]
+    tables = [panoptic_counts(noisy(truth, generator), truth) for truth in truths]
+    sums = QualitySums.of(tables, classes=4)
+    counts = generator.integers(0, 3, (5, 6))
+    found = sums.mean(counts.astype(np.float64))
+    assert sums.images == 6
+    for times, score in zip(counts, found, strict=True):
+        again = [table for table, many in zip(tables, times, strict=True) for _ in range(many)]
+        assert score == pytest.approx(mean_quality(panoptic_quality(again, classes=4), range(4)).quality)
+    assert np.isnan(sums.mean(np.zeros((1, 6)))).all()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from helpers.datasets import OBJECT_SIZE, ObjectOracle, Oracle, encode_rectangle, write_annotations, write_objects
 
 from ovseg.errors import ConfigError, ShapeError
-from ovseg.evaluation import EvaluationReport, RunOptions, evaluate
+from ovseg.evaluation import EvaluationReport, RunOptions, compare_reports, evaluate
 from ovseg.evaluation.data.examples import Example
 from ovseg.evaluation.run.objects import found_objects, found_segments
 from ovseg.evaluation.run.predictor import CandidateLabels, Predictor
@@ -111,9 +112,23 @@ def test_a_run_goes_on_where_it_stopped_with_the_same_report(data: Path, tmp_pat
         assert report.scores[name] == value or math.isnan(value)
     kept = EvaluationReport.load(tmp_path / "out" / "report.json")
     assert kept.by_class.keys() == report.by_class.keys()
+    assert kept.quality_interval == report.quality_interval == whole.quality_interval
     assert kept.rows[0].tables.keys() == report.rows[0].tables.keys()
     for name, table in report.rows[0].tables.items():
         assert np.array_equal(kept.rows[0].tables[name], table)
+
+
+def test_two_reports_are_compared_by_panoptic_quality_on_the_same_draws(data: Path) -> None:
+    better, worse = (evaluate(ObjectOracle(cut=cut), "panoptic", data=data) for cut in (1, 3))
+    change = compare_reports(worse, better).quality
+    assert change is not None and change.significant
+    wanted = better.scores["panoptic_quality"] - worse.scores["panoptic_quality"]
+    assert change.difference == pytest.approx(wanted)
+    assert change.low <= wanted <= change.high
+    told = compare_reports(worse, better).to_markdown()
+    assert f"PQ {100 * wanted:+.2f} points" in told and "**significant**" in told
+    instances = [evaluate(ObjectOracle(cut=cut), "instances", data=data) for cut in (1, 3)]
+    assert compare_reports(*instances).quality is None
 
 
 def test_rows_of_other_annotations_are_refused(data: Path, tmp_path: Path) -> None:
@@ -127,7 +142,9 @@ def test_rows_of_other_annotations_are_refused(data: Path, tmp_path: Path) -> No
 def test_the_report_begins_with_the_score_of_objects_and_lists_it_by_class(data: Path, tmp_path: Path) -> None:
     evaluate(ObjectOracle(cut=3), "panoptic", data=data, out=tmp_path / "p")
     lines = (tmp_path / "p" / "report.md").read_text().splitlines()
-    assert lines[2] == "PQ **78.8** (things 68.2, stuff 100.0), with the names of the truth 78.8."
+    told = re.fullmatch(r"PQ \*\*78\.8\*\* \(95 % interval (\S+) to (\S+)\), (.*)", lines[2])
+    assert told is not None and told[3] == "things 68.2, stuff 100.0, with the names of the truth 78.8."
+    assert 77 < float(told[1]) < 78.8 < float(told[2]) < 81  # dogs differ from image to image
     assert "| class | PQ % | IoU % |" in lines and "| sky | 100.0 | 100.0 |" in lines
     assert (tmp_path / "p" / "sheet.jpg").is_file()
     evaluate(ObjectOracle(cut=3), "instances", data=data, out=tmp_path / "i")
