@@ -35,8 +35,9 @@ _DIGITS = 24  # of a checksum
 class ObjectDataset(FileDataset):
     """Images with objects or panoptic segments; each image's truth is also a map of classes.
 
-    A pixel of that map that no segment or object has, or a crowd of objects, does not count; where objects overlap,
-    the smaller one is seen.
+    A segment that the annotations list, and others cover in the picture, is in the truth without a pixel. A pixel of
+    the map of classes that no segment or object has, or a crowd of objects, does not count; where objects overlap, the
+    smaller one is seen.
 
     Attributes:
         images: what the annotations say of each of ``pairs``.
@@ -79,19 +80,16 @@ class ObjectDataset(FileDataset):
         stated = {int(row["id"]): row for row in image.rows}
         shown, numbers = np.unique(picture, return_inverse=True)
         _check_ids({*shown.tolist()} - {0}, {*stated}, path)
-        classes, crowd = [], []
-        number_of, category_of = np.zeros(len(shown), np.int32), np.full(len(shown), VOID, np.int32)
-        for place, number in enumerate(shown.tolist()):
-            if number:
-                row = stated[number]
-                category_of[place] = row["category_id"]
-                index_of = int(self.lookup[row["category_id"]])
-                if index_of >= 0:  # else it is none of the labels asked for
-                    classes.append(index_of)
-                    crowd.append(bool(row.get("iscrowd", 0)))
-                    number_of[place] = len(classes)
+        kept = [
+            row for row in image.rows if self.lookup[row["category_id"]] >= 0
+        ]  # else none of the labels asked for
+        place_of = {int(row["id"]): place for place, row in enumerate(kept, start=1)}
+        number_of = np.asarray([place_of.get(number, 0) for number in shown.tolist()], np.int32)
+        category_of = np.asarray([stated[number]["category_id"] if number else VOID for number in shown.tolist()])
+        classes = tuple(int(self.lookup[row["category_id"]]) for row in kept)
+        crowd = tuple(bool(row.get("iscrowd", 0)) for row in kept)
         numbers = numbers.reshape(picture.shape)
-        return category_of[numbers], Segments(number_of[numbers], tuple(classes), tuple(crowd))
+        return category_of.astype(np.int32)[numbers], Segments(number_of[numbers], classes, crowd)
 
     def _objects(self, index: int) -> tuple[NDArray[np.int32], TrueObjects]:
         from pycocotools import mask as masks
@@ -155,14 +153,12 @@ def read_panoptic(path: Path) -> NDArray[np.int32]:
 
 
 def _check_ids(shown: set[int], stated: set[int], path: Path) -> None:
-    for numbers, where, lacks in ((shown - stated, "holds", "annotations"), (stated - shown, "lacks", "picture")):
-        if numbers:
-            listed = ", ".join(map(str, sorted(numbers)[:5]))
-            other = "its annotations do not list" if lacks == "annotations" else "its annotations list"
-            raise DatasetError(
-                f"the panoptic picture '{path}' {where} {len(numbers)} segments that {other}: {listed}; "
-                "fetch pictures and annotations of one version"
-            )
+    unknown = sorted(shown - stated)
+    if unknown:
+        raise DatasetError(
+            f"the panoptic picture '{path}' holds {len(unknown)} segments that its annotations do not list: "
+            f"{', '.join(map(str, unknown[:5]))}; fetch pictures and annotations of one version"
+        )
 
 
 def _area(row: dict[str, Any], rle: dict[str, Any]) -> float:

@@ -98,7 +98,7 @@ def panoptic_counts(prediction: Segments, truth: Segments) -> Table:
     Args:
         prediction: of an image.
         truth: of the same image; its void pixels leave the union, its crowds are found by nobody and missed by
-            nobody.
+            nobody; a segment without a pixel is missed.
 
     Raises:
         ShapeError: the two differ in shape, or a number has no segment.
@@ -185,7 +185,7 @@ def _counts(
     uncounted = shared[0, 1:] + (shared[1:, 1:] * (alike & crowd[:, None])).sum(0)
     area = shared[:, 1:].sum(0)
     wrong = ~matched.any(0) & (area > 0) & (uncounted <= _VOID * area)
-    missed = ~matched.any(1) & ~crowd & (shared[1:].sum(1) > 0)
+    missed = ~matched.any(1) & ~crowd
     found, mates = np.nonzero(matched)
     columns = (true[found], named[wrong], true[missed])
     counts = [(column[:, None] == classes).sum(0) for column in columns]

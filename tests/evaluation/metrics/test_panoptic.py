@@ -46,7 +46,7 @@ def slow(prediction: Segments, truth: Segments, names: list[int]) -> dict[int, l
                 matched_true.add(t)
                 matched_found.add(p)
     for t in range(1, len(truth.classes) + 1):
-        if t not in matched_true and not crowd[t - 1] and (truth.ids == t).any():
+        if t not in matched_true and not crowd[t - 1]:
             counts.setdefault(truth.classes[t - 1], [0, 0, 0, 0.0])[2] += 1
     for p in range(1, len(names) + 1):
         under = Counter(truth.ids[prediction.ids == p].tolist())
