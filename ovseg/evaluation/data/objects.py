@@ -35,9 +35,9 @@ _DIGITS = 24  # of a checksum
 class ObjectDataset(FileDataset):
     """Images with objects or panoptic segments; each image's truth is also a map of classes.
 
-    A segment that the annotations list, and others cover in the picture, is in the truth without a pixel. A pixel of
-    the map of classes that no segment or object has, or a crowd of objects, does not count; where objects overlap, the
-    smaller one is seen.
+    A segment that the annotations list, and others cover in the picture, is in the truth without a pixel. A pixel
+    of the map of classes that no segment or object has, or a crowd of objects, does not count; where objects
+    overlap, the smaller one is seen.
 
     Attributes:
         images: what the annotations say of each of ``pairs``.
