@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ovseg.evaluation import EvaluationReport, RunOptions, Task
 
 
-# 23 options are read more easily in groups; the groups are the headings of --help.
+# 25 options are read more easily in groups; the groups are the headings of --help.
 _TASK = "What is evaluated"
 _MODEL = "The model"
 _MORE = "Further measurements"
@@ -62,6 +62,13 @@ def evaluate(
     synonyms: Annotated[
         bool, typer.Option(help="Give the protocol's synonyms to the model.", rich_help_panel=_MODEL)
     ] = True,
+    quality: Annotated[
+        str | None, typer.Option(help="How objects are found: fast, best.", rich_help_panel=_MODEL)
+    ] = None,
+    least_score: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Of AP: less sure objects are not asked for.", rich_help_panel=_MODEL),
+    ] = 0.04,
     boundary: Annotated[bool, typer.Option(help="Measure boundaries as well.", rich_help_panel=_MORE)] = True,
     bank: Annotated[
         Path | None, typer.Option(help="A bank that must not hold the evaluated images.", rich_help_panel=_MORE)
@@ -106,6 +113,8 @@ def evaluate(
         shots=shots,
         orientation=orientation,
         absent=tuple(absent or ()),
+        quality=quality,
+        least_score=least_score,
         boundary=boundary,
         synonyms=synonyms,
         progress=True,

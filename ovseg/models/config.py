@@ -350,3 +350,14 @@ def for_benchmark(config: ModelConfig, benchmark: str, *, method: str | None = N
             target = target.setdefault(section, {})
         target[key] = value
     return parse_config(ModelConfig, values, source=f"model '{config.name}' on '{benchmark}'")
+
+
+def with_objects(config: ModelConfig, **fields: Any) -> ModelConfig:
+    """``config`` with these fields in both parts of its section ``objects``.
+
+    Raises:
+        ConfigError: there is no such field, or it cannot be so.
+    """
+    values = {quality: {**part, **fields} for quality, part in config.objects.model_dump().items()}
+    objects = parse_config(QualityConfig, values, source=f"objects of model '{config.name}'")
+    return config.model_copy(update={"objects": objects})

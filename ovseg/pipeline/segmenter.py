@@ -22,7 +22,7 @@ from ovseg.identity import digest
 from ovseg.images.load import ImageSource, read_image
 from ovseg.images.reading import MAX_PIXELS, Reading
 from ovseg.images.resize import prepare, working_size
-from ovseg.models.config import for_benchmark
+from ovseg.models.config import for_benchmark, with_objects
 from ovseg.models.model import Model
 from ovseg.pipeline.batches import path_of, stream
 from ovseg.pipeline.decide import Decision, DecisionRules
@@ -155,6 +155,14 @@ class Segmenter:
             )
         stated = name if method is None else f"{name} of {method}"
         return self._changed(model=replace(self.model, config=config), benchmark=stated)
+
+    def with_objects(self, **fields: Any) -> Segmenter:
+        """The same networks, finding objects by these fields of ``ObjectsConfig``, whatever the quality.
+
+        Raises:
+            ConfigError: there is no such field, or it cannot be so.
+        """
+        return self._changed(model=replace(self.model, config=with_objects(self.config, **fields)))
 
     def with_modifiers(self, *modifiers: Modifier) -> Segmenter:
         """The same segmenter with these modifiers added, after those it has."""

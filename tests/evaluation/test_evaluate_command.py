@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import typer
+from helpers.datasets import ObjectOracle, write_objects
 from typer.testing import CliRunner
 
 from ovseg.cli import evaluate as command
@@ -102,3 +103,21 @@ def test_checking_the_data_refuses_a_split_that_an_evaluation_refuses(
 def test_without_data_the_protocols_are_listed(run: Callable[..., Any]) -> None:
     assert "PASCAL VOC 2012 without background" in run().stdout
     assert isinstance(run("voc20").exception, ConfigError)
+
+
+def test_objects_are_evaluated_in_the_quality_that_is_asked_for(
+    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_objects(tmp_path / "data")
+    segmenter = ObjectOracle()
+    monkeypatch.setattr(command, "_load", lambda model, **chosen: segmenter)
+    done = run("panoptic", "--data", tmp_path / "data", "--quality", "fast", "--json")
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["scores"]["panoptic_quality"] == told["by_class"]["PQ"]["cat"] == 1
+    assert told["manifest"]["options"]["quality"] == "fast"
+    assert {each["quality"] for each in segmenter.asked} == {"fast"}
+    done = run("instances", "--data", tmp_path / "data", "--check-data")
+    assert done.exit_code == 0, done.output  # no object is sky, and no id can be wrong by one
+    assert "complete for 'instances'" in done.stdout
+    done = run("panoptic", "--data", tmp_path / "data", "--quality", "good")
+    assert isinstance(done.exception, ConfigError)

@@ -84,11 +84,12 @@ def test_nothing_is_looked_for_unless_it_is_asked_for() -> None:
     assert "quality" not in result.provenance
 
 
-def test_a_detector_parts_what_touches_each_pixel_to_the_nearer_box() -> None:
+def test_a_detector_parts_what_touches_and_an_unsure_box_takes_nothing_from_a_surer_one() -> None:
     result = toy((8, 8, 52, 40), (44, 8, 88, 40)).segment(TOUCHING, ["red", "blue"], instances=["red"])
     assert result.instances is not None
     first, second = sorted(result.instances, key=lambda each: each.box)
-    assert first.box == (8, 8, 48, 40) and second.box == (48, 8, 88, 40)
+    assert first.box == (8, 8, 52, 40)  # its whole box
+    assert second.box == (48, 8, 88, 40)  # from halfway between the middles of the two
     assert (result.instance_map > 0).sum() == 80 * 32  # all of the two boxes
     covered = 8 / 44  # of the second box, by the first
     assert (first.score, second.score) == pytest.approx((0.9, 0.6 * (1 - covered / 2)), abs=0.01)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers.toy import make_segmenter
 from PIL import Image
 
 import ovseg
@@ -368,3 +369,20 @@ def test_a_range_and_bands_are_said_with_the_image_and_what_was_decided_is_kept(
         assert result.image is not None and result.image[0, :3, 0].tolist() == [0, 128, 255]
     with pytest.raises(ImageError, match="is encoded already, got a range or bands; give them to encode"):
         segmenter.segment(segmenter.encode(grey), ["red"], **said)
+
+
+def test_other_fields_of_objects_count_in_both_qualities_and_are_another_segmenter() -> None:
+    plain = make_segmenter()
+    image = np.full((64, 128, 3), 120, np.uint8)
+    image[8:40, 8:40] = (220, 30, 30)
+    changed = plain.with_objects(masks="map", sharpen=False, least_score=1, most=3)
+    for part in (changed.config.objects.fast, changed.config.objects.best):
+        assert (part.least_score, part.most, part.masks) == (1, 3, "map")
+    assert plain.config.objects.fast.least_score == 0.3
+    assert len(plain.segment(image, ["red"], instances=["red"], quality="fast").instances or ()) == 1
+    assert changed.segment(image, ["red"], instances=["red"]).instances == ()
+    assert changed.info["settings"] != plain.info["settings"]
+    with pytest.raises(ConfigError, match=r"unknown key 'fast\.leastscore'; did you mean"):
+        plain.with_objects(leastscore=0.1)
+    with pytest.raises(ConfigError, match="most"):
+        plain.with_objects(most=0)

@@ -164,7 +164,8 @@ def doubts(found: Survey) -> Iterator[str]:
     if any(refusals(found)) or not found.masks:
         return
     empty = found.empty
-    if len(shown) > 2 and len(empty) <= 1 + len(shown) // _FEW:
+    by_number = found.protocol.objects is None  # else the file that names the classes gives the ids too
+    if by_number and len(shown) > 2 and len(empty) <= 1 + len(shown) // _FEW:
         order = np.argsort([min(entry.ids, default=0) for entry in found.protocol.classes])
         names = [found.protocol.names[index] for index in order]
         if names[0] in empty and shown[order[1]]:
@@ -217,7 +218,7 @@ def check_before(dataset: Dataset, indices: Sequence[int], *, absent: Sequence[s
         found = survey(dataset, range(len(dataset.names)), absent=absent)  # a part may look so by chance
     for sentence in refusals(found):
         raise DatasetError(sentence)
-    return [*doubts(found), *remarks(found, of=len(dataset.names)), *_turned(dataset)]
+    return [*doubts(found), *remarks(found, of=len(dataset.names)), *_turned(dataset), *_notes(dataset)]
 
 
 def check_all(dataset: Dataset, *, absent: Sequence[str] = ()) -> tuple[Survey, list[str], list[str]]:
@@ -233,7 +234,7 @@ def check_all(dataset: Dataset, *, absent: Sequence[str] = ()) -> tuple[Survey, 
     found = survey(base, range(len(base.names)), absent=absent, whole=True)
     problems = [*counted, *found.problems, *refusals(found), *doubts(found)]
     told = list(remarks(found, of=len(base.names)))
-    return found, problems, told if found.problems else [*told, *_turned(base)]
+    return found, problems, [*told, *_notes(base)] if found.problems else [*told, *_turned(base), *_notes(base)]
 
 
 def base_of(dataset: Dataset) -> Dataset:
@@ -246,6 +247,12 @@ def base_places(dataset: Dataset, indices: Sequence[int]) -> list[int]:
     if not isinstance(dataset, DrawnDataset):
         return list(indices)
     return sorted({place for index in indices for place in dataset.places(index)})
+
+
+def _notes(dataset: Dataset) -> list[str]:
+    """What a data set has to say of itself."""
+    notes: list[str] = getattr(dataset, "notes", [])
+    return notes
 
 
 def _turned(dataset: Dataset) -> list[str]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from ovseg.errors import DatasetError
 from ovseg.evaluation.data.check import check_all
 from ovseg.evaluation.data.episodes import open_episodes
 from ovseg.evaluation.data.examples import Dataset, check_same_size
 from ovseg.evaluation.data.files import FileDataset, open_files
 from ovseg.evaluation.data.hub import open_hub
+from ovseg.evaluation.data.objects import open_objects
 from ovseg.evaluation.data.protocol import Protocol
 from ovseg.images.hub import is_hub
 
@@ -27,8 +29,14 @@ def open_dataset(protocol: Protocol, data: str | Path, *, labels: str = "all") -
     Raises:
         DatasetError: the folder or a file is missing (it says which), or a split is empty.
     """
+    if is_hub(data) and protocol.objects is not None:
+        raise DatasetError(
+            f"'{protocol.name}' reads annotations in COCO's format from a folder, got '{data}'; fetch the data set"
+        )
     if is_hub(data):
         return open_hub(protocol, str(data), labels=labels)
+    if protocol.objects is not None:
+        return open_objects(protocol, Path(data), labels=labels)
     if protocol.episodes is not None:
         return open_episodes(protocol, Path(data))
     return open_files(protocol, Path(data), labels=labels)

@@ -13,6 +13,8 @@ from PIL import Image
 from ovseg.errors import DatasetError
 from ovseg.evaluation.data.orientation import Reading
 from ovseg.evaluation.data.protocol import Protocol, Resize
+from ovseg.evaluation.metrics.objects import TrueObjects
+from ovseg.evaluation.metrics.panoptic import Segments
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Example:
         truth: (H, W) int32 class indices; -1 is ignored.
         candidates: indices of the classes whose labels are given; None: all of the protocol's.
         supports: visual examples by class index (few-shot episodes).
+        objects: panoptic segments or annotated objects, where the protocol has them.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Example:
     truth: NDArray[np.int32]
     candidates: tuple[int, ...] | None = None
     supports: dict[int, tuple[Support, ...]] = field(default_factory=dict)
+    objects: Segments | TrueObjects | None = None
 
 
 class Dataset(Interface):
@@ -61,7 +65,7 @@ class Dataset(Interface):
 
     @property
     def fingerprint(self) -> str | None:
-        """What data without files is known by; None where ``files`` names them all."""
+        """What the data are known by besides ``files``, such as the annotations of all images; None: by nothing."""
         ...
 
     @property

@@ -37,7 +37,7 @@ class FileDataset:
     pairs: tuple[FilePair, ...]
     layout: Layout
     lookup: NDArray[np.int32]
-    fingerprint = None
+    fingerprint: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -50,7 +50,11 @@ class FileDataset:
         Raises:
             DatasetError: a file cannot be read, their sizes differ, or the mask holds an unknown id.
         """
-        pair, ids = self.pairs[index], self.ids(index)
+        return self.joined(index, self.ids(index))
+
+    def joined(self, index: int, ids: NDArray[np.int32]) -> Example:
+        """The image at ``index`` with the values ``ids`` of its mask; see ``load``."""
+        pair = self.pairs[index]
         image = read_image(pair.image)
         if index in self._turned:
             stated = self.protocol.orientation
@@ -181,15 +185,16 @@ def _listed_names(layout: Layout, protocol: Protocol, data: Path) -> list[str]:
 
 
 def _pair(name: str, layout: Layout, protocol: Protocol, data: Path) -> FilePair:
-    image = _existing(data, layout.images.replace("{split}", protocol.split), name)
-    mask = _existing(data, layout.masks.replace("{split}", protocol.split), name)
+    image = existing(data, layout.images.replace("{split}", protocol.split), name)
+    mask = existing(data, layout.masks.replace("{split}", protocol.split), name)
     for kind, path in (("image", image), ("mask", mask)):
         if not path.is_file():
             raise DatasetError(f"the {kind} '{path}' is missing; {protocol.layout_help}")
     return FilePair(name, image, mask)
 
 
-def _existing(data: Path, pattern: str, name: str) -> Path:
+def existing(data: Path, pattern: str, name: str) -> Path:
+    """The file of the example ``name``; where the pattern leaves its kind open, the first that is there."""
     path = data / pattern.replace("{name}", name)
     if path.suffix != ".*":
         return path

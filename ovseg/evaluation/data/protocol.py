@@ -46,10 +46,15 @@ class Background(Config):
 
 
 class Layout(Config):
-    """Where the files lie, as patterns; ``{name}`` may span folders, ``{split}`` is the protocol's split."""
+    """Where the files lie, as patterns; ``{name}`` may span folders, ``{split}`` is the protocol's split.
+
+    Where annotations list the images, ``{name}`` is what they call a file, without its ending, ``{id}`` the image's
+    id, and ``{group}`` what stands before the first underscore of it.
+    """
 
     images: str
-    masks: str
+    masks: str = ""  # none where the annotations hold the masks
+    annotations: str = ""  # COCO's JSON of objects or panoptic segments
     names: str | None = None  # a file with one name a line; None: every image found
     decode: Literal["index", "red", "ade-full", "binary", "mat"] = "index"
     found_by: Literal["images", "masks"] = "images"  # which files say what is in the split
@@ -58,7 +63,8 @@ class Layout(Config):
     @property
     def has_splits(self) -> bool:
         """Whether a pattern depends on the split."""
-        return any("{split}" in pattern for pattern in (self.images, self.masks, self.names or ""))
+        patterns = (self.images, self.masks, self.annotations, self.names or "")
+        return any("{split}" in pattern for pattern in patterns)
 
 
 class Expected(Config):
@@ -101,6 +107,11 @@ class Protocol(Config):
     subsets: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     labels: str = "all"  # "all", "present", "present+N" (N absent ones more) or the name of a subset
     label_form: Literal["concepts", "strings"] = "concepts"
+    objects: Literal["panoptic", "instances"] | None = (
+        None  # whether segments or objects count, and classes come with them
+    )
+    saliency: bool = False  # whether how much each pixel stands out counts, in place of a label alone
+    words_of: str = ""  # "PROTOCOL" or "PROTOCOL:LABELS", whose classes, in order of the ids, lend names and words
     background: Background = Background()
     ignore: tuple[int, ...] = (255,)
     other: Literal["error", "ignore", "background"] = "error"  # ids that no class names
@@ -132,6 +143,8 @@ class Protocol(Config):
             raise ValueError(f"sources must say where each choice comes from; missing: {', '.join(missing)}")
         if self.classes:
             self._check_classes()
+        if self.saliency and self.background.class_name is None:
+            raise ValueError("saliency needs a background class, from which the object stands out")
         return self
 
     def _check_classes(self) -> None:
@@ -175,6 +188,11 @@ class Protocol(Config):
         return tuple(index for index in range(len(self.classes)) if index != dropped)
 
     @cached_property
+    def things(self) -> tuple[int, ...]:
+        """Indices of the classes with objects to count."""
+        return tuple(index for index, entry in enumerate(self.classes) if entry.thing)
+
+    @cached_property
     def unseen(self) -> tuple[int, ...]:
         """Indices of the classes marked unseen."""
         return tuple(index for index, entry in enumerate(self.classes) if entry.unseen)
@@ -184,7 +202,7 @@ class Protocol(Config):
         """One sentence that shows how the data folder should look, for errors."""
         shown = []
         for layout in self.layouts:
-            parts = [layout.images, layout.masks, *([layout.names] if layout.names else [])]
+            parts = [part for part in (layout.images, layout.masks, layout.annotations, layout.names) if part]
             shown.append(" + ".join(part.replace("{split}", self.split) for part in parts))
         named = f", with {' or '.join(self.classes_from)}" if self.classes_from else ""
         return f"the folder should hold {'; or '.join(shown)}{named}"
@@ -225,7 +243,15 @@ class Protocol(Config):
 
     def fingerprint(self, **choices: Any) -> str:
         """Hexadecimal SHA-256 of what the score depends on, without titles and sources."""
-        content = self.model_dump(mode="json", exclude={"title", "sources", "expected", "orientation"})
+        content = self.model_dump(mode="json", exclude={"title", "sources", "expected", "orientation", "words_of"})
+        optional = (
+            (content, "objects"),
+            (content, "saliency"),
+            *((layout, "annotations") for layout in content["layouts"]),
+        )
+        for part, key in optional:
+            if not part[key]:
+                del part[key]  # as it was before there were any
         text = json.dumps({"protocol": content, "choices": choices}, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -1,10 +1,10 @@
-"""How sure a mean IoU is: intervals by drawing the images again, and whether two models differ."""
+"""How sure a score is: intervals by drawing the images again, and whether two models differ."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,19 @@ from ovseg.errors import ShapeError
 
 DRAWS = 1000
 CHUNK = 64  # draws at a time: memory stays at CHUNK x L
+
+
+class Resampled(Protocol):
+    """What is kept of N images, so that a score can be had of any draw of them."""
+
+    @property
+    def images(self) -> int:
+        """Number of images N."""
+        ...
+
+    def mean(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(R,) the score when image n counts ``weights[r, n]`` times; (R, N) non-negative."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -74,6 +87,8 @@ class ClassAreas:
         present = counted.sum(1)
         return np.asarray(np.divide(iou.sum(1), present, out=np.full(len(weights), np.nan), where=present > 0))
 
+    mean = mean_iou
+
     @staticmethod
     def _sum(table: csr_array, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray((table.T @ weights.T).T)  # (R, L)
@@ -81,7 +96,7 @@ class ClassAreas:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Mean IoU of B less that of A on the same images.
+    """A score of B less that of A on the same images.
 
     Attributes:
         difference: B - A over all images.
@@ -102,22 +117,22 @@ class PairedDifference:
 
 
 def bootstrap_interval(
-    areas: ClassAreas, *, draws: int = DRAWS, seed: int = 0, level: float = 0.95
+    areas: Resampled, *, draws: int = DRAWS, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
-    """The centred percentile interval of the mean IoU over draws of N images with replacement, within [0, 1].
+    """The centred percentile interval of a score over draws of N images with replacement, within [0, 1].
 
     It is where the score of another N images of the same kind lies; see ``centred_percentiles``.
 
     Raises:
         ShapeError: there is no image.
     """
-    scores = np.concatenate([areas.mean_iou(weights) for weights in _draws(areas.images, draws, seed)])
+    scores = np.concatenate([areas.mean(weights) for weights in _draws(areas.images, draws, seed)])
     low, high = centred_percentiles(scores, _whole(areas), level=level)
     return max(low, 0.0), min(high, 1.0)
 
 
 def paired_bootstrap(
-    first: ClassAreas, second: ClassAreas, *, draws: int = DRAWS, seed: int = 0, level: float = 0.95
+    first: Resampled, second: Resampled, *, draws: int = DRAWS, seed: int = 0, level: float = 0.95
 ) -> PairedDifference:
     """Whether ``second`` is better than ``first``: both are scored on the same draws of the same images.
 
@@ -128,7 +143,7 @@ def paired_bootstrap(
     """
     if first.images != second.images:
         raise ShapeError(f"a paired test needs the same images, got {first.images} and {second.images}")
-    drawn = [second.mean_iou(w) - first.mean_iou(w) for w in _draws(first.images, draws, seed)]
+    drawn = [second.mean(w) - first.mean(w) for w in _draws(first.images, draws, seed)]
     differences = np.concatenate(drawn)
     difference = _whole(second) - _whole(first)
     low, high = centred_percentiles(differences, difference, level=level)
@@ -167,9 +182,9 @@ def centred_percentiles(
     return float(low), float(high)
 
 
-def _whole(areas: ClassAreas) -> float:
-    """The mean IoU over all images, each once."""
-    return float(areas.mean_iou(np.ones((1, areas.images)))[0])
+def _whole(areas: Resampled) -> float:
+    """The score over all images, each once."""
+    return float(areas.mean(np.ones((1, areas.images)))[0])
 
 
 def _draws(images: int, draws: int, seed: int) -> Any:

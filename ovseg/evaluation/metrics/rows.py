@@ -9,6 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ovseg.evaluation.metrics import panoptic, saliency
+from ovseg.evaluation.metrics.objects import ANY_CLASS, FOUND_COLUMNS, TRUE_COLUMNS
+
+_WIDTHS = {
+    "panoptic": len(panoptic.COLUMNS),
+    "found": len(FOUND_COLUMNS),
+    "true": len(TRUE_COLUMNS),
+    "saliency": len(saliency.COLUMNS),
+}
 _LARGEST = 2.0**53  # below, every whole number has a float
 
 
@@ -24,6 +33,9 @@ class ImageRow:
         boundary: (m, 7) int64 of ``boundary.boundary_counts``; (0, 7) when it was not measured.
         calibration: (bins, 3) float64 of ``calibration.reliability_bins``; (0, 3) without confidences.
         claimed: class indices with a presence score above one half; None without presence scores.
+        tables: of objects and saliency, by name: "panoptic" (k, 9) of ``panoptic.COLUMNS``, "found" (n, 10) and
+            "true" (m, 5) of ``objects.FOUND_COLUMNS`` and ``TRUE_COLUMNS``, "saliency" (l, 3) of
+            ``saliency.COLUMNS``; float64.
         content: what the bytes of the example's files are known by; empty in reports of earlier versions.
     """
 
@@ -35,10 +47,11 @@ class ImageRow:
     calibration: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3)))
     claimed: tuple[int, ...] | None = None
     content: str = ""
+    tables: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, short enough for a line of JSON."""
-        return {
+        values = {
             "name": self.name,
             "content": self.content,
             "seconds": self.seconds,
@@ -48,6 +61,9 @@ class ImageRow:
             "calibration": _pack(self.calibration),
             "claimed": None if self.claimed is None else " ".join(map(str, self.claimed)),
         }
+        if self.tables:
+            values["tables"] = {name: _pack(table) for name, table in self.tables.items()}
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ImageRow:
@@ -66,6 +82,7 @@ class ImageRow:
             calibration=_unpack(values["calibration"], 3),
             claimed=None if claimed is None else _integers(claimed),
             content=values.get("content", ""),
+            tables={name: _unpack(text, _WIDTHS[name]) for name, text in values.get("tables", {}).items()},
         )
 
     def check(self, classes: int) -> None:
@@ -84,7 +101,15 @@ class ImageRow:
             for indices, least in columns:
                 if indices.size and not least <= indices.min() <= indices.max() < classes:
                     raise ValueError(f"{part} of '{self.name}' must hold class indices below {classes}")
-        counts = (self.pairs[:, 2:], self.boundary[:, 1:], self.calibration)
+        ranges = {"panoptic": (0, classes), "saliency": (0, saliency.LEVELS)}
+        for name, table in self.tables.items():
+            least, limit = ranges.get(name, (ANY_CLASS, classes))
+            if len(table) and not least <= table[:, 0].min() <= table[:, 0].max() < limit:
+                raise ValueError(
+                    f"the table '{name}' of '{self.name}' must begin with numbers in [{least}, {limit})"
+                )
+        tables = (table[:, 1:] for table in self.tables.values())
+        counts = (self.pairs[:, 2:], self.boundary[:, 1:], self.calibration, *tables)
         if not math.isfinite(self.seconds) or any(part.size and part.min() < 0 for part in counts):
             raise ValueError(f"the counts of '{self.name}' must be 0 or more")
 

@@ -23,24 +23,23 @@ class Comparison:
         iou: IoU of B less that of A by class name, of the classes that both have.
         scores: the same for the further scores.
         models: names of A and B.
+        quality: the paired bootstrap of the panoptic quality; None where it was not measured.
     """
 
     mean_iou: PairedDifference
     iou: dict[str, float]
     scores: dict[str, float]
     models: tuple[str, str]
+    quality: PairedDifference | None = None
 
     def to_markdown(self, *, classes: int = 5) -> str:
         """A verdict, the scores, and the ``classes`` that gained and lost most."""
-        change = self.mean_iou
-        verdict = "significant" if change.significant else "not significant"
         ranked = sorted(self.iou.items(), key=lambda item: item[1])
         most = list(dict(ranked[::-1][:classes] + ranked[:classes][::-1]).items())
         lines = [
             f"B = {as_code(self.models[1])} against A = {as_code(self.models[0])}: "
-            f"mIoU {100 * change.difference:+.2f} points, "
-            f"95 % interval {100 * change.low:+.2f} to {100 * change.high:+.2f}, "
-            f"p = {change.p_value:.3f}: **{verdict}**.",
+            f"{_verdict('mIoU', self.mean_iou)}",
+            *([] if self.quality is None else [_verdict("PQ", self.quality)]),
             "",
             "| score | B - A, points |",
             "|---|---|",
@@ -53,6 +52,14 @@ class Comparison:
         return "\n".join(lines) + "\n"
 
 
+def _verdict(name: str, change: PairedDifference) -> str:
+    return (
+        f"{name} {100 * change.difference:+.2f} points, "
+        f"95 % interval {100 * change.low:+.2f} to {100 * change.high:+.2f}, "
+        f"p = {change.p_value:.3f}: **{'significant' if change.significant else 'not significant'}**."
+    )
+
+
 def compare_reports(first: EvaluationReport, second: EvaluationReport, *, draws: int = 1000) -> Comparison:
     """What changes from ``first`` (A) to ``second`` (B), with a paired bootstrap over images.
 
@@ -62,11 +69,13 @@ def compare_reports(first: EvaluationReport, second: EvaluationReport, *, draws:
     _check_protocol(first, second)
     _check_images(first, second)
     both = set(first.scores) & set(second.scores)
+    ours, theirs = first.quality_sums, second.quality_sums
     return Comparison(
         mean_iou=paired_bootstrap(first.areas, second.areas, draws=draws),
         iou=_differences(first.iou, second.iou, list(first.iou)),
         scores=_differences(first.scores, second.scores, [name for name in first.scores if name in both]),
         models=(first.model_name, second.model_name),
+        quality=None if ours is None or theirs is None else paired_bootstrap(ours, theirs, draws=draws),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,11 @@ from ovseg.evaluation.metrics.bootstrap import ClassAreas, bootstrap_interval
 from ovseg.evaluation.metrics.boundary import boundary_f_score, boundary_iou
 from ovseg.evaluation.metrics.calibration import expected_calibration_error
 from ovseg.evaluation.metrics.confusion import ConfusionMatrix, mean_of_known
+from ovseg.evaluation.metrics.panoptic import QualitySums
 from ovseg.evaluation.metrics.presence import presence_from_maps, presence_from_scores
 from ovseg.evaluation.metrics.rows import ImageRow
+from ovseg.evaluation.metrics.saliency import saliency_scores
+from ovseg.evaluation.report.objects import headline, quality_sums, summarize_objects
 from ovseg.files import read_json, write_json
 
 FORMAT = "ovseg-evaluation-1"
@@ -38,6 +41,9 @@ class EvaluationReport:
         names: class names; the position is the class index of ``rows``.
         manifest: protocol and its hash, model, versions, commit, times, memory.
         rows: one for each image, in order of name.
+        by_class: further scores of each class, by name of the score and of the class: "PQ" or "AP" where the
+            protocol has panoptic maps or objects.
+        quality_interval: 95 % bootstrap interval of "panoptic_quality"; None where it was not measured.
     """
 
     mean_iou: float
@@ -48,12 +54,19 @@ class EvaluationReport:
     names: tuple[str, ...]
     manifest: dict[str, Any]
     rows: tuple[ImageRow, ...]
+    by_class: dict[str, dict[str, float]] = field(default_factory=dict)
+    quality_interval: tuple[float, float] | None = None
 
     @property
     def areas(self) -> ClassAreas:
         """Per-image areas, for the bootstrap."""
         scored = self.manifest.get("scored")
         return ClassAreas.from_pairs([row.pairs for row in self.rows], classes=len(self.names), scored=scored)
+
+    @property
+    def quality_sums(self) -> QualitySums | None:
+        """Per-image sums of the panoptic quality, for the bootstrap; None where it was not measured."""
+        return quality_sums(self.rows, classes=len(self.names))
 
     @property
     def model_name(self) -> str:
@@ -78,6 +91,8 @@ class EvaluationReport:
             "pixel_accuracy": self.pixel_accuracy,
             "scores": self.scores,
             "iou": self.iou,
+            **({"by_class": self.by_class} if self.by_class else {}),
+            **({} if self.quality_interval is None else {"quality_interval": list(self.quality_interval)}),
             "manifest": self.manifest,
             "names": list(self.names),
             "images": [row.to_dict() for row in self.rows],
@@ -101,11 +116,16 @@ class EvaluationReport:
                 mean_iou=_share(values["mean_iou"]),
                 iou={name: _share(value) for name, value in values["iou"].items()},
                 pixel_accuracy=_share(values["pixel_accuracy"]),
-                interval=(_number(values["interval"][0]), _number(values["interval"][1])),
+                interval=_interval(values["interval"]) or (math.nan, math.nan),
                 scores={name: _share(value) for name, value in values["scores"].items()},
                 names=tuple(values["names"]),
                 manifest=values["manifest"],
                 rows=tuple(ImageRow.from_dict(row) for row in values["images"]),
+                quality_interval=_interval(values.get("quality_interval")),
+                by_class={
+                    score: {name: _share(value) for name, value in of.items()}
+                    for score, of in values.get("by_class", {}).items()
+                },
             )
             report._check()
             return report
@@ -123,6 +143,8 @@ class EvaluationReport:
         classes, manifest = len(self.names), self.manifest
         if not classes or not all(isinstance(name, str) for name in self.names) or list(self.iou) != [*self.names]:
             raise ValueError("expected an IoU for each of the names of the classes, in their order")
+        if any(list(of) != [*self.names] for of in self.by_class.values()):
+            raise ValueError("expected each score of classes for each of their names, in their order")
         for row in self.rows:
             row.check(classes)
         scored = manifest.get("scored", [0])
@@ -141,6 +163,7 @@ class EvaluationReport:
         lines = [
             f"# {for_markdown(manifest.get('title', manifest.get('protocol')))}",
             "",
+            *headline(self.scores, self.quality_interval),
             f"mIoU **{_percent(self.mean_iou)}** (95 % interval {_percent(low)} to {_percent(high)}), "
             f"pixel accuracy {_percent(self.pixel_accuracy)}, {manifest.get('images', len(self.rows))} images.",
             "",
@@ -159,11 +182,20 @@ class EvaluationReport:
                 for name, value in self.scores.items()
             ),
             "",
-            "| class | IoU % |",
-            "|---|---|",
-            *(f"| {for_markdown(name)} | {_percent(value)} |" for name, value in _best_first(self.iou)),
+            *self._class_table(),
         ]
         return "\n".join(lines) + "\n"
+
+    def _class_table(self) -> list[str]:
+        """Every class from best to worst, by the first score that there is."""
+        columns = {f"{name} %": of for name, of in self.by_class.items()} | {"IoU %": self.iou}
+        order = _best_first(next(iter(columns.values())))
+        cells = {name: " | ".join(_percent(of[name]) for of in columns.values()) for name, _ in order}
+        return [
+            f"| class | {' | '.join(columns)} |",
+            "|---" * (1 + len(columns)) + "|",
+            *(f"| {for_markdown(name)} | {told} |" for name, told in cells.items()),
+        ]
 
 
 def summarize(rows: Sequence[ImageRow], protocol: Protocol, *, manifest: dict[str, Any]) -> EvaluationReport:
@@ -182,12 +214,16 @@ def summarize(rows: Sequence[ImageRow], protocol: Protocol, *, manifest: dict[st
         [row.pairs for row in ordered], classes=len(protocol.names), scored=protocol.scored
     )
     seconds = float(np.mean([row.seconds for row in ordered]))
+    object_scores, by_class = summarize_objects(ordered, protocol)
+    sums = quality_sums(ordered, classes=len(protocol.names))
     return EvaluationReport(
         mean_iou=matrix.mean_iou(protocol.scored),
         iou=dict(zip(protocol.names, matrix.iou().tolist(), strict=True)),
         pixel_accuracy=matrix.pixel_accuracy(),
         interval=bootstrap_interval(areas),
-        scores=_further_scores(matrix, ordered, protocol),
+        scores=object_scores | _further_scores(matrix, ordered, protocol),
+        by_class=by_class,
+        quality_interval=None if sums is None else bootstrap_interval(sums),
         names=protocol.names,
         manifest={
             **manifest,
@@ -244,6 +280,9 @@ def _further_scores(matrix: ConfusionMatrix, rows: Sequence[ImageRow], protocol:
         scores["foreground_background_iou"] = matrix.foreground_background_iou(protocol.background_index)
     if protocol.unseen:
         scores |= {f"{key}_iou": value for key, value in matrix.harmonic_iou(protocol.unseen).items()}
+    graded = [row.tables["saliency"] for row in rows if "saliency" in row.tables]
+    if graded:
+        scores |= saliency_scores(graded)
     scores |= _boundary_scores(matrix, rows)
     scores |= _presence(rows, protocol.background_index)
     tables = [row.calibration for row in rows if len(row.calibration)]
@@ -287,6 +326,10 @@ def _percent(value: float) -> str:
 
 def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
+
+
+def _interval(values: Any) -> tuple[float, float] | None:
+    return None if values is None else (_number(values[0]), _number(values[1]))
 
 
 def _share(value: Any) -> float:

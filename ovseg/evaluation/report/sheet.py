@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,26 @@ from ovseg.result.overlay import palette
 TILE = 240  # height of a picture, pixels
 _LETTER, _ROW = 13, 20  # size of the legend's letters and height of its rows, pixels
 _PAPER, _INK = (250, 250, 248), (32, 33, 36)
-Predict = Callable[[int], tuple[Example, NDArray[np.int32]]]
+_EDGE = (255, 255, 255)  # between two objects or segments
+
+
+class Shown(NamedTuple):
+    """What is drawn of an image.
+
+    Attributes:
+        example: the image and its truth.
+        prediction: (H, W) int32 class indices, -1 none.
+        true_ids, found_ids: (H, W) int32 numbers of segments or objects, 0 for none, between which edges are
+            drawn; None where there are none.
+    """
+
+    example: Example
+    prediction: NDArray[np.int32]
+    true_ids: NDArray[np.int32] | None = None
+    found_ids: NDArray[np.int32] | None = None
+
+
+Predict = Callable[[int], Shown]
 
 
 def picture_sheet(
@@ -29,16 +49,16 @@ def picture_sheet(
 
     Args:
         report: ranks the images.
-        segment: example and (H, W) int32 prediction at an index of the data set.
+        segment: what to show at an index of the data set.
         names: the data set's names.
         each: images of each kind.
     """
     place = {name: index for index, name in enumerate(names)}
     strips, shown = [], set[int]()
     for kind, name, score in ranked_images(report, each=each):
-        example, prediction = segment(place[name])
-        shown |= {*np.unique(example.truth).tolist(), *np.unique(prediction).tolist()}
-        strips.append(_strip(example, prediction, caption=f"{kind}: {one_line(name)}, mIoU {100 * score:.1f}"))
+        drawn = segment(place[name])
+        shown |= {*np.unique(drawn.example.truth).tolist(), *np.unique(drawn.prediction).tolist()}
+        strips.append(_strip(drawn, caption=f"{kind}: {one_line(name)}, mIoU {100 * score:.1f}"))
     if not strips:
         return stack(strips)
     width = max(strip.width for strip in strips)
@@ -94,14 +114,32 @@ def class_colors(classes: int) -> NDArray[np.uint8]:
     return np.concatenate([palette(classes), np.zeros((1, 3), np.uint8)])
 
 
-def _strip(example: Example, prediction: NDArray[np.int32], *, caption: str) -> Image.Image:
-    highest = int(max(example.truth.max(initial=0), prediction.max(initial=0)))
+def edges(ids: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """(H, W) bool, true where the number right or below of a pixel is another."""
+    found = np.zeros(ids.shape, bool)
+    found[:-1] |= ids[:-1] != ids[1:]
+    found[:, :-1] |= ids[:, :-1] != ids[:, 1:]
+    return found
+
+
+def _strip(drawn: Shown, *, caption: str) -> Image.Image:
+    truth, prediction = drawn.example.truth, drawn.prediction
+    highest = int(max(truth.max(initial=0), prediction.max(initial=0)))
     colours = class_colors(highest + 1)
-    tiles = [_tile(picture) for picture in (example.image, colours[example.truth], colours[prediction])]
+    tiles = [_tile(drawn.example.image)]
+    for classes, ids in ((truth, drawn.true_ids), (prediction, drawn.found_ids)):
+        tiles.append(_tile(colours[classes], ids))
     row = grid(tiles, columns=len(tiles))
     return stack([headline(caption, width=row.width), row])
 
 
-def _tile(picture: NDArray[np.uint8]) -> Image.Image:
+def _tile(picture: NDArray[np.uint8], ids: NDArray[np.int32] | None = None) -> Image.Image:
+    """The picture at the height of a tile, with the edges between numbers, which no resizing thins out."""
     image = Image.fromarray(picture)
-    return image.resize((max(1, round(image.width * TILE / image.height)), TILE), Image.Resampling.NEAREST)
+    size = (max(1, round(image.width * TILE / image.height)), TILE)
+    tile = image.resize(size, Image.Resampling.NEAREST)
+    if ids is None:
+        return tile
+    pixels = np.array(tile)
+    pixels[edges(np.asarray(Image.fromarray(ids).resize(size, Image.Resampling.NEAREST)))] = _EDGE
+    return Image.fromarray(pixels)

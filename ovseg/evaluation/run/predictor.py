@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,9 @@ from ovseg.errors import ConfigError, ShapeError
 from ovseg.evaluation.data.examples import Example, Support
 from ovseg.evaluation.data.protocol import Protocol
 from ovseg.evaluation.metrics.confusion import NONE
+from ovseg.evaluation.metrics.objects import FoundObject
+from ovseg.evaluation.metrics.panoptic import Segments
+from ovseg.evaluation.run.objects import as_numpy, found_objects, found_segments
 
 PRESENT = 0.5  # presence score above which a segmenter says that a label is in the image
 
@@ -37,6 +40,11 @@ class CandidateLabels:
         if self.asked is None:
             object.__setattr__(self, "asked", self.labels)
 
+    @property
+    def names(self) -> list[str]:
+        """The label of each, as a result names it."""
+        return [label if isinstance(label, str) else label.label for label in self.labels]
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -47,17 +55,23 @@ class Prediction:
         confidence: (H, W) float32 in [0, 1], or None where the segmenter gives no such map.
         claimed: sorted class indices whose presence score is above one half; None where it gives no presence.
         seconds: time inside the segmenter.
+        objects: the objects, where the protocol has some.
+        segments: the panoptic map, where the protocol has one.
+        graded: (H, W) in [0, 1] how much each pixel stands out, where the protocol wants it and the segmenter says.
     """
 
     classes: NDArray[np.int32]
     confidence: NDArray[np.float32] | None
     claimed: tuple[int, ...] | None
     seconds: float
+    objects: tuple[FoundObject, ...] = ()
+    segments: Segments | None = None
+    graded: NDArray[np.float32] | None = None
 
 
 @dataclass
 class Predictor:
-    """A segmenter under a protocol: it gets the labels of classes and predicts classes.
+    """A segmenter under a protocol: it gets the labels of classes and predicts classes, and objects of the things.
 
     Anything with ``segment(image, labels)`` can be the segmenter. ``background`` is passed where ``segment`` takes
     it by name or by ``**options``. A segmenter with ``words``, the phrases that a paper asks each class of the
@@ -68,12 +82,14 @@ class Predictor:
         protocol: what it is evaluated on.
         synonyms: whether synonyms are given as well.
         rewrite: changes every prompt (paraphrases); None leaves them as the protocol has them.
+        quality: passed to ``segment`` where it takes it; None passes nothing.
     """
 
     segmenter: Any
     protocol: Protocol
     synonyms: bool = True
     rewrite: Callable[[str], str] | None = None
+    quality: str | None = None
     _labels: dict[tuple[int, ...], CandidateLabels] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -84,6 +100,11 @@ class Predictor:
                 "load one with ovseg.load('mini')"
             )
         self.takes_background = "background" in taken(segment, {"background": None})
+        if self.protocol.objects is not None and not taken(segment, {"instances": None}):
+            raise ConfigError(
+                f"'{self.protocol.name}' counts objects: a segmenter needs segment(image, labels, instances=[...]) "
+                f"whose result has instances, got {type(self.segmenter).__name__}"
+            )
         self.words = getattr(self.segmenter, "words", None)
         if self.words is not None and len(self.words) != len(self.protocol.classes):
             raise ConfigError(
@@ -99,25 +120,25 @@ class Predictor:
         """
         chosen = self.labels_for(tuple(candidates), example=example)
         started = time.perf_counter()
-        result = self.segmenter.segment(example.image, chosen.asked, **self._keywords())
+        result = self.segmenter.segment(example.image, chosen.asked, **self._keywords(chosen))
         seconds = time.perf_counter() - started
-        return read_result(result, chosen, example=example, seconds=seconds)
+        return self._read(result, chosen, example=example, seconds=seconds)
 
     def predict_batch(self, examples: Sequence[Example], candidates: Sequence[int]) -> list[Prediction]:
         """Predictions for several examples with the same labels, by ``segment_batch`` where there is one."""
         batch = getattr(self.segmenter, "segment_batch", None)
         alone = len(examples) == 1 or any(example.supports for example in examples)
-        if alone or not callable(batch):
+        if alone or not callable(batch) or (self.protocol.objects and not taken(batch, {"instances": None})):
             return [self.predict(example, candidates) for example in examples]
         chosen = self.labels_for(tuple(candidates))
         started = time.perf_counter()
-        keywords = taken(batch, self._keywords())
+        keywords = taken(batch, self._keywords(chosen))
         results = list(batch([example.image for example in examples], chosen.asked, **keywords))
         seconds = (time.perf_counter() - started) / len(examples)
         if len(results) != len(examples):
             raise ShapeError(f"segment_batch must give {len(examples)} results, got {len(results)}")
         return [
-            read_result(result, chosen, example=example, seconds=seconds)
+            self._read(result, chosen, example=example, seconds=seconds)
             for result, example in zip(results, examples, strict=True)
         ]
 
@@ -129,7 +150,36 @@ class Predictor:
             self._labels[candidates] = self._make_labels(candidates, {})
         return self._labels[candidates]
 
-    def _keywords(self) -> dict[str, Any]:
+    def _read(self, result: Any, chosen: CandidateLabels, *, example: Example, seconds: float) -> Prediction:
+        """``read_result`` with the objects that the protocol counts."""
+        found = read_result(result, chosen, example=example, seconds=seconds)
+        if self.protocol.saliency:
+            return replace(found, graded=_graded(result, chosen, background=self.protocol.background_index))
+        if self.protocol.objects is None:
+            return found
+        class_of = dict(zip(chosen.names, chosen.class_of_label.tolist(), strict=False))
+        objects = found_objects(result, class_of, example=example)
+        if self.protocol.objects == "instances":
+            return replace(found, objects=objects)
+        things = self.protocol.things
+        return replace(
+            found,
+            objects=objects,
+            segments=found_segments(result, found.classes, objects, things=things, example=example),
+        )
+
+    def _keywords(self, chosen: CandidateLabels) -> dict[str, Any]:
+        """What ``segment`` gets besides image and labels, of what it takes."""
+        keywords = self._background()
+        if self.protocol.objects is not None:
+            pairs = zip(chosen.names, chosen.class_of_label.tolist(), strict=False)
+            keywords["instances"] = [name for name, index in pairs if index in self.protocol.things] or False
+        further: dict[str, Any] = {} if self.quality is None else {"quality": self.quality}
+        if self.protocol.saliency:
+            further["keep_scores"] = True
+        return keywords | taken(self.segmenter.segment, further)
+
+    def _background(self) -> dict[str, Any]:
         if not self.takes_background:
             return {}
         phrases = self.protocol.background.phrases
@@ -207,7 +257,7 @@ def read_result(result: Any, chosen: CandidateLabels, *, example: Example, secon
         ShapeError: its ``index_map`` is not an integer map of the image's size over the labels it was given.
     """
     index_map = _checked_map(result, chosen, example)
-    scores = _as_numpy(getattr(result, "score_map", None))
+    scores = as_numpy(getattr(result, "score_map", None))
     in_range = scores is not None and scores.shape == index_map.shape and _within_unit(scores)
     return Prediction(
         classes=chosen.class_of_label[index_map],
@@ -218,7 +268,7 @@ def read_result(result: Any, chosen: CandidateLabels, *, example: Example, secon
 
 
 def _checked_map(result: Any, chosen: CandidateLabels, example: Example) -> NDArray[np.integer[Any]]:
-    index_map = _as_numpy(getattr(result, "index_map", None))
+    index_map = as_numpy(getattr(result, "index_map", None))
     wanted = example.truth.shape
     if index_map is None or index_map.shape != wanted:
         came = "no index_map" if index_map is None else f"{index_map.shape}"
@@ -236,12 +286,21 @@ def _checked_map(result: Any, chosen: CandidateLabels, example: Example) -> NDAr
     return index_map.astype(np.int32, copy=False)
 
 
+def _graded(result: Any, chosen: CandidateLabels, *, background: int | None) -> NDArray[np.float32] | None:
+    """The highest score of a label of the object at each pixel; None where the segmenter gives no scores."""
+    scores = as_numpy(getattr(result, "scores", None))
+    ours = np.flatnonzero(chosen.class_of_label[: len(chosen.labels)] != background)
+    if scores is None or scores.ndim != 3 or len(scores) != len(chosen.labels) or not len(ours):
+        return None
+    graded: NDArray[np.float32] = np.clip(scores[ours].max(0).astype(np.float32), 0, 1)
+    return graded
+
+
 def _claimed(presence: Any, chosen: CandidateLabels) -> tuple[int, ...] | None:
     if presence is None or len(presence) == 0:
         return None
-    names = [label if isinstance(label, str) else label.label for label in chosen.labels]
     try:
-        scores = [presence[name] for name in names] if hasattr(presence, "keys") else list(presence)
+        scores = [presence[name] for name in chosen.names] if hasattr(presence, "keys") else list(presence)
     except KeyError:
         return None  # the presence speaks of other labels than those it was given
     pairs = zip(chosen.class_of_label, scores, strict=False)
@@ -250,10 +309,3 @@ def _claimed(presence: Any, chosen: CandidateLabels) -> tuple[int, ...] | None:
 
 def _within_unit(scores: NDArray[Any]) -> bool:
     return bool(scores.size and scores.dtype.kind == "f" and scores.min() >= 0 and scores.max() <= 1)
-
-
-def _as_numpy(values: Any) -> NDArray[Any] | None:
-    """``values`` as an array; a tensor may be on another device or need a gradient."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-    return None if values is None else np.asarray(values)

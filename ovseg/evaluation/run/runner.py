@@ -21,11 +21,13 @@ from ovseg.evaluation.metrics.boundary import boundary_counts
 from ovseg.evaluation.metrics.calibration import map_reliability
 from ovseg.evaluation.metrics.confusion import ConfusionMatrix, sparse_pairs
 from ovseg.evaluation.metrics.rows import ImageRow
+from ovseg.evaluation.metrics.saliency import saliency_counts
 from ovseg.evaluation.report.report import EvaluationReport, summarize
-from ovseg.evaluation.report.sheet import picture_sheet
+from ovseg.evaluation.report.sheet import Shown, picture_sheet
 from ovseg.evaluation.run.corruptions import corrupt
 from ovseg.evaluation.run.kept import KeptRows
 from ovseg.evaluation.run.leaks import find_leaks
+from ovseg.evaluation.run.objects import object_tables, shown_ids, with_unsure_objects
 from ovseg.evaluation.run.paraphrase import rewriting
 from ovseg.evaluation.run.predictor import Prediction, Predictor
 from ovseg.evaluation.run.processes import Processes
@@ -56,9 +58,10 @@ def evaluate(
 ) -> EvaluationReport:
     """The scores of ``segmenter`` under the protocol ``benchmark`` on the data set at ``data``.
 
-    Anything with ``segment(image, labels)`` that returns an object with an ``index_map`` can be evaluated;
-    see ``Predictor``. Launched by accelerate, each process takes its share of the images and all return the same
-    report.
+    Anything with ``segment(image, labels)`` that returns an object with an ``index_map`` can be evaluated; see
+    ``Predictor``. Where the protocol counts objects, ``segment`` takes ``instances=`` and its result has them; for
+    average precision a segmenter with ``with_objects`` gives its unsure ones too. Launched by accelerate, each
+    process takes its share of the images and all return the same report.
 
     Args:
         segmenter: what is measured.
@@ -107,9 +110,14 @@ class Run:
     """A segmenter, an open data set and the choices of one run."""
 
     def __init__(self, segmenter: Any, dataset: Dataset, *, labels: str, setting: str, options: RunOptions) -> None:
-        self.dataset, self.labels, self.setting, self.options = dataset, labels, setting, options
+        self.dataset, self.labels, self.setting = dataset, labels, setting
         self.protocol = dataset.protocol
+        if self.protocol.objects is not None and options.quality is None:
+            options = replace(options, quality="best")
+        self.options = options
         segmenter = _with_constants(segmenter, self.protocol.name, setting=setting)
+        if self.protocol.objects == "instances":
+            segmenter = with_unsure_objects(segmenter, least_score=options.least_score)
         self.model = describe_model(segmenter)
         self.candidates = self.protocol.candidates(labels)
         self.predictor = Predictor(
@@ -117,6 +125,7 @@ class Run:
             self.protocol,
             synonyms=options.synonyms,
             rewrite=None if options.paraphrase is None else rewriting(options.paraphrase),
+            quality=options.quality,
         )
         self.processes = Processes.join()
         self.leaks: dict[str, Any] | None = None
@@ -182,10 +191,13 @@ class Run:
             with atomic_path(out / "sheet.jpg") as temporary:
                 sheet.save(temporary, quality=85)
 
-    def predict(self, index: int) -> tuple[Example, NDArray[np.int32]]:
-        """The example at ``index`` and its predicted class map."""
+    def predict(self, index: int) -> Shown:
+        """What to show of the example at ``index``: its truth and what is predicted."""
         example = self._example(index)
-        return example, self.predictor.predict(example, self._candidates(example)).classes
+        found = self.predictor.predict(example, self._candidates(example))
+        size = found.classes.shape
+        ids = shown_ids(found.objects if found.segments is None else found.segments, size)
+        return Shown(example, found.classes, shown_ids(example.objects, size), ids)
 
     def _protocol_hash(self) -> str:
         return self.protocol.fingerprint(labels=self.labels)
@@ -219,7 +231,7 @@ class Run:
     def _row(self, example: Example, prediction: Prediction, candidates: tuple[int, ...], marks: Marks) -> ImageRow:
         truth = example.truth
         extras: dict[str, Any] = {}
-        if self.options.boundary:
+        if self.options.boundary and self.protocol.objects != "instances":  # what is no object has no outline there
             extras["boundary"] = boundary_counts(prediction.classes, truth)
         if prediction.confidence is not None:
             extras["calibration"] = map_reliability(prediction.confidence, prediction.classes, truth)
@@ -229,9 +241,24 @@ class Run:
             candidates,
             prediction.seconds,
             claimed=prediction.claimed,
-            content=digest(*(mark["sha256"] for mark in marks)) if marks else self.dataset.fingerprint or "",
+            content=self._content(marks),
+            tables=self._tables(example, prediction),
             **extras,
         )
+
+    def _tables(self, example: Example, prediction: Prediction) -> dict[str, NDArray[np.float64]]:
+        tables = object_tables(example.objects, prediction.objects, prediction.segments)
+        background = self.protocol.background_index
+        if prediction.graded is not None and background is not None:
+            tables["saliency"] = saliency_counts(prediction.graded, example.truth, background=background)
+        return tables
+
+    def _content(self, marks: Marks) -> str:
+        """What an example is known by: the bytes of its files, and what the whole data set is known by besides."""
+        whole = self.dataset.fingerprint
+        if not marks:
+            return whole or ""
+        return digest(*(mark["sha256"] for mark in marks), *([] if whole is None else [whole]))
 
     def _load(self, index: int) -> tuple[Example, Marks]:
         """The example and the marks of its files. These come first: of a file that is replaced between the two, the
@@ -256,7 +283,10 @@ class Run:
         mode, _, extra = self.labels.partition("+")
         if mode != "present":
             return self.candidates
-        present = set(np.unique(example.truth).tolist()) & set(self.candidates)
+        shown = set(np.unique(example.truth).tolist())
+        if example.objects is not None:
+            shown.update(example.objects.classes)  # those too that others hide
+        present = shown & set(self.candidates)
         absent = [index for index in self.candidates if index not in present]
         generator = np.random.default_rng(zlib.crc32(example.name.encode()))
         drawn = generator.permutation(len(absent))[: int(extra or 0)]

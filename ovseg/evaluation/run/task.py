@@ -50,6 +50,9 @@ class RunOptions:
         split: instead of the protocol's.
         fold: which of the protocol's folds (few-shot protocols).
         shots: visual examples a class (few-shot protocols); 0 asks by words alone.
+        quality: "fast" or "best", how objects are found; None takes "best" where the protocol has objects, and
+            leaves label maps as they are where it has none.
+        least_score: of average precision: objects less sure than this are not asked for, in [0, 1].
         boundary: measure boundary IoU and F-score.
         synonyms: give the protocol's synonyms to the segmenter.
         corruption: ``"NAME:SEVERITY"`` of ``corruptions``, applied to every image.
@@ -62,13 +65,15 @@ class RunOptions:
         sheet: with ``out``, draw the best, median and worst images (they are segmented once more).
 
     Raises:
-        ConfigError: ``batch_size`` is below 1.
+        ConfigError: ``batch_size`` is below 1, there is no such orientation or quality, or ``least_score`` is none.
     """
 
     batch_size: int = 1
     split: str | None = None
     fold: int | None = None
     shots: int | None = None
+    quality: str | None = None
+    least_score: float = 0.04
     boundary: bool = True
     synonyms: bool = True
     corruption: str | None = None
@@ -82,6 +87,10 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1 image, got {self.batch_size}")
+        if self.quality not in (None, "fast", "best"):
+            raise ConfigError(f"quality must be 'fast' or 'best', got '{self.quality}'")
+        if not 0 <= self.least_score <= 1:
+            raise ConfigError(f"least_score must be from 0 to 1, got {self.least_score}")
         if self.orientation not in (None, *READINGS):
             raise ConfigError(f"orientation must be {' or '.join(READINGS)}, got '{self.orientation}'")
 
@@ -106,7 +115,7 @@ def open_task(task: Task, options: RunOptions) -> tuple[Dataset, str]:
         raise ConfigError(
             f"'{task.data}' names the split '{dataset.protocol.split}', the options '{options.split}'; drop one"
         )
-    if protocol.split != whole.split and type(dataset) is FileDataset and not dataset.layout.has_splits:
+    if protocol.split != whole.split and isinstance(dataset, FileDataset) and not dataset.layout.has_splits:
         raise DatasetError(
             f"'{task.data}' is one set without splits, so it has no split '{protocol.split}'; leave out the split"
         )

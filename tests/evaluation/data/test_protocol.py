@@ -37,6 +37,13 @@ WANTED = [
     "voc20-on-coco",
     "facade8",
     "clothing",
+    "coco-panoptic",
+    "coco-instances",
+    "lvis-instances",
+    "ade20k-panoptic",
+    "cityscapes-panoptic",
+    "panoptic",
+    "instances",
 ]
 SIZES = {
     **{
@@ -67,7 +74,7 @@ def minimal(**changes: Any) -> dict[str, Any]:
 def test_every_protocol_loads_and_names_itself(name: str) -> None:
     protocol = load_protocol(name)
     assert protocol.name == name and protocol.layouts
-    assert protocol.classes or protocol.classes_from or protocol.episodes
+    assert protocol.classes or protocol.classes_from or protocol.episodes or protocol.objects
     assert all(text.strip() for text in protocol.sources.values())
 
 

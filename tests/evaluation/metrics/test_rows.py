@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,3 +48,21 @@ def test_a_row_of_an_earlier_version_has_no_content() -> None:
     values = ImageRow("a", np.array([[0, 0, 9]]), (0,), 0.5).to_dict()
     del values["content"]
     assert ImageRow.from_dict(values).content == ""
+
+
+def test_tables_of_objects_come_back_and_their_classes_are_checked() -> None:
+    tables = {"panoptic": np.arange(9.0)[None], "found": np.full((2, 10), 0.1), "true": np.full((1, 5), -1.0)}
+    tables["found"][:, 0] = -1
+    tables["true"][:, 1:] = 3
+    row = ImageRow("a", np.array([[0, 0, 9]]), (0,), 0.5, tables=tables)
+    row.check(1)
+    back = ImageRow.from_dict(json.loads(json.dumps(row.to_dict())))
+    assert back.tables.keys() == tables.keys()
+    assert all(np.array_equal(back.tables[name], table) for name, table in tables.items())
+    for name, place in (("panoptic", (0, 0)), ("found", (1, 0)), ("true", (0, 2))):
+        wrong = {**tables, name: tables[name].copy()}
+        wrong[name][place] = -2
+        with pytest.raises(ValueError, match="of 'a' must"):
+            ImageRow("a", row.pairs, (0,), 0.5, tables=wrong).check(1)
+    with pytest.raises(KeyError, match="other"):
+        ImageRow.from_dict(row.to_dict() | {"tables": {"other": "1"}})

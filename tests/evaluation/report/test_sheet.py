@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.datasets import ObjectOracle, write_objects
 from PIL import Image
 
 from ovseg.evaluation import (
@@ -14,7 +15,7 @@ from ovseg.evaluation import (
 )
 from ovseg.evaluation.data.datasets import open_dataset
 from ovseg.evaluation.data.protocol import load_protocol
-from ovseg.evaluation.report.sheet import class_colors, legend, picture_sheet, ranked_images
+from ovseg.evaluation.report.sheet import Shown, class_colors, edges, legend, picture_sheet, ranked_images
 
 
 @pytest.fixture
@@ -59,11 +60,27 @@ def test_a_sheet_begins_with_the_legend_of_all_its_pictures(
 ) -> None:
     dataset = open_dataset(load_protocol("folder"), folder)
 
-    def segment(index: int) -> Any:
+    def segment(index: int) -> Shown:
         example = dataset.load(index)
-        return example, np.where(example.truth == 2, -1, example.truth)
+        return Shown(example, np.where(example.truth == 2, -1, example.truth))
 
     sheet = picture_sheet(report, segment=segment, names=dataset.names, each=1)
     top = sheet.crop((0, 0, sheet.width, 30 + 2 * 20 + 6))
     colours = [tuple(colour) for colour in class_colors(3).tolist()]
     assert set(colours) <= colours_of(top)  # sky, road, cat, and black for what was ignored or not found
+
+
+def test_edges_are_drawn_between_objects_of_a_class() -> None:
+    ids = np.repeat([0, 1, 2], [2, 3, 1])[None].astype(np.int32).repeat(2, 0)
+    assert edges(ids).tolist() == [[False, True, False, False, True, False]] * 2
+
+
+def test_a_sheet_of_objects_has_edges_in_truth_and_prediction(tmp_path: Path) -> None:
+    write_objects(tmp_path / "data")
+    for name in ("panoptic", "instances"):
+        evaluate(ObjectOracle(unsure=True), name, data=tmp_path / "data", out=tmp_path / name)
+        sheet = np.asarray(Image.open(tmp_path / name / "sheet.jpg")).astype(int)
+        last = sheet[-240:]
+        bright = (last.min(-1) > 230).mean(0)
+        third = len(bright) // 3
+        assert bright[third : 2 * third].max() > 0.2 and bright[2 * third :].max() > 0.2

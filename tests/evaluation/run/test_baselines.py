@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.datasets import ObjectOracle, write_objects
 
 from ovseg.errors import ConfigError
 from ovseg.evaluation import EvaluationReport, RunOptions, Task, compare_reports, evaluate
@@ -133,3 +134,28 @@ def test_all_baselines_come_as_one_table(
     monkeypatch.setattr("ovseg.load", lambda name: Refining())
     run_program(monkeypatch, "all.py", "folder", "--data", folder)
     assert capsys.readouterr().out.count("\n") == 2 + 1 + len(BASELINES)
+
+
+def test_the_table_of_objects_has_a_row_for_each_way_to_find_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_objects(tmp_path)
+    asked: list[dict[str, Any]] = []
+
+    class Told(ObjectOracle):
+        def with_objects(self, **fields: Any) -> Any:
+            asked.append(fields)
+            return Told(cut=3 if fields.get("proposals") == "parts" else 0)
+
+    monkeypatch.setattr("ovseg.load", lambda model: Told())
+    data = ("--panoptic", tmp_path, "--instances", tmp_path, "--protocols", "panoptic", "instances")
+    run_program(monkeypatch, "objects_table.py", *data, "--rows", "parts", "sam", "--out", tmp_path / "out")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(
+        "| proposals | PQ | PQ things | PQ, oracle names | AP | AP50 | AR100 | AP, any name | s"
+    )
+    assert lines[2].startswith("| parts | 78.8 | 68.2 | 78.8 | ")
+    assert lines[3].startswith("| sam | 100.0 | 100.0 | 100.0 | 100.0 | 100.0 | 100.0 | ")
+    assert {"proposals": "detector", "masks": "mobile-sam"} in asked and {"least_score": 0.04, "most": 60} in asked
+    assert (tmp_path / "out" / "table.md").read_text().splitlines() == lines
+    assert EvaluationReport.load(tmp_path / "out" / "sam" / "panoptic" / "report.json").rows

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from helpers.toy import COLOURS, paint
 from PIL import Image
+from pydantic import ValidationError
 
 import ovseg
 from ovseg.bank import ImageBank
 from ovseg.errors import ConfigError, ShapeError
 from ovseg.evaluation import RunOptions, evaluate
 from ovseg.evaluation.data.examples import Example
-from ovseg.evaluation.data.protocol import load_protocol
+from ovseg.evaluation.data.protocol import Protocol, load_protocol
 from ovseg.evaluation.run.predictor import CandidateLabels, read_result
 
 
@@ -224,3 +225,37 @@ def test_stated_presence_is_scored_as_computed_by_hand(folder: Path, oracle: Cal
     scores = evaluate(Stating(), "folder", data=folder).scores
     assert scores["stated_presence_precision"] == pytest.approx(9 / 12)
     assert scores["stated_presence_recall"] == pytest.approx(9 / 15)
+
+
+def test_saliency_is_the_probability_of_the_object_where_a_segmenter_gives_scores(tmp_path: Path) -> None:
+    """Half of the object is sure (1), half of it at 0.4; the rest at 0.2: F is best from 0.4 on, the error 0.25."""
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    mask = np.zeros((8, 8), np.uint8)
+    mask[:4] = 255
+    Image.fromarray(mask).save(tmp_path / "masks" / "a.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.jpg")
+    scores = np.full((1, 8, 8), 0.2, np.float16)
+    scores[0, :2], scores[0, 2:4] = 1, 0.4
+    asked: list[Any] = []
+
+    class Graded:
+        def segment(self, image: Any, labels: Any, *, keep_scores: bool = False) -> Any:
+            asked.append((len(labels), keep_scores))
+            labelled = np.where(scores[0] > 0.5, 0, -1).astype(np.int32)
+            few = np.zeros((len(labels) - 1, 8, 8), np.float16)
+            return SimpleNamespace(
+                index_map=labelled, scores=np.concatenate([scores, few]) if keep_scores else None
+            )
+
+    report = evaluate(Graded(), "ecssd", data=tmp_path, limit=1)
+    assert asked[0][1] is True and asked[0][0] > 1  # contrast phrases are labels where none can be passed
+    assert report.mean_iou == 0.5
+    assert report.scores["max_f_measure"] == 1
+    assert report.scores["mean_absolute_error"] == pytest.approx((0.6 / 2 + 0.2) / 2, abs=1e-3)
+
+
+def test_saliency_without_a_background_is_refused() -> None:
+    values = load_protocol("ecssd").model_dump(exclude={"background"})
+    with pytest.raises(ValidationError, match="saliency needs a background class"):
+        Protocol.model_validate(values)
