@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +32,7 @@ from ovseg.pipeline.logits import ClassLogits, class_logits
 from ovseg.pipeline.modifiers import LabelWeights, Modifier, Pruning
 from ovseg.pipeline.objects import ObjectSearch, Quality, find_objects
 from ovseg.pipeline.queries import QueryBank, encode_vocabulary, phrases_of
+from ovseg.pipeline.recent import RecentQueries
 from ovseg.pipeline.text_cache import TextCache
 from ovseg.pipeline.whole import WholeImage
 from ovseg.result import SegmentationResult
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from ovseg.concepts import ConceptSet
 
 Labels: TypeAlias = Sequence[str | Concept] | Vocabulary | QueryBank
-
-_RECENT = 8  # vocabularies whose vectors are kept in memory
 
 
 class Segmenter:
@@ -82,15 +80,7 @@ class Segmenter:
         self._gather = None if gather is None else Gathering(gather, unit=unit)
         self.templates = Templates.named(model.config.templates)
         self._cache = TextCache(cache)
-        self._recent: dict[Hashable, QueryBank] = {}
-        self._lock = threading.Lock()  # of the recent vocabularies
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_recent": {}, "_lock": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._lock = threading.Lock()
+        self._recent = RecentQueries()
 
     @property
     def modifiers(self) -> tuple[Modifier, ...]:
@@ -224,18 +214,7 @@ class Segmenter:
         wanted = self._labels(labels)
         if isinstance(wanted, QueryBank):
             return wanted
-        key = _key(wanted, background) or Vocabulary.of(wanted, background=background)
-        with self._lock:
-            found = self._recent.get(key)
-        if found is not None:
-            return found
-        vocabulary = key if isinstance(key, Vocabulary) else Vocabulary.of(wanted, background=background)
-        made = encode_vocabulary(vocabulary, self.model, self.templates, cache=self._cache, device=self.device)
-        with self._lock:
-            while len(self._recent) >= _RECENT:
-                self._recent.pop(next(iter(self._recent)))
-            self._recent[key] = made
-        return made
+        return self._recent.of(wanted, background, self._encode_words)
 
     @torch.inference_mode()
     def logits(self, encoded: EncodedImage, queries: QueryBank) -> ClassLogits:
@@ -400,6 +379,9 @@ class Segmenter:
             raise VocabularyError("expected labels, got none; name what to find, as in segment(image, ['cat'])")
         return labels if given or not known else [Concept(name) for name in known]  # type: ignore[return-value]
 
+    def _encode_words(self, vocabulary: Vocabulary) -> QueryBank:
+        return encode_vocabulary(vocabulary, self.model, self.templates, cache=self._cache, device=self.device)
+
     def _refines(self, refine: bool | None) -> bool:
         return self.config.refine.default if refine is None else refine
 
@@ -420,12 +402,3 @@ class Segmenter:
         made = {**self.info, **settings, "contrast": contrast, "refine": self._refines(refine)}
         read = {"source": encoded.source, "read": encoded.note}
         return made | {name: told for name, told in read.items() if told}
-
-
-def _key(labels: Labels, background: Background) -> Hashable | None:
-    """What a query bank is remembered by, cheaply: plain words; None for anything else."""
-    plain = background is None or isinstance(background, str)
-    for words in (labels, () if plain else background):
-        if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
-            return None
-    return tuple(labels), background if plain else tuple(background)  # type: ignore[arg-type]
