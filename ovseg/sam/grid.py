@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ovseg.proposals.boxes import box_overlap, distinct
 from ovseg.sam.protocol import PromptedSam, SamEmbedding
 
 _OFFSET = 1.0  # of the logits between which a stable mask hardly changes
@@ -86,26 +87,12 @@ def keep_masks(logits: Tensor, scores: Tensor, *, quality: float, stability: flo
     strict, loose = ((logits > edge).flatten(1).sum(1) for edge in (_OFFSET, -_OFFSET))
     stable = strict / loose.clamp_min(1)
     masks = logits > 0
-    good = (scores > quality) & (stable > stability) & masks.flatten(1).any(1)
-    order = [number for number in scores.argsort(descending=True, stable=True).tolist() if good[number]]
-    boxes = {number: _box(masks[number]) for number in order}
-    kept: list[int] = []
-    for number in order:
-        if all(_box_overlap(boxes[number], boxes[other]) <= overlap for other in kept):
-            kept.append(number)
-    return torch.tensor(kept, dtype=torch.long)
+    good = ((scores > quality) & (stable > stability) & masks.flatten(1).any(1)).nonzero().flatten()
+    boxes = torch.stack([_box(mask) for mask in masks[good]]) if len(good) else torch.zeros(0, 4)
+    return good[distinct(box_overlap(boxes, boxes), scores[good], most_overlap=overlap)]
 
 
-def _box(mask: Tensor) -> tuple[int, int, int, int]:
-    """x0, y0, x1, y1 of a mask's pixels, all included."""
+def _box(mask: Tensor) -> Tensor:
+    """(4,) x0, y0, x1, y1 of the first and last pixels of a mask, from one to the other as torchvision measures."""
     rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
-    return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
-
-
-def _box_overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> float:
-    """Intersection over union of two boxes, with sides from first to last pixel, as torchvision measures them."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    both = max(width, 0) * max(height, 0)
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
-    return both / (areas - both) if areas > both else 0.0
+    return torch.stack([columns[0], rows[0], columns[-1], rows[-1]]).float()
