@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,6 +16,8 @@ from ovseg.models.huggingface import build_huggingface
 from ovseg.models.model import Model
 from ovseg.models.paired import build_paired
 from ovseg.models.trained import with_head
+from ovseg.regions import RegionsConfig
+from ovseg.sam.load import sam_mark
 
 Builder = Callable[[ModelConfig, torch.device, torch.dtype, "Path | None"], Model]
 
@@ -41,6 +44,16 @@ def build_model(
     """
     build = choose(f"kind of encoder in model '{config.name}':", config.encoder.kind, BUILDERS)
     model = build(config, device or torch.device("cpu"), dtype, weights)
+    model = replace(model, weights={**model.weights, **_sam_marks(config)})
     if config.head is None:
         return model
     return with_head(model, config.head, device=device or torch.device("cpu"))
+
+
+def _sam_marks(config: ModelConfig) -> dict[str, str]:
+    """What the weights of the SAMs are known by that a model asks besides its encoder, by what it asks them for."""
+    gather = None if config.gather is None else config.gather.regions
+    regions: dict[str, RegionsConfig | None] = {"correction": config.correction, "gather": gather}
+    asked = {part: each.model for part, each in regions.items() if each is not None}
+    asked |= {"objects": config.objects.best.masks, "fast objects": config.objects.fast.masks}
+    return {part: sam_mark(name) for part, name in asked.items() if name and name != "map"}

@@ -16,7 +16,7 @@ from ovseg.models.config import ModelConfig
 from ovseg.proposals.proposal import Detector
 
 MadeT = TypeVar("MadeT")
-_IMAGE_SIDE = ("image", "structure", "regions")  # parts whose weights decide the features of an image
+_IMAGE_SIDE = ("image", "structure", "regions", "gather")  # parts whose weights decide the features of an image
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from ovseg.models.config import ModelConfig, for_benchmark, read_model_config
 from ovseg.models.trained import with_head
 from ovseg.pipeline.segmenter import Segmenter
 from ovseg.regions import build_regions
+from ovseg.sam.load import sam_mark
 from ovseg.vocabulary.templates import Templates
 
 CPU = torch.device("cpu")
@@ -150,7 +151,7 @@ def test_weights_come_from_a_local_folder(suffix, tmp_path, wide):
     model = build(config_of(random_weights=False, weights="mine"), weights=tmp_path)
     assert model.image.spec.space == "openclip:ovseg-tiny-vit/mine"
     assert torch.equal(model.image.tower.visual.proj, whole.visual.proj)
-    assert model.weights == {"image": sha256_of(tmp_path / suffix)}
+    assert model.weights == {"image": sha256_of(tmp_path / suffix), "objects": sam_mark("mobile-sam")}
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path):
