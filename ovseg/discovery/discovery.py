@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FORMAT = "ovseg-groups-1"
 _PROPOSED = 3  # names that are proposed for a group
-_AGAIN = "run 'ovseg discover' again"
+_AGAIN = "run 'ovseg discover' without --name, and without this file if it is there"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ovseg.bank.store import writing
 from ovseg.config import choose
 from ovseg.discovery.proposers import PROPOSERS, object_vectors, propose
-from ovseg.errors import ConfigError, ImageError
+from ovseg.errors import ConfigError, ImageError, ShapeError
 from ovseg.files import read_json, write_json
 from ovseg.identity import FileMark, difference
 from ovseg.images.load import read_image
@@ -178,11 +178,18 @@ def _lines(
         elif mark.sha256 in known:
             yield {**known[mark.sha256], "path": item.key, "image": mark.to_dict()}
         else:
-            encoded = segmenter.encode(pixels)
-            segments = propose(segmenter, encoded, by=by)
-            with torch.inference_mode():
-                vectors = object_vectors(encoded, segments).numpy()
-            yield PhotoObjects(item.key, mark.to_dict(), segments, vectors).to_line()
+            yield _line(item.key, mark, pixels, segmenter, by)
+
+
+def _line(key: str, mark: FileMark, pixels: NDArray[np.uint8], segmenter: Segmenter, by: str) -> dict[str, Any]:
+    try:
+        encoded = segmenter.encode(pixels)
+    except (ImageError, ShapeError) as error:  # of a form that this model cannot take
+        return {"path": key, "error": " ".join(str(error).split())}
+    segments = propose(segmenter, encoded, by=by)
+    with torch.inference_mode():
+        vectors = object_vectors(encoded, segments).numpy()
+    return PhotoObjects(key, mark.to_dict(), segments, vectors).to_line()
 
 
 def _decode(item: Item) -> tuple[Item, FileMark, NDArray[np.uint8] | ImageError]:

@@ -69,15 +69,24 @@ def group_vectors(vectors: NDArray[np.float32], *, groups: int | None = None, se
     count = min(auto_groups(len(vectors)) if groups is None else groups, len(vectors))
     if not count:
         return Grouping(np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros((0, vectors.shape[1]), np.float32))
-    owner, cosine = _kmeans(np.ascontiguousarray(vectors), count, seed=seed)
+    owner, cosine = cluster_vectors(np.ascontiguousarray(vectors), count, seed=seed)
     owner[cosine < cosine.mean() - _FAR * cosine.std() - 1e-6] = -1
     return _ranked(vectors, owner, count)
 
 
-def _kmeans(
+def cluster_vectors(
     vectors: NDArray[np.float32], count: int, *, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The cluster of each vector, and its cosine with the centre."""
+    """The cluster of each of (n, D) float32 unit vectors by spherical k-means, and its cosine with the centre.
+
+    Args:
+        vectors: at least ``count``.
+        count: how many clusters; one may be empty.
+        seed: of the beginnings, of which five are tried and the best is kept.
+
+    Returns:
+        (n,) int64 and (n,) float32.
+    """
     run = faiss.Kmeans(
         vectors.shape[1],
         count,

@@ -56,7 +56,7 @@ def test_bad_photos_are_told_and_the_status_says_so(run: Run) -> None:
     [
         (("photos", "--groups", "few"), "--groups expects a number of at least 1, or auto, got 'few'"),
         (("photos", "--name", "cup"), "--name expects NUMBER=NAME, got 'cup'"),
-        (("photos", "--name", "1=cup"), "no groups 'discovered/groups.json'; run 'ovseg discover' again"),
+        (("photos", "--name", "1=cup"), "no groups 'discovered/groups.json'; run 'ovseg discover' without"),
         (("photos", "--by", "magic"), "unknown way to propose objects 'magic'"),
     ],
 )
