@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from ovseg.bank import ImageBank as ImageBank
     from ovseg.concepts import ConceptSet as ConceptSet
     from ovseg.concepts import learn_concepts as learn_concepts
+    from ovseg.discovery import cosaliency as cosaliency
+    from ovseg.discovery import discover as discover
+    from ovseg.discovery import propose as propose
     from ovseg.errors import OvsegError as OvsegError
     from ovseg.models.catalogue import list_models as list_models
     from ovseg.pipeline.opening import load as load
@@ -36,6 +39,9 @@ _HOMES = {
     "ConceptSet": "ovseg.concepts",
     "ImageBank": "ovseg.bank",
     "learn_concepts": "ovseg.concepts",
+    "propose": "ovseg.discovery",
+    "discover": "ovseg.discovery",
+    "cosaliency": "ovseg.discovery",
     "list_models": "ovseg.models.catalogue",
     "OvsegError": "ovseg.errors",
 }
@@ -48,10 +54,13 @@ __all__ = [
     "SegmentationResult",
     "Segmenter",
     "__version__",
+    "cosaliency",
+    "discover",
     "evaluate",
     "learn_concepts",
     "list_models",
     "load",
+    "propose",
     "segment",
 ]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from ovseg.errors import ConfigError, OutputError
-from ovseg.files import parse_json
+from ovseg.files import atomic_path, parse_json
 
 
 def read_journal(path: str | Path) -> list[dict[str, Any]]:
@@ -27,6 +27,21 @@ def read_journal(path: str | Path) -> list[dict[str, Any]]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read '{path}' ({error}); delete it to start anew") from error
     return [_parse(line, number, path) for number, line in enumerate(lines, start=1)]
+
+
+def keep_lines(path: str | Path, keep: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    """The lines of a journal for which ``keep`` holds; the others are removed from the file, all at once.
+
+    Raises:
+        ConfigError: as ``read_journal``.
+        OutputError: the folder cannot be written to.
+    """
+    rows = read_journal(path)
+    kept = [row for row in rows if keep(row)]
+    if len(kept) != len(rows):
+        with atomic_path(path) as temporary:
+            temporary.write_text("".join(map(_line, kept)), encoding="utf-8")
+    return kept
 
 
 class Journal:
@@ -55,7 +70,7 @@ class Journal:
         try:
             if self._stream is None:
                 self._stream = self._open()
-            self._stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self._stream.write(_line(row))
             self._stream.flush()
         except OSError as error:
             raise OutputError(
@@ -87,6 +102,10 @@ class Journal:
         if self.path.exists():
             _drop_cut_line(self.path)
         return self.path.open("a", encoding="utf-8")
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def _parse(line: str, number: int, path: str | Path) -> dict[str, Any]:

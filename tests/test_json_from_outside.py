@@ -15,6 +15,7 @@ from ovseg.bank.pseudo_labels import report as report_of_labels
 from ovseg.bank.store import read_json as read_of_bank
 from ovseg.cli.jobs import Job, is_done
 from ovseg.config import read_yaml
+from ovseg.discovery import Discovery
 from ovseg.errors import ConfigError, DatasetError, ImageError, OvsegError
 from ovseg.evaluation import EvaluationReport, RunOptions, compare_reports, evaluate, load_protocol
 from ovseg.evaluation.data.datasets import open_dataset
@@ -56,6 +57,11 @@ def a_run(path: Path) -> Any:
     return read_result(path.parent)
 
 
+def groups(path: Path) -> Any:
+    (path.parent / "groups.json").write_bytes(path.read_bytes())
+    return Discovery.open(path.parent)
+
+
 READERS: dict[str, Callable[[Path], Any]] = {
     "report": EvaluationReport.load,
     "journal": lambda path: read_journal(path) if path.write_bytes(path.read_bytes() + b"\n") else None,
@@ -65,6 +71,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "categories": categories,
     "pseudo-labels": labels_of_pseudo_labels,
     "training": a_run,
+    "groups": groups,
 }
 
 

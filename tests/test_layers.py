@@ -21,6 +21,7 @@ LAYERS = [
     {"pipeline"},
     {"concepts"},
     {"bank"},
+    {"discovery"},
     {"evaluation"},
     {"training"},
     {"api", "cli", "__init__", "__main__"},

@@ -17,10 +17,13 @@ PUBLIC = [
     "SegmentationResult",
     "Segmenter",
     "__version__",
+    "cosaliency",
+    "discover",
     "evaluate",
     "learn_concepts",
     "list_models",
     "load",
+    "propose",
     "segment",
 ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from ovseg.identity import FileMark, difference, digest
 from ovseg.images.load import read_image
 from ovseg.images.reading import Reading
 from ovseg.images.sources import mark_key, read_key, still_marked
-from ovseg.journal import Journal, read_journal
+from ovseg.journal import Journal, keep_lines, read_journal
 from ovseg.pipeline.segmenter import Labels, Segmenter
 
 if TYPE_CHECKING:
@@ -68,19 +67,38 @@ class _Labeller:
         except ImageError as error:
             return {"path": key, "error": " ".join(str(error).split())}
         maps = label_map(result, confidence=self.confidence)
-        name = f"{digest(key)}.png"  # by the image: its row in the bank may change
-        _save_png(self.root / "labels" / name, maps)
-        _save_png(self.root / "confidence" / name, (result.score_map * 255).round().astype(np.uint8))
-        counts = np.bincount(maps.ravel(), minlength=IGNORE + 1)[: len(result.labels)]
-        height, width = result.size
-        return {
-            "path": key,
-            "name": name,
-            "height": height,
-            "width": width,
-            "pixels": counts.tolist(),
-            "image": mark,
-        }
+        return write_maps(self.root, key, maps, result.score_map, labels=len(result.labels), mark=mark)
+
+
+def write_maps(
+    root: Path,
+    key: str,
+    maps: NDArray[np.uint8],
+    scores: NDArray[np.float32],
+    *,
+    labels: int,
+    mark: dict[str, Any],
+) -> dict[str, Any]:
+    """Write the label map and the confidence of an image; what a manifest's line says of them comes back.
+
+    Args:
+        root: folder of the pseudo-labels.
+        key: of the image.
+        maps: (H, W) position of the label; 255 is ignore.
+        scores: (H, W) in [0, 1].
+        labels: how many there are.
+        mark: what the image is known by, ``FileMark.to_dict``.
+
+    Raises:
+        OutputError: the folder cannot be written to.
+    """
+    name = f"{digest(key)}.png"  # by the image: its row in the bank may change
+    _save_png(root / "labels" / name, maps)
+    _save_png(root / "confidence" / name, (scores * 255).round().astype(np.uint8))
+    counts = np.bincount(maps.ravel(), minlength=IGNORE + 1)[:labels]
+    height, width = maps.shape
+    line = {"path": key, "name": name, "height": height, "width": width}
+    return {**line, "pixels": counts.tolist(), "image": mark}
 
 
 def write_pseudo_labels(
@@ -121,9 +139,10 @@ def write_pseudo_labels(
     number, count = worker
     settings = _settings(segmenter, labels, background=background, confidence=confidence)
     with writing(root / f"worker-{number}", what="pseudo-labels"):
-        _claim(root, settings)
+        claim(root, settings)
         path = root / f"manifest-{number:03d}.jsonl"
-        done = {row["path"] for row in _drop_stale(path, root)}
+        # errors are tried again
+        done = {row["path"] for row in keep_lines(path, lambda row: "error" not in row and holds(row, root))}
         labeller = _Labeller(root, segmenter, labels, background, confidence, bank.reading)
         with Journal(path) as journal:
             for key in bank.paths[number::count]:
@@ -208,7 +227,7 @@ def _settings(
     return settings
 
 
-def _claim(root: Path, settings: dict[str, Any]) -> None:
+def claim(root: Path, settings: dict[str, Any]) -> None:
     """Write the settings, or refuse a folder that has others."""
     path = root / "labels.json"
     if path.is_file() and (other := difference(read_json(path), settings)):
@@ -216,18 +235,8 @@ def _claim(root: Path, settings: dict[str, Any]) -> None:
     write_json(path, settings)
 
 
-def _drop_stale(path: Path, root: Path) -> list[dict[str, Any]]:
-    """The lines of a manifest that still hold, which are then all it has; errors are tried again."""
-    rows = read_journal(path)
-    kept = [row for row in rows if "error" not in row and _holds(row, root)]
-    if len(kept) != len(rows):
-        with atomic_path(path) as temporary:
-            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
-            temporary.write_text("".join(lines), encoding="utf-8")
-    return kept
-
-
-def _holds(row: dict[str, Any], root: Path) -> bool:
+def holds(row: dict[str, Any], root: Path) -> bool:
+    """Whether the files of a line are there, and its image is the one that was labelled."""
     files = [root / folder / row["name"] for folder in ("labels", "confidence")]
     return all(file.is_file() for file in files) and still_marked(row["path"], FileMark(**row["image"]))
 

@@ -86,6 +86,25 @@ def evidence_tile(
     return boxed(painted, side)
 
 
+def object_tile(
+    pixels: NDArray[np.uint8], mask: NDArray[np.bool_], box: tuple[int, int, int, int], *, side: int
+) -> Image.Image:
+    """An object with a little of its surroundings, which are dimmed.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+        mask: (H, W) bool.
+        box: of the mask: x0, y0, x1, y1 in pixels; x1 and y1 are not included.
+        side: pixels of the tile.
+    """
+    x0, y0, x1, y1 = box
+    room = round(0.15 * max(x1 - x0, y1 - y0))
+    rows, columns = slice(max(0, y0 - room), y1 + room), slice(max(0, x0 - room), x1 + room)
+    shown, inside = pixels[rows, columns], mask[rows, columns, None]
+    dimmed = (0.35 * shown + 0.65 * np.array(_PAPER)).astype(np.uint8)
+    return boxed(Image.fromarray(np.where(inside, shown, dimmed)), side)
+
+
 def captioned(tile: Image.Image, text: str) -> Image.Image:
     """The tile with a line of text below it."""
     size = max(11, tile.height // 10)

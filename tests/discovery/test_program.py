@@ -1,0 +1,60 @@
+"""The program that measures discovery: its figures by hand, and a run on a few pictures."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.toy import make_segmenter, paint
+from PIL import Image
+
+import ovseg
+
+PROGRAM = Path(__file__).parents[2] / "evaluation" / "peers" / "discovery.py"
+
+
+@pytest.fixture(scope="module")
+def program() -> dict[str, Any]:
+    return runpy.run_path(str(PROGRAM))
+
+
+def test_a_perfect_map_has_100_and_half_of_one_what_the_formulas_say(program: dict[str, Any]) -> None:
+    truth = np.zeros((4, 4), bool)
+    truth[:2] = True
+    assert program["figures"]([truth.astype(np.float32)], [truth]) == {"max F": 100, "IoU": 100, "accuracy": 100}
+    half = np.zeros((4, 4), np.float32)
+    half[0] = 1  # precision 1, recall ½
+    found = program["figures"]([half], [truth])
+    assert found == pytest.approx({"max F": 100 * 1.3 * 0.5 / (0.3 + 0.5), "IoU": 50, "accuracy": 75})
+
+
+def test_purity_counts_the_most_frequent_name_and_no_group_is_wrong(program: dict[str, Any]) -> None:
+    assert program["purity"]([1, 1, 1, 2, -1], ["a", "a", "b", "b", "c"]) == pytest.approx(60)
+
+
+def test_the_mask_of_a_pasted_cutout_is_where_it_lies(program: dict[str, Any], tmp_path: Path) -> None:
+    photo = tmp_path / "a.png"
+    Image.new("RGB", (60, 40), (0, 0, 0)).save(photo)
+    cutout = Image.new("RGBA", (30, 20), (255, 255, 255, 255))
+    pixels, truth = program["paste"](photo, cutout, np.random.default_rng(0))
+    assert np.array_equal(pixels[..., 0] > 127, truth) and 0.05 < truth.mean() < 0.6
+
+
+def test_groups_of_a_few_photos_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy = make_segmenter()
+    monkeypatch.setattr(ovseg, "load", lambda name="mini", **_: toy, raising=False)
+    rows = ["file,name"]
+    for number in range(10):
+        name = ("red", "blue")[number % 2]
+        rows.append(f"{paint(tmp_path / 'p', f'{number}.png', [name], seed=number).name},{name}")
+    (tmp_path / "names.csv").write_text("\n".join(rows))
+    arguments = ["groups", str(tmp_path / "p"), str(tmp_path / "names.csv"), "--each", "5", "--groups", "3"]
+    monkeypatch.setattr(sys, "argv", [PROGRAM.name, *arguments])
+    runpy.run_path(str(PROGRAM), run_name="__main__")
+    found = json.loads(capsys.readouterr().out)
+    assert found["photos"] == 10 and found["purity of those with a group"] == 100
