@@ -5,8 +5,8 @@
 Trains once per fold without the images of that fold and segments them; then once per quarter of the classes
 without their masks (on every second image) and scores those classes on the other images. Of further sets with
 masks, of which only every n-th image is trained on, it scores images between those. Prints mean IoU in percent,
-each from one confusion matrix over all folds, and keeps the heads under ``runs/folds``. With ``--quality best`` objects
-correct the label maps, and only the first four numbers are printed.
+each from one confusion matrix over all folds, and keeps the heads under ``runs/folds``. With ``--quality best``
+objects correct the label maps, and only the first four numbers are printed.
 """
 
 from __future__ import annotations
