@@ -16,7 +16,6 @@ from ovseg.models.huggingface import build_huggingface
 from ovseg.models.model import Model
 from ovseg.models.paired import build_paired
 from ovseg.models.trained import with_head
-from ovseg.regions import RegionsConfig
 from ovseg.sam.load import sam_mark
 
 Builder = Callable[[ModelConfig, torch.device, torch.dtype, "Path | None"], Model]
@@ -52,8 +51,9 @@ def build_model(
 
 def _sam_marks(config: ModelConfig) -> dict[str, str]:
     """What the weights of the SAMs are known by that a model asks besides its encoder, by what it asks them for."""
-    gather = None if config.gather is None else config.gather.regions
-    regions: dict[str, RegionsConfig | None] = {"correction": config.correction, "gather": gather}
-    asked = {part: each.model for part, each in regions.items() if each is not None}
+    asked = {
+        "correction": "" if config.correction is None else config.correction.model,
+        "gather": "" if config.gather is None else config.gather.sam,
+    }
     asked |= {"objects": config.objects.best.masks, "fast objects": config.objects.fast.masks}
     return {part: sam_mark(name) for part, name in asked.items() if name and name != "map"}

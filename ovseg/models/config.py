@@ -150,6 +150,18 @@ class CorrectionConfig(RegionsConfig):
     spare_lowest: bool = False
 
 
+class AttentionConfig(Config):
+    """The last attention of a SAM; see ``ovseg.sam.affinity``.
+
+    Attributes:
+        model: repository or folder of a SAM of transformers.
+        above: cells whose cosine is not above this times the mean cosine take nothing from one another.
+    """
+
+    model: str = "facebook/sam-vit-base"
+    above: float = Field(default=1.2, ge=0)
+
+
 class GatherConfig(Config):
     """Features of the whole image gathered over cells that belong together, after its windows were put together.
 
@@ -157,16 +169,27 @@ class GatherConfig(Config):
         regions: the cells of a region share their mean (LaVG).
         sharpness: each cell becomes a mean over the cells whose cosine S is over the mean of all, weighted by
             softmax((S − mean)·sharpness) (RADSeg's global aggregation).
+        attention: each cell takes from others what the last attention of a SAM says (Trident's).
     """
 
     regions: RegionsConfig | None = None
     sharpness: float | None = Field(default=None, gt=0)
+    attention: AttentionConfig | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> GatherConfig:
-        if (self.regions is None) == (self.sharpness is None):
-            raise ValueError("expected one of 'regions' and 'sharpness', got both or none; keep one")
+        ways = [name for name in ("regions", "sharpness", "attention") if getattr(self, name) is not None]
+        if len(ways) != 1:
+            got = " and ".join(ways) or "none"
+            raise ValueError(f"expected one of 'regions', 'sharpness' and 'attention', got {got}; keep one")
         return self
+
+    @property
+    def sam(self) -> str:
+        """The SAM that is asked, as of ``load_sam``; empty where none is."""
+        if self.attention is not None:
+            return self.attention.model
+        return "" if self.regions is None else self.regions.model
 
 
 class ObjectsConfig(Config):

@@ -16,6 +16,7 @@ from ovseg.hub import (
     has_tokenizer,
 )
 from ovseg.models.config import ModelConfig
+from ovseg.sam.load import sam_repo
 
 STRUCTURE_FOLDER = "structure"
 TEXT_FOLDER = "text"
@@ -31,9 +32,10 @@ def is_local(config: ModelConfig) -> bool:
 
 
 def _sam_repos(config: ModelConfig) -> list[str]:
-    gathered = None if config.gather is None else config.gather.regions
-    parts = (config.encoder.regions, config.correction, gathered)
-    return sorted({part.repo for part in parts if part is not None and part.repo})
+    regions = (config.encoder.regions, config.correction)
+    asked = [part.model for part in regions if part is not None]
+    asked += [] if config.gather is None else [config.gather.sam]
+    return sorted({sam_repo(model) for model in asked if model} - {""})
 
 
 def fetch(config: ModelConfig) -> list[Path]:

@@ -13,6 +13,7 @@ from ovseg.models.config import GatherConfig
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.regions.sources import build_regions
 from ovseg.regions.vote import mean_of_regions
+from ovseg.sam.affinity import cell_affinity
 
 
 class Gathering:
@@ -38,7 +39,12 @@ class Gathering:
         height, width = encoded.image.shape[:2]
         block = encoded.geometry.block((0, 0, height, width), stride=features.stride)
         shown = features.values[0][:, *block]
-        found = mean_of_regions(shown, self._cells(encoded, block)) if self._regions else self._alike(shown)
+        if self._config.attention is not None:
+            found = self._attended(encoded, shown)
+        elif self._regions is not None:
+            found = mean_of_regions(shown, self._cells(encoded, block))
+        else:
+            found = self._alike(shown)
         values = features.values.clone()
         values[0][:, *block] = functional.normalize(found, dim=0) if self._unit else found
         return replace(encoded, features=replace(features, values=values))
@@ -56,6 +62,19 @@ class Gathering:
             return resize_numbers(self._regions(torch.from_numpy(encoded.image), looked_at.float().cpu()), grid)
         cells = torch.zeros(*grid, 3, dtype=torch.uint8)  # an image of the cells' own size
         return self._regions(cells, functional.normalize(looked_at.float().cpu(), dim=0))
+
+    def _attended(self, encoded: EncodedImage, shown: Tensor) -> Tensor:
+        """Each cell a mean over those that a SAM's last attention looks at, on SAM's own grid and back.
+
+        Source: Shi et al., Trident, ICCV 2025, section 3, which stays on SAM's grid.
+        """
+        config = self._config.attention
+        assert config is not None
+        weights, grid = cell_affinity(config.model, torch.from_numpy(encoded.image), above=config.above)
+        finer = functional.interpolate(shown[None].float(), grid, mode="bilinear", align_corners=False)[0]
+        means = (finer.flatten(1) @ weights.to(finer).T).view_as(finer)
+        back = functional.interpolate(means[None], shown.shape[1:], mode="bilinear", align_corners=False)[0]
+        return back.to(shown.dtype)
 
     def _alike(self, shown: Tensor) -> Tensor:
         """Each cell the mean over those that are more alike to it than cells are on average.

@@ -42,6 +42,18 @@ def open_from_hub(model: str) -> PromptedSam:
     return from_transformers(network, processor) if kind == "sam" else StretchedSam(network, processor)
 
 
+def open_transformers_sam(model: str) -> tuple[Any, Any]:
+    """A frozen ``SamModel`` and its processor, from a repository or folder.
+
+    Raises:
+        ModelError: the weights are missing, or of another kind of network; says what to do.
+    """
+    folder = Path(model) if Path(model).is_dir() else _download(model)
+    if _kind(folder) != "sam":
+        raise ModelError(f"expected the weights of SAM in '{folder}', got those of {_kind(folder)}; choose another")
+    return _opened(folder, *_CLASSES["sam"])
+
+
 def _download(model: str) -> Path:
     from huggingface_hub.errors import HFValidationError
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -163,6 +164,43 @@ def _siglip_of_transformers(repository: str) -> Any:
         return SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
 
 
+def saved_with_draws(network: Any, processor: Any, folder: Path) -> Any:
+    """A network of transformers in a folder, with values that differ from place to place."""
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in network.parameters():
+            if weight.ndim > 1:
+                weight.copy_(weight[0].numel() ** -0.5 * torch.randn(weight.shape, generator=draw))
+    network.eval().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return network
+
+
+def tiny_sam() -> tuple[Any, Any]:
+    """A SAM for images of 64 pixels, and its processor."""
+    from transformers import SamConfig, SamImageProcessor, SamModel
+
+    vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "mlp_dim": 16, "image_size": 64}
+    vision |= {"output_channels": 32, "num_pos_feats": 16, "global_attn_indexes": [0], "window_size": 2}
+    decoder = {"hidden_size": 32, "mlp_dim": 48, "num_attention_heads": 4, "iou_head_hidden_dim": 32}
+    config = SamConfig(
+        vision_config=vision,
+        prompt_encoder_config={"hidden_size": 32, "image_size": 64, "image_embedding_size": 4},
+        mask_decoder_config=decoder,
+    )
+    processor = SamImageProcessor(
+        size={"longest_edge": 64}, pad_size={"height": 64, "width": 64}, mask_pad_size={"height": 16, "width": 16}
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return SamModel(config), processor
+
+
+def saved_sam(folder: Path) -> Any:
+    """``tiny_sam`` in a folder, as transformers saves it; returns the network."""
+    return saved_with_draws(*tiny_sam(), folder)
+
+
 def sam2_config() -> Any:
     """Of a tiny SAM 2 for images of 64 pixels."""
     from transformers import Sam2Config
@@ -199,9 +237,14 @@ def _sam2_files() -> dict[str, bytes]:
     return transformers_files(model, {**facts, "size": {"height": 64, "width": 64}}, {})
 
 
+def _sam_files() -> dict[str, bytes]:
+    network, processor = tiny_sam()
+    return transformers_files(network, processor.to_dict(), {})
+
+
 @cache
 def repository_files(repository: str, kind: str, name: str, weights: str = "") -> dict[str, bytes]:
-    """Files of one repository, of the kind of library that reads it: openclip, timm, clip, siglip or sam2."""
+    """Files of one repository, by what reads it: openclip, timm, clip, siglip, sam or sam2."""
     if kind == "openclip":
         from open_clip.pretrained import get_pretrained_cfg
 
@@ -215,7 +258,7 @@ def repository_files(repository: str, kind: str, name: str, weights: str = "") -
         return transformers_files(
             _siglip_of_transformers(repository), SIGLIP_PREPROCESSING, subword_files(repository)
         )
-    return _sam2_files()
+    return _sam_files() if kind == "sam" else _sam2_files()
 
 
 def repositories_of(config: ModelConfig) -> dict[str, dict[str, bytes]]:
@@ -235,6 +278,8 @@ def repositories_of(config: ModelConfig) -> dict[str, dict[str, bytes]]:
     parts = (encoder.regions, config.correction)
     for sam in {part.repo for part in parts if part is not None and part.repo}:
         found[sam] = repository_files("sam2", "sam2", "sam2")
+    if config.gather is not None and config.gather.attention is not None:
+        found[config.gather.attention.model] = repository_files("sam", "sam", "sam")
     if encoder.name.endswith("worldwide-quickgelu"):
         found["facebook/xlm-v-base"] = subword_files("facebook/xlm-v-base")
     return found

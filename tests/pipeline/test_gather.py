@@ -88,7 +88,7 @@ def test_a_model_that_gathers_is_known_by_it():
 
 def test_wrong_sections_are_refused():
     for wrong in ({}, {"sharpness": 3.0, "regions": {"source": "slic"}}):
-        with pytest.raises(ValidationError, match="expected one of 'regions' and 'sharpness'"):
+        with pytest.raises(ValidationError, match="expected one of 'regions', 'sharpness' and 'attention'"):
             GatherConfig.model_validate(wrong)
     config = make_segmenter().config
     values = config.model_dump() | {"gather": {"sharpness": 3.0}}

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from helpers.checkpoints import sam2_config
+from helpers.checkpoints import sam2_config, saved_sam, saved_with_draws
 
 from ovseg._torchvision import ensure_torchvision
 from ovseg.errors import ModelError
@@ -21,37 +21,10 @@ def image():
     return torch.randint(0, 256, (40, 50, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def saved(network, processor, folder):
-    """A network of transformers in a folder, with values that differ from place to place."""
-    draw = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight in network.parameters():
-            if weight.ndim > 1:
-                weight.copy_(weight[0].numel() ** -0.5 * torch.randn(weight.shape, generator=draw))
-    network.eval().save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return network
-
-
 @pytest.fixture(scope="module")
 def sam_folder(tmp_path_factory):
-    ensure_torchvision()
-    from transformers import SamConfig, SamImageProcessor, SamModel
-
-    torch.manual_seed(0)
-    vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "mlp_dim": 16, "image_size": 64}
-    vision |= {"output_channels": 32, "num_pos_feats": 16, "global_attn_indexes": [0], "window_size": 2}
-    decoder = {"hidden_size": 32, "mlp_dim": 48, "num_attention_heads": 4, "iou_head_hidden_dim": 32}
-    config = SamConfig(
-        vision_config=vision,
-        prompt_encoder_config={"hidden_size": 32, "image_size": 64, "image_embedding_size": 4},
-        mask_decoder_config=decoder,
-    )
-    processor = SamImageProcessor(
-        size={"longest_edge": 64}, pad_size={"height": 64, "width": 64}, mask_pad_size={"height": 16, "width": 16}
-    )
     folder = tmp_path_factory.mktemp("sam")
-    return folder, saved(SamModel(config), processor, folder)
+    return folder, saved_sam(folder)
 
 
 @torch.inference_mode()
@@ -87,7 +60,7 @@ def test_a_sam2_of_transformers_gives_the_masks_that_its_own_code_gives(tmp_path
 
     torch.manual_seed(0)
     processor = Sam2ImageProcessor(size={"height": 64, "width": 64})
-    network = saved(Sam2Model(sam2_config()), processor, tmp_path)
+    network = saved_with_draws(Sam2Model(sam2_config()), processor, tmp_path)
     ours = open_from_hub(str(tmp_path))
     embedding = ours.encode(image)
     inputs = Sam2Processor(processor)(
