@@ -22,7 +22,7 @@ def sam(tmp_path_factory):
 @torch.inference_mode()
 def test_the_attention_is_the_mean_of_the_heads_that_transformers_gives(sam):
     folder, _ = sam
-    network = SamModel.from_pretrained(folder, attn_implementation="eager").eval()  # the only one that tells weights
+    network = SamModel.from_pretrained(folder, attn_implementation="eager").eval()  # tells its weights
     pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     layer = network.vision_encoder.layers[-1]
     seen = {}
