@@ -145,7 +145,7 @@ class MaskQueries(StackedHead):
         """
         if closed is not None and len(closed) != len(self.blocks):
             raise ShapeError(f"closed must have a flag for each of {len(self.blocks)} blocks, got {len(closed)}")
-        maps = inputs_of(features)
+        maps = inputs_of(features).to(self.queries)
         self._check_sam(sam, images=len(maps))
         grid = (maps.shape[-2], maps.shape[-1])
         cells = self.cells_in(maps.flatten(2).transpose(1, 2))  # (B, h·w, W)
@@ -169,6 +169,10 @@ class MaskQueries(StackedHead):
         """Cosine of (..., D) vectors with (K, D) text inputs, times the learned scale: (..., K)."""
         cosine = vectors @ functional.normalize(names, dim=-1).to(vectors).T
         return cosine * self.log_scale.exp().clamp(max=100)
+
+    def reads(self, phrases: Phrases) -> bool:
+        """Whether phrases have what vectors are compared with; those made of pictures may not."""
+        return not self.apart or phrases.inputs is not None
 
     def training_logits(self, vectors: Tensor) -> Tensor:
         """(..., N + 1) logits of the names trained on, or of "any thing" alone, and of nothing, which is last."""

@@ -58,13 +58,13 @@ class QueryMaps(Modifier):
         if sam:
             image = torch.tensor(encoded.image)  # a copy, as the array may be read-only
             embedding = encoded.once(f"sam {sam}", lambda: load_sam(sam).encode(image))
-            appearance = embedding_map(embedding).to(encoded.features.values)
+            appearance = embedding_map(embedding).to(head.queries)
         answer = head.answers(encoded.features, appearance)[-1]
         masks, vectors = answer.masks[0], answer.vectors[0]
         below = logits.probabilities(logits.values).to(masks)  # (K, h, w)
         inside = mask_pooled(below, masks)
         classes = inside
-        if not head.settings.agnostic:
+        if not head.settings.agnostic and head.reads(queries.phrases):
             scores = head.class_logits(vectors, inputs_of(queries.phrases))  # (n, Q)
             own = best_query(scores.T, queries.class_of_query, classes=queries.classes).T
             own = own.masked_fill(below.flatten(1).amax(1) == 0, -torch.inf).softmax(-1)

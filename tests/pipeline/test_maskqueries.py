@@ -16,7 +16,9 @@ from ovseg.heads.stacked import Widths
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits, NamedMasks
 from ovseg.pipeline.maskqueries import boxes_of, mask_pooled, painted, query_objects
+from ovseg.pipeline.queries import QueryBank
 from ovseg.pipeline.segmenter import Segmenter
+from ovseg.vocabulary.labels import Vocabulary
 from ovseg.weights import freeze
 
 IMAGE = np.full((64, 128, 3), 120, np.uint8)
@@ -109,6 +111,18 @@ def test_labels_from_below_stay_as_they_were_and_those_of_the_queries_do_not() -
     np.testing.assert_allclose(below.score_map, plain.score_map, atol=1e-5)
     painted_map = queried(labels="queries").segment(image, labels)
     assert np.abs(painted_map.score_map - plain.score_map).max() > 0.01
+
+
+def test_queries_of_vectors_alone_are_judged_by_the_map_below() -> None:
+    segmenter = queried()
+    encoded = segmenter.encode(IMAGE)
+    bank = QueryBank.of_vectors(
+        torch.eye(7)[:2], [0, 1], Vocabulary.of(["one", "two"]), space=segmenter.model.head.space, logit_scale=1.0
+    )
+    logits = segmenter.logits(encoded, bank)
+    assert logits.found is not None
+    found, below = logits.found(), logits.probabilities(logits.values)
+    torch.testing.assert_close(found.classes, mask_pooled(below, found.masks))
 
 
 def test_a_pruned_label_is_nothing_for_queries_either() -> None:
