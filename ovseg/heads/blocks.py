@@ -20,7 +20,10 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, memory: Tensor, allowed: Tensor | None = None) -> Tensor:
-        """What ``tokens`` (B, T, W) read from ``memory`` (B, M, W), where ``allowed`` (T, M) bool lets them."""
+        """What ``tokens`` (B, T, W) read from ``memory`` (B, M, W).
+
+        ``allowed`` (T, M) bool, or (B, 1, T, M) for images apart, says which tokens may look at which.
+        """
         query = self.query(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, T, d)
         pairs = self.key_value(memory).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         key, value = pairs.unbind(0)
@@ -48,7 +51,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, allowed: Tensor | None = None) -> Tensor:
-        """(B, T, W) to the same; ``allowed`` (T, T) bool says which tokens may look at which."""
+        """(B, T, W) to the same; ``allowed`` as of ``Attention``, (T, T) or (B, 1, T, T)."""
         normed = self.norm(tokens)
         tokens = tokens + self.dropout(self.attention(normed, normed, allowed))
         mixed: Tensor = tokens + self.dropout(self.inner(self.inner_norm(tokens)))

@@ -18,6 +18,7 @@ from ovseg.heads.alignment import AlignmentHead
 from ovseg.heads.base import Head
 from ovseg.heads.denseclip import DenseClip, DenseClipSettings
 from ovseg.heads.fusioner import Fusioner, FusionerSettings
+from ovseg.heads.maskqueries import MaskQueries, MaskQueriesSettings
 from ovseg.heads.textmap import TextMap, TextMapSettings
 
 Text = Callable[[], TextEncoder]
@@ -49,6 +50,7 @@ HEADS: dict[str, HeadKind] = {
     "fusioner": HeadKind(
         FusionerSettings, lambda base, settings, text: Fusioner(base, settings), form="as released"
     ),
+    "maskqueries": HeadKind(MaskQueriesSettings, lambda base, settings, text: MaskQueries(base, settings)),
     "textmap": HeadKind(TextMapSettings, lambda base, settings, text: TextMap(base, settings)),
 }
 

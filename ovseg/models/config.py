@@ -197,16 +197,17 @@ class ObjectsConfig(Config):
 
     Attributes:
         proposals: where they may be: "detector" asks the model's own, and for labels that it does not know the
-            connected parts of the label map; "parts" asks those alone.
-        masks: what cuts them out: "map" the label map inside their box, or the name of a SAM of
-            ``ovseg.sam``, which is asked by box.
+            connected parts of the label map; "parts" asks those alone; "queries" those of a trained head of kind
+            ``maskqueries``.
+        masks: what cuts them out: "map" the label map inside their box, of queries their own masks, or the name of
+            a SAM of ``ovseg.sam``, which is asked by box.
         closer: whether the detector also looks at a larger copy of the image, for small objects.
         most: at most so many of an image are cut out.
         least_score: those less sure are dropped.
         sharpen: objects at least this sure also correct the label map; None leaves it as it is.
     """
 
-    proposals: Literal["detector", "parts"] = "parts"
+    proposals: Literal["detector", "parts", "queries"] = "parts"
     masks: str = "map"
     closer: bool = True
     most: int = Field(default=40, gt=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +19,26 @@ POOL = 2  # cells take from squares of 2×2 cells, so only those are compared wi
 
 
 @dataclass(frozen=True)
+class NamedMasks:
+    """n masks of an image and what they show, as a head with mask queries finds them.
+
+    Attributes:
+        masks: (n, h', w') logits on a grid of their own, of the same extent as the cells.
+        classes: (n, K) probabilities of the classes, rows add to 1.
+        objectness: (n,) in [0, 1], how sure it is that the mask shows one thing.
+    """
+
+    masks: Tensor
+    classes: Tensor
+    objectness: Tensor
+
+    def __post_init__(self) -> None:
+        check_shape("masks", self.masks, "n h w")
+        check_shape("classes", self.classes, "n K", n=len(self.masks))
+        check_shape("objectness", self.objectness, "n", n=len(self.masks))
+
+
+@dataclass(frozen=True)
 class ClassLogits:
     """The logits of an image for a vocabulary. Nothing changes them in place; modifiers return new ones.
 
@@ -29,6 +50,7 @@ class ClassLogits:
         sharing: (h·w, n) how much each cell takes from each square of cells, rows add to 1; None where cells are
             left alone.
         class_of_row: (R,) class of each row, where rows are queries; None where they are the K classes in order.
+        found: gives the masks of a head with mask queries, made when they are first asked for; None without.
     """
 
     values: Tensor
@@ -36,6 +58,7 @@ class ClassLogits:
     queries: QueryBank
     sharing: Tensor | None = None
     class_of_row: Tensor | None = None
+    found: Callable[[], NamedMasks] | None = None
 
     def __post_init__(self) -> None:
         check_shape("values", self.values, "K h w")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ovseg.errors import ConfigError, ModelError
+from ovseg.heads.maskqueries import MaskQueries
 from ovseg.models.config import ObjectsConfig
 from ovseg.models.model import Model
 from ovseg.pipeline.candidates import (
@@ -25,6 +26,7 @@ from ovseg.pipeline.candidates import (
 from ovseg.pipeline.decide import Decision
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits, best_query
+from ovseg.pipeline.maskqueries import boxes_of, query_objects
 from ovseg.pipeline.sharpening import sharpen, weighed
 from ovseg.proposals.boxes import box_area, box_shared
 from ovseg.proposals.proposal import NamesClasses
@@ -129,6 +131,11 @@ class ObjectFinder:
             raise ModelError(
                 f"model '{model.config.name}' has no detector, which its file asks for; write proposals: parts"
             )
+        if config.proposals == "queries" and not isinstance(model.head, MaskQueries):
+            raise ModelError(
+                f"model '{model.config.name}' has no head with mask queries, which its file asks for; train one, "
+                "or write proposals: parts"
+            )
 
     @torch.inference_mode()
     def find(
@@ -146,11 +153,16 @@ class ObjectFinder:
             decided: gives the label of every pixel, which not every way needs.
             things: positions of the labels to look for.
         """
-        candidates = self._candidates(encoded, logits, decided, things)
-        if self.config.masks == "map":
-            cut = cut_from_map(candidates, decided(), logits.queries.vocabulary.labels)
+        labels = logits.queries.vocabulary.labels
+        if self.config.proposals == "queries":
+            cut = query_objects(logits, encoded, things, least_score=self.least_score, most=self.config.most)
+            if self.config.masks != "map":
+                cut = self._cut_with_sam(boxes_of(cut, labels), encoded, logits)
+        elif self.config.masks == "map":
+            candidates = self._candidates(encoded, logits, decided, things)
+            cut = cut_from_map(candidates, decided(), labels)
         else:
-            cut = self._cut_with_sam(candidates, encoded, logits)
+            cut = self._cut_with_sam(self._candidates(encoded, logits, decided, things), encoded, logits)
         # no factor of a score is over 1, so that nothing below the limit is cut out in vain
         sure = (each for each in cut if each.score >= self.least_score)
         return tuple(sorted(sure, key=lambda each: -each.score))

@@ -17,6 +17,7 @@ from ovseg._version import __version__
 from ovseg.encoders.spec import DenseFeatures, run_encoder
 from ovseg.errors import ConfigError, ImageError, VocabularyError
 from ovseg.heads.base import reads_whole
+from ovseg.heads.maskqueries import MaskQueries
 from ovseg.identity import digest
 from ovseg.images.load import ImageSource, read_image
 from ovseg.images.reading import MAX_PIXELS, Reading
@@ -29,6 +30,7 @@ from ovseg.pipeline.encode import encode_images, whole_image
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.gather import Gathering
 from ovseg.pipeline.logits import ClassLogits, class_logits
+from ovseg.pipeline.maskqueries import QueryMaps
 from ovseg.pipeline.modifiers import LabelWeights, Modifier, Pruning
 from ovseg.pipeline.objects import ObjectSearch, Quality, find_objects
 from ovseg.pipeline.queries import QueryBank, encode_vocabulary, phrases_of
@@ -92,6 +94,8 @@ class Segmenter:
             modifiers.append(Pruning(self.config.prune, self.model.image.spec.space, spared))
         whole, space = self.config.whole, self.model.image.spec.space
         first = [] if whole is None else [WholeImage(whole, self.model.head, self.config.smoothing, space)]
+        if isinstance(self.model.head, MaskQueries):  # last: they ask what all others made of the map
+            modifiers.append(QueryMaps(self.model.head))
         return (*first, *self.added, *modifiers)  # a weight counts in full, whatever the logits were mixed from
 
     @property

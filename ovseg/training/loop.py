@@ -66,6 +66,7 @@ def train_steps(
     done = state.resume(out / CHECKPOINT, accelerator=accelerator)
     with Journal(out / METRICS) as journal:
         for step in range(done + 1, schedule.steps + 1):
+            task.progress = (step - 1) / schedule.steps
             loss = _optimise(state, wrapped, schedule, accelerator, step=step)
             total = float(accelerator.reduce(loss, reduction="mean"))
             row = {"step": step, "loss": total, "learning_rate": float(scheduler.get_last_lr()[0])}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -36,6 +36,8 @@ class Task(nn.Module):
         manifest: a line for each source of data: "data" names it, the other values count what is in it.
         weights_file: name of the head's weights in the run folder.
         drawn: names the examples of the last loss, for messages.
+        progress: share of the steps that are done, in [0, 1); the loop sets it before every step.
+        changes: fields of the model file that the trained head brings along, such as how objects are found.
     """
 
     head: Any
@@ -43,6 +45,8 @@ class Task(nn.Module):
     manifest: list[dict[str, Any]]
     weights_file = "head.safetensors"
     drawn = ""
+    progress = 0.0
+    changes: ClassVar[dict[str, Any]] = {}
 
     def forward(self, generator: torch.Generator, count: int) -> Tensor:
         """The loss of ``count`` examples drawn with ``generator``."""

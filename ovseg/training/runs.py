@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from ovseg.bank.store import writing
-from ovseg.config import choose
+from ovseg.config import choose, parse_config
 from ovseg.errors import ConfigError
 from ovseg.evaluation import RunOptions, evaluate
 from ovseg.files import atomic_path, read_json, sha256_of, write_json
@@ -236,7 +236,10 @@ def trained_config(model: Model, task: Task, *, weights: str = "", sha256: str =
         "logit_scale": 1.0,
         "templates": "word" if task.head.reads_tokens else model.config.templates,
     }
-    return model.config.model_copy(update=changed)
+    written = model.config.model_copy(update=changed)
+    if not task.changes:
+        return written
+    return parse_config(ModelConfig, {**written.model_dump(), **task.changes}, source=f"model of '{kind}'")
 
 
 def segmenter_of(model: Model, task: Task) -> Segmenter:

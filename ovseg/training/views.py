@@ -67,6 +67,8 @@ class Views:
         whole: keep the vectors of whole images too, where the encoder has them.
     """
 
+    numbers: type[np.signedinteger[Any]] = np.int16  # what label maps are kept as
+
     def __init__(
         self,
         source: Source,
@@ -97,12 +99,16 @@ class Views:
         Raises:
             DatasetError: a file is missing or damaged, or has changed since the run began.
         """
+        arrays = self.arrays(index, view)
+        truth, confidence = self.source.select(arrays["truth"], arrays.get("confidence"))
+        return View(arrays["features"], truth, confidence, arrays.get("structure"), arrays.get("whole"))
+
+    def arrays(self, index: int, view: int = 0) -> Arrays:
+        """What the cache keeps of a view, with the whole label map; see ``fetch``."""
         key = {**self._key, "image": self.source.names[index], "view": view}
         if view:
             key |= {"augmentation": self._augmentation.model_dump(), "seed": self._seed, "others": self._others}
-        arrays = self.cache.fetch(key, self.source.files(index), lambda: self._make(index, view))
-        truth, confidence = self.source.select(arrays["truth"], arrays.get("confidence"))
-        return View(arrays["features"], truth, confidence, arrays.get("structure"), arrays.get("whole"))
+        return self.cache.fetch(key, self.source.files(index), lambda: self._make(index, view))
 
     @cached_property
     def _others(self) -> str:
@@ -116,7 +122,7 @@ class Views:
         grid = (dense.grid[0] * FINER, dense.grid[1] * FINER)
         arrays: Arrays = {
             "features": _cells_last(dense.values),
-            "truth": nearest(seen.truth, grid).astype(np.int16),
+            "truth": nearest(seen.truth, grid).astype(self.numbers),
         }
         if dense.structure is not None:
             arrays["structure"] = _cells_last(dense.structure)

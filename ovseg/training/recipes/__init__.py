@@ -10,12 +10,14 @@ from ovseg.training.config import TrainingConfig
 from ovseg.training.recipe import Recipe
 from ovseg.training.recipes.alignment import ALIGNMENT
 from ovseg.training.recipes.captions import CAPTIONS
+from ovseg.training.recipes.maskqueries import MASKQUERIES
 from ovseg.training.recipes.masks import MASKS
 
 RECIPES: dict[str, Recipe[Any]] = {
     "alignment": ALIGNMENT,
     "masks": MASKS,
     "captions": CAPTIONS,
+    "maskqueries": MASKQUERIES,
 }
 
 
