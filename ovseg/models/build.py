@@ -13,6 +13,7 @@ from ovseg.models.clip import build_openclip
 from ovseg.models.config import ModelConfig
 from ovseg.models.embedded import build_embedded
 from ovseg.models.huggingface import build_huggingface
+from ovseg.models.masks import build_masks
 from ovseg.models.model import Model
 from ovseg.models.paired import build_paired
 from ovseg.models.trained import with_head
@@ -27,6 +28,7 @@ BUILDERS: dict[str, Builder] = {
     "openclip": build_openclip,
     "huggingface": build_huggingface,
     "paired": build_paired,
+    "masks": build_masks,
 }
 
 

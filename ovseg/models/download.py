@@ -19,6 +19,7 @@ from ovseg.models.config import ModelConfig
 
 STRUCTURE_FOLDER = "structure"
 TEXT_FOLDER = "text"
+_FOLDERS = {"huggingface", "masks"}  # kinds whose repository is fetched with configuration and tokenizer
 
 
 def is_local(config: ModelConfig) -> bool:
@@ -26,7 +27,7 @@ def is_local(config: ModelConfig) -> bool:
     encoder = config.encoder
     repos = [encoder.repo, *_sam_repos(config)]
     repos += [part.repo for part in (encoder.structure, encoder.text) if part is not None]
-    tokenizer = tokenizer_repo((encoder.text or encoder).name) if encoder.kind != "huggingface" else ""
+    tokenizer = tokenizer_repo((encoder.text or encoder).name) if encoder.kind not in _FOLDERS else ""
     return all(cached_weights(repo) is not None for repo in repos) and (not tokenizer or has_tokenizer(tokenizer))
 
 
@@ -56,7 +57,7 @@ def fetch(config: ModelConfig) -> list[Path]:
 
 def _fetch_towers(config: ModelConfig, what: str) -> list[Path]:
     encoder, facts = config.encoder, describe(config)
-    if encoder.kind == "huggingface":
+    if encoder.kind in _FOLDERS:
         return [download_folder(encoder.repo, what=what, facts=facts)]
     paths = [find_weights(encoder.repo, None, what=what, facts=facts, sha256=checksum(config))]
     if encoder.structure is not None:

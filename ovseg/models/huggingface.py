@@ -22,7 +22,7 @@ from ovseg.models.download import describe
 from ovseg.models.model import MadeOnce, Model
 from ovseg.weights import freeze
 
-_RESAMPLING = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, as preprocessor_config.json states them
+RESAMPLING = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, as preprocessor_config.json states them
 
 
 def build_huggingface(config: ModelConfig, device: torch.device, dtype: torch.dtype, weights: Path | None) -> Model:
@@ -40,7 +40,7 @@ def build_huggingface(config: ModelConfig, device: torch.device, dtype: torch.dt
     encoder = config.encoder
     space = f"hf:{encoder.repo or encoder.name}"
     folder = weights or download_folder(encoder.repo, what=f"model '{config.name}'", facts=describe(config))
-    tower, facts = open_huggingface(load_huggingface(folder)), _processor(folder)
+    tower, facts = open_huggingface(load_huggingface(folder)), processor_facts(folder)
     spec = EncoderSpec(
         name=config.name,
         space=space,
@@ -48,7 +48,7 @@ def build_huggingface(config: ModelConfig, device: torch.device, dtype: torch.dt
         channels=tower.channels,
         mean=as_triple(facts.get("image_mean", CLIP_MEAN)),
         std=as_triple(facts.get("image_std", CLIP_STD)),
-        interpolation=_RESAMPLING.get(facts.get("resample", 3), "bicubic"),
+        interpolation=RESAMPLING.get(facts.get("resample", 3), "bicubic"),
     )
     image, marks = assemble(tower, spec, config, weights)
 
@@ -65,13 +65,18 @@ def build_huggingface(config: ModelConfig, device: torch.device, dtype: torch.dt
             pad_to_length=model.config.model_type == "siglip",
         )
 
-    marks["image"] = "+".join(content_of(file)[:16] for file in _weight_files(folder))  # both towers
+    marks["image"] = mark_of_folder(folder)  # both towers
     freeze(image)
     return Model(config, image.to(device, dtype), text, IdentityHead(space), marks)
 
 
 def _weight_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+
+
+def mark_of_folder(folder: Path) -> str:
+    """What the weights in a transformers folder are known by."""
+    return "+".join(content_of(file)[:16] for file in _weight_files(folder))
 
 
 def load_huggingface(folder: Path) -> Any:
@@ -115,7 +120,7 @@ def open_huggingface(model: Any) -> HuggingFaceClip | HuggingFaceSiglip:
     return openers[kind](model)
 
 
-def _processor(folder: Path) -> dict[str, Any]:
+def processor_facts(folder: Path) -> dict[str, Any]:
     """Preprocessing facts of a transformers folder; empty where there is no such file."""
     path = folder / "preprocessor_config.json"
     if not path.is_file():

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ovseg.backends.answers import AnsweringHead, FoundMask
 from ovseg.encoders.spec import DenseFeatures, check_space
 from ovseg.errors import ShapeError
 from ovseg.heads.base import FusionHead, Head
+from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.queries import QueryBank
 from ovseg.refine import affinity, pool_cells
 from ovseg.tensors import check_shape
@@ -29,6 +31,8 @@ class ClassLogits:
         sharing: (h·w, n) how much each cell takes from each square of cells, rows add to 1; None where cells are
             left alone.
         class_of_row: (R,) class of each row, where rows are queries; None where they are the K classes in order.
+        apart: whether each row is judged by itself, rather than one against the others.
+        objects: what an ``AnsweringHead`` found; None for other heads.
     """
 
     values: Tensor
@@ -36,6 +40,8 @@ class ClassLogits:
     queries: QueryBank
     sharing: Tensor | None = None
     class_of_row: Tensor | None = None
+    apart: bool = False
+    objects: tuple[FoundMask, ...] | None = None
 
     def __post_init__(self) -> None:
         check_shape("values", self.values, "K h w")
@@ -75,9 +81,10 @@ class ClassLogits:
     def probabilities(self, values: Tensor) -> Tensor:
         """Softmax over the rows of (R, ...) values, and of each class its most probable row: (K, ...).
 
-        Where rows are queries, the probabilities of classes add to less than 1.
+        Where rows are queries, the probabilities of classes add to less than 1. Rows that are judged by themselves
+        have the sigmoid of their values.
         """
-        shares = values.softmax(0)
+        shares = values.sigmoid() if self.apart else values.softmax(0)
         if self.class_of_row is None:
             return shares
         return best_query(shares.flatten(1), self.class_of_row, classes=self.queries.classes).view(
@@ -112,9 +119,7 @@ def class_logits(
         raise ShapeError(f"features must be of one image, (1, C, h, w), got {tuple(features.values.shape)}")
     if isinstance(head, FusionHead):
         fused = head.fuse(features, queries.phrases.to(features.values.device))
-        best, owner = _rows(fused.values[0].flatten(1).float(), queries, by_query=by_query)
-        whole = ClassLogits(best.view(-1, *fused.grid), fused.stride, queries, _sharing(fused, smoothing), owner)
-        return replace(whole, values=whole.smooth(whole.values))
+        return _fused_logits(fused, queries, smoothing=smoothing, by_query=by_query)
     sharing = _sharing(features, smoothing)
     # Sharing takes means of squares of cells. Dot products are linear, so the means of features serve as well.
     cells = features.values[0] if sharing is None else pool_cells(features.values[0], POOL)
@@ -122,6 +127,35 @@ def class_logits(
     best, owner = _rows(scores, queries, by_query=by_query)
     shared = best if sharing is None else best @ sharing.T
     return ClassLogits(shared.view(-1, *features.grid), features.stride, queries, sharing, owner)
+
+
+def answered_logits(
+    head: AnsweringHead, encoded: EncodedImage, queries: QueryBank, *, least_score: float
+) -> ClassLogits:
+    """As ``class_logits``, from the score maps of a model that finds objects of its own, with these.
+
+    Args:
+        head: of the model that made features and queries.
+        encoded: the image.
+        queries: Q queries of K classes.
+        least_score: of objects.
+
+    Raises:
+        SpaceError: features and queries are in different spaces.
+    """
+    check_space(encoded.features.space, queries.space)
+    phrases = queries.phrases.to(encoded.features.values.device)
+    answer = head.answer(encoded.features, phrases, encoded.image, least_score=least_score)
+    found = _fused_logits(answer.maps, queries, smoothing=None, by_query=False)
+    return replace(found, objects=answer.objects)
+
+
+def _fused_logits(
+    fused: DenseFeatures, queries: QueryBank, *, smoothing: float | None, by_query: bool
+) -> ClassLogits:
+    best, owner = _rows(fused.values[0].flatten(1).float(), queries, by_query=by_query)
+    whole = ClassLogits(best.view(-1, *fused.grid), fused.stride, queries, _sharing(fused, smoothing), owner)
+    return replace(whole, values=whole.smooth(whole.values))
 
 
 def _rows(scores: Tensor, queries: QueryBank, *, by_query: bool) -> tuple[Tensor, Tensor | None]:

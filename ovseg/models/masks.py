@@ -1,0 +1,146 @@
+"""Builds models that answer with masks from networks of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ovseg.backends.answers import TokenReader
+from ovseg.backends.clipseg import ClipSegEncoder, ClipSegHead
+from ovseg.config import choose
+from ovseg.encoders.spec import EncoderSpec
+from ovseg.encoders.structure import as_triple
+from ovseg.errors import ConfigError, ModelError
+from ovseg.files import read_json
+from ovseg.hub import download_folder
+from ovseg.models.config import ModelConfig
+from ovseg.models.download import describe
+from ovseg.models.huggingface import RESAMPLING, mark_of_folder, processor_facts
+from ovseg.models.model import Model
+from ovseg.weights import freeze
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What an opener is given and made of.
+
+    Attributes:
+        config: the model file.
+        folder: with the files of the repository.
+        facts: of its ``preprocessor_config.json``.
+        space: of everything that the network makes.
+        device: where to run.
+        dtype: what the image side computes in.
+    """
+
+    config: ModelConfig
+    folder: Path
+    facts: dict[str, Any]
+    space: str
+    device: torch.device
+    dtype: torch.dtype
+
+    def network(self, name: str) -> Any:
+        """The frozen network of a class of transformers, on the device."""
+        return freeze(_load(self.folder, name)).to(self.device)
+
+    def tokenizer(self) -> Any:
+        """The tokenizer in the folder."""
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+
+    def spec(self, *, stride: int, channels: int, size: tuple[int, int] | None = None) -> EncoderSpec:
+        """The preprocessing that the folder states."""
+        return EncoderSpec(
+            name=self.config.name,
+            space=self.space,
+            stride=stride,
+            channels=channels,
+            mean=as_triple(self.facts["image_mean"]),
+            std=as_triple(self.facts["image_std"]),
+            interpolation=RESAMPLING.get(self.facts.get("resample", 2), "bilinear"),
+            size=size,
+        )
+
+    def model(self, image: Any, head: Any, *, longest: int) -> Model:
+        """The model of an encoder and a head around one network that reads tokens itself."""
+        text = TokenReader(self.tokenizer(), space=self.space, longest=longest)
+        marks = {"image": mark_of_folder(self.folder)}
+        return Model(self.config, image.to(self.device, self.dtype), lambda: text, head, marks)
+
+
+def build_masks(config: ModelConfig, device: torch.device, dtype: torch.dtype, weights: Path | None) -> Model:
+    """A model around a network of transformers that answers phrases with masks.
+
+    Args:
+        config: the model file; ``encoder.name`` says which kind of network, ``encoder.repo`` whose weights.
+        device: where to run.
+        dtype: what the image side computes in.
+        weights: folder with the files of the repository; None takes the hub.
+
+    Raises:
+        ModelError: weights are missing, or of another kind of network.
+        ConfigError: there is no such kind, or the scoring does not fit it.
+    """
+    if config.scoring.over != "each":
+        raise ConfigError(
+            f"model '{config.name}': networks that answer with masks judge each label by itself, got scoring.over "
+            f"'{config.scoring.over}'; write 'each'"
+        )
+    opener = choose(f"network in model '{config.name}':", config.encoder.name, OPENERS)
+    what = f"model '{config.name}'"
+    folder = weights or download_folder(config.encoder.repo, what=what, facts=describe(config))
+    _check_kind(folder, config.encoder.name)
+    space = f"hf:{config.encoder.repo or config.encoder.name}"
+    return opener(Opened(config, folder, processor_facts(folder), space, device, dtype))
+
+
+def _check_kind(folder: Path, name: str) -> None:
+    path = folder / "config.json"
+    facts = read_json(path, what="file", advice="fetch the model again", error=ModelError) if path.is_file() else {}
+    if facts.get("model_type") != name:
+        raise ModelError(
+            f"expected the files of a transformers model of type '{name}' in the folder '{folder}', got "
+            f"{repr(facts['model_type']) if 'model_type' in facts else 'no config.json'}; check --weights"
+        )
+
+
+def _load(folder: Path, name: str) -> Any:
+    from ovseg._torchvision import ensure_torchvision
+
+    ensure_torchvision()
+    import transformers
+
+    safe = any(folder.glob("*.safetensors")) or None  # None also takes torch files
+    try:
+        opened = getattr(transformers, name)
+        return opened.from_pretrained(folder, use_safetensors=safe, weights_only=True, local_files_only=True)
+    except Exception as error:  # torch raises whatever the bytes of its files lead to
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"expected the weights of {name} in '{folder}': {reason}") from error
+
+
+def _side(facts: dict[str, Any]) -> tuple[int, int]:
+    """(H, W) that a processor stretches photos to."""
+    size = facts["size"]
+    return (size, size) if isinstance(size, int) else (int(size["height"]), int(size["width"]))
+
+
+def _open_clipseg(opened: Opened) -> Model:
+    network = opened.network("CLIPSegForImageSegmentation")
+    vision = network.config.vision_config
+    channels = vision.hidden_size * len(network.config.extract_layers)
+    spec = opened.spec(stride=vision.patch_size, channels=channels, size=_side(opened.facts))
+    head = ClipSegHead(network, space=opened.space)
+    longest = network.config.text_config.max_position_embeddings
+    return opened.model(ClipSegEncoder(network, spec), head, longest=longest)
+
+
+OPENERS: dict[str, Callable[[Opened], Model]] = {  # by the "model_type" of config.json
+    "clipseg": _open_clipseg,
+}
