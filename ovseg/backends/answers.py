@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from ovseg.encoders.openclip_text import refuse_long, with_unknown_tokens
 from ovseg.encoders.spec import DenseFeatures
 from ovseg.heads.base import Head, Phrases
 
+MadeT = TypeVar("MadeT")
 _SURE = 1e-6  # probabilities this near to 0 and 1 have the last finite logits
 
 
@@ -52,20 +53,32 @@ class Answer:
     objects: tuple[FoundMask, ...]
 
 
+class Photo(Protocol):
+    """A photo that was encoded; what is made of it once is kept with it."""
+
+    @property
+    def image(self) -> npt.NDArray[np.uint8]:
+        """(H, W, 3) uint8, upright."""
+
+    def once(self, name: str, make: Callable[[], MadeT]) -> MadeT:
+        """What ``make`` gives, made when it is first asked for; ``name`` says everything that decides it."""
+
+
 @runtime_checkable
 class AnsweringHead(Head, Protocol):
     """A head that finds objects of its own; see ``Head`` for the rest."""
 
     def answer(
-        self, features: DenseFeatures, phrases: Phrases, photo: npt.NDArray[np.uint8], *, least_score: float
+        self, features: DenseFeatures, phrases: Phrases, photo: Photo, *, least_score: float, most: int
     ) -> Answer:
         """What the model says of one photo.
 
         Args:
             features: (1, D, h, w) of ``pixels``.
             phrases: of ``phrases``.
-            photo: (H, W, 3) uint8, upright.
+            photo: what the features are of.
             least_score: objects of lower scores are left out.
+            most: of the others, so many are kept, the surest.
         """
 
 

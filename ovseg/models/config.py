@@ -204,6 +204,11 @@ class QualityConfig(Config):
         """The lowest score that either quality reports."""
         return min(self.fast.least_score, self.best.least_score)
 
+    @property
+    def most(self) -> int:
+        """The largest number of objects that either quality reports."""
+        return max(self.fast.most, self.best.most)
+
 
 class PruneConfig(Config):
     """Labels that the image as a whole does not suggest are left out (ActiveSAM, 2026).

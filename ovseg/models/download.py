@@ -16,6 +16,7 @@ from ovseg.hub import (
     has_tokenizer,
 )
 from ovseg.models.config import ModelConfig
+from ovseg.sam.load import sam_repo
 
 STRUCTURE_FOLDER = "structure"
 TEXT_FOLDER = "text"
@@ -34,7 +35,12 @@ def is_local(config: ModelConfig) -> bool:
 def _sam_repos(config: ModelConfig) -> list[str]:
     gathered = None if config.gather is None else config.gather.regions
     parts = (config.encoder.regions, config.correction, gathered)
-    return sorted({part.repo for part in parts if part is not None and part.repo})
+    asked = {part.repo for part in parts if part is not None}
+    if config.encoder.kind == "masks":  # other models can do without until objects are asked for
+        asked |= {
+            sam_repo(part.masks) for part in (config.objects.fast, config.objects.best) if part.masks != "map"
+        }
+    return sorted(asked - {""})
 
 
 def fetch(config: ModelConfig) -> list[Path]:

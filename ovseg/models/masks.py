@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from ovseg.backends.answers import TokenReader
 from ovseg.backends.clipseg import ClipSegEncoder, ClipSegHead
+from ovseg.backends.grounding import GroundingEncoder, GroundingHead
 from ovseg.config import choose
 from ovseg.encoders.spec import EncoderSpec
 from ovseg.encoders.structure import as_triple
@@ -22,6 +24,8 @@ from ovseg.models.download import describe
 from ovseg.models.huggingface import RESAMPLING, mark_of_folder, processor_facts
 from ovseg.models.model import Model
 from ovseg.weights import freeze
+
+_GROUNDING_STRIDE = 32  # pixels per cell of the coarsest map of a Swin backbone
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,21 @@ class Opened:
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+
+    @property
+    def sam(self) -> str:
+        """The SAM that the section ``objects`` names, for networks that answer with boxes.
+
+        Raises:
+            ConfigError: it names none, or two.
+        """
+        named = {part.masks for part in (self.config.objects.fast, self.config.objects.best)}
+        if len(named) != 1 or named == {"map"}:
+            raise ConfigError(
+                f"model '{self.config.name}': a network that answers with boxes needs one SAM for their masks, got "
+                f"{' and '.join(sorted(named))}; write masks: mobile-sam in objects.fast and in objects.best"
+            )
+        return named.pop()
 
     def spec(self, *, stride: int, channels: int, size: tuple[int, int] | None = None) -> EncoderSpec:
         """The preprocessing that the folder states."""
@@ -141,6 +160,18 @@ def _open_clipseg(opened: Opened) -> Model:
     return opened.model(ClipSegEncoder(network, spec), head, longest=longest)
 
 
+def _open_grounding(opened: Opened, name: str) -> Model:
+    network = opened.network(name)
+    channels = network.model.backbone.conv_encoder.model.channels
+    packed = sum(count * 4**step for step, count in enumerate(reversed(channels)))
+    spec = opened.spec(stride=_GROUNDING_STRIDE, channels=packed)
+    image = GroundingEncoder(network, spec)
+    head = GroundingHead(network, space=opened.space, sam=opened.sam)
+    return opened.model(image, head, longest=network.config.max_text_len - 1)  # a stop comes after each phrase
+
+
 OPENERS: dict[str, Callable[[Opened], Model]] = {  # by the "model_type" of config.json
     "clipseg": _open_clipseg,
+    "grounding-dino": partial(_open_grounding, name="GroundingDinoForObjectDetection"),
+    "mm-grounding-dino": partial(_open_grounding, name="MMGroundingDinoForObjectDetection"),
 }

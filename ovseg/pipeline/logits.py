@@ -11,6 +11,7 @@ from ovseg.backends.answers import AnsweringHead, FoundMask
 from ovseg.encoders.spec import DenseFeatures, check_space
 from ovseg.errors import ShapeError
 from ovseg.heads.base import FusionHead, Head
+from ovseg.models.config import QualityConfig
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.queries import QueryBank
 from ovseg.refine import affinity, pool_cells
@@ -130,7 +131,7 @@ def class_logits(
 
 
 def answered_logits(
-    head: AnsweringHead, encoded: EncodedImage, queries: QueryBank, *, least_score: float
+    head: AnsweringHead, encoded: EncodedImage, queries: QueryBank, objects: QualityConfig
 ) -> ClassLogits:
     """As ``class_logits``, from the score maps of a model that finds objects of its own, with these.
 
@@ -138,14 +139,14 @@ def answered_logits(
         head: of the model that made features and queries.
         encoded: the image.
         queries: Q queries of K classes.
-        least_score: of objects.
+        objects: which of the model's objects may be asked for.
 
     Raises:
         SpaceError: features and queries are in different spaces.
     """
     check_space(encoded.features.space, queries.space)
     phrases = queries.phrases.to(encoded.features.values.device)
-    answer = head.answer(encoded.features, phrases, encoded.image, least_score=least_score)
+    answer = head.answer(encoded.features, phrases, encoded, least_score=objects.least_score, most=objects.most)
     found = _fused_logits(answer.maps, queries, smoothing=None, by_query=False)
     return replace(found, objects=answer.objects)
 

@@ -227,7 +227,7 @@ class Segmenter:
         """
         head, over = self.model.head, self.config.scoring.over
         if isinstance(head, AnsweringHead):
-            found = answered_logits(head, encoded, queries, least_score=self.config.objects.least_score)
+            found = answered_logits(head, encoded, queries, self.config.objects)
         else:
             smoothing = self.config.smoothing
             found = class_logits(head, encoded.features, queries, smoothing=smoothing, by_query=over == "phrases")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,7 +51,47 @@ def clipseg_files() -> dict[str, bytes]:
     return transformers_files(clipseg_of_transformers(), NORMAL | facts, bpe_files())
 
 
-MASK_MODELS = {"clipseg": clipseg_files}
+BERT_WORDS = ("a", "the", "cat", "road", "sky", "blue", "tree", "dog", "sofa")
+
+
+def bert_files() -> dict[str, bytes]:
+    """A small vocabulary with BERT's special tokens and stops under their own numbers."""
+    letters = [f"{mark}{letter}" for mark in ("", "##") for letter in "abcdefghijklmnopqrstuvwxyz"]
+    words = [f"[unused{number}]" for number in range(1100)]
+    for number, word in {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}.items():
+        words[number] = word
+    words[1012], words[1029] = ".", "?"
+    lines = [*words, *dict.fromkeys([*letters, *BERT_WORDS])]
+    config = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
+    return {"vocab.txt": "\n".join(lines).encode(), "tokenizer_config.json": json.dumps(config).encode()}
+
+
+def grounding_of_transformers(kind: str) -> Any:
+    """A narrow ``GroundingDinoForObjectDetection``, or that of MM Grounding DINO."""
+    import transformers
+
+    backbone = {"model_type": "swin", "embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2]}
+    backbone |= {"window_size": 4, "out_indices": [2, 3, 4], "image_size": 64}
+    text = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text |= {"intermediate_size": 32, "vocab_size": 1200}
+    layers = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    sizes = {"d_model": 32, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "num_queries": 12, "max_text_len": 24}
+    name = {"grounding-dino": "GroundingDino", "mm-grounding-dino": "MMGroundingDino"}[kind]
+    config = getattr(transformers, f"{name}Config")(backbone_config=backbone, text_config=text, **layers, **sizes)
+    return seeded(lambda: getattr(transformers, f"{name}ForObjectDetection")(config))
+
+
+def grounding_files(kind: str) -> dict[str, bytes]:
+    facts = {"image_processor_type": "GroundingDinoImageProcessor", "processor_class": "GroundingDinoProcessor"}
+    sizes = {"size": {"shortest_edge": 800, "longest_edge": 1333}}
+    return transformers_files(grounding_of_transformers(kind), NORMAL | facts | sizes, bert_files())
+
+
+MASK_MODELS: dict[str, Callable[[], dict[str, bytes]]] = {
+    "clipseg": clipseg_files,
+    "grounding-dino": partial(grounding_files, "grounding-dino"),
+    "mm-grounding-dino": partial(grounding_files, "mm-grounding-dino"),
+}
 
 
 def mask_model_files(name: str) -> dict[str, bytes]:
