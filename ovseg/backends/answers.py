@@ -45,11 +45,13 @@ class Answer:
     """What a model says of a photo.
 
     Attributes:
-        maps: (1, Q, h, w) logits in the space ``SCORES``, and their stride in pixels of the encoder's input.
+        maps: (Q, h, w) float32 logits.
+        stride: pixels of the encoder's input per cell of the maps; need not be a whole number.
         objects: those of all phrases, in no order.
     """
 
-    maps: DenseFeatures
+    maps: Tensor
+    stride: float
     objects: tuple[FoundMask, ...]
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ovseg.backends.answers import Answer, FoundMask, Photo, as_logits, found_mask
 from ovseg.encoders.spec import DenseFeatures
-from ovseg.heads.base import SCORES
 from ovseg.images.geometry import Size
 from ovseg.sam import load_sam, to_image
 
@@ -71,7 +70,7 @@ def answer_of(objects: tuple[FoundMask, ...], features: DenseFeatures, phrases: 
     times = features.stride // _STRIDE
     height, width = features.grid[0] * times, features.grid[1] * times
     rows, columns = ((np.arange(n) + 0.5) * full / n for n, full in zip((height, width), size, strict=True))
-    maps = torch.zeros(1, phrases, height, width)
+    maps = torch.zeros(phrases, height, width)
     for each in sorted(objects, key=lambda found: found.score):  # a surer one lies above the others
         (top, left), window = each.corner, each.window
         y, x = (rows - top).astype(int), (columns - left).astype(int)
@@ -81,6 +80,6 @@ def answer_of(objects: tuple[FoundMask, ...], features: DenseFeatures, phrases: 
         ]
         if len(inside[0]) and len(inside[1]):
             shown = torch.from_numpy(window[y[inside[0]][:, None], x[inside[1]]])
-            block = maps[0, each.phrase, inside[0][0] : inside[0][-1] + 1, inside[1][0] : inside[1][-1] + 1]
+            block = maps[each.phrase, inside[0][0] : inside[0][-1] + 1, inside[1][0] : inside[1][-1] + 1]
             block[shown] = each.score
-    return Answer(DenseFeatures(as_logits(maps).to(features.values.device), SCORES, _STRIDE), objects)
+    return Answer(as_logits(maps).to(features.values.device), _STRIDE, objects)

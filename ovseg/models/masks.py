@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from ovseg.backends.answers import TokenReader
 from ovseg.backends.clipseg import ClipSegEncoder, ClipSegHead
 from ovseg.backends.grounding import GroundingEncoder, GroundingHead
+from ovseg.backends.sam3 import LONGEST, Sam3Encoder, Sam3Head
 from ovseg.config import choose
 from ovseg.encoders.spec import EncoderSpec
 from ovseg.encoders.structure import as_triple
@@ -25,6 +26,12 @@ from ovseg.models.huggingface import RESAMPLING, mark_of_folder, processor_facts
 from ovseg.models.model import Model
 from ovseg.weights import freeze
 
+_HOLDERS = {"sam3_video": "sam3"}  # kinds of repositories that hold a network of another kind, too
+_SAM3_FACTS = {  # of its processor
+    "image_mean": (0.5, 0.5, 0.5),
+    "image_std": (0.5, 0.5, 0.5),
+    "size": {"height": 1008, "width": 1008},
+}
 _GROUNDING_STRIDE = 32  # pixels per cell of the coarsest map of a Swin backbone
 
 
@@ -122,10 +129,11 @@ def build_masks(config: ModelConfig, device: torch.device, dtype: torch.dtype, w
 def _check_kind(folder: Path, name: str) -> None:
     path = folder / "config.json"
     facts = read_json(path, what="file", advice="fetch the model again", error=ModelError) if path.is_file() else {}
-    if facts.get("model_type") != name:
+    kind: Any = facts.get("model_type")
+    if _HOLDERS.get(kind, kind) != name:
         raise ModelError(
             f"expected the files of a transformers model of type '{name}' in the folder '{folder}', got "
-            f"{repr(facts['model_type']) if 'model_type' in facts else 'no config.json'}; check --weights"
+            f"{'no config.json' if kind is None else repr(kind)}; check --weights"
         )
 
 
@@ -170,8 +178,19 @@ def _open_grounding(opened: Opened, name: str) -> Model:
     return opened.model(image, head, longest=network.config.max_text_len - 1)  # a stop comes after each phrase
 
 
+def _open_sam3(opened: Opened) -> Model:
+    opened = replace(opened, facts=_SAM3_FACTS | opened.facts)
+    network = opened.network("Sam3Model")
+    backbone = network.config.vision_config.backbone_config
+    spec = opened.spec(stride=backbone.patch_size, channels=backbone.hidden_size, size=_side(opened.facts))
+    tokenizer = opened.tokenizer()
+    head = Sam3Head(network, space=opened.space, padding=tokenizer.pad_token_id)
+    return opened.model(Sam3Encoder(network, spec), head, longest=LONGEST)
+
+
 OPENERS: dict[str, Callable[[Opened], Model]] = {  # by the "model_type" of config.json
     "clipseg": _open_clipseg,
     "grounding-dino": partial(_open_grounding, name="GroundingDinoForObjectDetection"),
     "mm-grounding-dino": partial(_open_grounding, name="MMGroundingDinoForObjectDetection"),
+    "sam3": _open_sam3,
 }

@@ -27,7 +27,7 @@ class ClassLogits:
     Attributes:
         values: (R, h, w) float32, a row for each class or for each query. Of the classes the first L are the
             labels, the rest are none of them.
-        stride: pixels of the encoder's input per cell.
+        stride: pixels of the encoder's input per cell; not always a whole number.
         queries: what was asked for.
         sharing: (h·w, n) how much each cell takes from each square of cells, rows add to 1; None where cells are
             left alone.
@@ -37,7 +37,7 @@ class ClassLogits:
     """
 
     values: Tensor
-    stride: int
+    stride: float
     queries: QueryBank
     sharing: Tensor | None = None
     class_of_row: Tensor | None = None
@@ -120,7 +120,9 @@ def class_logits(
         raise ShapeError(f"features must be of one image, (1, C, h, w), got {tuple(features.values.shape)}")
     if isinstance(head, FusionHead):
         fused = head.fuse(features, queries.phrases.to(features.values.device))
-        return _fused_logits(fused, queries, smoothing=smoothing, by_query=by_query)
+        best, owner = _rows(fused.values[0].flatten(1).float(), queries, by_query=by_query)
+        whole = ClassLogits(best.view(-1, *fused.grid), fused.stride, queries, _sharing(fused, smoothing), owner)
+        return replace(whole, values=whole.smooth(whole.values))
     sharing = _sharing(features, smoothing)
     # Sharing takes means of squares of cells. Dot products are linear, so the means of features serve as well.
     cells = features.values[0] if sharing is None else pool_cells(features.values[0], POOL)
@@ -147,16 +149,9 @@ def answered_logits(
     check_space(encoded.features.space, queries.space)
     phrases = queries.phrases.to(encoded.features.values.device)
     answer = head.answer(encoded.features, phrases, encoded, least_score=objects.least_score, most=objects.most)
-    found = _fused_logits(answer.maps, queries, smoothing=None, by_query=False)
-    return replace(found, objects=answer.objects)
-
-
-def _fused_logits(
-    fused: DenseFeatures, queries: QueryBank, *, smoothing: float | None, by_query: bool
-) -> ClassLogits:
-    best, owner = _rows(fused.values[0].flatten(1).float(), queries, by_query=by_query)
-    whole = ClassLogits(best.view(-1, *fused.grid), fused.stride, queries, _sharing(fused, smoothing), owner)
-    return replace(whole, values=whole.smooth(whole.values))
+    best, _ = _rows(answer.maps.flatten(1), queries, by_query=False)
+    values = best.view(-1, *answer.maps.shape[1:])
+    return ClassLogits(values, answer.stride, queries, objects=answer.objects)
 
 
 def _rows(scores: Tensor, queries: QueryBank, *, by_query: bool) -> tuple[Tensor, Tensor | None]:

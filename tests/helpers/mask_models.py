@@ -87,10 +87,47 @@ def grounding_files(kind: str) -> dict[str, bytes]:
     return transformers_files(grounding_of_transformers(kind), NORMAL | facts | sizes, bert_files())
 
 
+SAM3_SIDE = 112
+
+
+def sam3_of_transformers() -> Any:
+    """A narrow ``Sam3Model`` for photos of 112 pixels; its masks have 32 cells a side, 3.5 pixels each."""
+    from transformers import Sam3Config, Sam3Model
+
+    backbone = {"model_type": "sam3_vit_model", "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
+    backbone |= {"num_attention_heads": 2, "image_size": SAM3_SIDE, "pretrain_image_size": 56, "window_size": 4}
+    backbone |= {"global_attn_indexes": [1]}
+    layers = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32}
+    text = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 32}
+    config = Sam3Config(
+        vision_config={
+            "backbone_config": backbone,
+            "fpn_hidden_size": 32,
+            "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
+        },
+        text_config={**text, **CLIP_TOKENS, "projection_dim": 16, "max_position_embeddings": 32},
+        geometry_encoder_config={**layers, "num_layers": 1},
+        detr_encoder_config={**layers, "num_layers": 2},
+        detr_decoder_config={**layers, "num_layers": 2, "num_queries": 10},
+        mask_decoder_config={"hidden_size": 32, "num_attention_heads": 2},
+    )
+    network = seeded(lambda: Sam3Model(config))
+    for layer in (network.mask_decoder.semantic_projection, network.mask_decoder.instance_projection):
+        layer.weight.data *= 30  # as they are begun, all pixels get one answer
+    return network
+
+
+def sam3_files() -> dict[str, bytes]:
+    facts = {"image_processor_type": "Sam3ImageProcessor", "size": {"height": SAM3_SIDE, "width": SAM3_SIDE}}
+    halves = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "resample": 2}
+    return transformers_files(sam3_of_transformers(), halves | facts, bpe_files())
+
+
 MASK_MODELS: dict[str, Callable[[], dict[str, bytes]]] = {
     "clipseg": clipseg_files,
     "grounding-dino": partial(grounding_files, "grounding-dino"),
     "mm-grounding-dino": partial(grounding_files, "mm-grounding-dino"),
+    "sam3": sam3_files,
 }
 
 
