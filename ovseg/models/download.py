@@ -20,7 +20,11 @@ from ovseg.sam.load import sam_repo
 
 STRUCTURE_FOLDER = "structure"
 TEXT_FOLDER = "text"
-_FOLDERS = {"huggingface", "masks"}  # kinds whose repository is fetched with configuration and tokenizer
+_FOLDERS = {
+    "huggingface",
+    "groupvit",
+    "masks",
+}  # kinds whose repository is fetched with configuration and tokenizer
 
 
 def is_local(config: ModelConfig) -> bool:

@@ -16,13 +16,12 @@ from ovseg.backends.grounding import GroundingEncoder, GroundingHead
 from ovseg.backends.sam3 import LONGEST, Sam3Encoder, Sam3Head
 from ovseg.config import choose
 from ovseg.encoders.spec import EncoderSpec
-from ovseg.encoders.structure import as_triple
 from ovseg.errors import ConfigError, ModelError
 from ovseg.files import read_json
 from ovseg.hub import download_folder
 from ovseg.models.config import ModelConfig
 from ovseg.models.download import describe
-from ovseg.models.huggingface import RESAMPLING, mark_of_folder, processor_facts
+from ovseg.models.huggingface import mark_of_folder, processor_facts, spec_of
 from ovseg.models.model import Model
 from ovseg.weights import freeze
 
@@ -82,16 +81,8 @@ class Opened:
 
     def spec(self, *, stride: int, channels: int, size: tuple[int, int] | None = None) -> EncoderSpec:
         """The preprocessing that the folder states."""
-        return EncoderSpec(
-            name=self.config.name,
-            space=self.space,
-            stride=stride,
-            channels=channels,
-            mean=as_triple(self.facts["image_mean"]),
-            std=as_triple(self.facts["image_std"]),
-            interpolation=RESAMPLING.get(self.facts.get("resample", 2), "bilinear"),
-            size=size,
-        )
+        facts = {"resample": 2} | self.facts  # bilinear, unless stated
+        return spec_of(self.config, self.space, facts, stride=stride, channels=channels, size=size)
 
     def model(self, image: Any, head: Any, *, longest: int) -> Model:
         """The model of an encoder and a head around one network that reads tokens itself."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from helpers.checkpoints import bpe_files, transformers_files
+from helpers.checkpoints import CLIP_PREPROCESSING, bpe_files, transformers_files
 
 CLIP_TOKENS = {"bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407, "vocab_size": 49408}
 NORMAL = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "resample": 2}
@@ -123,14 +123,33 @@ def sam3_files() -> dict[str, bytes]:
     return transformers_files(sam3_of_transformers(), halves | facts, bpe_files())
 
 
+def groupvit_of_transformers() -> Any:
+    """A narrow ``GroupViTModel`` for photos of 64 pixels."""
+    from transformers import GroupViTConfig, GroupViTModel
+
+    text = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 32}
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2, "depths": [1, 1, 1]}
+    vision |= {"num_group_tokens": [6, 4, 0], "num_output_groups": [6, 4, 4], "image_size": 64, "patch_size": 16}
+    vision |= {"num_hidden_layers": 3}
+    config = GroupViTConfig(
+        text_config={**text, **CLIP_TOKENS}, vision_config=vision, projection_dim=16, projection_intermediate_dim=32
+    )
+    return seeded(lambda: GroupViTModel(config))
+
+
+def groupvit_files() -> dict[str, bytes]:
+    return transformers_files(groupvit_of_transformers(), CLIP_PREPROCESSING, bpe_files())
+
+
 MASK_MODELS: dict[str, Callable[[], dict[str, bytes]]] = {
     "clipseg": clipseg_files,
     "grounding-dino": partial(grounding_files, "grounding-dino"),
     "mm-grounding-dino": partial(grounding_files, "mm-grounding-dino"),
     "sam3": sam3_files,
+    "groupvit-gcc-yfcc": groupvit_files,
 }
 
 
 def mask_model_files(name: str) -> dict[str, bytes]:
-    """Files of the repository of a model of kind "masks", by ``encoder.name``."""
+    """Files of the repository of such a model, by ``encoder.name``."""
     return MASK_MODELS[name]()
