@@ -15,7 +15,7 @@ LAYERS = [
     {"identity", "provenance", "weights", "hub", "network", "journal", "prefetch", "progress"},
     {"images", "vocabulary"},
     {"attention", "sam", "regions", "refine", "proposals"},
-    {"encoders", "heads"},
+    {"encoders", "heads", "backends"},
     {"models"},
     {"result"},
     {"pipeline"},

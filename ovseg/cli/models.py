@@ -10,8 +10,8 @@ import typer
 
 from ovseg.cli.output import echo
 
-_COLUMNS = ("name", "parameters", "megabytes", "license", "commercial", "gated", "local")
-_HEADINGS = ("name", "params", "MB", "licence", "commercial", "gated", "here")
+_COLUMNS = ("name", "parameters", "megabytes", "license", "commercial", "gated", "local", "summary")
+_HEADINGS = ("name", "params", "MB", "licence", "commercial", "gated", "here", "what it is and is good for")
 
 
 def register(app: typer.Typer) -> None:

@@ -30,6 +30,7 @@ class EncoderSpec:
         mean, std: of RGB in [0, 1].
         interpolation: "bilinear" or "bicubic", for resizing the image.
         multiple: the input's height and width must be multiples of this many pixels (0: of the stride).
+        size: (H, W) that every image is stretched to; None leaves the size to the model file.
     """
 
     name: str
@@ -40,6 +41,7 @@ class EncoderSpec:
     std: Triple = IMAGENET_STD
     interpolation: str = "bicubic"
     multiple: int = 0
+    size: tuple[int, int] | None = None
 
     @property
     def granularity(self) -> int:

@@ -29,7 +29,7 @@ class Geometry(Protocol):
     def shrunk(self, size: Size) -> Geometry:
         """The same for the image shrunk to ``size``."""
 
-    def sample(self, maps: torch.Tensor, rows: slice, *, stride: int) -> torch.Tensor:
+    def sample(self, maps: torch.Tensor, rows: slice, *, stride: float) -> torch.Tensor:
         """Maps (B, K, h, w) on ``rows`` of the image's pixels: (B, K, rows, W) float32.
 
         Every value is a mean of cells, with weights that add to 1.
@@ -69,7 +69,7 @@ class ImageGeometry:
         """The same for the image shrunk to ``size``."""
         return replace(self, original=size)
 
-    def sample(self, maps: torch.Tensor, rows: slice, *, stride: int) -> torch.Tensor:
+    def sample(self, maps: torch.Tensor, rows: slice, *, stride: float) -> torch.Tensor:
         """Maps (B, K, h, w) on ``rows`` of the image's pixels, bilinear, pixel centres at half positions.
 
         Raises:
@@ -77,7 +77,7 @@ class ImageGeometry:
         """
         import torch
 
-        h, w = (side // stride for side in self.padded)
+        h, w = (int(side // stride) for side in self.padded)
         check_shape("maps", maps, "B K h w", h=h, w=w)
         down, across = (self._centres(axis, like=maps) for axis in (0, 1))
         y, x = torch.meshgrid(down[rows], across, indexing="ij")

@@ -103,7 +103,7 @@ def prepare(image: npt.NDArray[np.uint8], spec: Preprocessing, *, size: Size) ->
     return padded, geometry
 
 
-def restore(maps: torch.Tensor, geometry: Geometry, *, stride: int) -> torch.Tensor:
+def restore(maps: torch.Tensor, geometry: Geometry, *, stride: float) -> torch.Tensor:
     """Coarse maps at the size of the original image, without the padding.
 
     One bilinear interpolation (pixel centres at half positions) from cells to original pixels; without

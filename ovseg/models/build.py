@@ -12,7 +12,8 @@ from ovseg.config import choose
 from ovseg.models.clip import build_openclip
 from ovseg.models.config import ModelConfig
 from ovseg.models.embedded import build_embedded
-from ovseg.models.huggingface import build_huggingface
+from ovseg.models.huggingface import build_groupvit, build_huggingface
+from ovseg.models.masks import build_masks
 from ovseg.models.model import Model
 from ovseg.models.paired import build_paired
 from ovseg.models.trained import with_head
@@ -25,7 +26,9 @@ BUILDERS: dict[str, Builder] = {
     "embedded": build_embedded,
     "openclip": build_openclip,
     "huggingface": build_huggingface,
+    "groupvit": build_groupvit,
     "paired": build_paired,
+    "masks": build_masks,
 }
 
 

@@ -101,11 +101,13 @@ class ScoringConfig(Config):
 
     Attributes:
         over: "classes" takes the best phrase of each class first, and then softmax over classes; "phrases" takes
-            softmax over all phrases first, so that a class with many shares its probability among them.
+            softmax over all phrases first, so that a class with many shares its probability among them; "each" asks
+            of each class alone whether it is there (sigmoid), for models that answer with masks: what is none of
+            the labels is then told by ``background.threshold``, and "auto" asks no contrast phrases.
         at: "cells" computes probabilities where the features are, and enlarges them; "pixels" enlarges the cosines.
     """
 
-    over: Literal["classes", "phrases"] = "classes"
+    over: Literal["classes", "phrases", "each"] = "classes"
     at: Literal["cells", "pixels"] = "cells"
 
 
@@ -220,6 +222,16 @@ class QualityConfig(Config):
 
     fast: ObjectsConfig = ObjectsConfig()
     best: ObjectsConfig = ObjectsConfig(masks="mobile-sam", sharpen=0.1)
+
+    @property
+    def least_score(self) -> float:
+        """The lowest score that either quality reports."""
+        return min(self.fast.least_score, self.best.least_score)
+
+    @property
+    def most(self) -> int:
+        """The largest number of objects that either quality reports."""
+        return max(self.fast.most, self.best.most)
 
 
 class PruneConfig(Config):

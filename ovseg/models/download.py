@@ -20,6 +20,11 @@ from ovseg.sam.load import sam_repo
 
 STRUCTURE_FOLDER = "structure"
 TEXT_FOLDER = "text"
+_FOLDERS = {
+    "huggingface",
+    "groupvit",
+    "masks",
+}  # kinds whose repository is fetched with configuration and tokenizer
 
 
 def is_local(config: ModelConfig) -> bool:
@@ -27,7 +32,7 @@ def is_local(config: ModelConfig) -> bool:
     encoder = config.encoder
     repos = [encoder.repo, *_sam_repos(config)]
     repos += [part.repo for part in (encoder.structure, encoder.text) if part is not None]
-    tokenizer = tokenizer_repo((encoder.text or encoder).name) if encoder.kind != "huggingface" else ""
+    tokenizer = tokenizer_repo((encoder.text or encoder).name) if encoder.kind not in _FOLDERS else ""
     return all(cached_weights(repo) is not None for repo in repos) and (not tokenizer or has_tokenizer(tokenizer))
 
 
@@ -35,6 +40,8 @@ def _sam_repos(config: ModelConfig) -> list[str]:
     regions = (config.encoder.regions, config.correction)
     asked = [part.model for part in regions if part is not None]
     asked += [] if config.gather is None else [config.gather.sam]
+    if config.encoder.kind == "masks":  # other models can do without until objects are asked for
+        asked += [part.masks for part in (config.objects.fast, config.objects.best) if part.masks != "map"]
     return sorted({sam_repo(model) for model in asked if model} - {""})
 
 
@@ -58,7 +65,7 @@ def fetch(config: ModelConfig) -> list[Path]:
 
 def _fetch_towers(config: ModelConfig, what: str) -> list[Path]:
     encoder, facts = config.encoder, describe(config)
-    if encoder.kind == "huggingface":
+    if encoder.kind in _FOLDERS:
         return [download_folder(encoder.repo, what=what, facts=facts)]
     paths = [find_weights(encoder.repo, None, what=what, facts=facts, sha256=checksum(config))]
     if encoder.structure is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ovseg.encoders.groupvit import GroupViT
 from ovseg.encoders.hf_clip import HuggingFaceClip, HuggingFaceSiglip
 from ovseg.encoders.hf_text import HuggingFaceText
 from ovseg.encoders.spec import EncoderSpec
@@ -22,7 +23,7 @@ from ovseg.models.download import describe
 from ovseg.models.model import MadeOnce, Model
 from ovseg.weights import freeze
 
-_RESAMPLING = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, as preprocessor_config.json states them
+RESAMPLING = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, as preprocessor_config.json states them
 
 
 def build_huggingface(config: ModelConfig, device: torch.device, dtype: torch.dtype, weights: Path | None) -> Model:
@@ -40,17 +41,32 @@ def build_huggingface(config: ModelConfig, device: torch.device, dtype: torch.dt
     encoder = config.encoder
     space = f"hf:{encoder.repo or encoder.name}"
     folder = weights or download_folder(encoder.repo, what=f"model '{config.name}'", facts=describe(config))
-    tower, facts = open_huggingface(load_huggingface(folder)), _processor(folder)
-    spec = EncoderSpec(
-        name=config.name,
-        space=space,
-        stride=tower.stride,
-        channels=tower.channels,
-        mean=as_triple(facts.get("image_mean", CLIP_MEAN)),
-        std=as_triple(facts.get("image_std", CLIP_STD)),
-        interpolation=_RESAMPLING.get(facts.get("resample", 3), "bicubic"),
-    )
+    tower, facts = open_huggingface(load_huggingface(folder)), processor_facts(folder)
+    spec = spec_of(config, space, facts, stride=tower.stride, channels=tower.channels)
     image, marks = assemble(tower, spec, config, weights)
+
+    marks["image"] = mark_of_folder(folder)  # both towers
+    freeze(image)
+    return Model(config, image.to(device, dtype), _text_of(folder, space, device), IdentityHead(space), marks)
+
+
+def build_groupvit(config: ModelConfig, device: torch.device, dtype: torch.dtype, weights: Path | None) -> Model:
+    """A model made of the two sides of a transformers GroupViT; the rest as of ``build_huggingface``."""
+    space = f"hf:{config.encoder.repo or config.encoder.name}"
+    folder = weights or download_folder(config.encoder.repo, what=f"model '{config.name}'", facts=describe(config))
+    network, facts = load_huggingface(folder), processor_facts(folder)
+    if network.config.model_type != "groupvit":
+        raise ModelError(f"expected a transformers model of type groupvit, got '{network.config.model_type}'")
+    sides = network.config
+    spec = spec_of(config, space, facts, stride=sides.vision_config.patch_size, channels=sides.projection_dim)
+    image = GroupViT(network, spec)
+    freeze(image)
+    marks = {"image": mark_of_folder(folder)}
+    return Model(config, image.to(device, dtype), _text_of(folder, space, device), IdentityHead(space), marks)
+
+
+def _text_of(folder: Path, space: str, device: torch.device) -> MadeOnce[HuggingFaceText]:
+    """A function that reads the text side of a transformers model when it is first called."""
 
     @MadeOnce
     def text() -> HuggingFaceText:
@@ -65,13 +81,45 @@ def build_huggingface(config: ModelConfig, device: torch.device, dtype: torch.dt
             pad_to_length=model.config.model_type == "siglip",
         )
 
-    marks["image"] = "+".join(content_of(file)[:16] for file in _weight_files(folder))  # both towers
-    freeze(image)
-    return Model(config, image.to(device, dtype), text, IdentityHead(space), marks)
+    return text
 
 
 def _weight_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+
+
+def spec_of(
+    config: ModelConfig,
+    space: str,
+    facts: dict[str, Any],
+    *,
+    stride: int,
+    channels: int,
+    size: tuple[int, int] | None = None,
+) -> EncoderSpec:
+    """The preprocessing that a transformers folder states, CLIP's where it states none.
+
+    Args:
+        config: the model file.
+        space: of the features.
+        facts: of ``processor_facts``.
+        stride, channels, size: see ``EncoderSpec``.
+    """
+    return EncoderSpec(
+        name=config.name,
+        space=space,
+        stride=stride,
+        channels=channels,
+        mean=as_triple(facts.get("image_mean", CLIP_MEAN)),
+        std=as_triple(facts.get("image_std", CLIP_STD)),
+        interpolation=RESAMPLING.get(facts.get("resample", 3), "bicubic"),
+        size=size,
+    )
+
+
+def mark_of_folder(folder: Path) -> str:
+    """What the weights in a transformers folder are known by."""
+    return "+".join(content_of(file)[:16] for file in _weight_files(folder))
 
 
 def load_huggingface(folder: Path) -> Any:
@@ -115,7 +163,7 @@ def open_huggingface(model: Any) -> HuggingFaceClip | HuggingFaceSiglip:
     return openers[kind](model)
 
 
-def _processor(folder: Path) -> dict[str, Any]:
+def processor_facts(folder: Path) -> dict[str, Any]:
     """Preprocessing facts of a transformers folder; empty where there is no such file."""
     path = folder / "preprocessor_config.json"
     if not path.is_file():

@@ -60,6 +60,11 @@ def plan_input(original: Size, config: InputConfig, *, multiple: int) -> tuple[S
     return size, config.window or config.max_long_side
 
 
+def _planned(original: Size, config: InputConfig, spec: EncoderSpec) -> tuple[Size, int | None]:
+    """As ``plan_input``, unless the encoder knows one size alone."""
+    return (spec.size, None) if spec.size else plan_input(original, config, multiple=spec.granularity)
+
+
 @torch.inference_mode()
 def encode_image(
     encode: Encode,
@@ -83,7 +88,7 @@ def encode_image(
     if config.splice == "pixels":
         return encode_apart(encode, image, spec, config, regions=regions)
     height, width = image.shape[:2]
-    size, window = plan_input((height, width), config, multiple=spec.granularity)
+    size, window = _planned((height, width), config, spec)
     pixels, geometry = prepare(image, spec, size=size)
     if window is None:
         return encode(pixels), geometry
@@ -116,7 +121,7 @@ def encode_images(
     found: dict[int, tuple[DenseFeatures, Geometry]] = {}
     waiting: dict[Size, list[int]] = {}
     for place, image in enumerate(images):
-        size, window = plan_input((image.shape[0], image.shape[1]), config, multiple=spec.granularity)
+        size, window = _planned((image.shape[0], image.shape[1]), config, spec)
         if window is None:
             waiting.setdefault(size, []).append(place)
         else:

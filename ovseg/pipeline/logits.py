@@ -8,9 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ovseg.backends.answers import AnsweringHead, FoundMask
 from ovseg.encoders.spec import DenseFeatures, check_space
 from ovseg.errors import ShapeError
 from ovseg.heads.base import FusionHead, Head
+from ovseg.models.config import QualityConfig
+from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.queries import QueryBank
 from ovseg.refine import affinity, pool_cells
 from ovseg.tensors import check_shape
@@ -45,20 +48,24 @@ class ClassLogits:
     Attributes:
         values: (R, h, w) float32, a row for each class or for each query. Of the classes the first L are the
             labels, the rest are none of them.
-        stride: pixels of the encoder's input per cell.
+        stride: pixels of the encoder's input per cell; not always a whole number.
         queries: what was asked for.
         sharing: (h·w, n) how much each cell takes from each square of cells, rows add to 1; None where cells are
             left alone.
         class_of_row: (R,) class of each row, where rows are queries; None where they are the K classes in order.
         found: gives the masks of a head with mask queries, made when they are first asked for; None without.
+        apart: whether each row is judged by itself, rather than one against the others.
+        objects: what an ``AnsweringHead`` found; None for other heads.
     """
 
     values: Tensor
-    stride: int
+    stride: float
     queries: QueryBank
     sharing: Tensor | None = None
     class_of_row: Tensor | None = None
     found: Callable[[], NamedMasks] | None = None
+    apart: bool = False
+    objects: tuple[FoundMask, ...] | None = None
 
     def __post_init__(self) -> None:
         check_shape("values", self.values, "K h w")
@@ -98,9 +105,10 @@ class ClassLogits:
     def probabilities(self, values: Tensor) -> Tensor:
         """Softmax over the rows of (R, ...) values, and of each class its most probable row: (K, ...).
 
-        Where rows are queries, the probabilities of classes add to less than 1.
+        Where rows are queries, the probabilities of classes add to less than 1. Rows that are judged by themselves
+        have the sigmoid of their values.
         """
-        shares = values.softmax(0)
+        shares = values.sigmoid() if self.apart else values.softmax(0)
         if self.class_of_row is None:
             return shares
         return best_query(shares.flatten(1), self.class_of_row, classes=self.queries.classes).view(
@@ -145,6 +153,28 @@ def class_logits(
     best, owner = _rows(scores, queries, by_query=by_query)
     shared = best if sharing is None else best @ sharing.T
     return ClassLogits(shared.view(-1, *features.grid), features.stride, queries, sharing, owner)
+
+
+def answered_logits(
+    head: AnsweringHead, encoded: EncodedImage, queries: QueryBank, objects: QualityConfig
+) -> ClassLogits:
+    """As ``class_logits``, from the score maps of a model that finds objects of its own, with these.
+
+    Args:
+        head: of the model that made features and queries.
+        encoded: the image.
+        queries: Q queries of K classes.
+        objects: which of the model's objects may be asked for.
+
+    Raises:
+        SpaceError: features and queries are in different spaces.
+    """
+    check_space(encoded.features.space, queries.space)
+    phrases = queries.phrases.to(encoded.features.values.device)
+    answer = head.answer(encoded.features, phrases, encoded, least_score=objects.least_score, most=objects.most)
+    best, _ = _rows(answer.maps.flatten(1), queries, by_query=False)
+    values = best.view(-1, *answer.maps.shape[1:])
+    return ClassLogits(values, answer.stride, queries, objects=answer.objects)
 
 
 def _rows(scores: Tensor, queries: QueryBank, *, by_query: bool) -> tuple[Tensor, Tensor | None]:

@@ -93,7 +93,9 @@ def encode_vocabulary(
         return encoder
 
     if model.head.reads_tokens:
-        vectors = encode_tokens(text(), phrases)  # quick; the text encoder itself runs inside the head
+        encoder = text()  # quick; the text encoder itself runs inside the head
+        own = getattr(encoder, "tokens", None)
+        vectors = encode_tokens(encoder, phrases) if own is None else own(phrases)
     else:
         # The head is not part of the key: it comes after what is kept.
         text_side = model.weights.get("text", model.weights["image"])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ovseg._version import __version__
+from ovseg.backends.answers import AnsweringHead
 from ovseg.encoders.spec import DenseFeatures, run_encoder
 from ovseg.errors import ConfigError, ImageError, VocabularyError
 from ovseg.heads.base import reads_whole
@@ -29,10 +30,11 @@ from ovseg.pipeline.decide import Decision, DecisionRules
 from ovseg.pipeline.encode import encode_images, whole_image
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.gather import Gathering
-from ovseg.pipeline.logits import ClassLogits, class_logits
+from ovseg.pipeline.logits import ClassLogits, answered_logits, class_logits
 from ovseg.pipeline.maskqueries import QueryMaps
 from ovseg.pipeline.modifiers import LabelWeights, Modifier, Pruning
 from ovseg.pipeline.objects import ObjectSearch, Quality, find_objects
+from ovseg.pipeline.own_objects import own_objects
 from ovseg.pipeline.queries import QueryBank, encode_vocabulary, phrases_of
 from ovseg.pipeline.recent import RecentQueries
 from ovseg.pipeline.text_cache import TextCache
@@ -121,7 +123,7 @@ class Segmenter:
         if isinstance(wanted, QueryBank):
             asked = digest(asdict(wanted.vocabulary), wanted.embeddings.tolist(), wanted.class_of_query.tolist())
         else:
-            vocabulary = Vocabulary.of(wanted, background=background)
+            vocabulary = Vocabulary.of(wanted, background=self._contrasts(background))
             asked = digest(asdict(vocabulary), phrases_of(vocabulary))
         return {**self.info, "asked": asked, "background": str(background), "refine": str(self._refines(refine))}
 
@@ -218,7 +220,7 @@ class Segmenter:
         wanted = self._labels(labels)
         if isinstance(wanted, QueryBank):
             return wanted
-        return self._recent.of(wanted, background, self._encode_words)
+        return self._recent.of(wanted, self._contrasts(background), self._encode_words)
 
     @torch.inference_mode()
     def logits(self, encoded: EncodedImage, queries: QueryBank) -> ClassLogits:
@@ -227,10 +229,13 @@ class Segmenter:
         Raises:
             SpaceError: the queries are of another model.
         """
-        by_query = self.config.scoring.over == "phrases"
-        found = class_logits(
-            self.model.head, encoded.features, queries, smoothing=self.config.smoothing, by_query=by_query
-        )
+        head, over = self.model.head, self.config.scoring.over
+        if isinstance(head, AnsweringHead):
+            found = answered_logits(head, encoded, queries, self.config.objects)
+        else:
+            smoothing = self.config.smoothing
+            found = class_logits(head, encoded.features, queries, smoothing=smoothing, by_query=over == "phrases")
+        found = replace(found, apart=over == "each")
         for modifier in self.modifiers:
             found = modifier(found, encoded)
         return found
@@ -301,7 +306,11 @@ class Segmenter:
             encoded = self.encode(image, max_pixels=max_pixels, value_range=value_range, bands=bands)
         logits = self.logits(encoded, queries)
         decide = partial(self.decide, encoded=encoded, background=background is not None, refine=refine)
-        decision, objects = find_objects(self.model, search, encoded, logits, decide)
+        if logits.objects is None:
+            decision, objects = find_objects(self.model, search, encoded, logits, decide)
+        else:
+            size = encoded.geometry.original
+            decision, objects = decide(logits), own_objects(search, self.config.objects, logits, size=size)
         names = queries.vocabulary.labels
         result = SegmentationResult(
             index_map=decision.index.cpu().numpy(),
@@ -382,6 +391,10 @@ class Segmenter:
         if labels is None and not known:
             raise VocabularyError("expected labels, got none; name what to find, as in segment(image, ['cat'])")
         return labels if given or not known else [Concept(name) for name in known]  # type: ignore[return-value]
+
+    def _contrasts(self, background: Background) -> Background:
+        """What competes with the labels; where each is judged by itself, nothing that nobody named."""
+        return () if background == "auto" and self.config.scoring.over == "each" else background
 
     def _encode_words(self, vocabulary: Vocabulary) -> QueryBank:
         return encode_vocabulary(vocabulary, self.model, self.templates, cache=self._cache, device=self.device)

@@ -40,7 +40,7 @@ class Winners:
 
 
 def axis_matrices(
-    geometry: ImageGeometry, grid: tuple[int, int], *, stride: int, device: torch.device
+    geometry: ImageGeometry, grid: tuple[int, int], *, stride: float, device: torch.device
 ) -> list[Tensor]:
     """The two interpolation matrices (H, h) and (W, w) from cells to original pixels; padding drops out."""
     return [
@@ -49,7 +49,7 @@ def axis_matrices(
     ]
 
 
-def find_winners(maps: Tensor, geometry: Geometry, *, stride: int) -> Winners:
+def find_winners(maps: Tensor, geometry: Geometry, *, stride: float) -> Winners:
     """The best and second-best class at each pixel of the original image.
 
     Args:
@@ -87,7 +87,7 @@ def find_winners(maps: Tensor, geometry: Geometry, *, stride: int) -> Winners:
     return Winners(index, best, second)
 
 
-def _winners_by_rows(maps: Tensor, geometry: Geometry, *, stride: int) -> Winners:
+def _winners_by_rows(maps: Tensor, geometry: Geometry, *, stride: float) -> Winners:
     """The same where nothing is known of how cells lie on pixels: every class, a band of rows at a time."""
     height, width = geometry.original
     bands = []

@@ -38,7 +38,7 @@ class WindowGeometry:
         """The same for the image shrunk to ``size``."""
         return replace(self, original=size)
 
-    def sample(self, maps: Tensor, rows: slice, *, stride: int) -> Tensor:
+    def sample(self, maps: Tensor, rows: slice, *, stride: float) -> Tensor:
         """Maps (B, K, n·h, w) on ``rows`` of the image's pixels: (B, K, rows, W) float32.
 
         Raises:

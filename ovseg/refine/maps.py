@@ -50,7 +50,7 @@ def refine_maps(
     maps: Tensor,
     geometry: Geometry,
     *,
-    stride: int,
+    stride: float,
     long_side: int,
     method: str = "pamr",
     options: Mapping[str, Any] | None = None,

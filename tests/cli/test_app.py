@@ -24,6 +24,7 @@ class Info:
     license: str = "MIT"
     gated: bool = False
     local: bool = True
+    summary: str = "Fine borders; for things."
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +56,7 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
 def test_models_are_listed_as_a_table() -> None:
     shown = CliRunner().invoke(build_app(), ["models"])
     assert shown.exit_code == 0
-    for text in ("mini", "closed", "86 M", "345", "MIT", "yes", "no"):
+    for text in ("mini", "closed", "86 M", "345", "MIT", "yes", "no", "Fine borders; for things."):
         assert text in shown.stdout
 
 
@@ -63,7 +64,7 @@ def test_models_are_listed_as_json_and_filtered_by_licence() -> None:
     shown = CliRunner().invoke(build_app(), ["models", "--json", "--commercial-only"])
     (only,) = json.loads(shown.stdout)
     assert only["name"] == "mini"
-    assert only["parameters"] == 86.2
+    assert only["parameters"] == 86.2 and only["summary"] == "Fine borders; for things."
 
 
 def test_fetching_the_embedded_model_needs_no_network() -> None:

@@ -264,6 +264,10 @@ def repository_files(repository: str, kind: str, name: str, weights: str = "") -
 def repositories_of(config: ModelConfig) -> dict[str, dict[str, bytes]]:
     """Files by name of every repository that a model file needs."""
     encoder = config.encoder
+    if encoder.kind in {"masks", "groupvit"}:
+        from helpers.mask_models import mask_model_files
+
+        return {encoder.repo: mask_model_files(encoder.name)}
     main = {
         "openclip": "openclip",
         "paired": "timm",

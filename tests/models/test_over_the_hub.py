@@ -25,7 +25,12 @@ from ovseg.pipeline.segmenter import Segmenter
 
 CPU = torch.device("cpu")
 NAMES = sorted(set(asset_names("configs/models")) - {"mini"})
-QUICK = {"clip-b16-proxyclip-shared", "siglip2-b16-naclip-shared", "hf-siglip2-b16-naclip-shared"}
+QUICK = {
+    "clipseg-rd64-refined",
+    "clip-b16-proxyclip-shared",
+    "siglip2-b16-naclip-shared",
+    "hf-siglip2-b16-naclip-shared",
+}
 PHOTO = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 

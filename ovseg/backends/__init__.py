@@ -1,0 +1,1 @@
+"""Other people's models that answer words with masks: encoders and heads around networks of transformers."""
