@@ -208,7 +208,7 @@ class ObjectFinder:
         if not len(candidates.boxes):
             return []
         network = load_sam(self.config.masks)
-        image = torch.from_numpy(encoded.image)
+        image = torch.tensor(encoded.image)  # a copy, as the array may be read-only
         embedding = encoded.once(f"sam {self.config.masks}", lambda: network.encode(image))
         masks, quality, row_of = _ask(network, embedding, candidates)
         inside = embedding.inside(masks)[row_of]
