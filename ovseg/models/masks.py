@@ -13,6 +13,7 @@ import torch
 from ovseg.backends.answers import TokenReader
 from ovseg.backends.clipseg import ClipSegEncoder, ClipSegHead
 from ovseg.backends.grounding import GroundingEncoder, GroundingHead
+from ovseg.backends.owlv2 import Owlv2Encoder, Owlv2Head
 from ovseg.backends.sam3 import LONGEST, Sam3Encoder, Sam3Head
 from ovseg.config import choose
 from ovseg.encoders.spec import EncoderSpec
@@ -169,6 +170,21 @@ def _open_grounding(opened: Opened, name: str) -> Model:
     return opened.model(image, head, longest=network.config.max_text_len - 1)  # a stop comes after each phrase
 
 
+def _open_owlv2(opened: Opened) -> Model:
+    network = opened.network("Owlv2ForObjectDetection")
+    vision = network.config.vision_config
+    if opened.config.input.max_long_side > vision.image_size:
+        raise ConfigError(
+            f"model '{opened.config.name}': the network sees {vision.image_size} pixels at most, got "
+            f"input.max_long_side {opened.config.input.max_long_side}; write {vision.image_size}"
+        )
+    tokenizer = opened.tokenizer()
+    spec = opened.spec(stride=vision.patch_size, channels=vision.hidden_size)
+    head = Owlv2Head(network, space=opened.space, padding=tokenizer.pad_token_id, sam=opened.sam)
+    longest = network.config.text_config.max_position_embeddings
+    return opened.model(Owlv2Encoder(network, spec), head, longest=longest)
+
+
 def _open_sam3(opened: Opened) -> Model:
     opened = replace(opened, facts=_SAM3_FACTS | opened.facts)
     network = opened.network("Sam3Model")
@@ -183,5 +199,6 @@ OPENERS: dict[str, Callable[[Opened], Model]] = {  # by the "model_type" of conf
     "clipseg": _open_clipseg,
     "grounding-dino": partial(_open_grounding, name="GroundingDinoForObjectDetection"),
     "mm-grounding-dino": partial(_open_grounding, name="MMGroundingDinoForObjectDetection"),
+    "owlv2": _open_owlv2,
     "sam3": _open_sam3,
 }
