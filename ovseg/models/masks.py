@@ -23,7 +23,7 @@ from ovseg.hub import download_folder
 from ovseg.models.config import ModelConfig
 from ovseg.models.download import describe
 from ovseg.models.huggingface import mark_of_folder, processor_facts, spec_of
-from ovseg.models.model import Model
+from ovseg.models.model import MadeOnce, Model
 from ovseg.weights import freeze
 
 _HOLDERS = {"sam3_video": "sam3"}  # kinds of repositories that hold a network of another kind, too
@@ -89,7 +89,7 @@ class Opened:
         """The model of an encoder and a head around one network that reads tokens itself."""
         text = TokenReader(self.tokenizer(), space=self.space, longest=longest)
         marks = {"image": mark_of_folder(self.folder)}
-        return Model(self.config, image.to(self.device, self.dtype), lambda: text, head, marks)
+        return Model(self.config, image.to(self.device, self.dtype), MadeOnce(lambda: text), head, marks)
 
 
 def build_masks(config: ModelConfig, device: torch.device, dtype: torch.dtype, weights: Path | None) -> Model:
