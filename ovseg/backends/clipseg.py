@@ -33,8 +33,13 @@ class ClipSegEncoder(nn.Module):
     def dense(self, pixels: Tensor) -> DenseFeatures:
         """(B, n·C, h, w) activations of n blocks; ``whole`` holds those of the class token."""
         tower = self.vision
-        hidden = tower(pixels.to(next(tower.parameters()).dtype), output_hidden_states=True).hidden_states
-        tokens = torch.cat([hidden[layer + 1] for layer in self.layers], dim=-1).float()  # (B, 1 + h·w, n·C)
+        # block by block: what transformers records them by cannot be pickled
+        hidden = tower.embeddings(pixels.to(next(tower.parameters()).dtype), interpolate_pos_encoding=True)
+        hidden = tower.pre_layrnorm(hidden)
+        activations = {}
+        for number, block in enumerate(tower.encoder.layers):
+            activations[number] = hidden = block(hidden, attention_mask=None)
+        tokens = torch.cat([activations[layer] for layer in self.layers], dim=-1).float()  # (B, 1 + h·w, n·C)
         grid = tuple(side // self.spec.stride for side in pixels.shape[-2:])
         values = tokens[:, 1:].transpose(1, 2).reshape(len(pixels), -1, *grid)
         return DenseFeatures(values, self.spec.space, self.spec.stride, whole=tokens[:, 0])

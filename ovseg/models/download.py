@@ -20,11 +20,7 @@ from ovseg.sam.load import sam_repo
 
 STRUCTURE_FOLDER = "structure"
 TEXT_FOLDER = "text"
-_FOLDERS = {
-    "huggingface",
-    "groupvit",
-    "masks",
-}  # kinds whose repository is fetched with configuration and tokenizer
+_FOLDERS = {"huggingface", "groupvit", "masks"}  # kinds that need more of a repository than its weights
 
 
 def is_local(config: ModelConfig) -> bool:

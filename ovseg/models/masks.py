@@ -13,6 +13,7 @@ import torch
 from ovseg.backends.answers import TokenReader
 from ovseg.backends.clipseg import ClipSegEncoder, ClipSegHead
 from ovseg.backends.grounding import GroundingEncoder, GroundingHead
+from ovseg.backends.owlv2 import Owlv2Encoder, Owlv2Head
 from ovseg.backends.sam3 import LONGEST, Sam3Encoder, Sam3Head
 from ovseg.config import choose
 from ovseg.encoders.spec import EncoderSpec
@@ -22,7 +23,7 @@ from ovseg.hub import download_folder
 from ovseg.models.config import ModelConfig
 from ovseg.models.download import describe
 from ovseg.models.huggingface import mark_of_folder, processor_facts, spec_of
-from ovseg.models.model import Model
+from ovseg.models.model import MadeOnce, Model
 from ovseg.weights import freeze
 
 _HOLDERS = {"sam3_video": "sam3"}  # kinds of repositories that hold a network of another kind, too
@@ -88,7 +89,7 @@ class Opened:
         """The model of an encoder and a head around one network that reads tokens itself."""
         text = TokenReader(self.tokenizer(), space=self.space, longest=longest)
         marks = {"image": mark_of_folder(self.folder)}
-        return Model(self.config, image.to(self.device, self.dtype), lambda: text, head, marks)
+        return Model(self.config, image.to(self.device, self.dtype), MadeOnce(lambda: text), head, marks)
 
 
 def build_masks(config: ModelConfig, device: torch.device, dtype: torch.dtype, weights: Path | None) -> Model:
@@ -169,6 +170,21 @@ def _open_grounding(opened: Opened, name: str) -> Model:
     return opened.model(image, head, longest=network.config.max_text_len - 1)  # a stop comes after each phrase
 
 
+def _open_owlv2(opened: Opened) -> Model:
+    network = opened.network("Owlv2ForObjectDetection")
+    vision = network.config.vision_config
+    if opened.config.input.max_long_side > vision.image_size:
+        raise ConfigError(
+            f"model '{opened.config.name}': the network sees {vision.image_size} pixels at most, got "
+            f"input.max_long_side {opened.config.input.max_long_side}; write {vision.image_size}"
+        )
+    tokenizer = opened.tokenizer()
+    spec = opened.spec(stride=vision.patch_size, channels=vision.hidden_size)
+    head = Owlv2Head(network, space=opened.space, padding=tokenizer.pad_token_id, sam=opened.sam)
+    longest = network.config.text_config.max_position_embeddings
+    return opened.model(Owlv2Encoder(network, spec), head, longest=longest)
+
+
 def _open_sam3(opened: Opened) -> Model:
     opened = replace(opened, facts=_SAM3_FACTS | opened.facts)
     network = opened.network("Sam3Model")
@@ -183,5 +199,6 @@ OPENERS: dict[str, Callable[[Opened], Model]] = {  # by the "model_type" of conf
     "clipseg": _open_clipseg,
     "grounding-dino": partial(_open_grounding, name="GroundingDinoForObjectDetection"),
     "mm-grounding-dino": partial(_open_grounding, name="MMGroundingDinoForObjectDetection"),
+    "owlv2": _open_owlv2,
     "sam3": _open_sam3,
 }

@@ -141,10 +141,27 @@ def groupvit_files() -> dict[str, bytes]:
     return transformers_files(groupvit_of_transformers(), CLIP_PREPROCESSING, bpe_files())
 
 
+def owlv2_of_transformers(side: int = 960) -> Any:
+    """A narrow ``Owlv2ForObjectDetection`` for squares of ``side`` pixels."""
+    from transformers import Owlv2Config, Owlv2ForObjectDetection
+
+    small = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    text = {**small, **CLIP_TOKENS, "hidden_size": 16, "max_position_embeddings": 16}
+    vision = {**small, "hidden_size": 32, "image_size": side, "patch_size": 16}
+    config = Owlv2Config(text_config=text, vision_config=vision, projection_dim=16)
+    return seeded(lambda: Owlv2ForObjectDetection(config))
+
+
+def owlv2_files(side: int = 960) -> dict[str, bytes]:
+    facts = {"image_processor_type": "Owlv2ImageProcessor", "size": {"height": side, "width": side}}
+    return transformers_files(owlv2_of_transformers(side), CLIP_PREPROCESSING | facts, bpe_files())
+
+
 MASK_MODELS: dict[str, Callable[[], dict[str, bytes]]] = {
     "clipseg": clipseg_files,
     "grounding-dino": partial(grounding_files, "grounding-dino"),
     "mm-grounding-dino": partial(grounding_files, "mm-grounding-dino"),
+    "owlv2": owlv2_files,
     "sam3": sam3_files,
     "groupvit-gcc-yfcc": groupvit_files,
 }
