@@ -88,7 +88,7 @@ def test_a_detection_counts_with_its_best_place_not_with_the_mean(
     fine, middle, coarse = (torch.zeros_like(maps) for maps in found.classes)
     fine[0, 16, 5, 9] = 0.9
     middle[0, 3, 1, 1] = 0.4
-    faked = type(found)(features=found.features, classes=(fine, middle, coarse))
+    faked = found._replace(classes=(fine, middle, coarse))
     monkeypatch.setattr(vision.detector, "forward", lambda pixels: faked)
     detected = vision.levels(pixels())["detected"]
     assert float(detected[0, 16, 2, 4]) == pytest.approx(0.9)
