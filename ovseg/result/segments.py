@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -148,12 +148,27 @@ def paint(segments: Sequence[Segment], size: Size) -> npt.NDArray[np.int32]:
 
     Where several do, the one with the highest score is seen; of equals, the first.
     """
+    order = sorted(range(len(segments)), key=lambda number: (segments[number].score, -number))
+    numbers = [number + 1 for number in order]
+    return paint_over([segments[number].rle for number in order], numbers, size, ground=0)
+
+
+def paint_over(
+    rles: Sequence[Mapping[str, Any]], values: Sequence[int], size: Size, *, ground: int
+) -> npt.NDArray[np.int32]:
+    """(H, W) int32 of masks painted one over the other, the first lowest; ``ground`` where none is.
+
+    Args:
+        rles: COCO's compressed run-length encodings, with ``counts`` as text.
+        values: one for each.
+        size: (H, W).
+        ground: as said.
+    """
     height, width = size
-    columns = np.zeros(height * width, dtype=np.int32)  # column by column, as COCO counts
-    order = sorted(range(len(segments)), key=lambda number: (-segments[number].score, number))
-    for number in reversed(order):
-        for start, end in decode_runs(segments[number].rle["counts"]):
-            columns[start:end] = number + 1
+    columns = np.full(height * width, ground, dtype=np.int32)  # column by column, as COCO counts
+    for rle, value in zip(rles, values, strict=True):
+        for start, end in decode_runs(rle["counts"]):
+            columns[start:end] = value
     return np.ascontiguousarray(columns.reshape(width, height).T)
 
 

@@ -15,6 +15,7 @@ from ovseg.evaluation.data.objects import ObjectDataset
 from ovseg.evaluation.metrics.objects import TrueObjects
 from ovseg.evaluation.metrics.panoptic import Segments
 from ovseg.models.model import Model
+from ovseg.result.segments import paint_over
 from ovseg.sam import load_sam
 from ovseg.sam.features import sam_map
 from ovseg.sam.load import sam_mark
@@ -157,11 +158,7 @@ def _numbered(objects: Segments | TrueObjects, *, size: tuple[int, int]) -> NDAr
         numbers = objects.ids.astype(np.int64) - 1
         crowds = np.flatnonzero(objects.crowded)
         return np.where((numbers < 0) | np.isin(numbers, crowds), IGNORED, numbers)
-    from pycocotools import mask as masks
-
-    found = np.full(size, NONE, np.int64)
     crowd = objects.crowd or (False,) * len(objects.classes)
     order = sorted(range(len(objects.rles)), key=lambda place: (not crowd[place], -objects.areas[place]))
-    for place in order:  # crowds lie below
-        found[masks.decode(objects.rles[place]).astype(bool)] = IGNORED if crowd[place] else place
-    return found
+    values = [IGNORED if crowd[place] else place for place in order]  # crowds lie below
+    return paint_over([objects.rles[place] for place in order], values, size, ground=NONE).astype(np.int64)

@@ -26,6 +26,7 @@ from ovseg.evaluation.metrics.objects import TrueObjects
 from ovseg.evaluation.metrics.panoptic import Segments
 from ovseg.files import sha256_of
 from ovseg.result.panoptic import picture_to_ids
+from ovseg.result.segments import paint_over
 
 VOID = IDS - 1  # stands in a map of category ids for pixels that no segment or object has
 _DIGITS = 24  # of a checksum
@@ -92,17 +93,15 @@ class ObjectDataset(FileDataset):
         return category_of.astype(np.int32)[numbers], Segments(number_of[numbers], classes, crowd)
 
     def _objects(self, index: int) -> tuple[NDArray[np.int32], TrueObjects]:
-        from pycocotools import mask as masks
-
         image = self.images[index]
         rles = [
             checked_rle(row.get("segmentation"), image.size, what=f"object {row['id']} of '{image.name}'")
             for row in image.rows
         ]
-        ids = np.full(image.size, VOID, np.int32)
         by_size = sorted(zip(image.rows, rles, strict=True), key=lambda pair: -_area(*pair))
-        for row, rle in sorted(by_size, key=lambda pair: not pair[0].get("iscrowd", 0)):  # crowds lie below
-            ids[masks.decode(rle).astype(bool)] = VOID if row.get("iscrowd", 0) else row["category_id"]
+        order = sorted(by_size, key=lambda pair: not pair[0].get("iscrowd", 0))  # crowds lie below
+        values = [VOID if row.get("iscrowd", 0) else row["category_id"] for row, _ in order]
+        ids = paint_over([rle for _, rle in order], values, image.size, ground=VOID)
         kept = [pair for pair in zip(image.rows, rles, strict=True) if self.lookup[pair[0]["category_id"]] >= 0]
         return ids, TrueObjects(
             classes=tuple(int(self.lookup[row["category_id"]]) for row, _ in kept),

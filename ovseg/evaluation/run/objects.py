@@ -12,6 +12,7 @@ from ovseg.errors import ShapeError
 from ovseg.evaluation.data.examples import Example
 from ovseg.evaluation.metrics.objects import FoundObject, TrueObjects, match_objects
 from ovseg.evaluation.metrics.panoptic import Segments, panoptic_counts
+from ovseg.result.segments import paint_over
 
 MOST = 60  # objects of an image that average precision ranks
 
@@ -105,15 +106,11 @@ def shown_ids(
     objects: Segments | TrueObjects | Sequence[FoundObject] | None, size: tuple[int, ...]
 ) -> NDArray[np.int32] | None:
     """(H, W) int32 numbers of segments, or of objects, of those found the sure ones; None without any."""
-    from pycocotools import mask as masks
-
     if objects is None or isinstance(objects, Segments):
         return None if objects is None else objects.ids
     rles = objects.rles if isinstance(objects, TrueObjects) else [each.rle for each in _sure(objects)]
-    ids = np.zeros(size, np.int32)
-    for number, rle in enumerate(rles, start=1):
-        ids[masks.decode(rle).astype(bool)] = number
-    return ids if rles else None
+    height, width = size
+    return paint_over(rles, range(1, len(rles) + 1), (height, width), ground=0) if rles else None
 
 
 def _sure(objects: Sequence[FoundObject]) -> list[FoundObject]:
