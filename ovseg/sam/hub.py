@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ovseg.hub import download_folder
 from ovseg.images.geometry import ImageGeometry
 from ovseg.sam.decoder import MaskDecoder, PromptEncoder
 from ovseg.sam.mobile import FrameSam
-from ovseg.sam.protocol import BATCH, PromptedSam, SamEmbedding, check_image, check_prompts
+from ovseg.sam.protocol import PromptedSam, Prompts, SamEmbedding, check_image
 from ovseg.weights import freeze, load_module
 
 _CLASSES = {  # by the "model_type" of config.json
@@ -119,7 +120,7 @@ def from_transformers(network: Any, processor: Any) -> FrameSam:
     return FrameSam(encode, prompts, decoder)
 
 
-class StretchedSam:
+class StretchedSam(PromptedSam):
     """SAM 2, SAM 2.1 and EdgeTAM, which stretch a photo to their square frame.
 
     Args:
@@ -138,22 +139,10 @@ class StretchedSam:
         geometry = ImageGeometry(_size(image.shape[:2]), size, size)
         return SamEmbedding(geometry, self._network.get_image_embeddings(pixels), by_frame=False)
 
-    @torch.inference_mode()
-    def masks(
-        self,
-        embedding: SamEmbedding,
-        *,
-        boxes: Tensor | None = None,
-        points: Tensor | None = None,
-        point_labels: Tensor | None = None,
-        multimask: bool = False,
-        batch: int = BATCH,
-    ) -> tuple[Tensor, Tensor]:
-        """See ``PromptedSam.masks``."""
-        prompts = check_prompts(boxes, points, point_labels).in_frame(embedding.geometry)
-        side, count = embedding.geometry.padded[0] // 4, 3 if multimask else 1
-        logits, quality = [torch.zeros(0, count, side, side)], [torch.zeros(0, count)]
-        for part in prompts.split(batch):
+    def _answers(
+        self, embedding: SamEmbedding, parts: Iterator[Prompts], *, multimask: bool
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for part in parts:
             output = self._network(
                 image_embeddings=embedding.features,
                 input_boxes=None if part.boxes is None else part.boxes[None],
@@ -161,9 +150,7 @@ class StretchedSam:
                 input_labels=None if part.labels is None else part.labels[None],
                 multimask_output=multimask,
             )
-            logits.append(output.pred_masks[0].float())
-            quality.append(output.iou_scores[0].float())
-        return torch.cat(logits), torch.cat(quality)
+            yield output.pred_masks[0].float(), output.iou_scores[0].float()
 
 
 def _size(pair: Any) -> tuple[int, int]:

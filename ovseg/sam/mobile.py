@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from ovseg.assets import asset_root
 from ovseg.images.geometry import ImageGeometry
 from ovseg.images.resize import exact_size
 from ovseg.sam.decoder import MaskDecoder, PromptEncoder
-from ovseg.sam.protocol import BATCH, OUTSIDE, Prompts, SamEmbedding, check_image, check_prompts
+from ovseg.sam.protocol import OUTSIDE, PromptedSam, Prompts, SamEmbedding, check_image
 from ovseg.sam.tiny_vit import ImageEncoder
 from ovseg.weights import check_sum, freeze, load_module, load_weights
 
@@ -28,7 +28,7 @@ Encode = Callable[[Tensor], tuple[Tensor, ImageGeometry]]
 """From a checked photo to (1, C, h, w) features of the frame, and how the photo lies in it."""
 
 
-class FrameSam:
+class FrameSam(PromptedSam):
     """A SAM of an image encoder, a prompt encoder and a mask decoder.
 
     Args:
@@ -46,39 +46,20 @@ class FrameSam:
         cells = features[0].flatten(1).T + self.prompts.no_mask_embed.weight
         return SamEmbedding(geometry, cells.contiguous())
 
-    @torch.inference_mode()
-    def masks(
-        self,
-        embedding: SamEmbedding,
-        *,
-        boxes: Tensor | None = None,
-        points: Tensor | None = None,
-        point_labels: Tensor | None = None,
-        multimask: bool = False,
-        batch: int = BATCH,
-    ) -> tuple[Tensor, Tensor]:
-        """See ``PromptedSam.masks``."""
-        prompts = check_prompts(boxes, points, point_labels).in_frame(embedding.geometry)
+    def _answers(
+        self, embedding: SamEmbedding, parts: Iterator[Prompts], *, multimask: bool
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         side = embedding.geometry.padded[0]
         cells = round(len(embedding.features) ** 0.5)  # in a row, and in a column
         places = self.prompts.places(cells, cells)
         # enlarging a mask to the photo reads one cell beyond its border
-        grid = tuple(min(cells, length * cells // side + 1) for length in embedding.geometry.resized)
-        count = 3 if multimask else 1
-        logits = torch.full((len(prompts), count, 4 * cells, 4 * cells), OUTSIDE)
-        quality = torch.zeros(len(prompts), count)
-        for number, part in enumerate(prompts.split(batch)):
-            rows = slice(number * batch, number * batch + len(part))
-            tokens = self._tokens(part, side)
-            found = self.decoder(
-                tokens, embedding.features, places, shape=(cells, cells), grid=grid, multimask=multimask
-            )
-            logits[rows, :, : 4 * grid[0], : 4 * grid[1]], quality[rows] = found
-        return logits, quality
-
-    def _tokens(self, prompts: Prompts, side: int) -> Tensor:
-        tokens: Tensor = self.prompts(prompts.boxes, prompts.points, prompts.labels, side=side)
-        return tokens
+        rows, columns = (min(cells, length * cells // side + 1) for length in embedding.geometry.resized)
+        shape = {"shape": (cells, cells), "grid": (rows, columns)}
+        for part in parts:
+            tokens = self.prompts(part.boxes, part.points, part.labels, side=side)
+            logits, quality = self.decoder(tokens, embedding.features, places, **shape, multimask=multimask)
+            right, bottom = 4 * (cells - columns), 4 * (cells - rows)
+            yield functional.pad(logits, (0, right, 0, bottom), value=OUTSIDE), quality
 
 
 def load_mobile_sam() -> FrameSam:

@@ -6,9 +6,10 @@ with their number.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,9 +80,10 @@ class Prompts:
             yield Prompts(*(None if part is None else part[start : start + batch] for part in parts))
 
 
-class PromptedSam(Protocol):
+class PromptedSam(ABC):
     """A network that draws what prompts point at."""
 
+    @abstractmethod
     def encode(self, image: Tensor) -> SamEmbedding:
         """What ``masks`` needs of a photo, computed once.
 
@@ -92,6 +94,7 @@ class PromptedSam(Protocol):
             ShapeError: the image has another form.
         """
 
+    @torch.inference_mode()
     def masks(
         self,
         embedding: SamEmbedding,
@@ -120,6 +123,19 @@ class PromptedSam(Protocol):
         Raises:
             ShapeError: there is no prompt, shapes do not fit, or a number is not finite.
         """
+        prompts = check_prompts(boxes, points, point_labels).in_frame(embedding.geometry)
+        side, count = embedding.geometry.padded[0] // 4, 3 if multimask else 1
+        logits, quality = [torch.zeros(0, count, side, side)], [torch.zeros(0, count)]
+        for found, sure in self._answers(embedding, prompts.split(batch), multimask=multimask):
+            logits.append(found)
+            quality.append(sure)
+        return torch.cat(logits), torch.cat(quality)
+
+    @abstractmethod
+    def _answers(
+        self, embedding: SamEmbedding, parts: Iterator[Prompts], *, multimask: bool
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """What ``masks`` returns of each of some prompts in pixels of the frame, one after the other."""
 
 
 def check_image(image: Tensor) -> Tensor:
