@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.mask_models import CLIPSEG_SIDE, clipseg_files, clipseg_of_transformers
+from helpers.mask_models import CLIPSEG_SIDE, clipseg_files, clipseg_of_transformers, written
 from transformers import AutoTokenizer
 
 from ovseg.errors import ConfigError, ModelError, VocabularyError
@@ -24,10 +24,7 @@ PHOTO = np.random.default_rng(0).integers(0, 256, (48, 80, 3), dtype=np.uint8)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("clipseg")
-    for name, content in clipseg_files().items():
-        (folder / name).write_bytes(content)
-    return folder
+    return written(clipseg_files(), tmp_path_factory.mktemp("clipseg"))
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.mask_models import owlv2_files, owlv2_of_transformers
+from helpers.mask_models import owlv2_files, owlv2_of_transformers, written
 from transformers import AutoTokenizer, Owlv2ImageProcessor, Owlv2Processor
 
 from ovseg.errors import ConfigError
@@ -28,10 +28,7 @@ CONFIG = FILE.model_copy(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("owlv2")
-    for name, content in owlv2_files(SIDE).items():
-        (folder / name).write_bytes(content)
-    return folder
+    return written(owlv2_files(SIDE), tmp_path_factory.mktemp("owlv2"))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.hub import point_at, serving_hub
-from helpers.mask_models import sam3_files, sam3_of_transformers
+from helpers.mask_models import sam3_files, sam3_of_transformers, written
 from safetensors.torch import load, save
 from transformers import AutoTokenizer, Sam3ImageProcessor, Sam3Processor
 
@@ -28,10 +28,7 @@ SIZE = (60, 90)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sam3")
-    for name, content in sam3_files().items():
-        (folder / name).write_bytes(content)
-    return folder
+    return written(sam3_files(), tmp_path_factory.mktemp("sam3"))
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.mask_models import clipseg_files, groupvit_files, groupvit_of_transformers
+from helpers.mask_models import clipseg_files, groupvit_files, groupvit_of_transformers, written
 from torch.nn import functional
 from transformers import AutoTokenizer
 
@@ -23,10 +23,7 @@ PHRASES = ["a cat", "the road", "sky"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("groupvit")
-    for name, content in groupvit_files().items():
-        (folder / name).write_bytes(content)
-    return folder
+    return written(groupvit_files(), tmp_path_factory.mktemp("groupvit"))
 
 
 @pytest.fixture(scope="module")

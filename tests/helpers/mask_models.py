@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -165,6 +166,13 @@ MASK_MODELS: dict[str, Callable[[], dict[str, bytes]]] = {
     "sam3": sam3_files,
     "groupvit-gcc-yfcc": groupvit_files,
 }
+
+
+def written(files: dict[str, bytes], folder: Path) -> Path:
+    """The folder with these files in it, by name."""
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
 
 
 def mask_model_files(name: str) -> dict[str, bytes]:
