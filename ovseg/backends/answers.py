@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,9 @@ from torch import Tensor
 from ovseg.encoders.openclip_text import refuse_long, with_unknown_tokens
 from ovseg.encoders.spec import DenseFeatures
 from ovseg.heads.base import Head, Phrases
+from ovseg.images.photo import Photo
+from ovseg.proposals.boxes import mask_box
 
-MadeT = TypeVar("MadeT")
 _SURE = 1e-6  # probabilities this near to 0 and 1 have the last finite logits
 
 
@@ -53,17 +54,6 @@ class Answer:
     maps: Tensor
     stride: float
     objects: tuple[FoundMask, ...]
-
-
-class Photo(Protocol):
-    """A photo that was encoded; what is made of it once is kept with it."""
-
-    @property
-    def image(self) -> npt.NDArray[np.uint8]:
-        """(H, W, 3) uint8, upright."""
-
-    def once(self, name: str, make: Callable[[], MadeT]) -> MadeT:
-        """What ``make`` gives, made when it is first asked for; ``name`` says everything that decides it."""
 
 
 @runtime_checkable
@@ -137,13 +127,11 @@ def as_logits(probabilities: Tensor) -> Tensor:
 
 def found_mask(mask: Tensor, phrase: int, score: float) -> list[FoundMask]:
     """The object of an (H, W) bool mask; none where it is empty."""
-    pixels: npt.NDArray[np.bool_] = mask.cpu().numpy()
-    rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
-    if not len(rows):
+    box = mask_box(mask)
+    if box is None:
         return []
-    top, left = int(rows[0]), int(columns[0])
-    window = pixels[top : int(rows[-1]) + 1, left : int(columns[-1]) + 1].copy()
-    return [FoundMask(phrase, min(1.0, score), (top, left), window)]
+    x0, y0, x1, y1 = box
+    return [FoundMask(phrase, min(1.0, score), (y0, x0), mask[y0:y1, x0:x1].cpu().numpy().copy())]
 
 
 def in_portions(ask: Callable[[Phrases], Tensor], phrases: Phrases, *, size: int) -> Tensor:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ovseg.backends.answers import Answer, Photo
+from ovseg.backends.answers import Answer
 from ovseg.backends.boxes import FoundBoxes, answer_of, cut_boxes
 from ovseg.encoders.spec import DenseFeatures, EncoderSpec
 from ovseg.heads.base import Phrases
+from ovseg.images.photo import Photo
 
 _START, _END, _STOP, _QUESTION = 101, 102, 1012, 1029  # of BERT's tokenizer, as the network itself has them
 

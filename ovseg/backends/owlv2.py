@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ovseg.backends.answers import Answer, Photo, as_inputs
+from ovseg.backends.answers import Answer, as_inputs
 from ovseg.backends.boxes import FoundBoxes, answer_of, cut_boxes
 from ovseg.encoders.spec import DenseFeatures, EncoderSpec
 from ovseg.heads.base import Phrases
+from ovseg.images.photo import Photo
 
 
 class Owlv2Encoder(nn.Module):

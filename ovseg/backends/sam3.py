@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ovseg.backends.answers import Answer, FoundMask, Photo, as_inputs, as_logits, found_mask
+from ovseg.backends.answers import Answer, FoundMask, as_inputs, as_logits, found_mask
 from ovseg.encoders.spec import DenseFeatures, EncoderSpec
 from ovseg.heads.base import Phrases
 from ovseg.images.geometry import Size
+from ovseg.images.photo import Photo
 
 LONGEST = 32  # tokens of a phrase, padding included, as its processor has it
 

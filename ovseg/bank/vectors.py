@@ -35,7 +35,7 @@ def region_vectors(encoded: EncodedImage, count: int) -> NDArray[np.float32]:
 
 def describe_regions(features: DenseFeatures, count: int) -> tuple[Tensor, Tensor]:
     """(h·w,) int64 the region of each cell, and (R, D) float32 ``region_vectors``, both on the CPU."""
-    maps = features.values if features.structure is None else features.structure
+    maps = features.likeness
     owner = cluster_cells(functional.normalize(maps[0].float(), dim=0).cpu(), count=count).flatten()
     members = functional.one_hot(owner).float()  # (h·w, R)
     means = members.T @ features.values[0].float().flatten(1).T.cpu()

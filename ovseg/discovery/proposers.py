@@ -30,11 +30,11 @@ Proposer = Callable[["Segmenter", EncodedImage], Masks]
 
 
 def _by_cut(segmenter: Segmenter, encoded: EncodedImage) -> Masks:
-    return cut_masks(torch.from_numpy(encoded.image), structure_of(encoded))
+    return cut_masks(encoded.pixels, structure_of(encoded))
 
 
 def _by_sam(segmenter: Segmenter, encoded: EncodedImage) -> Masks:
-    return sam_masks(torch.from_numpy(encoded.image))
+    return sam_masks(encoded.pixels)
 
 
 def _by_detector(segmenter: Segmenter, encoded: EncodedImage) -> Masks:
@@ -43,7 +43,7 @@ def _by_detector(segmenter: Segmenter, encoded: EncodedImage) -> Masks:
             f"model '{segmenter.config.name}' has no detector; propose by normalized_cut or sam, or use mini"
         )
     proposals = segmenter.model.detector().propose(encoded.image)
-    return box_masks(torch.from_numpy(encoded.image), structure_of(encoded), proposals)
+    return box_masks(encoded.pixels, structure_of(encoded), proposals)
 
 
 PROPOSERS: dict[str, Proposer] = {"normalized_cut": _by_cut, "sam": _by_sam, "detector": _by_detector}
@@ -80,8 +80,7 @@ def propose(
 
 def structure_of(encoded: EncodedImage) -> Tensor:
     """(S, h, w) the structure features of the cells that show the image, or the joint ones where there are none."""
-    features = encoded.features
-    return encoded.unpadded((features.values if features.structure is None else features.structure)[0])
+    return encoded.unpadded(encoded.features.likeness[0])
 
 
 def object_vectors(encoded: EncodedImage, segments: tuple[Segment, ...]) -> Tensor:

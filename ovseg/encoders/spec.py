@@ -81,6 +81,11 @@ class DenseFeatures:
             check_shape("whole", self.whole, "B C", B=batch, C=like.shape[1])
 
     @property
+    def likeness(self) -> Tensor:
+        """The maps that say which cells belong together: the structure, or the values where there is none."""
+        return self.values if self.structure is None else self.structure
+
+    @property
     def grid(self) -> tuple[int, int]:
         """(h, w) cells."""
         return self.values.shape[-2], self.values.shape[-1]

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from ovseg.images.geometry import Size
 from ovseg.pipeline.decide import Decision
-from ovseg.proposals.boxes import box_overlap, distinct
+from ovseg.proposals.boxes import BOX_OVERLAP, box_overlap, distinct, mask_box
 from ovseg.proposals.proposal import Proposals
 from ovseg.result.segments import Segment, connected_parts
 
-BOX_OVERLAP = 0.6  # of two boxes of a label, over which one is a copy (PicoDet's own)
+_MASK_OVERLAP = 0.7  # of two masks of a label, over which the less sure is a copy
+_COVERED_MASK = 0.5  # share of its score that a mask loses where a surer one of its label covers it
 _SMALLEST = 0.001  # of the image, under which a connected part is no object
 _SMALLEST_SHARE = 0.05  # of a box, under which what the map shows in it is no object
 
@@ -125,6 +126,22 @@ def apart(
     overlap = shared / (areas[:, None] + areas - shared).clamp_min(1e-9)
     kept = distinct(overlap, scores, most_overlap=most_overlap)
     return kept[areas[kept] > 0], scores
+
+
+def masks_apart(masks: Tensor, labels: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """``apart`` of masks (n, a, b) bool."""
+    flat = masks.flatten(1).float()
+    return apart(flat @ flat.T, labels, scores, loss=_COVERED_MASK, most_overlap=_MASK_OVERLAP)
+
+
+def segment_of_mask(mask: Tensor, label: str, score: float) -> list[Segment]:
+    """The segment of an (H, W) bool mask of the whole image; none where it is empty."""
+    box = mask_box(mask)
+    if box is None:
+        return []
+    x0, y0, x1, y1 = box
+    size = (mask.shape[0], mask.shape[1])
+    return [Segment.of_mask(mask[y0:y1, x0:x1].cpu().numpy(), label, min(1.0, score), corner=(y0, x0), size=size)]
 
 
 def cut_from_map(candidates: Candidates, decision: Decision, labels: Sequence[str]) -> list[Segment]:

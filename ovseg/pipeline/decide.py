@@ -183,4 +183,4 @@ class DecisionRules:
         structure = encoded.features.structure
         if structure is None:
             structure = encoded.features.values.new_zeros(1, 0, *encoded.features.grid)
-        return self._regions(torch.tensor(encoded.image), structure[0].float().cpu())
+        return self._regions(encoded.pixels, structure[0].float().cpu())

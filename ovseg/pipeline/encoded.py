@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from ovseg.encoders.spec import DenseFeatures
@@ -36,6 +37,11 @@ class EncodedImage:
     source: str = ""
     note: str = ""
     _made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def pixels(self) -> Tensor:
+        """(H, W, 3) uint8, the image; a copy, as the array may be read-only."""
+        return torch.tensor(self.image)
 
     def once(self, name: str, make: Callable[[], MadeT]) -> MadeT:
         """What ``make`` gives, made when it is first asked for and kept with the image for further vocabularies.

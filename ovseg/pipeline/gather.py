@@ -56,10 +56,10 @@ class Gathering:
         """
         assert self._regions is not None and self._config.regions is not None
         features = encoded.features
-        looked_at = (features.values if features.structure is None else features.structure)[0][:, *block]
+        looked_at = features.likeness[0][:, *block]
         grid = (looked_at.shape[1], looked_at.shape[2])
         if self._config.regions.from_image:
-            return resize_numbers(self._regions(torch.tensor(encoded.image), looked_at.float().cpu()), grid)
+            return resize_numbers(self._regions(encoded.pixels, looked_at.float().cpu()), grid)
         cells = torch.zeros(*grid, 3, dtype=torch.uint8)  # an image of the cells' own size
         return self._regions(cells, functional.normalize(looked_at.float().cpu(), dim=0))
 
@@ -70,7 +70,7 @@ class Gathering:
         """
         config = self._config.attention
         assert config is not None
-        weights, grid = cell_affinity(config.model, torch.tensor(encoded.image), above=config.above)
+        weights, grid = cell_affinity(config.model, encoded.pixels, above=config.above)
         finer = functional.interpolate(shown[None].float(), grid, mode="bilinear", align_corners=False)[0]
         means = (finer.flatten(1) @ weights.to(finer).T).view_as(finer)
         back = functional.interpolate(means[None], shown.shape[1:], mode="bilinear", align_corners=False)[0]

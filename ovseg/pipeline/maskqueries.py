@@ -14,16 +14,14 @@ from ovseg.errors import ConfigError
 from ovseg.heads.maskqueries import MaskQueries, class_trust
 from ovseg.heads.stacked import inputs_of
 from ovseg.images.geometry import ImageGeometry
-from ovseg.pipeline.candidates import Candidates, apart
+from ovseg.pipeline.candidates import Candidates, masks_apart, segment_of_mask
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits, NamedMasks, best_query
 from ovseg.pipeline.modifiers import Modifier
 from ovseg.result.segments import Segment
-from ovseg.sam import load_sam
+from ovseg.sam import embed_once
 from ovseg.sam.features import embedding_map
 from ovseg.tensors import check_shape
-
-_COVERED, _OVERLAP = 0.5, 0.7  # of two masks of a label, see ``candidates.apart``
 
 
 @dataclass(frozen=True)
@@ -56,9 +54,7 @@ class QueryMaps(Modifier):
         sam = head.settings.sam
         appearance = None
         if sam:
-            image = torch.tensor(encoded.image)  # a copy, as the array may be read-only
-            embedding = encoded.once(f"sam {sam}", lambda: load_sam(sam).encode(image))
-            appearance = embedding_map(embedding).to(head.queries)
+            appearance = embedding_map(embed_once(encoded, sam)).to(head.queries)
         answer = head.answers(encoded.features, appearance)[-1]
         masks, vectors = answer.masks[0], answer.vectors[0]
         below = logits.probabilities(logits.values).to(masks)  # (K, h, w)
@@ -136,13 +132,12 @@ def query_objects(
     scores = found.objectness[:, None] * found.classes[:, list(things)] * sure[:, None]  # (n, things)
     rows, places = (scores >= max(least_score, 1e-6)).nonzero(as_tuple=True)
     labels = torch.tensor(list(things), dtype=torch.long, device=rows.device)[places]
-    flat = (found.masks[rows] > 0).flatten(1).float()
-    kept, weighed = apart(flat @ flat.T, labels, scores[rows, places], loss=_COVERED, most_overlap=_OVERLAP)
+    kept, weighed = masks_apart(found.masks[rows] > 0, labels, scores[rows, places])
     kept = kept[weighed[kept] >= least_score][:most]
     segments = []
     for row in kept.tolist():
         mask = _in_pixels(found.masks[rows[row]], encoded)
-        segments += whole_mask(mask, names[int(labels[row])], float(weighed[row]))
+        segments += segment_of_mask(mask, names[int(labels[row])], float(weighed[row]))
     return segments
 
 
@@ -155,14 +150,6 @@ def boxes_of(segments: Sequence[Segment], labels: Sequence[str]) -> Candidates:
         torch.tensor([each.score for each in segments], dtype=torch.float32),
         torch.full((count, 2), torch.nan),
     )
-
-
-def whole_mask(mask: Tensor, label: str, score: float) -> list[Segment]:
-    """The segment of an (H, W) bool mask of the whole image; none where it is empty."""
-    pixels = mask.cpu().numpy()
-    if not pixels.any():
-        return []
-    return [Segment.of_mask(pixels, label, min(1.0, score), corner=(0, 0), size=(pixels.shape[0], pixels.shape[1]))]
 
 
 def _in_pixels(mask: Tensor, encoded: EncodedImage) -> Tensor:

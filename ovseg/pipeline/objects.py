@@ -7,38 +7,39 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from ovseg.backends.answers import FoundMask
 from ovseg.errors import ConfigError, ModelError
 from ovseg.heads.maskqueries import MaskQueries
 from ovseg.models.config import ObjectsConfig
 from ovseg.models.model import Model
 from ovseg.pipeline.candidates import (
-    BOX_OVERLAP,
     Candidates,
     apart,
     cut_from_map,
+    masks_apart,
     named_boxes,
     part_boxes,
+    segment_of_mask,
 )
 from ovseg.pipeline.decide import Decision
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits, best_query
 from ovseg.pipeline.maskqueries import boxes_of, query_objects
+from ovseg.pipeline.queries import QueryBank
 from ovseg.pipeline.sharpening import sharpen, weighed
-from ovseg.proposals.boxes import box_area, box_shared
+from ovseg.proposals.boxes import BOX_OVERLAP, box_area, box_shared
 from ovseg.proposals.proposal import NamesClasses
 from ovseg.result.segments import Segment
-from ovseg.sam import PromptedSam, SamEmbedding, load_sam, to_image
+from ovseg.sam import PromptedSam, SamEmbedding, embed_once, load_sam, to_image
 from ovseg.vocabulary.labels import Vocabulary, check_things
 
 Quality: TypeAlias = Literal["fast", "best"]
 
-_MASK_OVERLAP = 0.7  # of two masks of a label
 _COVERED_BOX = 0.2  # share of its score that a box loses where a surer one of its label covers it
-_COVERED_MASK = 0.5  # and a mask
+_COVERED_ALONE = 0.5  # and where no masks will tell more
 _KNOWN = 0.3  # share of a detector's classes at which it knows a label
 _SUPPORT = 0.25  # power of the mean probability of the label inside the mask, in the score
 
@@ -51,13 +52,11 @@ class ObjectSearch:
         labels: positions of the labels whose objects are found; empty for none.
         reported: those labels whose objects the result holds; the others only correct the label map.
         quality: by which section ``objects`` of the model file.
-        wanted: whether the caller asked for objects.
     """
 
     labels: tuple[int, ...]
     reported: tuple[str, ...]
     quality: Quality
-    wanted: bool
 
     @classmethod
     def of(
@@ -71,12 +70,16 @@ class ObjectSearch:
         """
         if quality not in {None, "fast", "best"}:
             raise ConfigError(f"quality must be 'fast', 'best' or None, got {quality!r}; choose one")
-        wanted = instances is not False
         reported = check_things(vocabulary, instances)
-        chosen = quality or ("best" if wanted else "fast")
+        chosen = quality or ("best" if reported else "fast")
         searched = set(reported) | (set(vocabulary.things) if chosen == "best" else set())
         labels = tuple(number for number, label in enumerate(vocabulary.labels) if label in searched)
-        return cls(labels if wanted or chosen == "best" else (), reported, chosen, wanted)
+        return cls(labels, reported, chosen)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the caller asked for objects."""
+        return bool(self.reported)
 
     @property
     def described(self) -> dict[str, Any]:
@@ -99,6 +102,8 @@ def find_objects(
         ModelError: weights are missing.
     """
     config: ObjectsConfig = getattr(model.config.objects, search.quality)
+    if logits.objects is not None:
+        return decide(logits), _own_objects(logits.objects, search, config, logits.queries, encoded)
     decided = cache(lambda: decide(logits))
     if not search.labels or (not search.wanted and config.sharpen is None):
         return decided(), None
@@ -111,6 +116,30 @@ def find_objects(
     if not sure:
         return decided(), objects
     return sharpen(decide(weighed(logits, encoded, sure)), sure, logits.queries.vocabulary.labels), objects
+
+
+def _own_objects(
+    found: Sequence[FoundMask],
+    search: ObjectSearch,
+    config: ObjectsConfig,
+    queries: QueryBank,
+    encoded: EncodedImage,
+) -> tuple[Segment, ...] | None:
+    """What the model found itself of the labels that were asked for, the surest first; None for none asked.
+
+    Of ``config``, ``least_score`` and ``most`` count.
+    """
+    if not search.wanted:
+        return None
+    names, owner = queries.vocabulary.labels, queries.class_of_query.tolist()
+    asked = {number for number, name in enumerate(names) if name in search.reported}
+    sure = [each for each in found if owner[each.phrase] in asked and each.score >= config.least_score]
+    surest = sorted(sure, key=lambda each: -each.score)[: config.most]
+    size = encoded.geometry.original
+    return tuple(
+        Segment.of_mask(each.window, names[owner[each.phrase]], each.score, corner=each.corner, size=size)
+        for each in surest
+    )
 
 
 class ObjectFinder:
@@ -154,15 +183,15 @@ class ObjectFinder:
             things: positions of the labels to look for.
         """
         labels = logits.queries.vocabulary.labels
+        by_map = self.config.masks == "map"
         if self.config.proposals == "queries":
             cut = query_objects(logits, encoded, things, least_score=self.least_score, most=self.config.most)
-            if self.config.masks != "map":
-                cut = self._cut_with_sam(boxes_of(cut, labels), encoded, logits)
-        elif self.config.masks == "map":
-            candidates = self._candidates(encoded, logits, decided, things)
-            cut = cut_from_map(candidates, decided(), labels)
+            candidates = boxes_of(cut, labels)
         else:
-            cut = self._cut_with_sam(self._candidates(encoded, logits, decided, things), encoded, logits)
+            candidates = self._candidates(encoded, logits, decided, things)
+            cut = cut_from_map(candidates, decided(), labels) if by_map else []
+        if not by_map:
+            cut = self._cut_with_sam(candidates, encoded, logits)
         # no factor of a score is over 1, so that nothing below the limit is cut out in vain
         sure = (each for each in cut if each.score >= self.least_score)
         return tuple(sorted(sure, key=lambda each: -each.score))
@@ -183,13 +212,13 @@ class ObjectFinder:
             assert self.model.detector is not None
             detector = self.model.detector()
             closer = self.config.closer
-            kept_as = f"proposals {closer} {self.model.info['weights']}"
+            kept_as = f"proposals {closer} {self.model.weights['image']}"
             proposals = encoded.once(kept_as, lambda: detector.propose(encoded.image, closer=closer))
             wanted = torch.zeros_like(shares)
             wanted[known] = shares[known]
             found = named_boxes(proposals, wanted, least_score=self.least_score).joined(found)
         shared = box_shared(found.boxes, found.boxes)
-        loss = _COVERED_MASK if self.config.masks == "map" else _COVERED_BOX  # masks will tell more than boxes
+        loss = _COVERED_ALONE if self.config.masks == "map" else _COVERED_BOX
         kept, scores = apart(shared, found.labels, found.scores, loss=loss, most_overlap=BOX_OVERLAP)
         kept = kept[scores[kept] >= self.least_score]
         return replace(found, scores=scores).pick(kept[: self.config.most])
@@ -208,21 +237,17 @@ class ObjectFinder:
         if not len(candidates.boxes):
             return []
         network = load_sam(self.config.masks)
-        image = torch.tensor(encoded.image)  # a copy, as the array may be read-only
-        embedding = encoded.once(f"sam {self.config.masks}", lambda: network.encode(image))
+        embedding = embed_once(encoded, self.config.masks)
         masks, quality, row_of = _ask(network, embedding, candidates)
         inside = embedding.inside(masks)[row_of]
         support = pooled(logits, encoded, candidates.labels, inside > 0)
         scores = candidates.scores * support**_SUPPORT * quality[row_of].clamp(0, 1)
-        flat = (inside > 0).flatten(1).float()
-        kept, scores = apart(
-            flat @ flat.T, candidates.labels, scores, loss=_COVERED_MASK, most_overlap=_MASK_OVERLAP
-        )
+        kept, scores = masks_apart(inside > 0, candidates.labels, scores)
         labels = logits.queries.vocabulary.labels
         found = []
         for row in kept.tolist():
             (mask,) = to_image(embedding, masks[row_of[row]][None])
-            found += _segment(mask, labels[int(candidates.labels[row])], float(scores[row]))
+            found += segment_of_mask(mask, labels[int(candidates.labels[row])], float(scores[row]))
         return found
 
 
@@ -271,15 +296,3 @@ def pooled(logits: ClassLogits, encoded: EncodedImage, labels: Tensor, masks: Te
         for row, mask in zip(row_of.tolist(), masks, strict=True)
     ]
     return torch.tensor(means)
-
-
-def _segment(mask: Tensor, label: str, score: float) -> list[Segment]:
-    """The segment of an (H, W) bool mask; none where it is empty."""
-    pixels = mask.cpu().numpy()
-    rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
-    if not len(rows):
-        return []
-    top, left = int(rows[0]), int(columns[0])
-    window = pixels[top : int(rows[-1]) + 1, left : int(columns[-1]) + 1]
-    size = (pixels.shape[0], pixels.shape[1])
-    return [Segment.of_mask(window, label, min(1.0, score), corner=(top, left), size=size)]

@@ -34,7 +34,6 @@ from ovseg.pipeline.logits import ClassLogits, answered_logits, class_logits
 from ovseg.pipeline.maskqueries import QueryMaps
 from ovseg.pipeline.modifiers import LabelWeights, Modifier, Pruning
 from ovseg.pipeline.objects import ObjectSearch, Quality, find_objects
-from ovseg.pipeline.own_objects import own_objects
 from ovseg.pipeline.queries import QueryBank, encode_vocabulary, phrases_of
 from ovseg.pipeline.recent import RecentQueries
 from ovseg.pipeline.text_cache import TextCache
@@ -306,11 +305,7 @@ class Segmenter:
             encoded = self.encode(image, max_pixels=max_pixels, value_range=value_range, bands=bands)
         logits = self.logits(encoded, queries)
         decide = partial(self.decide, encoded=encoded, background=background is not None, refine=refine)
-        if logits.objects is None:
-            decision, objects = find_objects(self.model, search, encoded, logits, decide)
-        else:
-            size = encoded.geometry.original
-            decision, objects = decide(logits), own_objects(search, self.config.objects, logits, size=size)
+        decision, objects = find_objects(self.model, search, encoded, logits, decide)
         names = queries.vocabulary.labels
         result = SegmentationResult(
             index_map=decision.index.cpu().numpy(),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
+
+BOX_OVERLAP = 0.6  # over which the less sure of two boxes of a kind is a copy (PicoDet's own)
 
 
 def box_overlap(one: Tensor, other: Tensor) -> Tensor:
@@ -25,6 +28,14 @@ def box_area(boxes: Tensor) -> Tensor:
     return (boxes[:, 2:] - boxes[:, :2]).clamp_min(0).prod(-1)
 
 
+def mask_box(mask: Tensor) -> tuple[int, int, int, int] | None:
+    """x0, y0, x1, y1 of the pixels of an (H, W) bool mask, x1 and y1 not included; None where it is empty."""
+    rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
+    if not len(rows):
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
 def distinct(overlap: Tensor, scores: Tensor, *, most_overlap: float) -> Tensor:
     """Non-maximum suppression: which of n things stay, the surest first.
 
@@ -38,7 +49,7 @@ def distinct(overlap: Tensor, scores: Tensor, *, most_overlap: float) -> Tensor:
     """
     order = scores.argsort(descending=True, stable=True)
     close = (overlap[order][:, order] > most_overlap).cpu().numpy()
-    gone = close[0] & False if len(order) else close
+    gone = np.zeros(len(order), dtype=bool)
     kept = []
     for position in range(len(order)):
         if not gone[position]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ovseg.proposals.boxes import box_overlap, distinct
+from ovseg.proposals.boxes import BOX_OVERLAP, box_overlap, distinct
 from ovseg.proposals.proposal import Proposals
 from ovseg.refine.guided import guided_filter
 from ovseg.regions.cuts import object_masks
@@ -24,7 +24,6 @@ _LONG_SIDE = 256  # pixels at which borders are drawn: enlarging what is sharp t
 _TOGETHER = 8  # maps that are sharpened at once: what the filter computes of the image alone is shared
 _CELLS = 400  # a cut takes time with their third power
 _LEAST_APART = 0.02  # score of a cut, under which it parts what is alike
-_BOX_OVERLAP = 0.6  # of two boxes, over which the less sure is a copy (PicoDet's own)
 _LEAST_SHARE = 0.1  # of a box, under which the map does not know its object, and all of it is taken
 
 
@@ -96,7 +95,7 @@ def box_masks(
     scores = proposals.classes.amax(1)
     sure = (scores >= least_score).nonzero().flatten()
     boxes, scores = proposals.boxes[sure], scores[sure]
-    kept = distinct(box_overlap(boxes, boxes), scores, most_overlap=_BOX_OVERLAP)[:most]
+    kept = distinct(box_overlap(boxes, boxes), scores, most_overlap=BOX_OVERLAP)[:most]
     boxes, scores = boxes[kept], scores[kept]
     size = (image.shape[0], image.shape[1])
     unit = functional.normalize(structure.float().cpu(), dim=0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ovseg.proposals.boxes import box_overlap, distinct
+from ovseg.proposals.boxes import box_overlap, distinct, mask_box
 from ovseg.sam.protocol import PromptedSam, SamEmbedding
 
 _OFFSET = 1.0  # of the logits between which a stable mask hardly changes
@@ -88,11 +88,6 @@ def keep_masks(logits: Tensor, scores: Tensor, *, quality: float, stability: flo
     stable = strict / loose.clamp_min(1)
     masks = logits > 0
     good = ((scores > quality) & (stable > stability) & masks.flatten(1).any(1)).nonzero().flatten()
-    boxes = torch.stack([_box(mask) for mask in masks[good]]) if len(good) else torch.zeros(0, 4)
+    boxes = torch.tensor([mask_box(mask) for mask in masks[good]]).view(-1, 4)
+    boxes = (boxes - torch.tensor([0, 0, 1, 1])).float()  # from pixel to pixel, as torchvision measures
     return good[distinct(box_overlap(boxes, boxes), scores[good], most_overlap=overlap)]
-
-
-def _box(mask: Tensor) -> Tensor:
-    """(4,) x0, y0, x1, y1 of the first and last pixels of a mask, from one to the other as torchvision measures."""
-    rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
-    return torch.stack([columns[0], rows[0], columns[-1], rows[-1]]).float()

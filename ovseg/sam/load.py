@@ -6,8 +6,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from ovseg.hub import content_of
+from ovseg.images.photo import Photo
 from ovseg.sam.mobile import MOBILE_SAM, SHA256, load_mobile_sam
-from ovseg.sam.protocol import PromptedSam
+from ovseg.sam.protocol import PromptedSam, SamEmbedding
 
 
 @lru_cache(maxsize=1)
@@ -28,6 +29,15 @@ def load_sam(model: str = MOBILE_SAM) -> PromptedSam:
     return open_from_hub(model)
 
 
+def embed_once(photo: Photo, model: str) -> SamEmbedding:
+    """The photo as the SAM ``model`` sees it, encoded once for all that ask.
+
+    Raises:
+        ModelError: see ``load_sam``.
+    """
+    return photo.once(f"sam {model}", lambda: load_sam(model).encode(photo.pixels))
+
+
 def sam_repo(model: str) -> str:
     """The repository or folder that a model is fetched from; empty for the embedded one."""
     return "" if model == MOBILE_SAM else model
@@ -35,10 +45,10 @@ def sam_repo(model: str) -> str:
 
 def sam_mark(model: str) -> str:
     """What the weights of a SAM are known by, as far as they are on this machine yet; never downloads."""
-    from huggingface_hub import try_to_load_from_cache
-
     if model == MOBILE_SAM:
         return SHA256[:16]
+    from huggingface_hub import try_to_load_from_cache
+
     folder = Path(model)
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     if not files:
