@@ -16,7 +16,7 @@ from ovseg.errors import ShapeError
 from ovseg.escape import one_line
 from ovseg.result.lettering import Font, choose_font, drawable, shortened
 from ovseg.result.numbers import write_numbers
-from ovseg.result.segments import Segment
+from ovseg.result.segments import Segment, edges
 
 MAX_LEGEND_ENTRIES = 20
 
@@ -114,9 +114,7 @@ def _paint(
 
 def _outlines(index_map: IndexMap) -> Image.Image:
     """A mask ("L", 0 or 215) of the lines between unequal neighbours, thicker on larger images."""
-    outlines = np.zeros(index_map.shape, dtype=np.uint8)
-    outlines[:, :-1][index_map[:, 1:] != index_map[:, :-1]] = 215
-    outlines[:-1][index_map[1:] != index_map[:-1]] = 215
+    outlines = np.where(edges(index_map), np.uint8(215), np.uint8(0))
     thickness = min(5, round(_scale(index_map.shape) / 450)) | 1  # odd, so that lines lie in their middle
     return Image.fromarray(_thickened(outlines, thickness // 2))
 

@@ -172,6 +172,14 @@ def paint_over(
     return np.ascontiguousarray(columns.reshape(width, height).T)
 
 
+def edges(ids: npt.NDArray[np.int32]) -> Mask:
+    """(H, W) bool, true where the number right or below of a pixel is another."""
+    found = np.zeros(ids.shape, bool)
+    found[:-1] |= ids[:-1] != ids[1:]
+    found[:, :-1] |= ids[:, :-1] != ids[:, 1:]
+    return found
+
+
 def cut_out(image: npt.NDArray[np.uint8], segment: Segment, *, padding: int = 0) -> Image.Image:
     """The segment cut out of its (H, W, 3) image, RGBA, transparent where it is not; see ``Segment.box``."""
     from PIL import Image

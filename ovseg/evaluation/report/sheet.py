@@ -16,6 +16,7 @@ from ovseg.evaluation.report.report import EvaluationReport, image_mean_iou
 from ovseg.images.sheets import grid, headline, stack
 from ovseg.result.lettering import choose_font, drawable, shortened
 from ovseg.result.overlay import palette
+from ovseg.result.segments import edges
 
 TILE = 240  # height of a picture, pixels
 _LETTER, _ROW = 13, 20  # size of the legend's letters and height of its rows, pixels
@@ -112,14 +113,6 @@ def ranked_images(report: EvaluationReport, *, each: int = 3) -> list[tuple[str,
 def class_colors(classes: int) -> NDArray[np.uint8]:
     """(L + 1, 3) uint8: a colour a class; the last one, for -1, is black."""
     return np.concatenate([palette(classes), np.zeros((1, 3), np.uint8)])
-
-
-def edges(ids: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """(H, W) bool, true where the number right or below of a pixel is another."""
-    found = np.zeros(ids.shape, bool)
-    found[:-1] |= ids[:-1] != ids[1:]
-    found[:, :-1] |= ids[:, :-1] != ids[:, 1:]
-    return found
 
 
 def _strip(drawn: Shown, *, caption: str) -> Image.Image:

@@ -15,7 +15,8 @@ from ovseg.evaluation import (
 )
 from ovseg.evaluation.data.datasets import open_dataset
 from ovseg.evaluation.data.protocol import load_protocol
-from ovseg.evaluation.report.sheet import Shown, class_colors, edges, legend, picture_sheet, ranked_images
+from ovseg.evaluation.report.sheet import Shown, class_colors, legend, picture_sheet, ranked_images
+from ovseg.result.segments import edges
 
 
 @pytest.fixture
