@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ovseg.concepts.calibrate import calibrate
+from ovseg.examples.calibrate import calibrate
 from ovseg.concepts.concept_set import ConceptReference, ConceptSet, Seed
 from ovseg.concepts.cosegment import (
     at_cells,

@@ -15,7 +15,7 @@ from torch import Tensor
 from ovseg.bank.pseudo_labels import IGNORE, PseudoLabelReport, claim, holds, report, write_maps
 from ovseg.bank.store import writing
 from ovseg.concepts import ConceptReference, ConceptSet
-from ovseg.concepts.calibrate import calibrate
+from ovseg.examples.calibrate import calibrate
 from ovseg.concepts.concept_set import Seed
 from ovseg.concepts.evidence import feature_maps
 from ovseg.discovery.discovery import Discovery, centre_of

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from ovseg.errors import VocabularyError, did_you_mean
 from ovseg.vocabulary.background import names_background, unrelated_background
+from ovseg.vocabulary.shown import PLACES, check_shown
 from ovseg.vocabulary.spellings import phrase_for_encoder
 from ovseg.vocabulary.things import is_thing
 
@@ -27,16 +28,20 @@ class Concept:
         label: the name in the results.
         synonyms: further phrases for the same thing; the best one counts.
         not_: phrases for what it must not be confused with.
-        images: visual examples (paths or arrays), for segmenters of your own that read them; no model of ovseg
-            does yet, and refuses to segment with them.
-        masks: one per image, or none.
+        images: pictures that show it, each anything that ``segment`` takes.
+        masks: per image where it is: a mask (H, W), 0 or false where it is not, as an array or an image file.
+        boxes: per image a box x0, y0, x1, y1 in pixels around it, in place of ``masks``; a SAM cuts it out.
+        points: per image one (x, y) on it or several, in place of ``masks``; a SAM cuts it out. Without masks, boxes
+            and points, what stands out most in each image is taken.
+        not_images: pictures that do not show it.
+        use_name: whether the words count besides the pictures.
         weight: factor on the label's odds against every other class; finite and above 0.
         thing: whether it has objects to count (True) or only an area (False); None asks
             ``prompts/vocabularies/things.yaml``.
 
     Raises:
-        VocabularyError: a phrase is not usable, stands for the label and against it, or ``weight`` or the number of
-            masks is wrong.
+        VocabularyError: a phrase is not usable, stands for the label and against it, ``weight`` is wrong, or
+            pictures and places do not fit together.
     """
 
     label: str
@@ -46,6 +51,10 @@ class Concept:
     masks: tuple[Any, ...] = ()
     weight: float = 1.0
     thing: bool | None = None
+    boxes: tuple[Any, ...] = ()
+    points: tuple[Any, ...] = ()
+    not_images: tuple[Any, ...] = ()
+    use_name: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", check_phrase(self.label, where="the label of a concept"))
@@ -54,17 +63,13 @@ class Concept:
             phrases = _checked_list(getattr(self, name), where=f"{name} of {where}")
             object.__setattr__(self, name, tuple(phrases))
         self._refuse_contrasts_with_itself()
-        for name in ("images", "masks"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("images", "not_images", *PLACES):
+            object.__setattr__(self, name, _as_tuple(getattr(self, name), where=f"{name} of {where}"))
         if not (isinstance(self.weight, int | float) and math.isfinite(self.weight) and self.weight > 0):
             raise VocabularyError(
                 f"the weight of {where} must be finite and above 0, got {self.weight!r}; 1.0 is neutral"
             )
-        if self.masks and len(self.masks) != len(self.images):
-            raise VocabularyError(
-                f"{where} must have one mask per image or none, got {len(self.masks)} masks for "
-                f"{len(self.images)} images; leave out masks, or give one for each image"
-            )
+        check_shown(self)
 
     def _refuse_contrasts_with_itself(self) -> None:
         own = {_spelled_alike(phrase) for phrase in (self.label, *self.synonyms)}
@@ -247,15 +252,35 @@ def check_label(label: Any, *, where: str) -> str:
     return phrase
 
 
+def without_pictures(labels: Iterable[str | Concept]) -> tuple[list[str | Concept], dict[str, Concept]]:
+    """The labels as words alone, and by label the concepts that have pictures.
+
+    Raises:
+        VocabularyError: they are no list.
+    """
+    shown = {entry.label: entry for entry in _concepts(labels) if entry.images}
+    if not shown:
+        return list(labels), {}
+    blank: dict[str, Any] = {name: () for name in ("images", "not_images", *PLACES)}
+    words = [replace(each, **blank, use_name=True) if isinstance(each, Concept) else each for each in labels]
+    return words, shown
+
+
 def _refuse_examples(concepts: Iterable[Concept]) -> None:
-    """Refuse visual examples: a vocabulary is words, and they would be dropped without a word."""
+    """Refuse pictures: a vocabulary is words, and they would be dropped without a word."""
     for concept in concepts:
         if concept.images:
             raise VocabularyError(
-                f"concept '{concept.label}' has {len(concept.images)} visual examples, which no model of ovseg "
-                "reads yet; leave out images and masks and describe it in words (synonyms=...), or learn it from "
-                "photos with 'ovseg concept learn'"
+                f"concept '{concept.label}' has {len(concept.images)} images, which are not looked at here; leave out "
+                "images and describe it in words (synonyms=...)"
             )
+
+
+def _as_tuple(values: Any, *, where: str) -> tuple[Any, ...]:
+    """A list as a tuple; one picture or path in place of a list is refused."""
+    if isinstance(values, list | tuple):
+        return tuple(values)
+    raise VocabularyError(f"{where} must be a list, got {type(values).__name__}; write [...]")
 
 
 def _spelled_alike(phrase: str) -> str:

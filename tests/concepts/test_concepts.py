@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from ovseg.bank import ImageBank
 from ovseg.concepts import ConceptSet, learn_concepts
-from ovseg.concepts.calibrate import calibrate, separation
+from ovseg.examples.calibrate import calibrate, separation
 from ovseg.concepts.concept_set import merge_concepts
 from ovseg.concepts.evidence import STRENGTH, feature_maps
 from ovseg.concepts.learn import LearnOptions, cluster, over_regions

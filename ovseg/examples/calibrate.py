@@ -1,4 +1,4 @@
-"""From cosines to evidence, measured on a bank."""
+"""From scores, such as cosines, to evidence: measured inside a thing and outside."""
 
 from __future__ import annotations
 

@@ -1,0 +1,252 @@
+"""Labels that are shown by pictures: the pictures are encoded once, and what they teach changes the logits."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ovseg.backends.answers import AnsweringHead
+from ovseg.encoders.spec import DenseFeatures
+from ovseg.errors import SpaceError
+from ovseg.examples import Shot, Sight, View, teach
+from ovseg.examples.shot import Lesson
+from ovseg.identity import digest
+from ovseg.images.geometry import ImageGeometry
+from ovseg.pipeline.encoded import EncodedImage
+from ovseg.pipeline.logits import ClassLogits, best_query
+from ovseg.pipeline.modifiers import Modifier
+from ovseg.pipeline.places import Picture, pictures_of
+from ovseg.pipeline.queries import QueryBank
+from ovseg.vocabulary.labels import Concept
+
+if TYPE_CHECKING:
+    from ovseg.pipeline.segmenter import Segmenter
+
+_KEPT = 120  # pictures, some 6 MB each
+_LESSONS = 8
+
+
+@dataclass(frozen=True)
+class ExampleEvidence(Modifier):
+    """What pictures taught of some labels, as logits.
+
+    Attributes:
+        sight: what was learned of M labels.
+        rows: (M,) the classes that these labels are.
+        labels: their names.
+        mark: what pictures, places and method are known by.
+    """
+
+    sight: Sight
+    rows: Tensor
+    labels: tuple[str, ...]
+    mark: str
+
+    @property
+    def info(self) -> Mapping[str, str]:
+        """The content of the pictures, and the method."""
+        return {"examples": self.mark}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The labels that have pictures."""
+        return self.labels
+
+    def __call__(self, logits: ClassLogits, encoded: EncodedImage) -> ClassLogits:
+        """The logits of these labels by words and sight together; evidence is shared out as the logits were."""
+        words = by_class(logits)
+        trust, evidence = self.sight(view_of(encoded, words))
+        evidence = _on_grid(evidence, logits.grid)
+        doubted = (trust[:, None, None] - 1) * words[self.rows.to(words.device)]
+        return logits.plus(self.rows, doubted + logits.smooth(evidence.to(words)))
+
+
+class ExampleReader:
+    """Reads the pictures of concepts with one model; the last ones stay in memory, as do the last lessons.
+
+    Threads may share it; a pickled copy is empty.
+    """
+
+    def __init__(self) -> None:
+        self._pictures: OrderedDict[str, _Kept] = OrderedDict()
+        self._lessons: OrderedDict[str, tuple[QueryBank, ExampleEvidence]] = OrderedDict()
+        self._lock = threading.RLock()
+
+    def __reduce__(self) -> tuple[type[ExampleReader], tuple[()]]:
+        return ExampleReader, ()
+
+    def taught(self, segmenter: Segmenter, queries: QueryBank, concepts: Mapping[str, Concept]) -> QueryBank:
+        """The queries with what the pictures of ``concepts``, by label, teach besides.
+
+        Raises:
+            VocabularyError: a place does not fit its picture; both are named.
+            ImageError: a picture cannot be read.
+            SpaceError: the model's answers are no sums that sight could be added to.
+        """
+        _refuse_unfit(segmenter)
+        read = {label: pictures_of(concept) for label, concept in concepts.items()}
+        mark = marked(segmenter, read, concepts)
+        key = f"{id(queries)} {mark}"  # kept with the queries, so that no others can have their number
+        with self._lock:
+            if key not in self._lessons:
+                learned = self._learned(segmenter, queries, read, concepts, mark)
+                _keep(self._lessons, key, (queries, learned), most=_LESSONS)
+            evidence = self._lessons[key][1]
+        return replace(queries, modifiers=(*queries.modifiers, evidence))
+
+    @torch.inference_mode()
+    def _learned(
+        self,
+        segmenter: Segmenter,
+        queries: QueryBank,
+        read: Mapping[str, Sequence[Picture]],
+        concepts: Mapping[str, Concept],
+        mark: str,
+    ) -> ExampleEvidence:
+        labels = tuple(read)
+        shots = []
+        for number, label in enumerate(labels):
+            for picture in read[label]:
+                kept = self._seen(segmenter, picture)
+                words = by_class(segmenter.plain_logits(kept.encoded(), queries))
+                shots.append(Shot(kept.view(words), number, kept.share))
+        rows = torch.tensor([queries.vocabulary.labels.index(label) for label in labels])
+        named = torch.tensor([concepts[label].use_name for label in labels])
+        chosen = segmenter.config.examples
+        sight = teach(Lesson(shots, rows, named), method=chosen.method, fusion=chosen.fusion)
+        return ExampleEvidence(sight, rows, labels, mark)
+
+    def _seen(self, segmenter: Segmenter, picture: Picture) -> _Kept:
+        """A picture encoded, with the share of each cell that shows the label."""
+        key = f"{segmenter.model.info['features']} {picture.mark}"
+        found = self._pictures.get(key)
+        if found is None:
+            (encoded,) = segmenter.encode_batch([picture.pixels])
+            mask = picture.mask_in(encoded, sam=segmenter.config.objects.best.masks)
+            found = _Kept.of(encoded, mask)
+        _keep(self._pictures, key, found, most=_KEPT)
+        return found
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A picture of a concept in half precision, without its pixels."""
+
+    features: DenseFeatures
+    geometry: ImageGeometry
+    colours: Tensor
+    share: Tensor
+
+    @classmethod
+    def of(cls, encoded: EncodedImage, mask: npt.NDArray[np.bool_]) -> _Kept:
+        assert isinstance(encoded.geometry, ImageGeometry)
+        features = _halved(encoded.features, torch.float16)
+        share = cell_shares(torch.from_numpy(mask)[None].float(), encoded)[0]
+        return cls(features, encoded.geometry, cell_colours(encoded), share)
+
+    def encoded(self) -> EncodedImage:
+        """As it was encoded; its image is blank, as nothing looks at it."""
+        blank = np.zeros((*self.geometry.original, 3), np.uint8)
+        return EncodedImage(blank, _halved(self.features, torch.float32), self.geometry)
+
+    def view(self, words: Tensor) -> View:
+        """As methods see it, without the cells of the padding."""
+        rows, columns = (slice(side) for side in self.share.shape)
+        features = _halved(self.features, torch.float32)
+        structure = None if features.structure is None else features.structure[0, :, rows, columns]
+        words = _on_grid(words, features.grid)[:, rows, columns]
+        unit = functional.normalize(features.values[0], dim=0)[:, rows, columns]
+        return View(unit.cpu(), words.cpu(), self.colours, structure)
+
+
+def view_of(encoded: EncodedImage, words: Tensor) -> View:
+    """An image to be segmented as methods see it, padding included.
+
+    Args:
+        encoded: the image.
+        words: (K, h', w') logits of all classes by words.
+    """
+    features = encoded.features
+    unit = functional.normalize(features.values[0].float(), dim=0)
+    structure = None if features.structure is None else features.structure[0].float()
+
+    def colours() -> Tensor:
+        shown = cell_colours(encoded)
+        missing = [whole - part for whole, part in zip(features.grid, shown.shape[1:], strict=True)]
+        return functional.pad(shown[None], (0, missing[1], 0, missing[0]), mode="replicate")[0]
+
+    colour = encoded.once("colours of cells", colours).to(unit)
+    return View(unit, _on_grid(words, features.grid), colour, structure)
+
+
+def by_class(logits: ClassLogits) -> Tensor:
+    """(K, h, w) logits of the classes, whatever the rows are."""
+    if logits.class_of_row is None:
+        return logits.values
+    flat = best_query(logits.values.flatten(1), logits.class_of_row, classes=logits.queries.classes)
+    return flat.view(-1, *logits.grid)
+
+
+def cell_shares(maps: Tensor, encoded: EncodedImage) -> Tensor:
+    """Means of (M, H, W) maps of the image over the cells that show it: (M, h, w)."""
+    geometry, stride = encoded.geometry, encoded.features.stride
+    assert isinstance(geometry, ImageGeometry)
+    resized = functional.interpolate(maps[None], size=geometry.resized, mode="area")
+    edges = [-side % stride for side in geometry.resized]  # part of a cell beyond the image counts as its edge
+    resized = functional.pad(resized, (0, edges[1], 0, edges[0]), mode="replicate")
+    return functional.avg_pool2d(resized, stride)[0]
+
+
+def cell_colours(encoded: EncodedImage) -> Tensor:
+    """(3, h, w) mean colour in [0, 1] of the cells that show the image."""
+    pixels = torch.tensor(encoded.image).permute(2, 0, 1).float() / 255
+    return cell_shares(pixels, encoded)
+
+
+def marked(segmenter: Segmenter, read: Mapping[str, Sequence[Picture]], concepts: Mapping[str, Concept]) -> str:
+    """What decides the evidence besides model and words: pictures, places and method."""
+    asked = {label: [concepts[label].use_name, *(each.mark for each in read[label])] for label in read}
+    return digest(asked, segmenter.config.examples.model_dump())
+
+
+def _refuse_unfit(segmenter: Segmenter) -> None:
+    name = segmenter.config.name
+    if isinstance(segmenter.model.head, AnsweringHead):
+        raise SpaceError(
+            f"images of a concept need a model that gives features to compare, got '{name}', which answers with masks; "
+            "leave out images, or use another model"
+        )
+    if segmenter.config.input.splice == "pixels":
+        raise SpaceError(
+            f"images of a concept need cells on one grid, which '{name}' has not (input.splice 'pixels'); use a model "
+            "file without '-paper'"
+        )
+
+
+def _halved(features: DenseFeatures, dtype: torch.dtype) -> DenseFeatures:
+    parts: dict[str, Any] = {name: getattr(features, name) for name in ("values", "structure", "inputs", "whole")}
+    changed = {name: None if part is None else part.to(dtype) for name, part in parts.items()}
+    return replace(features, **changed)
+
+
+def _on_grid(maps: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(M, h, w) maps on another grid of the same extent."""
+    if (maps.shape[1], maps.shape[2]) == grid:
+        return maps
+    return functional.interpolate(maps[None].float(), size=grid, mode="bilinear", align_corners=False)[0]
+
+
+def _keep(kept: OrderedDict[str, Any], key: str, value: Any, *, most: int) -> None:
+    kept[key] = value
+    kept.move_to_end(key)
+    while len(kept) > most:
+        kept.popitem(last=False)

@@ -1,0 +1,179 @@
+"""Where a label is in its pictures: masks as they are given, cut out by box or point, or what stands out most."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from ovseg.errors import ImageError, VocabularyError
+from ovseg.files import sha256_of_bytes
+from ovseg.identity import digest
+from ovseg.images.load import read_image
+from ovseg.images.web import is_address
+from ovseg.pipeline.encoded import EncodedImage
+from ovseg.regions.cuts import salient_object
+from ovseg.sam import embed_once, load_sam, to_image
+from ovseg.vocabulary.labels import Concept
+from ovseg.vocabulary.shown import PLACES, as_points
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a concept, not opened yet.
+
+    Attributes:
+        source: anything that ``segment`` takes.
+        where: names it in messages.
+        kind: "masks", "boxes", "points", "salient" or "none", for a picture that does not show the concept.
+        place: what ``kind`` says; None for the last two.
+    """
+
+    source: Any
+    where: str
+    kind: str
+    place: Any = None
+
+    @property
+    def mark(self) -> str:
+        """What picture and place are known by, without decoding a file."""
+        return digest(_content(self.source), self.kind, _content(self.place))
+
+    @property
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """(H, W, 3) uint8, upright.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        return read_image(self.source).pixels
+
+    def mask_in(self, encoded: EncodedImage, *, sam: str) -> Mask:
+        """(H, W) bool where the concept is.
+
+        Args:
+            encoded: the picture.
+            sam: a name of ``ovseg.sam.load_sam``, which cuts out what a box or point shows.
+
+        Raises:
+            VocabularyError: the place is of another size, empty, or outside the picture.
+        """
+        size = encoded.geometry.original
+        if self.kind == "none":
+            return np.zeros(size, bool)
+        if self.kind == "masks":
+            mask = _as_mask(self.place, size, where=self.where)
+        elif self.kind == "salient":
+            mask = _salient(encoded)
+        else:
+            mask = self._cut_out(encoded, sam)
+        if not mask.any():
+            raise VocabularyError(
+                f"the mask of {self.where} must show something, got none of its {mask.size} pixels; give another"
+            )
+        return mask
+
+    def _cut_out(self, encoded: EncodedImage, sam: str) -> Mask:
+        height, width = encoded.geometry.original
+        if self.kind == "boxes":
+            x0, y0, x1, y1 = (float(number) for number in self.place)
+            corners = [(x0, y0), (x1, y1)]
+            prompts = {"boxes": torch.tensor([[x0, y0, x1, y1]])}
+        else:
+            corners = as_points(self.place, where=self.where)
+            prompts = {"points": torch.tensor([corners])}
+        for x, y in corners:
+            if not (0 <= x <= width and 0 <= y <= height):
+                raise VocabularyError(
+                    f"the {self.kind} of {self.where} must lie inside its {width} x {height} pixels, got {self.place!r}"
+                )
+        several = self.kind == "points"  # what a point means is open: the mask that the SAM is surest of
+        embedding = embed_once(encoded, sam)
+        masks, quality = load_sam(sam).masks(embedding, **prompts, multimask=several)
+        (mask,) = to_image(embedding, masks[0, quality[0].argmax()][None])
+        return mask.numpy()
+
+
+def pictures_of(concept: Concept) -> list[Picture]:
+    """The pictures of a concept, those that show it first."""
+    kinds = [name for name in PLACES if getattr(concept, name)]
+    kind = kinds[0] if kinds else "salient"
+    places = getattr(concept, kinds[0]) if kinds else [None] * len(concept.images)
+    shown = [
+        Picture(image, f"image {number} of concept '{concept.label}'", kind, place)
+        for number, (image, place) in enumerate(zip(concept.images, places, strict=True))
+    ]
+    others = [
+        Picture(image, f"not_images {number} of concept '{concept.label}'", "none")
+        for number, image in enumerate(concept.not_images)
+    ]
+    return [*shown, *others]
+
+
+def _as_mask(source: Any, size: tuple[int, int], *, where: str) -> Mask:
+    """A mask as (H, W) bool."""
+    mask = np.asarray(_mask_file(source, where=where) if isinstance(source, str | os.PathLike) else source)
+    if mask.ndim == 3 and mask.shape[2] in (3, 4):  # a mask that was saved in colours; opacity does not count
+        mask = mask[..., :3].max(2)
+    if mask.shape != size:
+        raise VocabularyError(
+            f"the mask of {where} must have the size of its image, {size[1]} x {size[0]}, got "
+            f"{' x '.join(map(str, mask.shape[::-1]))}; resize it without smoothing, or give the image it was drawn on"
+        )
+    return mask > 0
+
+
+def _mask_file(path: str | os.PathLike[str], *, where: str) -> npt.NDArray[Any]:
+    try:
+        with Image.open(path) as opened:
+            alpha = np.asarray(opened.getchannel("A")) if "A" in opened.getbands() else None
+            # a cut-out says where it is by its opacity, a mask that is opaque everywhere by its colours
+            return np.asarray(opened) if alpha is None or bool((alpha == alpha.flat[0]).all()) else alpha
+    except FileNotFoundError as error:
+        raise ImageError(f"no mask file '{os.fspath(path)}' for {where}; check the path") from error
+    except (OSError, UnidentifiedImageError, ValueError) as error:
+        raise ImageError(
+            f"the mask of {where} must be an image file, got '{os.fspath(path)}', which cannot be read"
+        ) from error
+
+
+def _salient(encoded: EncodedImage) -> Mask:
+    """What stands out most, on the pixels; all of the picture where nothing does."""
+    found = salient_object(encoded.unpadded(encoded.features.likeness[0].float()))
+    if not bool(found.any()):
+        return np.ones(encoded.geometry.original, bool)
+    height, width = encoded.geometry.original
+    enlarged = torch.nn.functional.interpolate(found[None, None].float(), size=(height, width), mode="nearest")
+    return (enlarged[0, 0] > 0).numpy()
+
+
+def _content(value: Any) -> Any:
+    """What a picture or place is known by: the state of a file, the bytes of everything else."""
+    if isinstance(value, str) and is_address(value):
+        return value
+    if isinstance(value, str | os.PathLike):
+        path = Path(value)
+        try:
+            found = path.stat()
+        except OSError:
+            return str(path)  # reading it says what is wrong
+        return [str(path.resolve()), found.st_size, found.st_mtime_ns]
+    if isinstance(value, bytes | bytearray):
+        return sha256_of_bytes(bytes(value))
+    if isinstance(value, Image.Image):
+        return [value.mode, value.size, sha256_of_bytes(value.tobytes())]
+    if isinstance(value, np.ndarray | torch.Tensor):
+        array = np.ascontiguousarray(np.asarray(value))
+        return [str(array.dtype), array.shape, sha256_of_bytes(array.tobytes())]
+    if isinstance(value, list | tuple):
+        return list(map(_content, value))
+    return value if value is None or isinstance(value, int | float) else repr(value)
+
