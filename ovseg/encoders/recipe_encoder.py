@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from ovseg.attention import Attended, LastBlock, RecipeConfig, find_recipe
 from ovseg.attention.structured import resize_numbers
+from ovseg.encoders.converter import Converter, ConverterConfig, pooled_over
 from ovseg.encoders.spec import DenseFeatures, EncoderSpec, as_features
 from ovseg.encoders.structure import StructureEncoder, renormalise
 from ovseg.encoders.tower import TowerTokens, ViTTower, as_maps
@@ -31,6 +32,7 @@ class RecipeEncoder(nn.Module):
         structure: structure encoder, for recipes that need one.
         regions: region source, for recipes that need one.
         regions_of_whole: whether the source looks at the image alone; see ``whole_regions``.
+        converter: pools the features over cells that are alike and adds the objectness; with its settings.
 
     Raises:
         ConfigError: the recipe is unknown, or needs something that is not there.
@@ -45,6 +47,7 @@ class RecipeEncoder(nn.Module):
         structure: StructureEncoder | None = None,
         regions: RegionSource | None = None,
         regions_of_whole: bool = False,
+        converter: tuple[Converter, ConverterConfig] | None = None,
     ) -> None:
         super().__init__()
         self.tower = tower
@@ -54,6 +57,10 @@ class RecipeEncoder(nn.Module):
         self._recipe = find_recipe(recipe)
         self._regions = regions
         self._regions_of_whole = regions_of_whole
+        self.converter = None if converter is None else converter[0]
+        self._conversion = None if converter is None else converter[1]
+        self._keeps_history = self._recipe.history or converter is not None
+        _check_converter(self._conversion, depth=len(tower.blocks), structure=structure is not None)
         _check_parts(recipe.name, "structure", wanted=self._recipe.structure, there=structure is not None)
         _check_parts(recipe.name, "regions", wanted=self._recipe.regions, there=regions is not None)
 
@@ -96,14 +103,14 @@ class RecipeEncoder(nn.Module):
         return as_features(self(pixels, regions), pixels, self.spec.space)
 
     def forward(self, pixels: Tensor, regions: Tensor | None = None) -> tuple[Tensor, ...]:
-        """What ``dense`` returns as plain tensors, for export: values, and ``structure`` where there is one."""
+        """What ``dense`` returns as plain tensors, for export: values, then structure, objectness, if any."""
         pixels = pixels.to(self.dtype)
-        return self._maps(self.tower.prefix(pixels, keep=self._recipe.history), pixels, regions)
+        return self._maps(self.tower.prefix(pixels, keep=self._keeps_history), pixels, regions)
 
     def dense_and_whole(self, pixels: Tensor, regions: Tensor | None = None) -> DenseFeatures:
         """What ``dense`` returns with ``image_vector`` as ``whole``, for one more run of the last block."""
         pixels = pixels.to(self.dtype)
-        tokens = self.tower.prefix(pixels, keep=self._recipe.history)
+        tokens = self.tower.prefix(pixels, keep=self._keeps_history)
         whole = functional.normalize(self.tower.pool(self.tower.whole_block(tokens)), dim=-1)
         return replace(as_features(self._maps(tokens, pixels, regions), pixels, self.spec.space), whole=whole)
 
@@ -114,11 +121,22 @@ class RecipeEncoder(nn.Module):
         else:
             regions = self._regions_of(pixels, structure)
         attended = self._recipe.run(self._last_block(tokens, structure, regions), self._config.options)
-        values = functional.normalize(self._finish(attended, tokens), dim=1)
+        values = self._finish(attended, tokens)
+        if self.converter is not None:
+            return self._converted(values, tokens)
+        values = functional.normalize(values, dim=1)
         # A structure on another grid cannot say which cells of the values belong together.
         if structure is None or structure.shape[-2:] != values.shape[-2:]:
             return (values,)
         return values, functional.normalize(structure, dim=1) if self._recipe.lengths else structure
+
+    def _converted(self, values: Tensor, tokens: TowerTokens) -> tuple[Tensor, ...]:
+        """Values pooled as the converter says, its affinity as structure, and its objectness."""
+        assert self.converter is not None and self._conversion is not None
+        read = self.tower.inside(tokens, len(self.tower.blocks) - self._conversion.block)
+        alike, objectness = self.converter(as_maps(read[:, tokens.prefix :], tokens.grid))
+        pooled = pooled_over(values, alike, above=self._conversion.above)
+        return functional.normalize(pooled, dim=1), alike, objectness
 
     def image_vector(self, pixels: Tensor) -> Tensor:
         """Image vectors of ``pixels``: (B, C), unit length, from the unchanged tower."""
@@ -215,6 +233,15 @@ class _Around:
 def _merged(tower: ViTTower, values: Tensor) -> Tensor:
     """(B, N, D) behind the output projection, which (B, heads, N, d) are still to pass."""
     return values if values.ndim == 3 else tower.merge(values)
+
+
+def _check_converter(config: ConverterConfig | None, *, depth: int, structure: bool) -> None:
+    if config is None:
+        return
+    if config.block > depth:
+        raise ConfigError(f"the converter reads one of the tower's {depth} blocks, got block {config.block}")
+    if structure:
+        raise ConfigError("a converter says which cells belong together, and so does 'structure:'; keep one")
 
 
 def _check_parts(name: str, section: str, *, wanted: bool, there: bool) -> None:

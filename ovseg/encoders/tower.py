@@ -85,6 +85,10 @@ class ViTTower(nn.Module, ABC):
         return self.block_scale(block, self.block_project(block, attended))
 
     @abstractmethod
+    def block_normalise(self, block: Any, values: Tensor) -> Tensor:
+        """(B, N, D) through the normalisation before the feed-forward layer of a block."""
+
+    @abstractmethod
     def block_feed_forward(self, block: Any, values: Tensor) -> Tensor:
         """What the feed-forward layer of a block adds to (B, N, D)."""
 
@@ -198,6 +202,15 @@ class ViTTower(nn.Module, ABC):
         if total is None:
             raise ShapeError("the mean of attentions needs at least one block, got none; name some")
         return total / len(blocks)
+
+    def inside(self, tokens: TowerTokens, number: int) -> Tensor:
+        """(B, N, D): what the feed-forward layer of block ``number``, from 0, is given.
+
+        ``tokens`` are with their ``history``.
+        """
+        block, entering = self.blocks[number], tokens.history[number]
+        attended = functional.scaled_dot_product_attention(*self.block_qkv(block, entering))
+        return self.block_normalise(block, entering.values + self.block_merge(block, attended))
 
     def complete(self, update: Tensor, tokens: TowerTokens, *, residual: bool, feed_forward: bool) -> Tensor:
         """Tokens (B, N, D) leaving the last block.

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from ovseg.assets import asset_names, find_asset
 from ovseg.attention.registry import RecipeConfig
 from ovseg.config import Config, load_config, parse_config
+from ovseg.encoders.converter import ConverterConfig
 from ovseg.encoders.structure import StructureConfig
 from ovseg.errors import ConfigError, ModelError, did_you_mean
 from ovseg.heads.registry import HeadConfig
@@ -50,6 +51,7 @@ class EncoderConfig(Config):
         recipe: what the last attention block of a tower does; None leaves it as it was trained.
         structure: a vision-only encoder, for recipes that need one.
         regions: how the image is cut into parts, for recipes that need them.
+        converter: two small layers that say which cells belong together and which show an object.
         text: the text tower, for kinds whose image network has none.
     """
 
@@ -65,6 +67,7 @@ class EncoderConfig(Config):
     recipe: RecipeConfig | None = None
     structure: StructureConfig | None = None
     regions: RegionsConfig | None = None
+    converter: ConverterConfig | None = None
     text: TextConfig | None = None
 
 
@@ -117,6 +120,7 @@ class BackgroundConfig(Config):
     Attributes:
         margin: none where s1·sqrt(s1−s2) of the two best probabilities is under this (ActiveSAM, 2026).
         threshold: none where the best probability is under this.
+        objectness: none where the best probability is under this and the converter sees no object.
         area: labels whose share of all labelled pixels is not over this lose their pixels to the next class.
         presence: labels whose presence is under this are not painted.
         presence_slope, presence_offset: logistic calibration of a label's strongest evidence to its presence.
@@ -124,6 +128,7 @@ class BackgroundConfig(Config):
 
     margin: float = 0.0
     threshold: float = 0.0
+    objectness: float = 0.0
     area: float = 0.0
     presence: float = 0.0
     presence_slope: float = 1.0
@@ -299,10 +304,12 @@ class ModelConfig(Config):
     datasets: dict[str, dict[str, int | float | bool | str | None]] = Field(default={})
 
     @model_validator(mode="after")
-    def _all_have_a_grid(self) -> ModelConfig:
+    def _all_have_what_they_need(self) -> ModelConfig:
         for name in ("smoothing", "gather"):
             if getattr(self, name) is not None and self.input.splice == "pixels":
                 raise ValueError(f"{name} needs cells on one grid, got input.splice 'pixels'; remove one of them")
+        if self.background.objectness and self.encoder.converter is None:
+            raise ValueError("background.objectness needs a section 'converter:' in 'encoder:', got none; add one")
         return self
 
     @model_validator(mode="before")
@@ -333,11 +340,20 @@ def read_model_config(name: str) -> ModelConfig:
             "or give the path of a model's .yaml file, or the folder of a finished training run"
         )
     path = find_asset("configs/models", name)
-    config = load_config(ModelConfig, path)
-    if config.head is None or not config.head.weights:
-        return config
-    head = config.head.model_copy(update={"weights": str(path.parent / config.head.weights)})
-    return config.model_copy(update={"head": head})
+    return _beside(load_config(ModelConfig, path), path.parent)
+
+
+def _beside(config: ModelConfig, folder: Path) -> ModelConfig:
+    """``config`` with the files that its own file names found in the folder of that file."""
+    changes: dict[str, Any] = {}
+    if config.head is not None and config.head.weights:
+        weights = str(folder / config.head.weights)
+        changes["head"] = config.head.model_copy(update={"weights": weights})
+    converter = config.encoder.converter
+    if converter is not None and (folder / converter.file).is_file():
+        moved = converter.model_copy(update={"file": str(folder / converter.file)})
+        changes["encoder"] = config.encoder.model_copy(update={"converter": moved})
+    return config.model_copy(update=changes)
 
 
 HARNESS = (

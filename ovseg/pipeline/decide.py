@@ -21,6 +21,8 @@ from ovseg.refine import METHODS, reach_of, refine_maps
 from ovseg.regions.sources import build_regions
 from ovseg.regions.vote import majority_label
 
+_OBJECT = 0.5  # objectness above which a pixel shows an object
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -93,7 +95,7 @@ class DecisionRules:
             # A label that is too small gives its pixels to the next best, so the pixels are asked again.
             dropped[: logits.labels] |= small
             winners = self._winners(asked, dropped)
-        index = self._reject(winners, logits.labels) if background else winners.index
+        index = self._reject(winners, logits.labels, encoded) if background else winners.index
         if self._regions is not None:
             index = self._correct(index, encoded)
         return Decision(index, winners.best, presence)
@@ -158,8 +160,10 @@ class DecisionRules:
         areas = torch.bincount(index[index < labels].long(), minlength=labels)
         return (areas > 0) & (areas <= share * areas.sum())
 
-    def _reject(self, winners: Winners, labels: int) -> Tensor:
+    def _reject(self, winners: Winners, labels: int, encoded: EncodedImage) -> Tensor:
         """Index map with −1 where a background phrase wins, or the best probability or the margin is too low.
+
+        Where the encoder says which cells show an object, what is unsure and no object is none too (CLIP-DINOiser).
 
         Source of the margin: ActiveSAM, 2026: none where s1·sqrt(s1−s2) is under a threshold. Of the plain
         threshold on s1: the papers whose model files set it, as SCLIP, ECCV 2024.
@@ -168,6 +172,10 @@ class DecisionRules:
         # Two labels that are equally likely say less than one that is alone, whatever their probability.
         margin = winners.best * (winners.best - winners.second).clamp_min(0).sqrt()
         none = (winners.index >= labels) | (margin < settings.margin) | (winners.best < settings.threshold)
+        features = encoded.features
+        if settings.objectness and features.objectness is not None:
+            objectness = restore(features.objectness.float(), encoded.geometry, stride=features.stride)[0, 0]
+            none |= (winners.best < settings.objectness) & (objectness.to(none.device) <= _OBJECT)
         return torch.where(none, -1, winners.index)
 
     def _correct(self, index: Tensor, encoded: EncodedImage) -> Tensor:

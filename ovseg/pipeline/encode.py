@@ -176,16 +176,11 @@ def encode_apart(
         parts.append(encode(*seen))
     rows, columns = parts[0].grid
     geometry = WindowGeometry(original, size, tuple(tiles), padded, (rows, columns))
-    values = _stacked([part.values for part in parts])
-    inputs = [part.inputs for part in parts if part.inputs is not None]
-    features = DenseFeatures(
-        values,
-        parts[0].space,
-        parts[0].stride,
-        inputs=_stacked(inputs) if inputs else None,
-        whole=_mean([part.whole for part in parts]),
-    )
-    return features, geometry
+    # structure compares cells on one grid, which these are not
+    kept = [name for name in parts[0].maps if name != "structure"]
+    maps_of = {name: _stacked([part.maps[name] for part in parts]) for name in kept}
+    whole = _mean([part.whole for part in parts])
+    return DenseFeatures(space=parts[0].space, stride=parts[0].stride, whole=whole, **maps_of), geometry
 
 
 def _stacked(parts: Sequence[Tensor]) -> Tensor:
@@ -244,20 +239,17 @@ def encode_windows(
         wholes.append(part.whole)
         grid = (height // part.stride, width // part.stride)
         if not sums:
-            sums = {name: maps.new_zeros(1, maps.shape[1], *grid) for name, maps in _maps(part).items()}
+            sums = {name: maps.new_zeros(1, maps.shape[1], *grid) for name, maps in part.maps.items()}
             count = part.values.new_zeros(grid)
         for number, tile in enumerate(batch):
             place = _cells(tile, part.stride)
             count[place] += 1
-            for name, maps in _maps(part).items():
+            for name, maps in part.maps.items():
                 sums[name][0][:, *place] += maps[number]
     means = {name: total / count for name, total in sums.items()}
-    values = functional.normalize(means["values"], dim=1) if splice == "features" else means["values"]
-    structure = functional.normalize(means["structure"], dim=1) if "structure" in means else None
-    inputs = means.get("inputs")
-    if inputs is not None and splice == "features":
-        inputs = functional.normalize(inputs, dim=1)
-    return DenseFeatures(values, part.space, part.stride, structure=structure, inputs=inputs, whole=_mean(wholes))
+    unit = {"structure"} | ({"values", "inputs"} if splice == "features" else set())
+    means = {name: functional.normalize(maps, dim=1) if name in unit else maps for name, maps in means.items()}
+    return DenseFeatures(space=part.space, stride=part.stride, whole=_mean(wholes), **means)
 
 
 def _mean(wholes: Sequence[Tensor | None]) -> Tensor | None:
@@ -282,11 +274,6 @@ def _batches(tiles: list[Tile]) -> Iterator[list[Tile]]:
     size = min(_BATCH_WINDOWS, max(1, _BATCH_PIXELS // (tiles[0].height * tiles[0].width)))
     for start in range(0, len(tiles), size):
         yield tiles[start : start + size]
-
-
-def _maps(features: DenseFeatures) -> dict[str, Tensor]:
-    parts = {"values": features.values, "structure": features.structure, "inputs": features.inputs}
-    return {name: maps for name, maps in parts.items() if maps is not None}
 
 
 def _cells(tile: Tile, stride: int) -> tuple[slice, slice]:
