@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ovseg.attention import Attended, LastBlock, RecipeConfig, find_recipe
+from ovseg.attention.feedback import patch_labels
 from ovseg.attention.structured import resize_numbers
 from ovseg.encoders.converter import Converter, ConverterConfig, pooled_over
 from ovseg.encoders.spec import DenseFeatures, EncoderSpec, as_features
@@ -114,13 +115,29 @@ class RecipeEncoder(nn.Module):
         whole = functional.normalize(self.tower.pool(self.tower.whole_block(tokens)), dim=-1)
         return replace(as_features(self._maps(tokens, pixels, regions), pixels, self.spec.space), whole=whole)
 
-    def _maps(self, tokens: TowerTokens, pixels: Tensor, regions: Tensor | None) -> tuple[Tensor, ...]:
+    def dense_labelled(self, pixels: Tensor, labels: Tensor) -> DenseFeatures:
+        """What ``dense`` returns in a second pass: (B, H, W) integer ``labels`` are those that the first gave.
+
+        Raises:
+            ConfigError: the recipe does not look at labels.
+        """
+        if not self._recipe.labels:
+            raise ConfigError(f"recipe '{self._config.name}' does not look at labels; remove 'again:'")
+        pixels = pixels.to(self.dtype)
+        tokens = self.tower.prefix(pixels, keep=self._keeps_history)
+        maps = self._maps(tokens, pixels, None, labels=patch_labels(labels, tokens.grid))
+        return as_features(maps, pixels, self.spec.space)
+
+    def _maps(
+        self, tokens: TowerTokens, pixels: Tensor, regions: Tensor | None, *, labels: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         structure = self._structure_of(pixels)
         if structure is not None and regions is not None:
             regions = resize_numbers(regions, (structure.shape[-2], structure.shape[-1])).to(pixels.device)
         else:
             regions = self._regions_of(pixels, structure)
-        attended = self._recipe.run(self._last_block(tokens, structure, regions), self._config.options)
+        block = replace(self._last_block(tokens, structure, regions), labels=labels)
+        attended = self._recipe.run(block, self._config.options)
         values = self._finish(attended, tokens)
         if self.converter is not None:
             return self._converted(values, tokens)

@@ -153,6 +153,14 @@ def run_encoder(encoder: ImageEncoder, pixels: Tensor, *regions: Tensor, whole: 
 
 
 @runtime_checkable
+class LabelledEncoder(ImageEncoder, Protocol):
+    """An image encoder that can take into account what a first look made of the image."""
+
+    def dense_labelled(self, pixels: Tensor, labels: Tensor) -> DenseFeatures:
+        """What ``dense`` returns, given (B, H, W) integer labels of the pixels, −1 for none."""
+
+
+@runtime_checkable
 class TextEncoder(Protocol):
     """Turns phrases into unit vectors; frozen."""
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from ovseg.assets import asset_names, find_asset
-from ovseg.attention.registry import RecipeConfig
+from ovseg.attention.registry import RECIPES, RecipeConfig
 from ovseg.config import Config, load_config, parse_config
 from ovseg.encoders.converter import ConverterConfig
 from ovseg.encoders.structure import StructureConfig
@@ -267,12 +267,22 @@ class WholeConfig(Config):
     distance: float = Field(default=0.09, ge=0)
 
 
+class AgainConfig(Config):
+    """A second pass by the labels of the first (ResCLIP), for recipes that read labels.
+
+    Attributes:
+        least: pixels whose best class is less probable have no label in the second pass.
+    """
+
+    least: float = Field(default=0.25, ge=0, le=1)
+
+
 class ModelConfig(Config):
     """One model: encoders, prompts, sizes, smoothing, background, licence.
 
     ``words`` names a list of ``prompts/words/``, which the classes of a benchmark are then asked by.
     ``parameters`` are millions. ``correction`` names regions that are painted in their most frequent label.
-    ``gather`` changes the features of an image as a whole.
+    ``gather`` changes the features of an image as a whole. ``again`` asks for a second pass.
     ``datasets`` holds, by benchmark, the constants that a paper changes for it, with dotted keys;
     ``for_benchmark`` applies them.
     """
@@ -292,6 +302,7 @@ class ModelConfig(Config):
     prune: PruneConfig | None = None
     whole: WholeConfig | None = None
     gather: GatherConfig | None = None
+    again: AgainConfig | None = None
     correction: CorrectionConfig | None = None
     objects: QualityConfig = QualityConfig()
     parameters: float
@@ -308,6 +319,10 @@ class ModelConfig(Config):
         for name in ("smoothing", "gather"):
             if getattr(self, name) is not None and self.input.splice == "pixels":
                 raise ValueError(f"{name} needs cells on one grid, got input.splice 'pixels'; remove one of them")
+        recipe = "" if self.encoder.recipe is None else self.encoder.recipe.name
+        if self.again is not None and not (recipe in RECIPES and RECIPES[recipe].labels):
+            known = ", ".join(name for name in RECIPES if RECIPES[name].labels)
+            raise ValueError(f"'again:' needs a recipe that reads labels ({known}), got '{recipe}'; change one")
         if self.background.objectness and self.encoder.converter is None:
             raise ValueError("background.objectness needs a section 'converter:' in 'encoder:', got none; add one")
         return self
@@ -367,6 +382,7 @@ HARNESS = (
     "refine",
     "prune",
     "whole",
+    "again",
     "correction",
 )  # what a paper's way from an image to labels is made of, besides its networks
 

@@ -61,6 +61,7 @@ class Model:
         ``features`` decides the features in the joint space, ``settings`` how a label is chosen from them.
         """
         config = self.config
+        added = [part for part in (config.whole, config.again) if part is not None]
         gathered = [] if config.gather is None else [config.gather]
         head = None if config.head is None else config.head.model_copy(update={"weights": "", "sha256": ""})
         rest = config.model_dump(
@@ -79,7 +80,7 @@ class Model:
             "model": config.name,
             "weights": "+".join(f"{part}-{mark[:16]}" for part, mark in sorted(self.weights.items())),
             "features": digest(self.encoder_digest, head, self.weights.get("head", ""), *gathered),
-            "settings": digest(_as_before(rest), *([] if config.whole is None else [config.whole])),
+            "settings": digest(_as_before(rest), *added),
         }
 
 

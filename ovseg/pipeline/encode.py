@@ -73,25 +73,29 @@ def encode_image(
     config: InputConfig,
     *,
     regions: WholeRegions | None = None,
+    labels: Tensor | None = None,
 ) -> tuple[DenseFeatures, Geometry]:
     """Features of an image at the size of a model file, whole or in windows, and how its cells lie on it.
 
     Args:
-        encode: (b, 3, H, W) normalised pixels to features.
+        encode: (b, 3, H, W) normalised pixels to features; with labels, from these and (b, H, W) labels.
         image: (H, W, 3) uint8.
         spec: preprocessing of the encoder.
         config: sizes and windows of the model file.
         regions: see ``encode_apart``.
+        labels: (H, W) integers of the image's pixels, cut as the image is.
     """
     if config.resampling is not None:
         spec = replace(spec, interpolation=config.resampling)
     if config.splice == "pixels":
-        return encode_apart(encode, image, spec, config, regions=regions)
+        known = regions if labels is None else lambda _: labels
+        return encode_apart(encode, image, spec, config, regions=known)
     height, width = image.shape[:2]
     size, window = _planned((height, width), config, spec)
     pixels, geometry = prepare(image, spec, size=size)
+    maps = () if labels is None else (resize_numbers(labels, (pixels.shape[2], pixels.shape[3]))[None],)
     if window is None:
-        return encode(pixels), geometry
+        return encode(pixels, *maps), geometry
     features = encode_windows(
         encode,
         pixels,
@@ -99,6 +103,7 @@ def encode_image(
         overlap=config.overlap,
         multiple=spec.granularity,
         splice=config.splice,
+        maps=maps,
     )
     return features, geometry
 
@@ -198,6 +203,7 @@ def encode_windows(
     overlap: int,
     multiple: int,
     splice: Literal["scores", "features"] = "scores",
+    maps: Sequence[Tensor] = (),
 ) -> DenseFeatures:
     """Features of an image that runs in windows: on each cell the mean over the windows that hold it.
 
@@ -212,6 +218,7 @@ def encode_windows(
         overlap: pixels that neighbouring windows share at least; rounded up to a multiple of ``multiple``.
         multiple: windows start, and their sides end, at multiples of this; a multiple of the features' stride.
         splice: what is averaged.
+        maps: (1, H, W) of the image, cut as it is and given to ``encode`` too.
 
     Returns:
         (1, C, H/stride, W/stride) features; ``structure`` is averaged too and has unit length again.
@@ -228,27 +235,27 @@ def encode_windows(
         )
     tiles = _plan(height, width, window=window, overlap=overlap, multiple=multiple)
     if len(tiles) == 1:
-        return encode(pixels)
+        return encode(pixels, *maps)
     sums: dict[str, Tensor] = {}
     count = torch.zeros(0)
     wholes: list[Tensor | None] = []
     for batch in _batches(tiles):
-        part = encode(torch.cat([pixels[:, :, t.top : t.top + t.height, t.left : t.left + t.width] for t in batch]))
+        part = encode(*(torch.cat([_window(each, tile) for tile in batch]) for each in (pixels, *maps)))
         if multiple % part.stride:
             raise ShapeError(f"multiple must be a multiple of the stride {part.stride}, got {multiple}")
         wholes.append(part.whole)
         grid = (height // part.stride, width // part.stride)
         if not sums:
-            sums = {name: maps.new_zeros(1, maps.shape[1], *grid) for name, maps in part.maps.items()}
+            sums = {name: found.new_zeros(1, found.shape[1], *grid) for name, found in part.maps.items()}
             count = part.values.new_zeros(grid)
         for number, tile in enumerate(batch):
             place = _cells(tile, part.stride)
             count[place] += 1
-            for name, maps in part.maps.items():
-                sums[name][0][:, *place] += maps[number]
+            for name, found in part.maps.items():
+                sums[name][0][:, *place] += found[number]
     means = {name: total / count for name, total in sums.items()}
     unit = {"structure"} | ({"values", "inputs"} if splice == "features" else set())
-    means = {name: functional.normalize(maps, dim=1) if name in unit else maps for name, maps in means.items()}
+    means = {name: functional.normalize(mean, dim=1) if name in unit else mean for name, mean in means.items()}
     return DenseFeatures(space=part.space, stride=part.stride, whole=_mean(wholes), **means)
 
 
@@ -274,6 +281,11 @@ def _batches(tiles: list[Tile]) -> Iterator[list[Tile]]:
     size = min(_BATCH_WINDOWS, max(1, _BATCH_PIXELS // (tiles[0].height * tiles[0].width)))
     for start in range(0, len(tiles), size):
         yield tiles[start : start + size]
+
+
+def _window(maps: Tensor, tile: Tile) -> Tensor:
+    """A window of (..., H, W) maps."""
+    return maps[..., tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
 
 
 def _cells(tile: Tile, stride: int) -> tuple[slice, slice]:

@@ -25,6 +25,7 @@ from ovseg.images.reading import MAX_PIXELS, Reading
 from ovseg.images.resize import prepare, working_size
 from ovseg.models.config import for_benchmark, with_objects
 from ovseg.models.model import Model
+from ovseg.pipeline.again import SecondPass
 from ovseg.pipeline.batches import path_of, stream
 from ovseg.pipeline.decide import Decision, DecisionRules
 from ovseg.pipeline.encode import encode_images, whole_image
@@ -81,6 +82,7 @@ class Segmenter:
         self.rules = DecisionRules(model.config)
         gather, unit = model.config.gather, model.config.input.splice == "features"
         self._gather = None if gather is None else Gathering(gather, unit=unit)
+        self._again = None if model.config.again is None else SecondPass(model, device=device)
         self.templates = Templates.named(model.config.templates)
         self._cache = TextCache(cache)
         self._recent = RecentQueries()
@@ -200,11 +202,10 @@ class Segmenter:
         whole = getattr(self.model.image, "whole_regions", None)
         encoded = encode_images(self._joint, images, self.model.image.spec, self.config.input, regions=whole)
         asks_whole = self.config.prune is not None or self.config.whole is not None
-        found = [
-            EncodedImage(image, features, geometry, self._whole(image) if asks_whole else None)
+        return [
+            self._gathered(EncodedImage(image, features, geometry, self._whole(image) if asks_whole else None))
             for image, (features, geometry) in zip(images, encoded, strict=True)
         ]
-        return found if self._gather is None else [self._gather(each) for each in found]
 
     def queries(self, labels: Labels | None = None, *, background: Background = None) -> QueryBank:
         """The queries of a vocabulary in the joint space; kept in memory and, if they are words, on disk.
@@ -228,16 +229,26 @@ class Segmenter:
         Raises:
             SpaceError: the queries are of another model.
         """
+        found = self._scored(encoded, queries)
+        if self._again is not None:
+            encoded = self._gathered(self._again(found, encoded))
+            found = self._scored(encoded, queries)
+        for modifier in self.modifiers:
+            found = modifier(found, encoded)
+        return found
+
+    def _scored(self, encoded: EncodedImage, queries: QueryBank) -> ClassLogits:
+        """The logits of every class before any modifier."""
         head, over = self.model.head, self.config.scoring.over
         if isinstance(head, AnsweringHead):
             found = answered_logits(head, encoded, queries, self.config.objects)
         else:
             smoothing = self.config.smoothing
             found = class_logits(head, encoded.features, queries, smoothing=smoothing, by_query=over == "phrases")
-        found = replace(found, apart=over == "each")
-        for modifier in self.modifiers:
-            found = modifier(found, encoded)
-        return found
+        return replace(found, apart=over == "each")
+
+    def _gathered(self, encoded: EncodedImage) -> EncodedImage:
+        return encoded if self._gather is None else self._gather(encoded)
 
     @torch.inference_mode()
     def decide(
