@@ -18,7 +18,7 @@ from ovseg.errors import ConfigError, ShapeError
 from ovseg.images.geometry import Geometry, Size
 from ovseg.images.resize import exact_size, prepare, working_size
 from ovseg.images.tiles import Tile, plan_tiles
-from ovseg.models.config import InputConfig
+from ovseg.models.sections import InputConfig
 from ovseg.pipeline.windows import WindowGeometry, cut, padded_size, place_windows
 from ovseg.tensors import check_shape
 

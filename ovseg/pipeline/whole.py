@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ovseg.encoders.spec import check_space
 from ovseg.heads.base import Head
-from ovseg.models.config import WholeConfig
+from ovseg.models.sections import WholeConfig
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits, best_query, class_logits
 from ovseg.pipeline.modifiers import Modifier

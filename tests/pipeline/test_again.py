@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from ovseg.errors import ConfigError
 from ovseg.heads.base import IdentityHead
-from ovseg.models.config import AgainConfig, InputConfig, ModelConfig, RefineConfig
+from ovseg.models.config import ModelConfig
 from ovseg.models.model import Model
+from ovseg.models.sections import AgainConfig, InputConfig, RefineConfig
 from ovseg.pipeline.segmenter import Segmenter
 
 LABELS = ["red", "blue"]

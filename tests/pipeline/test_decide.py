@@ -13,8 +13,9 @@ from ovseg.encoders.spec import DenseFeatures, EncoderSpec
 from ovseg.errors import ConfigError, SpaceError
 from ovseg.heads.base import IdentityHead
 from ovseg.images.geometry import ImageGeometry
-from ovseg.models.config import ModelConfig, PruneConfig, read_model_config
+from ovseg.models.config import ModelConfig, read_model_config
 from ovseg.models.model import Model
+from ovseg.models.sections import PruneConfig
 from ovseg.pipeline.decide import Decision, DecisionRules
 from ovseg.pipeline.encode import whole_image
 from ovseg.pipeline.encoded import EncodedImage
