@@ -57,6 +57,7 @@ def _sam_marks(config: ModelConfig) -> dict[str, str]:
     asked = {
         "correction": "" if config.correction is None else config.correction.model,
         "gather": "" if config.gather is None else config.gather.sam,
+        "redraw": "" if config.redraw is None else config.redraw.model,
     }
     asked |= {"objects": config.objects.best.masks, "fast objects": config.objects.fast.masks}
     return {part: sam_mark(name) for part, name in asked.items() if name and name != "map"}

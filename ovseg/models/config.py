@@ -25,6 +25,7 @@ from ovseg.models.sections import (
     InputConfig,
     PruneConfig,
     QualityConfig,
+    RedrawConfig,
     RefineConfig,
     ScoringConfig,
     WholeConfig,
@@ -89,6 +90,7 @@ class ModelConfig(Config):
     ``words`` names a list of ``prompts/words/``, which the classes of a benchmark are then asked by.
     ``parameters`` are millions. ``correction`` names regions that are painted in their most frequent label.
     ``gather`` changes the features of an image as a whole. ``again`` asks for a second pass.
+    ``redraw`` lets a SAM draw the label map anew.
     ``datasets`` holds, by benchmark, the constants that a paper changes for it, with dotted keys;
     ``for_benchmark`` applies them.
     """
@@ -109,6 +111,7 @@ class ModelConfig(Config):
     whole: WholeConfig | None = None
     gather: GatherConfig | None = None
     again: AgainConfig | None = None
+    redraw: RedrawConfig | None = None
     correction: CorrectionConfig | None = None
     objects: QualityConfig = QualityConfig()
     parameters: float
@@ -189,6 +192,7 @@ HARNESS = (
     "prune",
     "whole",
     "again",
+    "redraw",
     "correction",
 )  # what a paper's way from an image to labels is made of, besides its networks
 

@@ -61,7 +61,7 @@ class Model:
         ``features`` decides the features in the joint space, ``settings`` how a label is chosen from them.
         """
         config = self.config
-        added = [part for part in (config.whole, config.again) if part is not None]
+        added = [part for part in (config.whole, config.again, config.redraw) if part is not None]
         gathered = [] if config.gather is None else [config.gather]
         head = None if config.head is None else config.head.model_copy(update={"weights": "", "sha256": ""})
         rest = config.model_dump(

@@ -206,6 +206,25 @@ class WholeConfig(Config):
     distance: float = Field(default=0.09, ge=0)
 
 
+class RedrawConfig(Config):
+    """The label map drawn anew by a SAM that is shown the connected parts of each class (Trident).
+
+    Attributes:
+        model: ``mobile-sam``, or repository or folder of a SAM; see ``ovseg.sam.load_sam``.
+        least: pixels whose class is less probable belong to no part.
+        area: smallest part that is shown, in pixels of the image.
+        sure: masks count whose overlap with the truth the SAM expects to be over this.
+        hint: factor from the probability of the class to the rough mask that is shown beside box and point, to SAMs
+            that read masks.
+    """
+
+    model: str = "facebook/sam-vit-base"
+    least: float = Field(default=0.1, ge=0, le=1)
+    area: int = Field(default=900, gt=0)
+    sure: float = Field(default=0.8, ge=0, le=1)
+    hint: float = Field(default=0.005, ge=0)
+
+
 class AgainConfig(Config):
     """A second pass by the labels of the first (ResCLIP), for recipes that read labels.
 

@@ -285,6 +285,8 @@ def repositories_of(config: ModelConfig) -> dict[str, dict[str, bytes]]:
         found[sam] = repository_files("sam2", "sam2", "sam2")
     if config.gather is not None and config.gather.attention is not None:
         found[config.gather.attention.model] = repository_files("sam", "sam", "sam")
+    if config.redraw is not None:
+        found[config.redraw.model] = repository_files("sam", "sam", "sam")
     if encoder.name.endswith("worldwide-quickgelu"):
         found["facebook/xlm-v-base"] = subword_files("facebook/xlm-v-base")
     return found
