@@ -134,6 +134,11 @@ class WholeImageEncoder(Protocol):
         """Unit vectors (B, C) of ``pixels`` (B, 3, H, W)."""
 
 
+def whole_space(encoder: ImageEncoder) -> str:
+    """The space of the vectors of whole images: that of the features, unless the encoder says another."""
+    return str(getattr(encoder, "whole_space", encoder.spec.space))
+
+
 @runtime_checkable
 class DenseAndWholeEncoder(ImageEncoder, Protocol):
     """An image encoder that gives the features and the vector of the whole image in one run."""

@@ -40,11 +40,13 @@ class TextConfig(Config):
         name: open_clip's name of the model that it is part of.
         weights: tag of the weights.
         repo: repository of the weights on the Hugging Face hub.
+        whole: whether its image side makes the vector of the whole image, which is then in the space of the words.
     """
 
     name: str
     weights: str = ""
     repo: str = ""
+    whole: bool = False
 
 
 class EncoderConfig(Config):
@@ -170,9 +172,9 @@ def read_model_config(name: str) -> ModelConfig:
 def _beside(config: ModelConfig, folder: Path) -> ModelConfig:
     """``config`` with the files that its own file names found in the folder of that file."""
     changes: dict[str, Any] = {}
-    if config.head is not None and config.head.weights:
-        weights = str(folder / config.head.weights)
-        changes["head"] = config.head.model_copy(update={"weights": weights})
+    head = config.head
+    if head is not None and head.weights and (not head.source or (folder / head.weights).is_file()):
+        changes["head"] = head.model_copy(update={"weights": str(folder / head.weights)})
     converter = config.encoder.converter
     if converter is not None and (folder / converter.file).is_file():
         moved = converter.model_copy(update={"file": str(folder / converter.file)})

@@ -36,8 +36,11 @@ def is_local(config: ModelConfig) -> bool:
 
 def own_files(config: ModelConfig) -> dict[str, tuple[str, str]]:
     """The files of a model that no hub holds: by path, what each holds and where it may be had."""
-    converter = config.encoder.converter
-    return {} if converter is None else {converter.file: ("the converter of CLIP-DINOiser", converter.source)}
+    converter, head = config.encoder.converter, config.head
+    found = {} if converter is None else {converter.file: ("the converter of CLIP-DINOiser", converter.source)}
+    if head is not None and head.source:
+        found[head.weights] = (f"the weights of the head '{head.kind}'", head.source)
+    return found
 
 
 def find_own_of(config: ModelConfig, name: str, place: Path | None = None) -> Path:

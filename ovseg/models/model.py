@@ -17,7 +17,8 @@ from ovseg.models.config import ModelConfig
 from ovseg.proposals.proposal import Detector
 
 MadeT = TypeVar("MadeT")
-_ADDED = [("converter", None), ("objectness", 0.0)]  # fields and what they are where they are not used
+# fields and what they are where they are not used
+_ADDED = [("converter", None), ("objectness", 0.0), ("whole", False), ("source", "")]
 _IMAGE_SIDE = (
     "image",
     "structure",
@@ -63,7 +64,11 @@ class Model:
         config = self.config
         added = [part for part in (config.whole, config.again, config.redraw) if part is not None]
         gathered = [] if config.gather is None else [config.gather]
-        head = None if config.head is None else config.head.model_copy(update={"weights": "", "sha256": ""})
+        head = (
+            None
+            if config.head is None
+            else config.head.model_copy(update={"weights": "", "sha256": "", "source": ""})
+        )
         rest = config.model_dump(
             include={
                 "logit_scale",
@@ -79,7 +84,7 @@ class Model:
         return {
             "model": config.name,
             "weights": "+".join(f"{part}-{mark[:16]}" for part, mark in sorted(self.weights.items())),
-            "features": digest(self.encoder_digest, head, self.weights.get("head", ""), *gathered),
+            "features": digest(self.encoder_digest, _as_before(head), self.weights.get("head", ""), *gathered),
             "settings": digest(_as_before(rest), *added),
         }
 

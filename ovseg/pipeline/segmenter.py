@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ovseg._version import __version__
 from ovseg.backends.answers import AnsweringHead
-from ovseg.encoders.spec import DenseFeatures, run_encoder
+from ovseg.encoders.spec import DenseFeatures, run_encoder, whole_space
 from ovseg.errors import ConfigError, ImageError, VocabularyError
 from ovseg.heads.base import reads_whole
 from ovseg.heads.maskqueries import MaskQueries
@@ -94,8 +94,8 @@ class Segmenter:
         if self.config.prune is not None:
             # The image as a whole is compared with text alone, which knows less of a label than its own modifier.
             spared = {name for modifier in self.added for name in modifier.names}
-            modifiers.append(Pruning(self.config.prune, self.model.image.spec.space, spared))
-        whole, space = self.config.whole, self.model.image.spec.space
+            modifiers.append(Pruning(self.config.prune, whole_space(self.model.image), spared))
+        whole, space = self.config.whole, whole_space(self.model.image)
         first = [] if whole is None else [WholeImage(whole, self.model.head, self.config.smoothing, space)]
         if isinstance(self.model.head, MaskQueries):  # last: they ask what all others made of the map
             modifiers.append(QueryMaps(self.model.head))

@@ -297,6 +297,10 @@ def own_files_of(config: ModelConfig) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     if config.encoder.converter is not None:
         found[config.encoder.converter.file] = converter_file()
+    if config.head is not None and config.head.source:
+        draw = torch.Generator().manual_seed(0)
+        tensors = {name: torch.randn(12, WIDTH, generator=draw) for name in ("keys", "values")}
+        found[config.head.weights] = save(tensors)
     return found
 
 

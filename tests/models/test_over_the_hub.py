@@ -90,7 +90,7 @@ def lay_own_files(config: ModelConfig, folder: Path, monkeypatch: pytest.MonkeyP
 
 def run(model: Model, cache: Path) -> np.ndarray:
     """How sure every pixel of the photo is; without a head, the vectors that it would join."""
-    if model.config.encoder.kind == "paired":
+    if model.config.encoder.kind == "paired" and model.config.head is None:
         patches = model.image.dense(torch.ones(1, 3, 56, 56)).values
         return np.concatenate([model.text().encode(["a cat"]).numpy().ravel(), patches.numpy().ravel()])
     found = Segmenter(model, device=CPU, cache=cache).segment(PHOTO, ["cat", "sofa"], background=None)
