@@ -115,8 +115,17 @@ class RecipeEncoder(nn.Module):
         whole = functional.normalize(self.tower.pool(self.tower.whole_block(tokens)), dim=-1)
         return replace(as_features(self._maps(tokens, pixels, regions), pixels, self.spec.space), whole=whole)
 
-    def dense_labelled(self, pixels: Tensor, labels: Tensor) -> DenseFeatures:
+    def dense_resumable(self, pixels: Tensor) -> tuple[DenseFeatures, TowerTokens]:
+        """What ``dense`` returns, and the tokens entering the last block, with the history that its recipe read."""
+        pixels = pixels.to(self.dtype)
+        tokens, read = self.tower.prefix(pixels, keep=self._keeps_history), set[int]()
+        maps = self._maps(tokens, pixels, None, read=read)
+        return as_features(maps, pixels, self.spec.space), tokens.keeping(read)
+
+    def dense_labelled(self, pixels: Tensor, labels: Tensor, entering: TowerTokens | None = None) -> DenseFeatures:
         """What ``dense`` returns in a second pass: (B, H, W) integer ``labels`` are those that the first gave.
+
+        With what ``dense_resumable`` gave of the same pixels, only the last block runs.
 
         Raises:
             ConfigError: the recipe does not look at labels.
@@ -124,34 +133,44 @@ class RecipeEncoder(nn.Module):
         if not self._recipe.labels:
             raise ConfigError(f"recipe '{self._config.name}' does not look at labels; remove 'again:'")
         pixels = pixels.to(self.dtype)
-        tokens = self.tower.prefix(pixels, keep=self._keeps_history)
+        tokens = self.tower.prefix(pixels, keep=self._keeps_history) if entering is None else entering
         maps = self._maps(tokens, pixels, None, labels=patch_labels(labels, tokens.grid))
         return as_features(maps, pixels, self.spec.space)
 
     def _maps(
-        self, tokens: TowerTokens, pixels: Tensor, regions: Tensor | None, *, labels: Tensor | None = None
+        self,
+        tokens: TowerTokens,
+        pixels: Tensor,
+        regions: Tensor | None,
+        *,
+        labels: Tensor | None = None,
+        read: set[int] | None = None,
     ) -> tuple[Tensor, ...]:
+        """Maps of the last block; the numbers of the blocks whose history it reads are added to ``read``."""
         structure = self._structure_of(pixels)
         if structure is not None and regions is not None:
             regions = resize_numbers(regions, (structure.shape[-2], structure.shape[-1])).to(pixels.device)
         else:
             regions = self._regions_of(pixels, structure)
-        block = replace(self._last_block(tokens, structure, regions), labels=labels)
+        read = set() if read is None else read
+        block = replace(self._last_block(tokens, structure, regions, read), labels=labels)
         attended = self._recipe.run(block, self._config.options)
         values = self._finish(attended, tokens)
         if self.converter is not None:
-            return self._converted(values, tokens)
+            return self._converted(values, tokens, read)
         values = functional.normalize(values, dim=1)
         # A structure on another grid cannot say which cells of the values belong together.
         if structure is None or structure.shape[-2:] != values.shape[-2:]:
             return (values,)
         return values, functional.normalize(structure, dim=1) if self._recipe.lengths else structure
 
-    def _converted(self, values: Tensor, tokens: TowerTokens) -> tuple[Tensor, ...]:
+    def _converted(self, values: Tensor, tokens: TowerTokens, read: set[int]) -> tuple[Tensor, ...]:
         """Values pooled as the converter says, its affinity as structure, and its objectness."""
         assert self.converter is not None and self._conversion is not None
-        read = self.tower.inside(tokens, len(self.tower.blocks) - self._conversion.block)
-        alike, objectness = self.converter(as_maps(read[:, tokens.prefix :], tokens.grid))
+        number = len(self.tower.blocks) - self._conversion.block
+        read.add(number)
+        inside = self.tower.inside(tokens, number)[:, tokens.prefix :]
+        alike, objectness = self.converter(as_maps(inside, tokens.grid))
         pooled = pooled_over(values, alike, above=self._conversion.above)
         return functional.normalize(pooled, dim=1), alike, objectness
 
@@ -166,13 +185,23 @@ class RecipeEncoder(nn.Module):
         features: Tensor = self.structure.read(seen) if self._recipe.lengths else self.structure(seen)
         return features
 
-    def _last_block(self, tokens: TowerTokens, structure: Tensor | None, regions: Tensor | None) -> LastBlock:
+    def _last_block(
+        self,
+        tokens: TowerTokens,
+        structure: Tensor | None,
+        regions: Tensor | None,
+        read: set[int] | None = None,
+    ) -> LastBlock:
+        read = set() if read is None else read
         q, k, v = self.tower.last_block_qkv(tokens)
         spatial = None
         if self._config.layers:
             # CorrCLIP takes the values of its spatial branch from the mean of late layers, whose tokens still
             # know their place: with 12 blocks and 5 layers, from what blocks 6 to 10 gave.
-            late = [entering.values for entering in tokens.history[-1 - self._config.layers : -1]]
+            depth = len(self.tower.blocks)
+            numbers = range(max(0, depth - 1 - self._config.layers), depth - 1)
+            read.update(numbers)
+            late = [tokens.history[number].values for number in numbers]
             spatial = self.tower.last_block_qkv(tokens.with_values(torch.stack(late).mean(0)))[2]
         return LastBlock(
             q,
@@ -183,7 +212,7 @@ class RecipeEncoder(nn.Module):
             structure=structure,
             regions=regions,
             spatial=spatial,
-            tower=_Around(self.tower, tokens),
+            tower=_Around(self.tower, tokens, read),
         )
 
     def _regions_of(self, pixels: Tensor, structure: Tensor | None) -> Tensor | None:
@@ -219,16 +248,21 @@ class RecipeEncoder(nn.Module):
 
 @dataclass(frozen=True)
 class _Around:
-    """A tower and the tokens that enter its last block: what a recipe sees of them (``OpenTower``)."""
+    """A tower and the tokens that enter its last block: what a recipe sees of them (``OpenTower``).
+
+    ``read`` collects the numbers of the blocks whose history was asked for.
+    """
 
     tower: ViTTower
     tokens: TowerTokens
+    read: set[int]
 
     @property
     def depth(self) -> int:
         return len(self.tower.blocks)
 
     def entering(self, number: int) -> Tensor:
+        self.read.add(number % self.depth)
         return self.tokens.history[number].values
 
     def patch_qkv(self, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -241,9 +275,11 @@ class _Around:
         return self.tower.merge(attended)
 
     def mean_attention(self, blocks: Sequence[int]) -> Tensor:
+        self.read.update(blocks)
         return self.tower.mean_attention(self.tokens, blocks)
 
     def region_tokens(self, regions: Tensor) -> Tensor:
+        self.read.update(range(self.depth))
         return self.tower.region_tokens(self.tokens, regions)
 
 

@@ -161,8 +161,14 @@ def run_encoder(encoder: ImageEncoder, pixels: Tensor, *regions: Tensor, whole: 
 class LabelledEncoder(ImageEncoder, Protocol):
     """An image encoder that can take into account what a first look made of the image."""
 
-    def dense_labelled(self, pixels: Tensor, labels: Tensor) -> DenseFeatures:
-        """What ``dense`` returns, given (B, H, W) integer labels of the pixels, −1 for none."""
+    def dense_resumable(self, pixels: Tensor) -> tuple[DenseFeatures, Any]:
+        """What ``dense`` returns, and what ``dense_labelled`` then need not compute again."""
+
+    def dense_labelled(self, pixels: Tensor, labels: Tensor, entering: Any = None) -> DenseFeatures:
+        """What ``dense`` returns, given (B, H, W) integer labels of the pixels, −1 for none.
+
+        ``entering`` is what ``dense_resumable`` gave of the same pixels; None runs everything.
+        """
 
 
 @runtime_checkable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,6 +38,14 @@ class TowerTokens:
     def with_values(self, values: Tensor) -> TowerTokens:
         """The same tokens with other vectors."""
         return replace(self, values=values)
+
+    def keeping(self, numbers: Collection[int]) -> TowerTokens:
+        """The same tokens with the history of these blocks alone, so that the rest takes no memory."""
+        history = [
+            each if number in numbers else each.with_values(each.values.new_zeros(0))
+            for number, each in enumerate(self.history)
+        ]
+        return replace(self, history=tuple(history))
 
 
 class ViTTower(nn.Module, ABC):

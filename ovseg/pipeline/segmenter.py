@@ -198,14 +198,20 @@ class Segmenter:
         return replace(encoded, source=path_of(image), note=picture.note)
 
     def encode_batch(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[EncodedImage]:
-        """``encode`` of decoded images (H, W, 3) uint8; those of one size run through the encoder together."""
-        whole = getattr(self.model.image, "whole_regions", None)
-        encoded = encode_images(self._joint, images, self.model.image.spec, self.config.input, regions=whole)
-        asks_whole = self.config.prune is not None or self.config.whole is not None
-        return [
-            self._gathered(EncodedImage(image, features, geometry, self._whole(image) if asks_whole else None))
-            for image, (features, geometry) in zip(images, encoded, strict=True)
-        ]
+        """``encode`` of decoded images (H, W, 3) uint8; those of one size run through the encoder together.
+
+        Models with a second pass take them one by one.
+        """
+        if self._again is not None:
+            found = [self._again.first(image) for image in images]
+        else:
+            whole = getattr(self.model.image, "whole_regions", None)
+            sizes, spec = self.config.input, self.model.image.spec
+            encoded = encode_images(self._joint, images, spec, sizes, regions=whole)
+            found = [EncodedImage(image, *each) for image, each in zip(images, encoded, strict=True)]
+        if self.config.prune is not None or self.config.whole is not None:
+            found = [replace(each, vector=self._whole(each.image)) for each in found]
+        return [self._gathered(each) for each in found]
 
     def queries(self, labels: Labels | None = None, *, background: Background = None) -> QueryBank:
         """The queries of a vocabulary in the joint space; kept in memory and, if they are words, on disk.

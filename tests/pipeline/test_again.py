@@ -25,10 +25,17 @@ class SecondLook(ToyEncoder):
 
     def __init__(self):
         super().__init__()
-        self.given = []
+        self.given, self.kept, self.resumed = [], [], []
 
-    def dense_labelled(self, pixels, labels):
+    def dense_resumable(self, pixels):
+        self.kept.append(pixels)
+        return self.dense(pixels), len(self.kept)
+
+    def dense_labelled(self, pixels, labels, entering=None):
         self.given.append((pixels, labels))
+        if entering is not None:  # what was kept belongs to these windows
+            assert torch.equal(self.kept[entering - 1], pixels)
+            self.resumed.append(entering)
         dense = self.dense(pixels)
         cells = labels[:, 4::8, 4::8]
         told = torch.full_like(cells, 6)  # no colour
@@ -76,6 +83,7 @@ def test_the_second_pass_is_given_the_labels_of_the_first_and_decides(splice):
         for colour, number in ((red, 0), (blue, 1)):
             inside = torch.nn.functional.avg_pool2d(colour.float(), 17, 1, 8) == 1  # not near an edge
             assert (labels[inside] == number).all()
+    assert encoder.resumed == list(range(len(encoder.kept) - len(encoder.given) + 1, len(encoder.kept) + 1))
     given = torch.cat([labels.flatten() for _, labels in encoder.given])
     assert {-1, 0, 1} <= set(given.tolist())  # what is unsure has no label
 
