@@ -283,7 +283,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever the bytes lead to
         raise ModelError(f"weights file '{path}' cannot be read as tensors alone: {error}") from error
-    state = state.get("state_dict", state) if isinstance(state, Mapping) else state
+    for nested in ("state_dict", "model_state_dict"):
+        state = state.get(nested, state) if isinstance(state, Mapping) else state
     if not isinstance(state, Mapping):
         raise ModelError(
             f"weights file '{path}' must hold a mapping of names to tensors, got {type(state).__name__}"

@@ -12,7 +12,7 @@ import ovseg
 PACKAGE = Path(ovseg.__file__).parent
 LAYERS = [
     {"errors", "escape", "files", "tensors", "assets", "config", "_version", "_torchvision"},
-    {"identity", "provenance", "weights", "hub", "network", "journal", "prefetch", "progress"},
+    {"identity", "provenance", "weights", "hub", "network", "journal", "prefetch", "progress", "own_files"},
     {"images", "vocabulary"},
     {"attention", "sam", "regions", "refine", "proposals"},
     {"encoders", "heads", "backends"},

@@ -54,6 +54,7 @@ class LastBlock:
         regions: (B, hs, ws) integer region of each structure cell, −1 outside every region, or None.
         spatial: (B, heads, N, d) values of intermediate layers, through the last block's projection, or None.
         tower: what the block is the last of, or None.
+        labels: (B, h, w) integer label that a first pass gave each patch, −1 for none; None in a first pass.
     """
 
     q: Tensor
@@ -65,12 +66,15 @@ class LastBlock:
     regions: Tensor | None = None
     spatial: Tensor | None = None
     tower: OpenTower | None = None
+    labels: Tensor | None = None
 
     def __post_init__(self) -> None:
         count = self.prefix + self.grid[0] * self.grid[1]
         batch, heads, _, _ = self.q.shape
         for name, tensor in (("q", self.q), ("k", self.k), ("v", self.v)):
             check_shape(name, tensor, "B heads N d", B=batch, heads=heads, N=count)
+        if self.labels is not None:
+            check_shape("labels", self.labels, "B h w", B=batch, h=self.grid[0], w=self.grid[1])
         if self.structure is not None:
             check_shape("structure", self.structure, "B S h w", B=batch)
         if self.regions is not None:

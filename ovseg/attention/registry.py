@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from ovseg.attention.block import Attended, LastBlock
+from ovseg.attention.feedback import resclip
 from ovseg.attention.purified import scclip, sfp
 from ovseg.attention.self_attention import clearclip, maskclip, naclip, plain, radseg, resclip_rcs, sclip
 from ovseg.attention.spectral import cass
@@ -42,6 +43,7 @@ class Recipe:
         fine: whether it answers on the grid of the structure encoder.
         regions: whether it needs regions.
         history: whether it needs what entered the other blocks.
+        labels: whether a second pass may give it the labels of the first.
     """
 
     attend: Callable[..., Attended]
@@ -52,6 +54,7 @@ class Recipe:
     fine: bool = False
     regions: bool = False
     history: bool = False
+    labels: bool = False
 
     def run(self, block: LastBlock, options: Mapping[str, float]) -> Attended:
         """The attended values of ``block``."""
@@ -66,6 +69,7 @@ RECIPES: dict[str, Recipe] = {
     "clearclip": Recipe(clearclip),
     "naclip": Recipe(naclip),
     "resclip-rcs": Recipe(resclip_rcs, history=True),
+    "resclip": Recipe(resclip, history=True, labels=True),
     "radseg": Recipe(radseg, residual=True, feed_forward=True),
     "scclip": Recipe(scclip, history=True),
     "sfp": Recipe(sfp, history=True),

@@ -79,11 +79,24 @@ def resclip_rcs(
     Raises:
         ModelError: the block is not part of a tower.
 
-    Source: Yang et al., ResCLIP, CVPR 2025, residual cross-correlation self-attention; its second part, a pass by
-    the labels of the first, is not here.
+    Source: Yang et al., ResCLIP, CVPR 2025, residual cross-correlation self-attention; ``feedback.resclip`` has its
+    second part too, a pass by the labels of the first.
     """
     near = neighbourhood(block.grid, block.prefix, sigma=sigma).to(block.k)
-    own = (block.k @ block.k.transpose(2, 3) * block.k.shape[-1] ** -0.5 + near).softmax(-1)
+    own = (key_logits(block) + near).softmax(-1)
+    return mixed_with_middle(block, own, mix=mix, strength=strength, first=first, last=last)
+
+
+def key_logits(block: LastBlock) -> Tensor:
+    """(B, heads, N, N): k·kᵀ/√d."""
+    logits: Tensor = block.k @ block.k.transpose(2, 3) * block.k.shape[-1] ** -0.5
+    return logits
+
+
+def mixed_with_middle(
+    block: LastBlock, own: Tensor, *, mix: float, strength: float, first: float, last: float
+) -> Attended:
+    """strength·((1 − mix)·own + mix·Ā)·v with weights ``own`` (B, heads, N, N); see ``resclip_rcs``."""
     tower = block.needed_tower()
     middle = tower.mean_attention(in_proportion(int(first), int(last), depth=tower.depth))
     return block.attended(strength * torch.lerp(own, middle.to(own), mix) @ block.v)

@@ -14,9 +14,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ovseg.bank import build, store
-from ovseg.bank.build import BankOptions, Progress
+from ovseg.bank.build import Progress
 from ovseg.bank.duplicates import Fingerprints, Pair, find_pairs
 from ovseg.bank.index import VectorIndex
+from ovseg.bank.options import BankOptions, check_keys, read_options
 from ovseg.bank.search import Retrieved, query_vector
 from ovseg.bank.support import RegionSupport
 from ovseg.errors import DatasetError, ShapeError
@@ -43,7 +44,7 @@ class ImageBank:
         self.manifest = manifest
         self._segmenter = segmenter
         generation = manifest["generation"]
-        self._names = {kind: f"{kind}-{generation:04d}" for kind in ("images", "regions")}
+        self._names = {kind: f"{kind}-{generation:04d}" for kind in ("images", "regions", "keys")}
         self.table: pa.Table = store.read_table(root / f"{self._names['images']}.parquet")
         self.index = self._open_index("images")
 
@@ -77,13 +78,15 @@ class ImageBank:
         Raises:
             ImageError: ``source`` has no images. Single bad images are recorded and skipped.
             SpaceError: ``out`` is a bank of another model.
-            ConfigError: ``out`` is a bank, or the beginning of one, with other ``options``.
+            ConfigError: ``out`` is a bank, or the beginning of one, with other ``options``; or they ask for keys of
+                a second encoder, and the model has none.
             OutputError: another process writes to ``out``, or the disk is full.
         """
         root = Path(out)
         segmenter = segmenter or _load(model)
         with store.writing(root):
             options = build.claim(root, segmenter.info, options)
+            check_keys(segmenter, options)
             build.append_images(root, iterate(source), segmenter, options=options, progress=progress)
             build.finish(root, encoder=segmenter.info, space=segmenter.model.head.space, options=options)
         return cls.open(root, segmenter=segmenter)
@@ -116,7 +119,7 @@ class ImageBank:
         """A new bank with the images of several, in order; a path that comes twice counts once.
 
         Raises:
-            DatasetError: no banks, ``out`` is a bank already, or a bank is damaged.
+            DatasetError: no banks, ``out`` is a bank already, a bank is damaged, or their keys are of two kinds.
             SpaceError: the banks were built with different models.
         """
         opened = [cls.open(path, verify=True) for path in banks]  # what is copied is vouched for anew
@@ -128,10 +131,13 @@ class ImageBank:
         first = opened[0].manifest
         for bank in opened[1:]:
             store.check_encoder(first, bank.manifest["encoder"], root=opened[0].root)
+        by = sorted({read_options(bank.manifest).keys for bank in opened})
+        if len(by) > 1:
+            raise DatasetError(f"merge needs banks with keys of one kind, got {' and '.join(by)}; build one again")
         with store.writing(root):
             removed = _copy_shards(opened, root)
             most = max(bank.manifest["regions"] for bank in opened)
-            options = replace(build.read_options(first), regions=most)
+            options = replace(read_options(first), regions=most)
             build.finish(root, encoder=first["encoder"], space=first["space"], options=options, removed=removed)
         return cls.open(root)
 
@@ -160,7 +166,7 @@ class ImageBank:
         """
         kept = self._without(lambda key: not key_exists(key))
         with store.writing(self.root):
-            options = build.read_options(kept.manifest)
+            options = read_options(kept.manifest)
             known = [*kept.paths, *(path for path, _ in kept.bad_images())]
             items = (Item(path) for path in known)
             build.append_images(self.root, items, kept.segmenter, options=options, progress=progress)
@@ -189,7 +195,7 @@ class ImageBank:
     def _finish(self, removed: set[int] | None = None) -> None:
         manifest = store.read_manifest(self.root)
         encoder, space = manifest["encoder"], manifest["space"]
-        options = build.read_options(manifest)
+        options = read_options(manifest)
         build.finish(self.root, encoder=encoder, space=space, options=options, removed=removed)
 
     @property
@@ -255,6 +261,7 @@ class ImageBank:
     def support(self, *, neighbours: int = 20, share: float = 0.5, regions: int = 12) -> RegionSupport:
         """A modifier that mixes an image's logits with those of the bank's regions that look like its own.
 
+        What looks alike is told by the keys of the model's second encoder, where the bank was built with them.
         ``segmenter.with_modifiers(bank.support())`` segments with it; the segmenter must be the bank's model.
 
         Args:
@@ -268,7 +275,11 @@ class ImageBank:
         index, _ = self.regions
         kept = self.manifest["files"][f"{self._names['regions']}.npy"]["sha256"][:16]
         head, smoothing = self.segmenter.model.head, self.segmenter.config.smoothing
-        return RegionSupport(index, kept, head, smoothing, neighbours=neighbours, share=share, regions=regions)
+        keys = None
+        if "keys" in self.manifest["index"]:
+            kept += "+" + self.manifest["files"][f"{self._names['keys']}.npy"]["sha256"][:16]
+            keys = self._open_index("keys")
+        return RegionSupport(index, kept, head, smoothing, keys, neighbours, share, regions)
 
     def image(self, row: int) -> NDArray[np.uint8]:
         """(H, W, 3) uint8 of a row.
@@ -281,7 +292,7 @@ class ImageBank:
     @property
     def reading(self) -> Reading:
         """What was said about the values of the images when the bank was built."""
-        return build.read_options(self.manifest).reading
+        return read_options(self.manifest).reading
 
     def notes(self) -> list[tuple[str, str]]:
         """Path of each image about whose values or bands something was decided, and what."""

@@ -15,10 +15,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ovseg.bank import store
-from ovseg.bank.index import Kind, VectorIndex
+from ovseg.bank.index import VectorIndex
 from ovseg.bank.known import KnownRows, Moved, removed_rows, superseded
-from ovseg.bank.vectors import difference_hash, image_vector, region_vectors
-from ovseg.errors import ConfigError, ImageError, OvsegError
+from ovseg.bank.options import BankOptions, check_options, read_options, stored_options
+from ovseg.bank.vectors import describe_regions, difference_hash, image_vector, region_keys
+from ovseg.errors import ImageError, OvsegError
 from ovseg.files import atomic_path, sha256_of_bytes, write_json
 from ovseg.identity import FileMark, sealed
 from ovseg.images.fingerprint import fingerprint
@@ -32,41 +33,9 @@ if TYPE_CHECKING:
     from ovseg.pipeline.segmenter import Segmenter
 
 Progress = Callable[[int], None]
+_KINDS = ("images", "regions", "keys")  # of vectors
 _AHEAD = 4  # images decoded before their turn
 _FLUSH_SECONDS = 5.0  # a killed build loses at most so much
-
-
-@dataclass(frozen=True)
-class BankOptions:
-    """How a bank is built.
-
-    Attributes:
-        kind: of the index; "auto" chooses by size.
-        recall: recall@10 that the index is tuned to.
-        regions: region vectors per image besides the image's own, at most; 0 for none.
-        shard_size: images written at once, at most; a killed build loses these, or the last five seconds.
-        value_range: the values of the images that are black and white; None asks each file.
-        bands: of the images, which are red, green and blue, or grey; None asks each file.
-
-    Raises:
-        ImageError: ``value_range`` or ``bands`` cannot be used; see ``images.reading.Reading``.
-    """
-
-    kind: Kind = "auto"
-    recall: float = 0.95
-    regions: int = 8
-    shard_size: int = 64
-    value_range: tuple[float, float] | None = None
-    bands: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("value_range", "bands"):  # also from a list, as JSON has it
-            object.__setattr__(self, name, getattr(self.reading, name))
-
-    @property
-    def reading(self) -> Reading:
-        """What is said about the values of the images."""
-        return Reading.of(self.value_range, self.bands)
 
 
 @dataclass(frozen=True)
@@ -140,7 +109,7 @@ def _rows(
     """
     decoded = prefetch(lambda item: _decode(item, options.reading), items, ahead=_AHEAD)
     encoded = ((each.row, known.moved(each.row) or _encode(each, segmenter)) for each in decoded)
-    yield from prefetch(lambda pair: _described(*pair, regions=options.regions), encoded)
+    yield from prefetch(lambda pair: _described(*pair, options), encoded)
 
 
 def finish(
@@ -160,16 +129,17 @@ def finish(
     removed = removed_rows(root) if removed is None else removed
     removed = removed | superseded(root, removed)
     generation = _generation(root) + 1
-    names = {kind: f"{kind}-{generation:04d}" for kind in ("images", "regions")}
+    kinds = ("images", "regions", "keys") if options.keys == "structure" else ("images", "regions")
+    names = {kind: f"{kind}-{generation:04d}" for kind in kinds}
     shards = _whole_shards(root)
-    table, counts, dimensions = _collect(root, removed)
+    table, counts = _collect(root, removed)
     with atomic_path(root / f"{names['images']}.parquet") as temporary:
         store.write_table(table, temporary)
     reports: dict[str, Any] = {}
     for kind, name in names.items():
         total = counts[kind]
         if kind == "images" or total:
-            vectors = _write_vectors(root, name, kind=kind, removed=removed, shape=(total, dimensions))
+            vectors = _write_vectors(root, name, kind=kind, removed=removed, total=total)
             index = VectorIndex.build(vectors, kind=options.kind, recall=options.recall)
             index.save(root / f"{name}.faiss")
             reports[kind] = index.report.to_dict()
@@ -183,7 +153,7 @@ def finish(
         "generation": generation,
         "encoder": encoder,
         "space": space,
-        "dimensions": dimensions,
+        "dimensions": _dimensions(root),
         "images": counts["images"],
         "bad": table.num_rows - counts["images"],
         **stored_options(options),
@@ -225,37 +195,10 @@ def claim(root: Path, info: dict[str, str], options: BankOptions | None) -> Bank
         store.check_encoder(begun, info, root=root)
         before = read_options(begun)
         options = options or before
-        _check_options(before, options, root=root)
+        check_options(before, options, root=root)
     options = options or BankOptions()
     write_json(note, sealed({"encoder": info, **stored_options(options)}))
     return options
-
-
-def _check_options(before: BankOptions, options: BankOptions, *, root: Path) -> None:
-    """Refuse options that would make another bank; the shards may be of any size."""
-    # as the command line calls them
-    names = {"kind": "index", "recall": "recall", "regions": "regions", "value_range": "range", "bands": "bands"}
-    wanted = [(name, getattr(before, key), getattr(options, key)) for key, name in names.items()]
-    if differing := [(name, old, new) for name, old, new in wanted if old != new]:
-        was = ", ".join(f"{name} {old}" for name, old, _ in differing)
-        got = ", ".join(f"{name} {new}" for name, _, new in differing)
-        raise ConfigError(
-            f"the bank '{root}' was built with {was}, got {got}; give the same, choose another folder, or delete "
-            "this one"
-        )
-
-
-def stored_options(options: BankOptions) -> dict[str, Any]:
-    """The options as a manifest, and the note of a build that is under way, hold them."""
-    rest: dict[str, Any] = {"kind": options.kind, "recall": options.recall, "shard_size": options.shard_size}
-    said = {"value_range": options.value_range, "bands": options.bands}
-    rest |= {name: list(values) for name, values in said.items() if values is not None}
-    return {"regions": options.regions, "options": rest}
-
-
-def read_options(stored: dict[str, Any]) -> BankOptions:
-    """The options of a manifest or a note."""
-    return BankOptions(regions=stored["regions"], **stored["options"])
 
 
 def _decode(item: Item, reading: Reading) -> Decoded:
@@ -304,56 +247,58 @@ def _encode(decoded: Decoded, segmenter: Segmenter) -> EncodedImage | OvsegError
         return error
 
 
-def _described(row: store.Row, encoded: EncodedImage | Moved | OvsegError | None, *, regions: int) -> store.Row:
+def _described(
+    row: store.Row, encoded: EncodedImage | Moved | OvsegError | None, options: BankOptions
+) -> store.Row:
     """The row with the vectors of its image, or with the reason why there are none."""
     if encoded is None:
         return row
     if isinstance(encoded, Moved):
-        return replace(row, vectors=encoded.vectors)
+        return replace(row, vectors=encoded.vectors, keys=encoded.keys)
     if isinstance(encoded, OvsegError):
         return replace(row, status="bad", reason=" ".join(str(encoded).split()))
-    vectors = image_vector(encoded)[None]
-    if regions:
-        vectors = np.concatenate([vectors, region_vectors(encoded, regions)])
-    return replace(row, vectors=vectors)
+    vectors, keys = image_vector(encoded)[None], None
+    if options.regions:
+        owner, means = describe_regions(encoded.features, options.regions)
+        vectors = np.concatenate([vectors, means.numpy()])
+        keys = region_keys(encoded.features, owner).numpy() if options.keys == "structure" else None
+    return replace(row, vectors=vectors, keys=keys)
 
 
-def _collect(root: Path, removed: set[int]) -> tuple[pa.Table, dict[str, int], int]:
+def _collect(root: Path, removed: set[int]) -> tuple[pa.Table, dict[str, int]]:
     """The table of all rows that count, good ones first, and how many vectors they have."""
     tables, lengths = [], []
     for path in store.shard_paths(root):
-        table = store.read_table(path)
+        table = store.read_table(path, [*store.SCHEMA.names, "vectors"])
         lengths += [len(value.values) if value.is_valid else 0 for value in table["vectors"]]
-        tables.append(table.drop_columns(["vectors", "dimensions"]))
+        tables.append(table.select(store.SCHEMA.names))
     table = pa.concat_tables(tables) if tables else store.SCHEMA.empty_table()
     kept = [number for number in range(table.num_rows) if number not in removed]
     good = [number for number in kept if lengths[number]]
     bad = [number for number in kept if not lengths[number]]
-    dimensions = _dimensions(root)
-    total = sum(lengths[number] for number in good) // max(dimensions, 1)
-    return table.take(good + bad), {"images": len(good), "regions": total - len(good)}, dimensions
+    total = sum(lengths[number] for number in good) // max(_dimensions(root), 1)
+    regions = total - len(good)
+    return table.take(good + bad), {"images": len(good), "regions": regions, "keys": regions}
 
 
-def _dimensions(root: Path) -> int:
+def _dimensions(root: Path, *, name: str = "vectors") -> int:
     """D, as the first good row of any shard has it; 0 without one."""
     for path in store.shard_paths(root):
-        for dimensions in store.read_table(path, ["dimensions"])["dimensions"].to_pylist():
-            if dimensions:
-                return int(dimensions)
+        for width in store.shard_widths(path, name=name):
+            if width:
+                return width
     return 0
 
 
-def _write_vectors(
-    root: Path, name: str, *, kind: str, removed: set[int], shape: tuple[int, int]
-) -> NDArray[np.float32]:
+def _write_vectors(root: Path, name: str, *, kind: str, removed: set[int], total: int) -> NDArray[np.float32]:
     """Write ``name.npy`` (for regions also their owners) shard by shard; comes back memory-mapped."""
-    total, dimensions = shape
+    shape = (total, _dimensions(root, name="keys" if kind == "keys" else "vectors"))
     with atomic_path(root / f"{name}.npy") as temporary:
         vectors = np.lib.format.open_memmap(temporary, "w+", np.float32, shape) if total else None
         _reserve(temporary)
         if vectors is None:
             np.save(temporary, np.zeros(shape, np.float32))
-        owners = _fill(root, vectors, kind=kind, removed=removed, dimensions=dimensions)
+        owners = _fill(root, vectors, kind=kind, removed=removed)
         if vectors is not None:
             vectors.flush()
     if kind == "regions":
@@ -375,16 +320,16 @@ def open_vectors(path: Path) -> NDArray[np.float32]:
     return stored
 
 
-def _fill(root: Path, vectors: Any, *, kind: str, removed: set[int], dimensions: int) -> NDArray[np.int64]:
+def _fill(root: Path, vectors: Any, *, kind: str, removed: set[int]) -> NDArray[np.int64]:
     """Copy the vectors of the rows that count into ``vectors``; whose each is comes back."""
     number, image = -1, 0
     owners: list[int] = []
     for path in store.shard_paths(root):
-        for rows in store.shard_vectors(path, max(dimensions, 1)):
+        for rows in store.shard_vectors(path, name="keys" if kind == "keys" else "vectors"):
             number += 1
             if rows is None or number in removed:
                 continue
-            wanted = rows[:1] if kind == "images" else rows[1:]
+            wanted = {"images": rows[:1], "regions": rows[1:], "keys": rows}[kind]
             if vectors is not None:
                 vectors[len(owners) : len(owners) + len(wanted)] = wanted
             owners += [image] * len(wanted)
@@ -398,8 +343,8 @@ def _generation(root: Path) -> int:
 
 def _drop_older(root: Path, generation: int) -> None:
     """Files of earlier generations and halves left by a kill; one that is still open elsewhere stays."""
-    halves = [*root.glob(".images-*"), *root.glob(".regions-*"), *(root / "shards").glob(".*.parquet")]
-    for path in [*root.glob("images-*"), *root.glob("regions-*"), *halves]:
+    halves = [path for kind in _KINDS for path in root.glob(f".{kind}-*")] + [*(root / "shards").glob(".*.parquet")]
+    for path in [*(path for kind in _KINDS for path in root.glob(f"{kind}-*")), *halves]:
         if path in halves or path.stem.split("-")[1] != f"{generation:04d}":
             with suppress(OSError):
                 path.unlink()

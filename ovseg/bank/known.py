@@ -39,16 +39,16 @@ class KnownRows:
         found = self._gone.get(row.sha256) if row.status == "ok" else None
         if found is None:
             return None
-        dimensions = store.read_table(found["shard"], ["dimensions"])["dimensions"][found["place"]].as_py()
-        vectors = store.shard_vectors(found["shard"], dimensions)[found["place"]]
-        return None if vectors is None else Moved(vectors)
+        vectors, keys = (store.shard_vectors(found["shard"], name=name)[found["place"]] for name in store.WIDTHS)
+        return None if vectors is None else Moved(vectors, keys)
 
 
 @dataclass(frozen=True)
 class Moved:
-    """Vectors (V, D) float32 that were made when the image lay elsewhere."""
+    """Vectors (V, D) and keys (V − 1, S), float32, that were made when the image lay elsewhere."""
 
     vectors: NDArray[np.float32]
+    keys: NDArray[np.float32] | None
 
 
 def described_rows(root: Path) -> Iterator[dict[str, Any]]:

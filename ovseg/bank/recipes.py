@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from ovseg.assets import find_asset
-from ovseg.bank.build import BankOptions
 from ovseg.bank.index import Kind
+from ovseg.bank.options import BankOptions, Keys
 from ovseg.config import Config, load_config
 
 
@@ -20,6 +20,7 @@ class BankRecipe(Config):
         index: kind of the index.
         recall: recall@10 that it is tuned to.
         regions: region vectors per image.
+        keys: what regions are found again by; see ``BankOptions``.
         value_range: the values of the images that are black and white; see ``images.reading.Reading``.
         bands: of the images, which are red, green and blue, or grey.
     """
@@ -30,6 +31,7 @@ class BankRecipe(Config):
     index: Kind = "auto"
     recall: float = Field(default=0.95, ge=0, le=1)
     regions: int = Field(default=8, ge=0)
+    keys: Keys = "joint"
     value_range: tuple[float, float] | None = None
     bands: tuple[int, ...] | None = None
 
@@ -48,6 +50,7 @@ class BankRecipe(Config):
             kind=self.index,
             recall=self.recall,
             regions=self.regions,
+            keys=self.keys,
             value_range=self.value_range,
             bands=self.bands,
         )

@@ -36,6 +36,7 @@ _COLUMNS = {
     "reason": pa.string(),
 }
 _QUICK = 32_000_000  # bytes that are read whole when a bank is opened: 0.2 s here; of the rest the ends
+WIDTHS = {"vectors": "dimensions", "keys": "key_dimensions"}  # columns of vectors, and of their lengths
 SCHEMA = pa.schema(list(_COLUMNS.items()))
 
 
@@ -54,6 +55,7 @@ class Row:
         status: "ok" or "bad".
         reason: why it is bad; of a good one, what was decided about its values (``images.load.Picture.note``).
         vectors: (V, D) float32 unit; the image first, then its regions; None when it is bad.
+        keys: (V − 1, S) float32 unit, of the regions by a second encoder; None in banks without.
     """
 
     path: str
@@ -67,15 +69,19 @@ class Row:
     status: str = "ok"
     reason: str = ""
     vectors: NDArray[np.float32] | None = field(default=None, compare=False)
+    keys: NDArray[np.float32] | None = field(default=None, compare=False)
 
 
 def write_shard(path: Path, rows: Sequence[Row]) -> None:
     """Rows and their vectors in one parquet file, whole or not at all."""
     table = pa.Table.from_pydict({name: [getattr(row, name) for row in rows] for name in _COLUMNS}, schema=SCHEMA)
-    flat = [None if row.vectors is None else row.vectors.ravel() for row in rows]
-    table = table.append_column("vectors", pa.array(flat, pa.list_(pa.float32())))
-    sizes = [0 if row.vectors is None else row.vectors.shape[1] for row in rows]
-    table = table.append_column("dimensions", pa.array(sizes, pa.int32()))
+    for name, sizes in WIDTHS.items():
+        found = [getattr(row, name) for row in rows]
+        if name == "vectors" or any(each is not None for each in found):
+            flat = [None if each is None else each.ravel() for each in found]
+            table = table.append_column(name, pa.array(flat, pa.list_(pa.float32())))
+            widths = [0 if each is None else each.shape[1] for each in found]
+            table = table.append_column(sizes, pa.array(widths, pa.int32()))
     with atomic_path(path) as temporary:
         write_table(table, temporary, compression="zstd")
 
@@ -100,13 +106,24 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         ) from error
 
 
-def shard_vectors(path: Path, dimensions: int) -> list[NDArray[np.float32] | None]:
-    """Per row of a shard its (V, D) vectors, or None."""
-    column = read_table(path, ["vectors"])["vectors"]
+def shard_vectors(path: Path, *, name: str = "vectors") -> list[NDArray[np.float32] | None]:
+    """Per row of a shard its (V, D) vectors, or what else ``WIDTHS`` names; None where there are none."""
+    if name not in pq.read_schema(path).names:
+        return [None] * pq.read_metadata(path).num_rows
+    table = read_table(path, [name, WIDTHS[name]])
     return [
-        None if not value.is_valid else np.asarray(value.values, np.float32).reshape(-1, dimensions)
-        for value in column
+        None if not value.is_valid else np.asarray(value.values, np.float32).reshape(-1, width.as_py())
+        for value, width in zip(table[name], table[WIDTHS[name]], strict=True)
     ]
+
+
+def shard_widths(path: Path, *, name: str = "vectors") -> list[int]:
+    """Per row of a shard the length of its vectors, 0 where there are none; empty for a shard without such."""
+    column = WIDTHS[name]
+    if column not in pq.read_schema(path).names:
+        return []
+    widths: list[int] = read_table(path, [column])[column].to_pylist()
+    return widths
 
 
 def shard_keys(path: Path) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ovseg.bank.index import VectorIndex, Vectors
-from ovseg.bank.vectors import describe_regions
+from ovseg.bank.vectors import describe_regions, region_keys
 from ovseg.encoders.spec import DenseFeatures
 from ovseg.heads.base import Head
 from ovseg.pipeline.encoded import EncodedImage
@@ -27,18 +27,21 @@ class RegionSupport(Modifier):
         bank: what the bank's content is known by.
         head: of the bank's model.
         smoothing: of the bank's model.
+        keys: of the same regions by a second encoder, by which the nearest are then found; None takes ``index``.
         neighbours: regions of the bank that support one region.
         share: of the support in the logits, in [0, 1].
         regions: regions per image, at most.
 
-    Source: CorrCLIP v2, the retrieval stage; there a second encoder makes the keys, here the joint features are
-    keys and values, so that any model and one index serve.
+    Source: CorrCLIP v2, the retrieval stage. There a second encoder makes the keys, as ``keys="structure"`` of
+    ``BankOptions`` does here; without, joint features are keys and values, so that any model and one index serve.
+    On purpose: regions are clusters of cells that look alike, where the paper takes masks.
     """
 
     index: VectorIndex
     bank: str
     head: Head
     smoothing: float | None
+    keys: VectorIndex | None = None
     neighbours: int = 20
     share: float = 0.5
     regions: int = 12
@@ -58,14 +61,26 @@ class RegionSupport(Modifier):
     def supported(self, features: DenseFeatures) -> Tensor:
         """(D, h, w): per cell the unit mean of the bank regions that are nearest to its region."""
         owner, means = describe_regions(features, self.regions)
-        support = torch.from_numpy(support_vectors(means.numpy(), self.index, neighbours=self.neighbours))
+        keys, index = (means, self.index) if self.keys is None else (region_keys(features, owner), self.keys)
+        found = support_vectors(keys.numpy(), index, self.index.vectors, neighbours=self.neighbours)
+        support = torch.from_numpy(found)
         values = features.values[0].float()
         return support[owner].T.reshape(values.shape).to(values)
 
 
-def support_vectors(queries: Vectors, index: VectorIndex, *, neighbours: int) -> Vectors:
-    """(n, D) float32: unit mean of the nearest vectors of each of (n, D) queries."""
+def support_vectors(queries: Vectors, index: VectorIndex, values: Vectors, *, neighbours: int) -> Vectors:
+    """The unit mean of the values of the nearest rows of each query.
+
+    Args:
+        queries: (n, S) float32.
+        index: of N keys (N, S).
+        values: (N, D) float32, a row for each key.
+        neighbours: how many.
+
+    Returns:
+        (n, D) float32.
+    """
     _, rows = index.search(queries, neighbours)
-    means = np.stack([index.vectors[line[line >= 0]].mean(0) for line in rows])
+    means = np.stack([values[line[line >= 0]].mean(0) for line in rows])
     unit: Vectors = (means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-9)).astype(np.float32)
     return unit

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from ovseg.errors import ConfigError
 from ovseg.regions.clusters import cluster_cells
 
 if TYPE_CHECKING:
@@ -24,22 +25,37 @@ def image_vector(encoded: EncodedImage) -> NDArray[np.float32]:
     return vector
 
 
-def region_vectors(encoded: EncodedImage, count: int) -> NDArray[np.float32]:
-    """(R, D) float32: unit means of the joint features over clusters of similar cells, R at most ``count``.
+def describe_regions(features: DenseFeatures, count: int) -> tuple[Tensor, Tensor]:
+    """The regions of an image, clusters of similar cells, R at most ``count``; both tensors on the CPU.
 
     Clusters are of the structure features, or of the joint features where there are none.
+
+    Returns:
+        (h·w,) int64 the region of each cell, and (R, D) float32 unit means of the joint features over regions.
     """
-    vectors: NDArray[np.float32] = describe_regions(encoded.features, count)[1].numpy()
-    return vectors
+    maps = functional.normalize(features.likeness[0].float(), dim=0).cpu()
+    owner = cluster_cells(maps, count=count).flatten()
+    return owner, unit_means(features.values, owner)
 
 
-def describe_regions(features: DenseFeatures, count: int) -> tuple[Tensor, Tensor]:
-    """(h·w,) int64 the region of each cell, and (R, D) float32 ``region_vectors``, both on the CPU."""
-    maps = features.likeness
-    owner = cluster_cells(functional.normalize(maps[0].float(), dim=0).cpu(), count=count).flatten()
+def region_keys(features: DenseFeatures, owner: Tensor) -> Tensor:
+    """(R, S) float32: unit means of the structure features over the regions that ``owner`` (h·w,) tells.
+
+    Raises:
+        ConfigError: the model has no structure features on the grid of its cells.
+    """
+    if features.structure is None:
+        raise ConfigError(
+            "keys 'structure' need a second encoder on the grid of the features, which this model has not; take "
+            "one with a recipe such as proxyclip or corrclip, or keys 'joint'"
+        )
+    return unit_means(features.structure, owner)
+
+
+def unit_means(maps: Tensor, owner: Tensor) -> Tensor:
+    """(R, C) float32 unit means of maps (1, C, h, w) over the regions that ``owner`` (h·w,) tells, on the CPU."""
     members = functional.one_hot(owner).float()  # (h·w, R)
-    means = members.T @ features.values[0].float().flatten(1).T.cpu()
-    return owner, functional.normalize(means, dim=1)
+    return functional.normalize(members.T @ maps[0].float().flatten(1).T.cpu(), dim=1)
 
 
 def difference_hash(pixels: NDArray[np.uint8]) -> int:

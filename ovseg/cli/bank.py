@@ -47,6 +47,10 @@ def build(
     regions: Annotated[
         int | None, typer.Option(min=0, help="Region vectors per image, 0 for none; 8 if not given.")
     ] = None,
+    keys: Annotated[
+        str | None,
+        typer.Option(help="What regions are found by: joint (if not given), or structure, the second encoder."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     value_range: Range = None,
     bands: Bands = None,
@@ -67,7 +71,7 @@ def build(
     is_recipe = source.endswith((".yaml", ".yml"))
     recipe = BankRecipe.named(source) if is_recipe else BankRecipe(summary="", source=source)
     reading = parse_reading(value_range, bands)
-    given: dict[str, Any] = {"model": model, "index": index, "recall": recall, "regions": regions}
+    given: dict[str, Any] = {"model": model, "index": index, "recall": recall, "regions": regions, "keys": keys}
     given |= {"value_range": reading.value_range, "bands": reading.bands}
     recipe = recipe.model_copy(update={name: value for name, value in given.items() if value is not None})
     segmenter = ovseg.load(recipe.model, device=device)

@@ -71,9 +71,14 @@ class HuggingFaceViT(ViTTower):
         output: Tensor = block.self_attn.out_proj(join_heads(attended))
         return output
 
+    def block_normalise(self, block: Any, values: Tensor) -> Tensor:
+        """(B, N, D) through the normalisation before the feed-forward layer."""
+        output: Tensor = block.layer_norm2(values)
+        return output
+
     def block_feed_forward(self, block: Any, values: Tensor) -> Tensor:
         """What the feed-forward layer of a layer adds."""
-        output: Tensor = block.mlp(block.layer_norm2(values))
+        output: Tensor = block.mlp(self.block_normalise(block, values))
         return output
 
     def normalise(self, values: Tensor) -> Tensor:

@@ -67,9 +67,14 @@ class OpenClipViT(ViTTower):
         output: Tensor = block.ls_1(values)
         return output
 
+    def block_normalise(self, block: Any, values: Tensor) -> Tensor:
+        """(B, N, D) through the normalisation before the feed-forward layer."""
+        output: Tensor = block.ln_2(values)
+        return output
+
     def block_feed_forward(self, block: Any, values: Tensor) -> Tensor:
         """What the feed-forward layer of a block adds."""
-        output: Tensor = block.ls_2(block.mlp(block.ln_2(values)))
+        output: Tensor = block.ls_2(block.mlp(self.block_normalise(block, values)))
         return output
 
     def normalise(self, values: Tensor) -> Tensor:

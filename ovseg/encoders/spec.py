@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -58,6 +58,7 @@ class DenseFeatures:
         space: name of the embedding space; compared before any dot product.
         stride: pixels per cell.
         structure: (B, S, h, w) unit maps whose dot products say which cells belong together, or None.
+        objectness: (B, 1, h, w) in [0, 1] how likely a cell shows an object, whatever it is called, or None.
         inputs: (B, I, h, w) maps that a trained head reads beside ``values``, or None.
         whole: (B, C) vector of each image as a whole, with the channels of ``inputs``, or of ``values`` where there
             are none; None where the encoder has none or the head reads none.
@@ -67,18 +68,24 @@ class DenseFeatures:
     space: str
     stride: int
     structure: Tensor | None = None
+    objectness: Tensor | None = None
     inputs: Tensor | None = None
     whole: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_shape("values", self.values, "B C h w")
         batch, _, rows, columns = self.values.shape
-        for name, maps in (("structure", self.structure), ("inputs", self.inputs)):
-            if maps is not None:
-                check_shape(name, maps, f"B {name[0].upper()} h w", B=batch, h=rows, w=columns)
+        for name, maps in self.maps.items():
+            check_shape(name, maps, f"B {name[0].upper()} h w", B=batch, h=rows, w=columns)
         if self.whole is not None:
             like = self.values if self.inputs is None else self.inputs
             check_shape("whole", self.whole, "B C", B=batch, C=like.shape[1])
+
+    @property
+    def maps(self) -> dict[str, Tensor]:
+        """All maps of the cells by name, those that are there."""
+        names = ("values", "structure", "objectness", "inputs")
+        return {name: maps for name in names if (maps := getattr(self, name)) is not None}
 
     @property
     def likeness(self) -> Tensor:
@@ -92,14 +99,16 @@ class DenseFeatures:
 
     def of_image(self, row: int) -> DenseFeatures:
         """The features of one image of the batch, as a batch of one."""
-        parts = {name: getattr(self, name) for name in ("values", "structure", "inputs", "whole")}
-        return replace(self, **{name: each[row : row + 1] for name, each in parts.items() if each is not None})
+        parts: dict[str, Any] = {name: maps[row : row + 1] for name, maps in self.maps.items()}
+        return replace(self, **parts, whole=None if self.whole is None else self.whole[row : row + 1])
 
 
 def as_features(maps: tuple[Tensor, ...], pixels: Tensor, space: str) -> DenseFeatures:
-    """The plain tensors of an encoder's ``forward``, values and perhaps structure, with what they mean."""
-    values, structure = maps[0], maps[1] if len(maps) > 1 else None
-    return DenseFeatures(values, space, pixels.shape[-2] // values.shape[-2], structure=structure)
+    """The plain tensors of an encoder's ``forward``, values, perhaps structure, objectness, with what they mean."""
+    values, structure, objectness, *_ = (*maps, None, None)
+    assert values is not None
+    stride = pixels.shape[-2] // values.shape[-2]
+    return DenseFeatures(values, space, stride, structure=structure, objectness=objectness)
 
 
 @runtime_checkable
@@ -125,6 +134,11 @@ class WholeImageEncoder(Protocol):
         """Unit vectors (B, C) of ``pixels`` (B, 3, H, W)."""
 
 
+def whole_space(encoder: ImageEncoder) -> str:
+    """The space of the vectors of whole images: that of the features, unless the encoder says another."""
+    return str(getattr(encoder, "whole_space", encoder.spec.space))
+
+
 @runtime_checkable
 class DenseAndWholeEncoder(ImageEncoder, Protocol):
     """An image encoder that gives the features and the vector of the whole image in one run."""
@@ -141,6 +155,20 @@ def run_encoder(encoder: ImageEncoder, pixels: Tensor, *regions: Tensor, whole: 
     if whole and isinstance(encoder, DenseAndWholeEncoder):
         return encoder.dense_and_whole(pixels, *regions)
     return encoder.dense(pixels, *regions)
+
+
+@runtime_checkable
+class LabelledEncoder(ImageEncoder, Protocol):
+    """An image encoder that can take into account what a first look made of the image."""
+
+    def dense_resumable(self, pixels: Tensor) -> tuple[DenseFeatures, Any]:
+        """What ``dense`` returns, and what ``dense_labelled`` then need not compute again."""
+
+    def dense_labelled(self, pixels: Tensor, labels: Tensor, entering: Any = None) -> DenseFeatures:
+        """What ``dense`` returns, given (B, H, W) integer labels of the pixels, −1 for none.
+
+        ``entering`` is what ``dense_resumable`` gave of the same pixels; None runs everything.
+        """
 
 
 @runtime_checkable

@@ -66,9 +66,14 @@ class TimmEva(TimmViT):
         """(B, N, D) through the layer scale."""
         return _scaled(values, block.gamma_1)
 
+    def block_normalise(self, block: Any, values: Tensor) -> Tensor:
+        """(B, N, D) through the normalisation before the feed-forward layer."""
+        output: Tensor = block.norm2(values)
+        return output
+
     def block_feed_forward(self, block: Any, values: Tensor) -> Tensor:
         """What the feed-forward layer of a block adds."""
-        return _scaled(block.mlp(block.norm2(values)), block.gamma_2)
+        return _scaled(block.mlp(self.block_normalise(block, values)), block.gamma_2)
 
 
 def _angles(rope: Any, grid: Grid) -> Tensor:

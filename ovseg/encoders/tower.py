@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,6 +38,14 @@ class TowerTokens:
     def with_values(self, values: Tensor) -> TowerTokens:
         """The same tokens with other vectors."""
         return replace(self, values=values)
+
+    def keeping(self, numbers: Collection[int]) -> TowerTokens:
+        """The same tokens with the history of these blocks alone, so that the rest takes no memory."""
+        history = [
+            each if number in numbers else each.with_values(each.values.new_zeros(0))
+            for number, each in enumerate(self.history)
+        ]
+        return replace(self, history=tuple(history))
 
 
 class ViTTower(nn.Module, ABC):
@@ -83,6 +91,10 @@ class ViTTower(nn.Module, ABC):
     def block_merge(self, block: Any, attended: Tensor) -> Tensor:
         """(B, heads, N, d) through the output projection and the layer scale of a block: (B, N, D)."""
         return self.block_scale(block, self.block_project(block, attended))
+
+    @abstractmethod
+    def block_normalise(self, block: Any, values: Tensor) -> Tensor:
+        """(B, N, D) through the normalisation before the feed-forward layer of a block."""
 
     @abstractmethod
     def block_feed_forward(self, block: Any, values: Tensor) -> Tensor:
@@ -198,6 +210,15 @@ class ViTTower(nn.Module, ABC):
         if total is None:
             raise ShapeError("the mean of attentions needs at least one block, got none; name some")
         return total / len(blocks)
+
+    def inside(self, tokens: TowerTokens, number: int) -> Tensor:
+        """(B, N, D): what the feed-forward layer of block ``number``, from 0, is given.
+
+        ``tokens`` are with their ``history``.
+        """
+        block, entering = self.blocks[number], tokens.history[number]
+        attended = functional.scaled_dot_product_attention(*self.block_qkv(block, entering))
+        return self.block_normalise(block, entering.values + self.block_merge(block, attended))
 
     def complete(self, update: Tensor, tokens: TowerTokens, *, residual: bool, feed_forward: bool) -> Tensor:
         """Tokens (B, N, D) leaving the last block.

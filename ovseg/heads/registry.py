@@ -19,6 +19,7 @@ from ovseg.heads.base import Head
 from ovseg.heads.denseclip import DenseClip, DenseClipSettings
 from ovseg.heads.fusioner import Fusioner, FusionerSettings
 from ovseg.heads.maskqueries import MaskQueries, MaskQueriesSettings
+from ovseg.heads.prototypes import Prototypes, PrototypesSettings
 from ovseg.heads.textmap import TextMap, TextMapSettings
 
 Text = Callable[[], TextEncoder]
@@ -51,6 +52,7 @@ HEADS: dict[str, HeadKind] = {
         FusionerSettings, lambda base, settings, text: Fusioner(base, settings), form="as released"
     ),
     "maskqueries": HeadKind(MaskQueriesSettings, lambda base, settings, text: MaskQueries(base, settings)),
+    "prototypes": HeadKind(PrototypesSettings, lambda base, settings, text: Prototypes(base, settings)),
     "textmap": HeadKind(TextMapSettings, lambda base, settings, text: TextMap(base, settings)),
 }
 
@@ -93,10 +95,12 @@ class HeadConfig(Config):
         kind: name in ``ovseg.heads.registry``, such as ``fusioner``.
         weights: safetensors file; in a model file, relative to that file's folder. Empty: untrained.
         sha256: its checksum.
+        source: where the file may be had or how it is made, of a file that is the user's own (``ovseg.own_files``).
         settings: of that kind of head.
     """
 
     kind: str
     weights: str = ""
     sha256: str = ""
+    source: str = ""
     settings: dict[str, Any] = Field(default={})

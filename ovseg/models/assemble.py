@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from ovseg.attention import RecipeConfig
+from ovseg.encoders.converter import build_converter
 from ovseg.encoders.recipe_encoder import RecipeEncoder
 from ovseg.encoders.spec import EncoderSpec, Triple
 from ovseg.encoders.structure import build_structure
@@ -14,7 +15,7 @@ from ovseg.encoders.tower import ViTTower
 from ovseg.errors import ConfigError
 from ovseg.hub import content_of, find_weights
 from ovseg.models.config import ModelConfig
-from ovseg.models.download import STRUCTURE_FOLDER
+from ovseg.models.download import STRUCTURE_FOLDER, find_own_of
 from ovseg.regions import build_regions
 from ovseg.sam.load import sam_mark
 
@@ -26,10 +27,10 @@ RANDOM = "random"  # what weights are known by that no file holds; they come fro
 def assemble(
     tower: ViTTower, spec: EncoderSpec, config: ModelConfig, weights: Path | None
 ) -> tuple[RecipeEncoder, dict[str, str]]:
-    """A tower with the recipe, the structure encoder and the regions of a model file.
+    """A tower with the recipe, the structure encoder, the regions and the converter of a model file.
 
     Returns:
-        The encoder, and what the weights of structure and regions are known by, where there are such parts.
+        The encoder, and what the weights of the other parts are known by, where there are such parts.
     """
     encoder = config.encoder
     tower.position_offset = encoder.position_offset
@@ -49,8 +50,27 @@ def assemble(
         if encoder.regions.model:
             marks["regions"] = sam_mark(encoder.regions.model)
     recipe = encoder.recipe or RecipeConfig(name="plain")
-    built = RecipeEncoder(tower, spec, recipe=recipe, structure=structure, regions=regions, regions_of_whole=whole)
+    converter = None
+    if encoder.converter is not None:
+        path = None if encoder.random_weights else find_own_of(config, encoder.converter.file, weights)
+        converter = build_converter(path, width=_width(tower)), encoder.converter
+        marks["converter"] = mark_of(path)
+    built = RecipeEncoder(
+        tower,
+        spec,
+        recipe=recipe,
+        structure=structure,
+        regions=regions,
+        regions_of_whole=whole,
+        converter=converter,
+    )
     return built, marks
+
+
+def _width(tower: ViTTower) -> int:
+    """Channels of the tower's tokens."""
+    norms = (layer for layer in tower.blocks[-1].modules() if isinstance(layer, nn.LayerNorm))
+    return int(next(norms).normalized_shape[0])
 
 
 def _set_epsilon(tower: ViTTower, epsilon: float) -> None:

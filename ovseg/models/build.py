@@ -11,6 +11,7 @@ import torch
 from ovseg.config import choose
 from ovseg.models.clip import build_openclip
 from ovseg.models.config import ModelConfig
+from ovseg.models.download import find_own_of
 from ovseg.models.embedded import build_embedded
 from ovseg.models.huggingface import build_groupvit, build_huggingface
 from ovseg.models.masks import build_masks
@@ -49,7 +50,10 @@ def build_model(
     model = replace(model, weights={**model.weights, **_sam_marks(config)})
     if config.head is None:
         return model
-    return with_head(model, config.head, device=device or torch.device("cpu"))
+    head = config.head
+    if head.source and head.weights and not config.encoder.random_weights:
+        head = head.model_copy(update={"weights": str(find_own_of(config, head.weights, weights))})
+    return with_head(model, head, device=device or torch.device("cpu"))
 
 
 def _sam_marks(config: ModelConfig) -> dict[str, str]:
@@ -57,6 +61,7 @@ def _sam_marks(config: ModelConfig) -> dict[str, str]:
     asked = {
         "correction": "" if config.correction is None else config.correction.model,
         "gather": "" if config.gather is None else config.gather.sam,
+        "redraw": "" if config.redraw is None else config.redraw.model,
     }
     asked |= {"objects": config.objects.best.masks, "fast objects": config.objects.fast.masks}
     return {part: sam_mark(name) for part, name in asked.items() if name and name != "map"}

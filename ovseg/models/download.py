@@ -16,6 +16,7 @@ from ovseg.hub import (
     has_tokenizer,
 )
 from ovseg.models.config import ModelConfig
+from ovseg.own_files import find_own, has_own
 from ovseg.sam.load import sam_repo
 
 STRUCTURE_FOLDER = "structure"
@@ -29,13 +30,30 @@ def is_local(config: ModelConfig) -> bool:
     repos = [encoder.repo, *_sam_repos(config)]
     repos += [part.repo for part in (encoder.structure, encoder.text) if part is not None]
     tokenizer = tokenizer_repo((encoder.text or encoder).name) if encoder.kind not in _FOLDERS else ""
-    return all(cached_weights(repo) is not None for repo in repos) and (not tokenizer or has_tokenizer(tokenizer))
+    here = all(cached_weights(repo) is not None for repo in repos) and all(map(has_own, own_files(config)))
+    return here and (not tokenizer or has_tokenizer(tokenizer))
+
+
+def own_files(config: ModelConfig) -> dict[str, tuple[str, str]]:
+    """The files of a model that no hub holds: by path, what each holds and where it may be had."""
+    converter, head = config.encoder.converter, config.head
+    found = {} if converter is None else {converter.file: ("the converter of CLIP-DINOiser", converter.source)}
+    if head is not None and head.source:
+        found[head.weights] = (f"the weights of the head '{head.kind}'", head.source)
+    return found
+
+
+def find_own_of(config: ModelConfig, name: str, place: Path | None = None) -> Path:
+    """One of ``own_files``; see ``ovseg.own_files.find_own``."""
+    held, source = own_files(config)[name]
+    return find_own(name, place, what=held, source=source)
 
 
 def _sam_repos(config: ModelConfig) -> list[str]:
     regions = (config.encoder.regions, config.correction)
     asked = [part.model for part in regions if part is not None]
     asked += [] if config.gather is None else [config.gather.sam]
+    asked += [] if config.redraw is None else [config.redraw.model]
     if config.encoder.kind == "masks":  # other models can do without until objects are asked for
         asked += [part.masks for part in (config.objects.fast, config.objects.best) if part.masks != "map"]
     return sorted({sam_repo(model) for model in asked if model} - {""})
@@ -53,6 +71,8 @@ def fetch(config: ModelConfig) -> list[Path]:
     if config.encoder.kind == "embedded":
         return []
     what = f"model '{config.name}'"
+    for name in own_files(config):
+        find_own_of(config, name)
     paths = [*_fetch_towers(config, what), *(download_folder(repo, what="SAM") for repo in _sam_repos(config))]
     for path in paths:
         check_bytes(path, what=what)

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from ovseg.config import Config
 from ovseg.encoders.spec import ImageEncoder, TextEncoder
 from ovseg.heads.base import Head
 from ovseg.identity import digest
@@ -16,7 +17,15 @@ from ovseg.models.config import ModelConfig
 from ovseg.proposals.proposal import Detector
 
 MadeT = TypeVar("MadeT")
-_IMAGE_SIDE = ("image", "structure", "regions", "gather")  # parts whose weights decide the features of an image
+# fields and what they are where they are not used
+_ADDED = [("converter", None), ("objectness", 0.0), ("whole", False), ("source", "")]
+_IMAGE_SIDE = (
+    "image",
+    "structure",
+    "regions",
+    "converter",
+    "gather",
+)  # parts whose weights decide the features of an image
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,7 @@ class Model:
         image: frozen image encoder.
         text: makes the frozen text encoder.
         head: joins the two.
-        weights: by part ("image", "text", "head", "structure", "regions") what its weights are known by: the
+        weights: by part ("image", "text", "head", "structure", "regions", ...) what its weights are known by: the
             SHA-256 of its file, or how they were made where there is no file.
         detector: makes the frozen network that proposes objects; None where the model has none.
     """
@@ -44,7 +53,7 @@ class Model:
     def encoder_digest(self) -> str:
         """What decides the encoder's features of an image: networks, recipe and sizes; no head, no text."""
         weights = {part: mark for part, mark in self.weights.items() if part in _IMAGE_SIDE}
-        return digest(self.config.encoder, self.config.input, weights)
+        return digest(_as_before(self.config.encoder), self.config.input, weights)
 
     @property
     def info(self) -> dict[str, str]:
@@ -53,8 +62,13 @@ class Model:
         ``features`` decides the features in the joint space, ``settings`` how a label is chosen from them.
         """
         config = self.config
+        added = [part for part in (config.whole, config.again, config.redraw) if part is not None]
         gathered = [] if config.gather is None else [config.gather]
-        head = None if config.head is None else config.head.model_copy(update={"weights": "", "sha256": ""})
+        head = (
+            None
+            if config.head is None
+            else config.head.model_copy(update={"weights": "", "sha256": "", "source": ""})
+        )
         rest = config.model_dump(
             include={
                 "logit_scale",
@@ -70,9 +84,17 @@ class Model:
         return {
             "model": config.name,
             "weights": "+".join(f"{part}-{mark[:16]}" for part, mark in sorted(self.weights.items())),
-            "features": digest(self.encoder_digest, head, self.weights.get("head", ""), *gathered),
-            "settings": digest(rest, *([] if config.whole is None else [config.whole])),
+            "features": digest(self.encoder_digest, _as_before(head), self.weights.get("head", ""), *gathered),
+            "settings": digest(_as_before(rest), *added),
         }
+
+
+def _as_before(section: Any) -> Any:
+    """A section without fields that are younger than what users may have kept, where they change nothing."""
+    values = section.model_dump() if isinstance(section, Config) else section
+    if not isinstance(values, dict):
+        return values
+    return {name: _as_before(value) for name, value in values.items() if (name, value) not in _ADDED}
 
 
 class MadeOnce(Generic[MadeT]):

@@ -16,10 +16,13 @@ from ovseg.models.config import ModelConfig
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits
 from ovseg.pipeline.pixels import BandRefinement, decide_pixels, label_scores, network_image
+from ovseg.pipeline.redraw import redraw
 from ovseg.pipeline.upsample import Winners, find_winners
 from ovseg.refine import METHODS, reach_of, refine_maps
 from ovseg.regions.sources import build_regions
 from ovseg.regions.vote import majority_label
+
+_OBJECT = 0.5  # objectness above which a pixel shows an object
 
 
 @dataclass(frozen=True)
@@ -93,10 +96,17 @@ class DecisionRules:
             # A label that is too small gives its pixels to the next best, so the pixels are asked again.
             dropped[: logits.labels] |= small
             winners = self._winners(asked, dropped)
-        index = self._reject(winners, logits.labels) if background else winners.index
+        index, best = winners.index, winners.best
+        if background:
+            index = torch.where(self._none(winners, encoded), -1, index)
+        if self.config.redraw is not None:
+            rule, stride = self.config.redraw, logits.stride
+            index, best = redraw(index, best, probabilities, encoded, stride=stride, rule=rule)
+        if background:
+            index = torch.where(index >= logits.labels, -1, index)
         if self._regions is not None:
             index = self._correct(index, encoded)
-        return Decision(index, winners.best, presence)
+        return Decision(index, best, presence)
 
     def scores(self, logits: ClassLogits, encoded: EncodedImage, *, refine: bool) -> npt.NDArray[np.float16]:
         """(L, H, W) probability of every label at every pixel; refined only where it is decided at pixels."""
@@ -158,8 +168,10 @@ class DecisionRules:
         areas = torch.bincount(index[index < labels].long(), minlength=labels)
         return (areas > 0) & (areas <= share * areas.sum())
 
-    def _reject(self, winners: Winners, labels: int) -> Tensor:
-        """Index map with −1 where a background phrase wins, or the best probability or the margin is too low.
+    def _none(self, winners: Winners, encoded: EncodedImage) -> Tensor:
+        """(H, W) bool, where the best probability or the margin is too low.
+
+        Where the encoder says which cells show an object, what is unsure and no object is none too (CLIP-DINOiser).
 
         Source of the margin: ActiveSAM, 2026: none where s1·sqrt(s1−s2) is under a threshold. Of the plain
         threshold on s1: the papers whose model files set it, as SCLIP, ECCV 2024.
@@ -167,8 +179,12 @@ class DecisionRules:
         settings = self.config.background
         # Two labels that are equally likely say less than one that is alone, whatever their probability.
         margin = winners.best * (winners.best - winners.second).clamp_min(0).sqrt()
-        none = (winners.index >= labels) | (margin < settings.margin) | (winners.best < settings.threshold)
-        return torch.where(none, -1, winners.index)
+        none = (margin < settings.margin) | (winners.best < settings.threshold)
+        features = encoded.features
+        if settings.objectness and features.objectness is not None:
+            objectness = restore(features.objectness.float(), encoded.geometry, stride=features.stride)[0, 0]
+            none |= (winners.best < settings.objectness) & (objectness.to(none.device) <= _OBJECT)
+        return none
 
     def _correct(self, index: Tensor, encoded: EncodedImage) -> Tensor:
         """Every region of the image in its most frequent label (CorrCLIP's map correction)."""

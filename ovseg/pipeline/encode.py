@@ -18,7 +18,7 @@ from ovseg.errors import ConfigError, ShapeError
 from ovseg.images.geometry import Geometry, Size
 from ovseg.images.resize import exact_size, prepare, working_size
 from ovseg.images.tiles import Tile, plan_tiles
-from ovseg.models.config import InputConfig
+from ovseg.models.sections import InputConfig
 from ovseg.pipeline.windows import WindowGeometry, cut, padded_size, place_windows
 from ovseg.tensors import check_shape
 
@@ -73,25 +73,29 @@ def encode_image(
     config: InputConfig,
     *,
     regions: WholeRegions | None = None,
+    labels: Tensor | None = None,
 ) -> tuple[DenseFeatures, Geometry]:
     """Features of an image at the size of a model file, whole or in windows, and how its cells lie on it.
 
     Args:
-        encode: (b, 3, H, W) normalised pixels to features.
+        encode: (b, 3, H, W) normalised pixels to features; with labels, from these and (b, H, W) labels.
         image: (H, W, 3) uint8.
         spec: preprocessing of the encoder.
         config: sizes and windows of the model file.
         regions: see ``encode_apart``.
+        labels: (H, W) integers of the image's pixels, cut as the image is.
     """
     if config.resampling is not None:
         spec = replace(spec, interpolation=config.resampling)
     if config.splice == "pixels":
-        return encode_apart(encode, image, spec, config, regions=regions)
+        known = regions if labels is None else lambda _: labels
+        return encode_apart(encode, image, spec, config, regions=known)
     height, width = image.shape[:2]
     size, window = _planned((height, width), config, spec)
     pixels, geometry = prepare(image, spec, size=size)
+    maps = () if labels is None else (resize_numbers(labels, (pixels.shape[2], pixels.shape[3]))[None],)
     if window is None:
-        return encode(pixels), geometry
+        return encode(pixels, *maps), geometry
     features = encode_windows(
         encode,
         pixels,
@@ -99,6 +103,7 @@ def encode_image(
         overlap=config.overlap,
         multiple=spec.granularity,
         splice=config.splice,
+        maps=maps,
     )
     return features, geometry
 
@@ -176,16 +181,11 @@ def encode_apart(
         parts.append(encode(*seen))
     rows, columns = parts[0].grid
     geometry = WindowGeometry(original, size, tuple(tiles), padded, (rows, columns))
-    values = _stacked([part.values for part in parts])
-    inputs = [part.inputs for part in parts if part.inputs is not None]
-    features = DenseFeatures(
-        values,
-        parts[0].space,
-        parts[0].stride,
-        inputs=_stacked(inputs) if inputs else None,
-        whole=_mean([part.whole for part in parts]),
-    )
-    return features, geometry
+    # structure compares cells on one grid, which these are not
+    kept = [name for name in parts[0].maps if name != "structure"]
+    maps_of = {name: _stacked([part.maps[name] for part in parts]) for name in kept}
+    whole = _mean([part.whole for part in parts])
+    return DenseFeatures(space=parts[0].space, stride=parts[0].stride, whole=whole, **maps_of), geometry
 
 
 def _stacked(parts: Sequence[Tensor]) -> Tensor:
@@ -203,6 +203,7 @@ def encode_windows(
     overlap: int,
     multiple: int,
     splice: Literal["scores", "features"] = "scores",
+    maps: Sequence[Tensor] = (),
 ) -> DenseFeatures:
     """Features of an image that runs in windows: on each cell the mean over the windows that hold it.
 
@@ -217,6 +218,7 @@ def encode_windows(
         overlap: pixels that neighbouring windows share at least; rounded up to a multiple of ``multiple``.
         multiple: windows start, and their sides end, at multiples of this; a multiple of the features' stride.
         splice: what is averaged.
+        maps: (1, H, W) of the image, cut as it is and given to ``encode`` too.
 
     Returns:
         (1, C, H/stride, W/stride) features; ``structure`` is averaged too and has unit length again.
@@ -233,31 +235,28 @@ def encode_windows(
         )
     tiles = _plan(height, width, window=window, overlap=overlap, multiple=multiple)
     if len(tiles) == 1:
-        return encode(pixels)
+        return encode(pixels, *maps)
     sums: dict[str, Tensor] = {}
     count = torch.zeros(0)
     wholes: list[Tensor | None] = []
     for batch in _batches(tiles):
-        part = encode(torch.cat([pixels[:, :, t.top : t.top + t.height, t.left : t.left + t.width] for t in batch]))
+        part = encode(*(torch.cat([_window(each, tile) for tile in batch]) for each in (pixels, *maps)))
         if multiple % part.stride:
             raise ShapeError(f"multiple must be a multiple of the stride {part.stride}, got {multiple}")
         wholes.append(part.whole)
         grid = (height // part.stride, width // part.stride)
         if not sums:
-            sums = {name: maps.new_zeros(1, maps.shape[1], *grid) for name, maps in _maps(part).items()}
+            sums = {name: found.new_zeros(1, found.shape[1], *grid) for name, found in part.maps.items()}
             count = part.values.new_zeros(grid)
         for number, tile in enumerate(batch):
             place = _cells(tile, part.stride)
             count[place] += 1
-            for name, maps in _maps(part).items():
-                sums[name][0][:, *place] += maps[number]
+            for name, found in part.maps.items():
+                sums[name][0][:, *place] += found[number]
     means = {name: total / count for name, total in sums.items()}
-    values = functional.normalize(means["values"], dim=1) if splice == "features" else means["values"]
-    structure = functional.normalize(means["structure"], dim=1) if "structure" in means else None
-    inputs = means.get("inputs")
-    if inputs is not None and splice == "features":
-        inputs = functional.normalize(inputs, dim=1)
-    return DenseFeatures(values, part.space, part.stride, structure=structure, inputs=inputs, whole=_mean(wholes))
+    unit = {"structure"} | ({"values", "inputs"} if splice == "features" else set())
+    means = {name: functional.normalize(mean, dim=1) if name in unit else mean for name, mean in means.items()}
+    return DenseFeatures(space=part.space, stride=part.stride, whole=_mean(wholes), **means)
 
 
 def _mean(wholes: Sequence[Tensor | None]) -> Tensor | None:
@@ -284,9 +283,9 @@ def _batches(tiles: list[Tile]) -> Iterator[list[Tile]]:
         yield tiles[start : start + size]
 
 
-def _maps(features: DenseFeatures) -> dict[str, Tensor]:
-    parts = {"values": features.values, "structure": features.structure, "inputs": features.inputs}
-    return {name: maps for name, maps in parts.items() if maps is not None}
+def _window(maps: Tensor, tile: Tile) -> Tensor:
+    """A window of (..., H, W) maps."""
+    return maps[..., tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
 
 
 def _cells(tile: Tile, stride: int) -> tuple[slice, slice]:

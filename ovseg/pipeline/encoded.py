@@ -27,6 +27,7 @@ class EncodedImage:
         geometry: how the cells lie on the pixels of the image.
         vector: (C,) unit vector of the whole image, for models that leave out unlikely labels; or None.
         source: the path that the image was read from; empty for what is no file.
+        entering: of each batch of windows, what a second pass need not compute again; empty without one.
         note: what was decided about the values or bands of the file; see ``images.load.Picture``.
     """
 
@@ -36,6 +37,7 @@ class EncodedImage:
     vector: Tensor | None = None
     source: str = ""
     note: str = ""
+    entering: tuple[Any, ...] = ()
     _made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ovseg.attention.structured import above_mean, pair_cosines, resize_numbers
-from ovseg.models.config import GatherConfig
+from ovseg.models.sections import GatherConfig
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.regions.sources import build_regions
 from ovseg.regions.vote import mean_of_regions

@@ -12,7 +12,7 @@ from ovseg.backends.answers import AnsweringHead, FoundMask
 from ovseg.encoders.spec import DenseFeatures, check_space
 from ovseg.errors import ShapeError
 from ovseg.heads.base import FusionHead, Head
-from ovseg.models.config import QualityConfig
+from ovseg.models.sections import QualityConfig
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.queries import QueryBank
 from ovseg.refine import affinity, pool_cells

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ovseg.encoders.spec import check_space
-from ovseg.models.config import PruneConfig
+from ovseg.models.sections import PruneConfig
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits, best_query
 from ovseg.pipeline.queries import QueryBank

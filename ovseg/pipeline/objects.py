@@ -13,8 +13,8 @@ from torch import Tensor
 from ovseg.backends.answers import FoundMask
 from ovseg.errors import ConfigError, ModelError
 from ovseg.heads.maskqueries import MaskQueries
-from ovseg.models.config import ObjectsConfig
 from ovseg.models.model import Model
+from ovseg.models.sections import ObjectsConfig
 from ovseg.pipeline.candidates import (
     Candidates,
     apart,

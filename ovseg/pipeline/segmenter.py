@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ovseg._version import __version__
 from ovseg.backends.answers import AnsweringHead
-from ovseg.encoders.spec import DenseFeatures, run_encoder
+from ovseg.encoders.spec import DenseFeatures, run_encoder, whole_space
 from ovseg.errors import ConfigError, ImageError, VocabularyError
 from ovseg.heads.base import reads_whole
 from ovseg.heads.maskqueries import MaskQueries
@@ -25,6 +25,7 @@ from ovseg.images.reading import MAX_PIXELS, Reading
 from ovseg.images.resize import prepare, working_size
 from ovseg.models.config import for_benchmark, with_objects
 from ovseg.models.model import Model
+from ovseg.pipeline.again import SecondPass
 from ovseg.pipeline.batches import path_of, stream
 from ovseg.pipeline.decide import Decision, DecisionRules
 from ovseg.pipeline.encode import encode_images, whole_image
@@ -81,6 +82,7 @@ class Segmenter:
         self.rules = DecisionRules(model.config)
         gather, unit = model.config.gather, model.config.input.splice == "features"
         self._gather = None if gather is None else Gathering(gather, unit=unit)
+        self._again = None if model.config.again is None else SecondPass(model, device=device)
         self.templates = Templates.named(model.config.templates)
         self._cache = TextCache(cache)
         self._recent = RecentQueries()
@@ -92,8 +94,8 @@ class Segmenter:
         if self.config.prune is not None:
             # The image as a whole is compared with text alone, which knows less of a label than its own modifier.
             spared = {name for modifier in self.added for name in modifier.names}
-            modifiers.append(Pruning(self.config.prune, self.model.image.spec.space, spared))
-        whole, space = self.config.whole, self.model.image.spec.space
+            modifiers.append(Pruning(self.config.prune, whole_space(self.model.image), spared))
+        whole, space = self.config.whole, whole_space(self.model.image)
         first = [] if whole is None else [WholeImage(whole, self.model.head, self.config.smoothing, space)]
         if isinstance(self.model.head, MaskQueries):  # last: they ask what all others made of the map
             modifiers.append(QueryMaps(self.model.head))
@@ -196,15 +198,20 @@ class Segmenter:
         return replace(encoded, source=path_of(image), note=picture.note)
 
     def encode_batch(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[EncodedImage]:
-        """``encode`` of decoded images (H, W, 3) uint8; those of one size run through the encoder together."""
-        whole = getattr(self.model.image, "whole_regions", None)
-        encoded = encode_images(self._joint, images, self.model.image.spec, self.config.input, regions=whole)
-        asks_whole = self.config.prune is not None or self.config.whole is not None
-        found = [
-            EncodedImage(image, features, geometry, self._whole(image) if asks_whole else None)
-            for image, (features, geometry) in zip(images, encoded, strict=True)
-        ]
-        return found if self._gather is None else [self._gather(each) for each in found]
+        """``encode`` of decoded images (H, W, 3) uint8; those of one size run through the encoder together.
+
+        Models with a second pass take them one by one.
+        """
+        if self._again is not None:
+            found = [self._again.first(image) for image in images]
+        else:
+            whole = getattr(self.model.image, "whole_regions", None)
+            sizes, spec = self.config.input, self.model.image.spec
+            encoded = encode_images(self._joint, images, spec, sizes, regions=whole)
+            found = [EncodedImage(image, *each) for image, each in zip(images, encoded, strict=True)]
+        if self.config.prune is not None or self.config.whole is not None:
+            found = [replace(each, vector=self._whole(each.image)) for each in found]
+        return [self._gathered(each) for each in found]
 
     def queries(self, labels: Labels | None = None, *, background: Background = None) -> QueryBank:
         """The queries of a vocabulary in the joint space; kept in memory and, if they are words, on disk.
@@ -228,16 +235,26 @@ class Segmenter:
         Raises:
             SpaceError: the queries are of another model.
         """
+        found = self._scored(encoded, queries)
+        if self._again is not None:
+            encoded = self._gathered(self._again(found, encoded))
+            found = self._scored(encoded, queries)
+        for modifier in self.modifiers:
+            found = modifier(found, encoded)
+        return found
+
+    def _scored(self, encoded: EncodedImage, queries: QueryBank) -> ClassLogits:
+        """The logits of every class before any modifier."""
         head, over = self.model.head, self.config.scoring.over
         if isinstance(head, AnsweringHead):
             found = answered_logits(head, encoded, queries, self.config.objects)
         else:
             smoothing = self.config.smoothing
             found = class_logits(head, encoded.features, queries, smoothing=smoothing, by_query=over == "phrases")
-        found = replace(found, apart=over == "each")
-        for modifier in self.modifiers:
-            found = modifier(found, encoded)
-        return found
+        return replace(found, apart=over == "each")
+
+    def _gathered(self, encoded: EncodedImage) -> EncodedImage:
+        return encoded if self._gather is None else self._gather(encoded)
 
     @torch.inference_mode()
     def decide(

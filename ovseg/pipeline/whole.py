@@ -14,10 +14,11 @@ from torch.nn import functional
 
 from ovseg.encoders.spec import check_space
 from ovseg.heads.base import Head
-from ovseg.models.config import WholeConfig
+from ovseg.models.sections import WholeConfig
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits, best_query, class_logits
 from ovseg.pipeline.modifiers import Modifier
+from ovseg.pipeline.queries import QueryBank
 
 _PULLING = 2  # cells that a phrase is pulled to
 
@@ -48,12 +49,11 @@ class WholeImage(Modifier):
         Raises:
             SpaceError: image and phrases are in different spaces.
         """
-        queries = logits.queries
-        check_space(self.space, queries.space)
+        queries, vectors = logits.queries, logits.queries.embeddings.float()
+        compared = self._compared(queries)
         if encoded.vector is None:
             return logits
-        vectors = queries.embeddings.float()
-        fits = vectors @ encoded.vector.to(vectors)  # (Q,)
+        fits = (compared @ encoded.vector.to(compared)).to(vectors)  # (Q,)
         cells = encoded.unpadded(encoded.features.values)[0].flatten(1).T.to(vectors)
         pulled = pull_phrases(
             vectors, cells, fits, pull=self.rule.pull, kinds=kinds_of(vectors, self.rule.distance)
@@ -66,6 +66,14 @@ class WholeImage(Modifier):
             best = best_query(mixed.flatten(1), queries.class_of_query, classes=queries.classes)
             mixed = best.view(-1, *logits.grid)
         return replace(logits, values=mixed)
+
+    def _compared(self, queries: QueryBank) -> Tensor:
+        """(Q, C) vectors in the space of the whole image: the text encoder's own if the head moved phrases."""
+        own = queries.phrases.inputs
+        if own is not None and self.space == self.head.text_space != queries.space:
+            return own.float()
+        check_space(self.space, queries.space)
+        return queries.embeddings.float()
 
 
 def kinds_of(vectors: Tensor, distance: float) -> npt.NDArray[np.int64]:

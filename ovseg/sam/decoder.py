@@ -39,11 +39,37 @@ class PositionalEmbedding(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-class PromptEncoder(nn.Module):
-    """Points and boxes as tokens."""
+class MaskEmbedding(nn.Module):
+    """A rough mask as cells of the photo."""
 
-    def __init__(self, channels: int = 256) -> None:
+    def __init__(self, channels: int, inner: int, *, epsilon: float) -> None:
         super().__init__()
+        self.conv1 = nn.Conv2d(1, inner // 4, 2, 2)
+        self.conv2 = nn.Conv2d(inner // 4, inner, 2, 2)
+        self.conv3 = nn.Conv2d(inner, channels, 1)
+        self.layer_norm1, self.layer_norm2 = (nn.LayerNorm(size, eps=epsilon) for size in (inner // 4, inner))
+
+    def forward(self, masks: Tensor) -> Tensor:
+        """(n, 4·rows, 4·columns) logits to (n, rows·columns, C)."""
+        hidden = _by_channel(self.layer_norm1, self.conv1(masks[:, None]))
+        hidden = _by_channel(self.layer_norm2, self.conv2(functional.gelu(hidden)))
+        cells: Tensor = self.conv3(functional.gelu(hidden))
+        return cells.flatten(2).mT
+
+
+def _by_channel(norm: nn.LayerNorm, maps: Tensor) -> Tensor:
+    normed: Tensor = norm(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    return normed
+
+
+class PromptEncoder(nn.Module):
+    """Points and boxes as tokens, and rough masks as cells where there is a ``mask_embed``."""
+
+    mask_embed: MaskEmbedding | None
+
+    def __init__(self, channels: int = 256, *, mask_embed: MaskEmbedding | None = None) -> None:
+        super().__init__()
+        self.mask_embed = mask_embed
         self.shared_embedding = PositionalEmbedding(channels)
         self.point_embed = nn.ModuleList(nn.Embedding(1, channels) for _ in range(4))  # off, on, two corners
         self.not_a_point_embed = nn.Embedding(1, channels)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ovseg.errors import ModelError
 from ovseg.hub import download_folder
 from ovseg.images.geometry import ImageGeometry
-from ovseg.sam.decoder import MaskDecoder, PromptEncoder
+from ovseg.sam.decoder import MaskDecoder, MaskEmbedding, PromptEncoder
 from ovseg.sam.mobile import FrameSam
 from ovseg.sam.protocol import PromptedSam, Prompts, SamEmbedding, check_image
 from ovseg.weights import freeze, load_module
@@ -100,13 +100,13 @@ def from_transformers(network: Any, processor: Any) -> FrameSam:
     """
     config = network.config.mask_decoder_config
     channels = config.hidden_size
-    prompts = PromptEncoder(channels)
+    asked = network.config.prompt_encoder_config
+    rough = MaskEmbedding(channels, asked.mask_input_channels, epsilon=asked.layer_norm_eps)
+    prompts = PromptEncoder(channels, mask_embed=rough)
     decoder = MaskDecoder(
         channels, heads=config.num_attention_heads, inner=config.mlp_dim, epsilon=config.layer_norm_eps
     )
-    state = network.prompt_encoder.state_dict().items()
-    own = {name: value for name, value in state if not name.startswith("mask_embed.")}
-    load_module(prompts, own, source="the prompt encoder")
+    load_module(prompts, network.prompt_encoder.state_dict(), source="the prompt encoder")
     load_module(decoder, network.mask_decoder.state_dict(), source="the mask decoder")
     freeze(prompts)
     freeze(decoder)
@@ -131,6 +131,11 @@ class StretchedSam(PromptedSam):
     def __init__(self, network: Any, processor: Any) -> None:
         self._network, self._processor = network, processor
 
+    @property
+    def reads_masks(self) -> bool:
+        """See ``PromptedSam.reads_masks``."""
+        return True
+
     @torch.inference_mode()
     def encode(self, image: Tensor) -> SamEmbedding:
         """See ``PromptedSam.encode``."""
@@ -142,12 +147,14 @@ class StretchedSam(PromptedSam):
     def _answers(
         self, embedding: SamEmbedding, parts: Iterator[Prompts], *, multimask: bool
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        for part in parts:
+        # a rough mask becomes part of the photo, which all prompts of a call share
+        for part in (one for some in parts for one in ([some] if some.masks is None else some.split(1))):
             output = self._network(
                 image_embeddings=embedding.features,
                 input_boxes=None if part.boxes is None else part.boxes[None],
                 input_points=None if part.points is None else part.points[None],
                 input_labels=None if part.labels is None else part.labels[None],
+                input_masks=None if part.masks is None else part.masks[:, None],
                 multimask_output=multimask,
             )
             yield output.pred_masks[0].float(), output.iou_scores[0].float()

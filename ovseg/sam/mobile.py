@@ -39,6 +39,11 @@ class FrameSam(PromptedSam):
     def __init__(self, encode: Encode, prompts: PromptEncoder, decoder: MaskDecoder) -> None:
         self._encode, self.prompts, self.decoder = encode, prompts, decoder
 
+    @property
+    def reads_masks(self) -> bool:
+        """See ``PromptedSam.reads_masks``."""
+        return self.prompts.mask_embed is not None
+
     @torch.inference_mode()
     def encode(self, image: Tensor) -> SamEmbedding:
         """See ``PromptedSam.encode``."""
@@ -57,7 +62,11 @@ class FrameSam(PromptedSam):
         shape = {"shape": (cells, cells), "grid": (rows, columns)}
         for part in parts:
             tokens = self.prompts(part.boxes, part.points, part.labels, side=side)
-            logits, quality = self.decoder(tokens, embedding.features, places, **shape, multimask=multimask)
+            seen = embedding.features
+            if part.masks is not None and self.prompts.mask_embed is not None:
+                # instead of what stands for no mask
+                seen = seen - self.prompts.no_mask_embed.weight + self.prompts.mask_embed(part.masks)
+            logits, quality = self.decoder(tokens, seen, places, **shape, multimask=multimask)
             right, bottom = 4 * (cells - columns), 4 * (cells - rows)
             yield functional.pad(logits, (0, right, 0, bottom), value=OUTSIDE), quality
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.nn import functional
 
-from ovseg.errors import ShapeError
+from ovseg.errors import ModelError, ShapeError
 from ovseg.images.geometry import ImageGeometry
 from ovseg.tensors import check_shape
 
@@ -43,23 +43,32 @@ class SamEmbedding:
         """The part of (…, h, w) low-resolution maps that shows the photo and not the padding."""
         return logits[..., : self._length(0, logits.shape[-2]), : self._length(1, logits.shape[-1])]
 
+    def framed(self, maps: Tensor) -> Tensor:
+        """Maps (n, H, W) of the photo at low resolution in the frame, 0 in the padding: (n, s, s) float32."""
+        side = self.geometry.padded[0] // 4
+        rows, columns = (round(side * self.geometry.resized[axis] / self.geometry.padded[axis]) for axis in (0, 1))
+        small = _resize(maps[:, None].float(), (rows, columns))[:, 0]
+        return functional.pad(small, (0, side - columns, 0, side - rows))
+
     def _length(self, axis: int, cells: int) -> int:
         return -(-cells * self.geometry.resized[axis] // self.geometry.padded[axis])
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Boxes, points, or both, of n masks, in pixels of the photo or of a frame.
+    """Boxes, points, or both, of n masks, in pixels of the photo or of a frame; with rough masks, if any.
 
     Attributes:
         boxes: (n, 4) float32 left, top, right, bottom; or None.
         points: (n, p, 2) float32 x, y; or None.
         labels: (n, p) int64, 1 on the thing, 0 off it; or None where there are no points.
+        masks: (n, s, s) float32 logits of the frame at low resolution; or None.
     """
 
     boxes: Tensor | None
     points: Tensor | None
     labels: Tensor | None
+    masks: Tensor | None = None
 
     def __len__(self) -> int:
         given = self.points if self.boxes is None else self.boxes
@@ -71,17 +80,23 @@ class Prompts:
         pairs = zip(reversed(geometry.resized), reversed(geometry.original), strict=True)
         scale = torch.tensor([new / old for new, old in pairs])
         boxes = None if self.boxes is None else self.boxes * scale.repeat(2)
-        return Prompts(boxes, None if self.points is None else self.points * scale, self.labels)
+        points = None if self.points is None else self.points * scale
+        return Prompts(boxes, points, self.labels, self.masks)
 
     def split(self, batch: int) -> Iterator[Prompts]:
         """At most ``batch`` at a time."""
         for start in range(0, len(self), batch):
-            parts = (self.boxes, self.points, self.labels)
+            parts = (self.boxes, self.points, self.labels, self.masks)
             yield Prompts(*(None if part is None else part[start : start + batch] for part in parts))
 
 
 class PromptedSam(ABC):
     """A network that draws what prompts point at."""
+
+    @property
+    def reads_masks(self) -> bool:
+        """Whether prompts may hold rough masks."""
+        return False
 
     @abstractmethod
     def encode(self, image: Tensor) -> SamEmbedding:
@@ -102,6 +117,7 @@ class PromptedSam(ABC):
         boxes: Tensor | None = None,
         points: Tensor | None = None,
         point_labels: Tensor | None = None,
+        rough: Tensor | None = None,
         multimask: bool = False,
         batch: int = BATCH,
     ) -> tuple[Tensor, Tensor]:
@@ -112,6 +128,8 @@ class PromptedSam(ABC):
             boxes: (n, 4) left, top, right, bottom in pixels of the photo.
             points: (n, 2) or (n, p, 2) x, y in pixels of the photo.
             point_labels: (n,) or (n, p), 1 on the thing, 0 off it; all 1 by default.
+            rough: (n, s, s) rough masks, logits at the size of the masks that come back (256 by default), as
+                ``SamEmbedding.framed`` gives them; only with ``reads_masks``, and beside boxes or points.
             multimask: three masks for each prompt (a part, a larger part, the whole) rather than one. Better for a
                 lone point, which may mean any of them.
             batch: prompts that are computed together.
@@ -122,14 +140,24 @@ class PromptedSam(ABC):
 
         Raises:
             ShapeError: there is no prompt, shapes do not fit, or a number is not finite.
+            ModelError: rough masks for a SAM that was made without prompts by masks.
         """
         prompts = check_prompts(boxes, points, point_labels).in_frame(embedding.geometry)
+        if rough is not None:
+            prompts = replace(prompts, masks=self._checked(rough, len(prompts), embedding))
         side, count = embedding.geometry.padded[0] // 4, 3 if multimask else 1
         logits, quality = [torch.zeros(0, count, side, side)], [torch.zeros(0, count)]
         for found, sure in self._answers(embedding, prompts.split(batch), multimask=multimask):
             logits.append(found)
             quality.append(sure)
         return torch.cat(logits), torch.cat(quality)
+
+    def _checked(self, rough: Tensor, count: int, embedding: SamEmbedding) -> Tensor:
+        side = embedding.geometry.padded[0] // 4
+        if not self.reads_masks:
+            raise ModelError("this SAM was made without prompts by masks, got rough=; take facebook/sam-vit-base")
+        check_shape("rough", rough, "n h w", n=count, h=side, w=side)
+        return _finite("rough", rough)
 
     @abstractmethod
     def _answers(
@@ -196,13 +224,20 @@ def to_image(embedding: SamEmbedding, logits: Tensor) -> Iterator[Tensor]:
     Yields:
         (H, W) bool.
     """
+    for one in of_image(embedding, logits):
+        yield one > 0
+
+
+@torch.inference_mode()
+def of_image(embedding: SamEmbedding, logits: Tensor) -> Iterator[Tensor]:
+    """As ``to_image``, but (H, W) float32 logits."""
     check_shape("logits", logits, "n h w")
     geometry = embedding.geometry
     for one in logits[:, None, None]:
         if embedding.by_frame:
             framed = _resize(one, geometry.padded)
             one = framed[..., : geometry.resized[0], : geometry.resized[1]]
-        yield _resize(one, geometry.original)[0, 0] > 0
+        yield _resize(one, geometry.original)[0, 0]
 
 
 def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

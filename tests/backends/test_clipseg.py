@@ -13,7 +13,8 @@ from transformers import AutoTokenizer
 from ovseg.errors import ConfigError, ModelError, VocabularyError
 from ovseg.images.resize import prepare
 from ovseg.models.build import build_model
-from ovseg.models.config import ScoringConfig, read_model_config
+from ovseg.models.config import read_model_config
+from ovseg.models.sections import ScoringConfig
 from ovseg.pipeline.segmenter import Segmenter
 from ovseg.vocabulary import Concept
 

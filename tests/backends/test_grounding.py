@@ -14,7 +14,8 @@ from ovseg.backends.grounding import Unpacked, captions, packed
 from ovseg.errors import ConfigError
 from ovseg.images.resize import prepare
 from ovseg.models.build import build_model
-from ovseg.models.config import ModelConfig, QualityConfig, read_model_config
+from ovseg.models.config import ModelConfig, read_model_config
+from ovseg.models.sections import QualityConfig
 from ovseg.pipeline.segmenter import Segmenter
 from ovseg.sam import load_sam, to_image
 

@@ -15,7 +15,7 @@ from ovseg.concepts.learn import LearnOptions, cluster, over_regions
 from ovseg.encoders.spec import DenseFeatures
 from ovseg.errors import ModelError, SpaceError, VocabularyError
 from ovseg.heads.base import IdentityHead
-from ovseg.models.config import PruneConfig
+from ovseg.models.sections import PruneConfig
 from ovseg.pipeline.segmenter import Segmenter
 from ovseg.vocabulary.labels import Concept
 

@@ -264,3 +264,25 @@ def test_a_clip_resnet_is_read_through_the_values_of_its_pool():
     torch.testing.assert_close(features.values[1, :, 1, 2], expected)
     with pytest.raises(ShapeError, match="multiples of 32"):
         encoder.dense(torch.zeros(1, 3, 40, 64))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tower", ["openclip", "timm-dinov2", "dinov3"])
+def test_a_second_pass_goes_on_from_what_the_first_kept(tower, networks, wide):
+    encoder = encoder_of(networks, "resclip", tower=tower)
+    labels = torch.randint(-1, 3, (2, 24, 48), generator=torch.Generator().manual_seed(0))
+    features, entering = encoder.dense_resumable(wide)
+    torch.testing.assert_close(features.values, encoder.dense(wide).values)
+    resumed, whole = (encoder.dense_labelled(wide, labels, kept).values for kept in (entering, None))
+    torch.testing.assert_close(resumed, whole)
+    assert not torch.allclose(resumed, features.values, atol=1e-3)
+    blind = encoder.dense_labelled(wide, labels[:1].expand(2, -1, -1), entering)
+    torch.testing.assert_close(blind.values[0], resumed[0])
+    assert not torch.allclose(blind.values[1], resumed[1], atol=1e-4)
+    kept = [bool(each.values.numel()) for each in entering.history]
+    assert kept == [False, True, False]  # of blocks 5 to 8 of 12, those of a tower of 3
+
+
+def test_a_recipe_that_does_not_look_at_labels_refuses_them(networks, wide):
+    with pytest.raises(ConfigError, match="recipe 'naclip' does not look at labels; remove 'again:'"):
+        encoder_of(networks, "naclip").dense_labelled(wide, torch.zeros(2, 24, 48, dtype=torch.long))

@@ -14,7 +14,8 @@ from ovseg.encoders.spec import DenseFeatures
 from ovseg.images.geometry import ImageGeometry
 from ovseg.images.resize import exact_size
 from ovseg.images.tiles import Tile
-from ovseg.models.config import CorrectionConfig, ModelConfig, read_model_config
+from ovseg.models.config import ModelConfig, read_model_config
+from ovseg.models.sections import CorrectionConfig
 from ovseg.pipeline.decide import DecisionRules
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits

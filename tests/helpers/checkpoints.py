@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -284,9 +285,34 @@ def repositories_of(config: ModelConfig) -> dict[str, dict[str, bytes]]:
         found[sam] = repository_files("sam2", "sam2", "sam2")
     if config.gather is not None and config.gather.attention is not None:
         found[config.gather.attention.model] = repository_files("sam", "sam", "sam")
+    if config.redraw is not None:
+        found[config.redraw.model] = repository_files("sam", "sam", "sam")
     if encoder.name.endswith("worldwide-quickgelu"):
         found["facebook/xlm-v-base"] = subword_files("facebook/xlm-v-base")
     return found
+
+
+def own_files_of(config: ModelConfig) -> dict[str, bytes]:
+    """Files by name that a model file needs and no hub holds, for towers of ``WIDTH``."""
+    found: dict[str, bytes] = {}
+    if config.encoder.converter is not None:
+        found[config.encoder.converter.file] = converter_file()
+    if config.head is not None and config.head.source:
+        draw = torch.Generator().manual_seed(0)
+        tensors = {name: torch.randn(12, WIDTH, generator=draw) for name in ("keys", "values")}
+        found[config.head.weights] = save(tensors)
+    return found
+
+
+def converter_file(width: int = WIDTH) -> bytes:
+    """A converter as CLIP-DINOiser's authors keep it: a file of torch with more beside it."""
+    draw = torch.Generator().manual_seed(0)
+    shapes = {"obj_proj.weight": (8, width, 3, 3), "obj_proj.bias": (8,)}
+    shapes |= {"bkg_decoder.weight": (1, width, 1, 1), "bkg_decoder.bias": (1,), "clip_backbone.x": (2,)}
+    state = {name: torch.randn(shape, generator=draw) for name, shape in shapes.items()}
+    stream = io.BytesIO()
+    torch.save({"epoch": 99, "model_state_dict": state}, stream)
+    return stream.getvalue()
 
 
 @cache

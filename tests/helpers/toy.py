@@ -17,8 +17,9 @@ from torch.nn import functional
 from ovseg.bank import ImageBank
 from ovseg.encoders.spec import DenseFeatures, EncoderSpec
 from ovseg.heads.base import IdentityHead
-from ovseg.models.config import EncoderConfig, InputConfig, ModelConfig
+from ovseg.models.config import EncoderConfig, ModelConfig
 from ovseg.models.model import Model
+from ovseg.models.sections import InputConfig
 from ovseg.pipeline.segmenter import Segmenter
 
 COLOURS = {

@@ -18,6 +18,7 @@ from ovseg.encoders.spec import ImageEncoder, TextEncoder
 from ovseg.errors import ConfigError, ModelError, VocabularyError
 from ovseg.files import sha256_of
 from ovseg.heads.registry import HeadConfig
+from ovseg.identity import digest
 from ovseg.images.resize import prepare
 from ovseg.models.assemble import assemble
 from ovseg.models.build import BUILDERS, build_model
@@ -368,3 +369,10 @@ def test_denseclip_on_clip_reads_the_class_token():
     mean = replace(encoded, features=replace(encoded.features, whole=None))
     assert not torch.equal(segmenter.logits(encoded, asked).values, segmenter.logits(mean, asked).values)
     assert Segmenter(below, device=CPU).encode(photo).features.whole is None
+
+
+def test_fields_that_are_younger_than_what_users_kept_leave_a_model_known_as_before():
+    model = build(config_of())
+    encoder = model.config.encoder.model_dump()
+    assert encoder.pop("converter") is None
+    assert model.encoder_digest == digest(encoder, model.config.input, {"image": "random"})

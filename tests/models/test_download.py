@@ -12,7 +12,8 @@ from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntr
 from ovseg import hub
 from ovseg.errors import ModelError
 from ovseg.models import download as models_download
-from ovseg.models.config import GatherConfig, read_model_config
+from ovseg.models.config import read_model_config
+from ovseg.models.sections import GatherConfig
 from ovseg.regions import RegionsConfig
 
 

@@ -10,7 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.checkpoints import clip_state, narrow, openclip_files, repositories_of, siglip_state
+from helpers.checkpoints import (
+    clip_state,
+    narrow,
+    openclip_files,
+    own_files_of,
+    repositories_of,
+    siglip_state,
+)
 from helpers.hub import point_at, serving_hub
 from helpers.towers import model_config
 from safetensors.torch import load, save
@@ -55,6 +62,7 @@ def test_a_model_file_is_fetched_and_run_and_run_again_without_the_hub(
     with serving_hub(repositories) as hub, narrow():
         point_at(hub, cache, monkeypatch)
         assert not is_local(config)
+        lay_own_files(config, tmp_path / "own", monkeypatch)
         fetch(config)
         assert is_local(config)
         sent = hub.sent()
@@ -70,9 +78,19 @@ def test_a_model_file_is_fetched_and_run_and_run_again_without_the_hub(
         assert (spec.mean, spec.std, spec.interpolation) == preprocessing(repositories[config.encoder.repo])
 
 
+def lay_own_files(config: ModelConfig, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What no hub holds, where the user would lay it; without it, fetching says where that is."""
+    monkeypatch.setattr("ovseg.own_files.OWN_FILES", folder)
+    folder.mkdir()
+    for name, content in own_files_of(config).items():
+        with pytest.raises(ModelError, match=f"in the file '{name}', which is on no hub"):
+            fetch(config)
+        (folder / name).write_bytes(content)
+
+
 def run(model: Model, cache: Path) -> np.ndarray:
     """How sure every pixel of the photo is; without a head, the vectors that it would join."""
-    if model.config.encoder.kind == "paired":
+    if model.config.encoder.kind == "paired" and model.config.head is None:
         patches = model.image.dense(torch.ones(1, 3, 56, 56)).values
         return np.concatenate([model.text().encode(["a cat"]).numpy().ravel(), patches.numpy().ravel()])
     found = Segmenter(model, device=CPU, cache=cache).segment(PHOTO, ["cat", "sofa"], background=None)

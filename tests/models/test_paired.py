@@ -1,7 +1,9 @@
 """Encoders without a common space, and what the installed libraries say about the weights of the model files."""
 
 import json
+import math
 
+import numpy as np
 import pytest
 import torch
 from helpers.towers import model_config
@@ -10,10 +12,17 @@ from torch.nn import functional
 
 from ovseg._torchvision import ensure_torchvision
 from ovseg.assets import asset_names
+from ovseg.attention.structured import resize_numbers
 from ovseg.errors import ConfigError, ModelError
+from ovseg.heads.prototypes import save_prototypes
+from ovseg.images.resize import prepare
+from ovseg.models.assemble import CLIP_MEAN, CLIP_STD
 from ovseg.models.build import build_model
-from ovseg.models.config import read_model_config
-from ovseg.models.download import is_local
+from ovseg.models.clip import create_openclip
+from ovseg.models.config import ModelConfig, read_model_config
+from ovseg.models.download import find_own_of, is_local
+from ovseg.pipeline.segmenter import Segmenter
+from ovseg.regions.superpixels import felzenszwalb
 
 ensure_torchvision()
 TEXT = {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 1}
@@ -60,6 +69,70 @@ def test_a_text_map_joins_the_two():
     phrases = model.head.phrases(model.text().encode(["a cat", "a dog"]))
     assert pixels.values.shape == (1, CHANNELS, 2, 4) and phrases.values.shape == (2, CHANNELS)
     assert pixels.space == "timm:test_vit|textmap"
+
+
+def prototypes_segmenter(folder):
+    """A pair with a head of prototypes, superpixels, and CLIP's look at the whole image; and its entries."""
+    draw = torch.Generator().manual_seed(0)
+    keys, values = torch.randn(6, 16, generator=draw), torch.randn(6, CHANNELS, generator=draw)
+    save_prototypes(folder / "mine.safetensors", keys, values)
+    head = {"kind": "prototypes", "weights": str(folder / "mine.safetensors")}
+    head["settings"] = {"neighbours": 2, "scale": 10.0}
+    text = {"name": "ovseg-tiny-text", "whole": True}
+    values_of = config_of(head=head, text=text).model_dump() | {
+        "whole": {"share": 0.2, "pull": 0.0, "distance": 0.0},
+        "gather": {"regions": {"source": "felzenszwalb"}},
+        "input": {"short_side": 64, "max_long_side": 96},
+        "logit_scale": 10.0,
+    }
+    model = build_model(ModelConfig.model_validate(values_of))
+    return Segmenter(model, device=torch.device("cpu"), cache=folder / "cache"), keys.half(), values.half()
+
+
+@torch.inference_mode()
+def test_prototypes_and_the_whole_image_are_mixed_as_the_loops_say(tmp_path):
+    segmenter, keys, values = prototypes_segmenter(tmp_path)
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    image[:, 48:] = (20, 200, 40)
+    encoded = segmenter.encode(image)
+    queries = segmenter.queries(["cat", "road"], background=None)
+    words = segmenter.model.text().encode(["a photo of a cat.", "a photo of a road."]).double()
+    spec = segmenter.model.image.spec
+    pixels, _ = prepare(image, spec, size=(64, 96))
+    colours = pixels * torch.tensor(spec.std)[:, None, None] + torch.tensor(spec.mean)[:, None, None]
+    seen = (colours - torch.tensor(CLIP_MEAN)[:, None, None]) / torch.tensor(CLIP_STD)[:, None, None]
+    square = functional.interpolate(seen, (32, 32), mode="bicubic", antialias=True)
+    whole = create_openclip("ovseg-tiny-text", None).eval().encode_image(square, normalize=True)[0]
+    torch.testing.assert_close(encoded.vector, whole, atol=1e-4, rtol=1e-4)
+    dense = segmenter.model.image.dense(pixels).values[0].double()
+    regions = resize_numbers(felzenszwalb(torch.from_numpy(image), dense), dense.shape[1:])
+    assert 1 < len(regions.unique()) < regions.numel()
+    found = segmenter.logits(encoded, queries).values
+    for row, word in enumerate(words):
+        likeness = functional.cosine_similarity(word[None], keys.double())
+        prototype = values[likeness.topk(2).indices].double().mean(0)
+        fit = float(word @ whole.double())
+        for y in range(dense.shape[1]):
+            for x in range(dense.shape[2]):
+                mean = dense[:, regions == regions[y, x]].mean(1)
+                local = float(functional.cosine_similarity(mean, prototype, dim=0))
+                slow = 10 * (0.8 / (1 + math.exp(-local)) + 0.2 * fit)
+                assert float(found[row, y, x]) == pytest.approx(slow, abs=1e-3)
+
+
+def test_a_file_of_ones_own_is_found_beside_the_model_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("ovseg.own_files.OWN_FILES", tmp_path / "none")
+    config = read_model_config("dinov2-l14-clip-l14-freeda")
+    with pytest.raises(
+        ModelError, match=r"'freeda-prototypes.safetensors', which is on no hub \(made by .*; lay it into"
+    ):
+        find_own_of(config, config.head.weights)
+    mine = config.model_copy(update={"name": "mine"})
+    (tmp_path / "mine.yaml").write_text(json.dumps(mine.model_dump()), encoding="utf-8")  # JSON is YAML
+    assert read_model_config(str(tmp_path / "mine.yaml")).head.weights == "freeda-prototypes.safetensors"
+    (tmp_path / "freeda-prototypes.safetensors").touch()
+    found = read_model_config(str(tmp_path / "mine.yaml"))
+    assert find_own_of(found, found.head.weights) == tmp_path / "freeda-prototypes.safetensors"
 
 
 def test_weights_come_from_a_folder_and_its_folder_text(tmp_path):

@@ -13,8 +13,9 @@ from ovseg.encoders.spec import DenseFeatures, EncoderSpec
 from ovseg.errors import ConfigError, SpaceError
 from ovseg.heads.base import IdentityHead
 from ovseg.images.geometry import ImageGeometry
-from ovseg.models.config import ModelConfig, PruneConfig, read_model_config
+from ovseg.models.config import ModelConfig, read_model_config
 from ovseg.models.model import Model
+from ovseg.models.sections import PruneConfig
 from ovseg.pipeline.decide import Decision, DecisionRules
 from ovseg.pipeline.encode import whole_image
 from ovseg.pipeline.encoded import EncodedImage
@@ -217,3 +218,24 @@ def test_a_label_that_the_whole_image_does_not_suggest_is_nowhere() -> None:
         result = Segmenter(model, device=torch.device("cpu")).segment(image, labels, background=None)
         found[name] = {labels[number].split()[0] for number in np.unique(result.index_map)}
     assert found == {"all": {"black", "white"}, "pruned": {"black"}}
+
+
+def test_what_is_unsure_and_no_object_is_background() -> None:
+    index = torch.tensor([[0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1]])
+    sure = torch.where(index == 1, 8.0, 3.0)  # of its label over the other: 0.9997 and 0.95
+    logits = torch.where(index[None] == torch.arange(2)[:, None, None], sure, torch.zeros(()))
+    picture = encoded(4)
+    objectness = torch.tensor([0.2, 0.5, 0.6, 0.9]).expand(1, 1, 4, 4)
+    seen = replace(picture, features=replace(picture.features, objectness=objectness))
+    queries = QueryBank.of_vectors(
+        torch.zeros(2, 1), range(2), Vocabulary.of(["a", "b"]), space="toy", logit_scale=1.0
+    )
+    values = config().model_dump() | {"background": {"objectness": 0.99}}
+    values["encoder"]["converter"] = {"file": "a.pt"}
+    rules = DecisionRules(ModelConfig.model_validate(values))
+    found = rules.decide(ClassLogits(logits, 1, queries), seen, background=True, refine=False)
+    assert found.index[0::2].tolist() == [[-1, -1, 0, 0]] * 2 and (found.index[1::2] == 1).all()
+    every = rules.decide(ClassLogits(logits, 1, queries), seen, background=False, refine=False)
+    assert torch.equal(every.index.long(), index)
+    with pytest.raises(ValueError, match=r"background\.objectness needs a section 'converter:'"):
+        config(background={"objectness": 0.5})

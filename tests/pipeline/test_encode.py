@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from ovseg.encoders.spec import DenseFeatures, EncoderSpec
 from ovseg.errors import ConfigError, ShapeError
-from ovseg.models.config import InputConfig
+from ovseg.models.sections import InputConfig
 from ovseg.pipeline.encode import encode_apart, encode_image, encode_windows, plan_input
 
 STRIDE = 4

@@ -10,7 +10,7 @@ from helpers.toy import make_segmenter
 from pydantic import ValidationError
 
 from ovseg.errors import ConfigError
-from ovseg.models.config import GatherConfig, InputConfig
+from ovseg.models.sections import GatherConfig, InputConfig
 from ovseg.pipeline.gather import Gathering
 from ovseg.pipeline.segmenter import Segmenter
 from ovseg.regions import RegionsConfig

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ovseg.errors import ConfigError, ModelError, VocabularyError
 from ovseg.heads.base import IdentityHead
-from ovseg.models.config import ObjectsConfig, QualityConfig
+from ovseg.models.sections import ObjectsConfig, QualityConfig
 from ovseg.pipeline.candidates import apart, named_boxes, part_boxes
 from ovseg.pipeline.decide import Decision
 from ovseg.pipeline.objects import ObjectSearch, pooled

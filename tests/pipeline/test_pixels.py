@@ -11,7 +11,8 @@ import torch
 
 from ovseg.errors import ConfigError
 from ovseg.images.geometry import ImageGeometry
-from ovseg.models.config import ModelConfig, ScoringConfig
+from ovseg.models.config import ModelConfig
+from ovseg.models.sections import ScoringConfig
 from ovseg.pipeline import pixels
 from ovseg.pipeline.decide import DecisionRules
 from ovseg.pipeline.logits import ClassLogits

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from ovseg.errors import ConfigError, SpaceError
 from ovseg.heads.base import IdentityHead
-from ovseg.models.config import ScoringConfig, WholeConfig
+from ovseg.models.sections import ScoringConfig, WholeConfig
 from ovseg.pipeline.queries import QueryBank
 from ovseg.pipeline.segmenter import Segmenter
 from ovseg.pipeline.whole import WholeImage, kinds_of, pull_phrases

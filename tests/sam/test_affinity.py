@@ -8,7 +8,7 @@ from helpers.toy import make_segmenter
 from transformers import SamModel
 
 from ovseg.errors import ModelError
-from ovseg.models.config import AttentionConfig, GatherConfig
+from ovseg.models.sections import AttentionConfig, GatherConfig
 from ovseg.pipeline.gather import Gathering
 from ovseg.sam.affinity import cell_affinity, last_attention, limited
 

@@ -7,10 +7,11 @@ import torch
 from helpers.checkpoints import sam2_config, saved_sam, saved_with_draws
 
 from ovseg._torchvision import ensure_torchvision
-from ovseg.errors import ModelError
+from ovseg.errors import ModelError, ShapeError
 from ovseg.sam import load_sam, to_image
 from ovseg.sam.hub import open_from_hub
 from ovseg.sam.load import sam_mark, sam_repo
+from ovseg.sam.protocol import check_prompts
 
 BOXES = torch.tensor([[4.0, 5.0, 40.0, 30.0], [0.0, 0.0, 50.0, 40.0], [20.0, 3.0, 30.0, 38.0]])
 POINTS = torch.tensor([[20.0, 10.0], [1.0, 2.0], [49.0, 39.0]])
@@ -76,6 +77,69 @@ def test_a_sam2_of_transformers_gives_the_masks_that_its_own_code_gives(tmp_path
     assert torch.equal(torch.stack(list(to_image(embedding, logits[:, 1]))), whole[:, 1])
     none, _ = ours.masks(embedding, boxes=torch.zeros(0, 4))
     assert none.shape == (0, 1, 16, 16)
+
+
+def rough_masks(count):
+    """(n, 16, 16) logits, each another."""
+    return 3 * torch.randn(count, 16, 16, generator=torch.Generator().manual_seed(4))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", ["sam", "sam2"])
+def test_rough_masks_are_read_as_the_networks_of_transformers_read_them(kind, sam_folder, tmp_path, image):
+    ensure_torchvision()
+    from transformers import Sam2Model, SamModel
+    from transformers.models.sam2.image_processing_sam2 import Sam2ImageProcessor
+
+    folder = sam_folder[0] if kind == "sam" else tmp_path
+    if kind == "sam2":
+        torch.manual_seed(0)
+        processor = Sam2ImageProcessor(size={"height": 64, "width": 64})
+        saved_with_draws(Sam2Model(sam2_config()), processor, folder)
+    ours = open_from_hub(str(folder))
+    network = {"sam": SamModel, "sam2": Sam2Model}[kind].from_pretrained(folder)
+    embedding, rough = ours.encode(image), rough_masks(3)
+    assert ours.reads_masks
+    logits, quality = ours.masks(embedding, boxes=BOXES, points=POINTS, rough=rough, batch=2)
+    plain, _ = ours.masks(embedding, boxes=BOXES, points=POINTS)
+    prompts = check_prompts(BOXES, POINTS, None).in_frame(embedding.geometry)
+    inputs = network_inputs(kind, folder, image)
+    for row in range(3):
+        expected = network(
+            **inputs,
+            input_boxes=prompts.boxes[row][None, None],
+            input_points=prompts.points[row][None, None],
+            input_labels=prompts.labels[row][None, None],
+            input_masks=rough[row][None, None],
+            multimask_output=False,
+        )
+        shown = (slice(None), slice(None), slice(0, 13)) if kind == "sam" else ()
+        theirs = expected.pred_masks[0][shown] if shown else expected.pred_masks[0]
+        found = embedding.inside(logits[row : row + 1]) if kind == "sam" else logits[row : row + 1]
+        torch.testing.assert_close(found, theirs, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(quality[row], expected.iou_scores[0, 0], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(logits, plain, atol=1e-3)
+
+
+def network_inputs(kind, folder, image):
+    from transformers import SamImageProcessor
+    from transformers.models.sam2.image_processing_sam2 import Sam2ImageProcessor
+
+    processor = {"sam": SamImageProcessor, "sam2": Sam2ImageProcessor}[kind].from_pretrained(folder)
+    return {"pixel_values": processor(images=image.numpy(), return_tensors="pt")["pixel_values"]}
+
+
+def test_rough_masks_that_do_not_fit_are_refused(sam_folder, image):
+    sam = open_from_hub(str(sam_folder[0]))
+    embedding = sam.encode(image)
+    with pytest.raises(ShapeError, match=r"rough must be \(n=3, h=16, w=16\), got \(2, 16, 16\)"):
+        sam.masks(embedding, boxes=BOXES, rough=rough_masks(2))
+    with pytest.raises(ShapeError, match="rough must be finite"):
+        sam.masks(embedding, boxes=BOXES, rough=rough_masks(3) / 0)
+    sam.prompts.mask_embed = None  # as the embedded MobileSAM has none
+    with pytest.raises(ModelError, match="made without prompts by masks"):
+        sam.masks(embedding, boxes=BOXES, rough=rough_masks(3))
+    assert not load_sam().reads_masks
 
 
 def test_another_network_is_refused_by_name(tmp_path):

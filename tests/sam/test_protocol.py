@@ -69,3 +69,10 @@ def test_a_stretched_photo_takes_its_masks_at_once():
     embedding = SamEmbedding(ImageGeometry((2, 4), (8, 8), (8, 8)), None, by_frame=False)
     (mask,) = to_image(embedding, torch.tensor([[[1.0, -1.0], [1.0, -1.0]]]))
     assert mask.tolist() == [[True, True, False, False]] * 2
+
+
+def test_maps_of_the_photo_are_framed_without_touching_the_padding():
+    embedding = SamEmbedding(ImageGeometry((6, 8), (12, 16), (16, 16)), None)
+    maps = torch.zeros(1, 6, 8)
+    maps[0, :, 4:] = 1
+    assert embedding.framed(maps)[0].tolist() == [[0, 0, 1, 1]] * 3 + [[0] * 4]
