@@ -14,7 +14,7 @@ LAYERS = [
     {"errors", "escape", "files", "tensors", "assets", "config", "_version", "_torchvision"},
     {"identity", "provenance", "weights", "hub", "network", "journal", "prefetch", "progress", "own_files"},
     {"images", "vocabulary"},
-    {"attention", "sam", "regions", "refine", "proposals"},
+    {"attention", "sam", "regions", "refine", "proposals", "examples"},
     {"encoders", "heads", "backends"},
     {"models"},
     {"result"},

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ovseg.examples.calibrate import calibrate
 from ovseg.concepts.concept_set import ConceptReference, ConceptSet, Seed
 from ovseg.concepts.cosegment import (
     at_cells,
@@ -24,6 +23,7 @@ from ovseg.concepts.cosegment import (
 )
 from ovseg.concepts.evidence import Features, feature_maps
 from ovseg.errors import DatasetError, ImageError, VocabularyError
+from ovseg.examples.calibrate import calibrate
 from ovseg.identity import check_model
 from ovseg.images.find import refuse_path
 from ovseg.pipeline.logits import class_logits

@@ -15,13 +15,13 @@ from torch import Tensor
 from ovseg.bank.pseudo_labels import IGNORE, PseudoLabelReport, claim, holds, report, write_maps
 from ovseg.bank.store import writing
 from ovseg.concepts import ConceptReference, ConceptSet
-from ovseg.examples.calibrate import calibrate
 from ovseg.concepts.concept_set import Seed
 from ovseg.concepts.evidence import feature_maps
 from ovseg.discovery.discovery import Discovery, centre_of
 from ovseg.discovery.found import FoundObjects, PhotoObjects
 from ovseg.discovery.proposers import cell_shares
 from ovseg.errors import SpaceError, VocabularyError
+from ovseg.examples.calibrate import calibrate
 from ovseg.identity import digest
 from ovseg.images.sources import read_key
 from ovseg.journal import Journal, keep_lines

@@ -1,4 +1,4 @@
-"""Words and sight as one logit, for methods whose scores are no logits: calibrated on the shots, then put together."""
+"""Words and sight as one logit, for methods whose scores are no logits and are calibrated on the shots."""
 
 from __future__ import annotations
 

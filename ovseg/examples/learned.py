@@ -37,7 +37,7 @@ class LearnedSight:
 
 @dataclass(frozen=True)
 class _Cells:
-    """n cells of all shots: features, logits by words, the label of the shot, whether they show it, their weight."""
+    """n cells of all shots: features, logits by words, label of the shot, whether they show it, their weight."""
 
     features: Tensor
     text: Tensor
@@ -65,9 +65,10 @@ def learn(lesson: Lesson, *, ridge: float = 0.03, doubt: float = 0.03, most: int
     """
     cells = _gather(lesson.shots, most)
     count, channels = len(lesson.rows), cells.features.shape[1]
-    rows, named = lesson.rows, lesson.named.to(cells.text)
     with torch.inference_mode(False), torch.enable_grad():
-        cells = _Cells(*(part.clone() for part in vars(cells).values()))  # tensors of inference mode cannot be used
+        # tensors of inference mode cannot be used
+        cells = _Cells(*(part.clone() for part in vars(cells).values()))
+        rows, named = lesson.rows.clone(), lesson.named.clone().to(cells.text)
         weights = torch.zeros(count, channels, requires_grad=True)
         offsets, distrust = (torch.zeros(count, requires_grad=True) for _ in range(2))
 
@@ -118,4 +119,3 @@ def _gather(shots: Sequence[Shot], most: int) -> _Cells:
                 )
             )
     return _Cells(*(torch.cat(each).cpu() for each in zip(*parts, strict=True)))
-

@@ -21,6 +21,7 @@ from ovseg.models.sections import (
     AgainConfig,
     BackgroundConfig,
     CorrectionConfig,
+    ExamplesConfig,
     GatherConfig,
     InputConfig,
     PruneConfig,
@@ -116,6 +117,7 @@ class ModelConfig(Config):
     redraw: RedrawConfig | None = None
     correction: CorrectionConfig | None = None
     objects: QualityConfig = QualityConfig()
+    examples: ExamplesConfig = ExamplesConfig()
     parameters: float
     megabytes: float
     license: str
@@ -241,3 +243,14 @@ def with_objects(config: ModelConfig, **fields: Any) -> ModelConfig:
     values = {quality: {**part, **fields} for quality, part in config.objects.model_dump().items()}
     objects = parse_config(QualityConfig, values, source=f"objects of model '{config.name}'")
     return config.model_copy(update={"objects": objects})
+
+
+def with_examples(config: ModelConfig, **fields: Any) -> ModelConfig:
+    """``config`` with these fields in its section ``examples``.
+
+    Raises:
+        ConfigError: there is no such field, or it cannot be so.
+    """
+    values = {**config.examples.model_dump(), **fields}
+    examples = parse_config(ExamplesConfig, values, source=f"examples of model '{config.name}'")
+    return config.model_copy(update={"examples": examples})

@@ -178,6 +178,19 @@ class QualityConfig(Config):
         return max(self.fast.most, self.best.most)
 
 
+class ExamplesConfig(Config):
+    """How labels are known that are shown by pictures (``Concept.images``).
+
+    Attributes:
+        method: a name of ``ovseg.examples.METHODS``.
+        fusion: how words and pictures are put together by methods that do not weigh them themselves; a name of
+            ``ovseg.examples.fusion.RULES``.
+    """
+
+    method: str = "learned"
+    fusion: str = "growing"
+
+
 class PruneConfig(Config):
     """Labels that the image as a whole does not suggest are left out (ActiveSAM, 2026).
 

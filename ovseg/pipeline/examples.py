@@ -94,7 +94,7 @@ class ExampleReader:
         """
         _refuse_unfit(segmenter)
         read = {label: pictures_of(concept) for label, concept in concepts.items()}
-        mark = marked(segmenter, read, concepts)
+        mark = digest(examples_mark(concepts), segmenter.config.examples.model_dump())
         key = f"{id(queries)} {mark}"  # kept with the queries, so that no others can have their number
         with self._lock:
             if key not in self._lessons:
@@ -212,30 +212,33 @@ def cell_colours(encoded: EncodedImage) -> Tensor:
     return cell_shares(pixels, encoded)
 
 
-def marked(segmenter: Segmenter, read: Mapping[str, Sequence[Picture]], concepts: Mapping[str, Concept]) -> str:
-    """What decides the evidence besides model and words: pictures, places and method."""
-    asked = {label: [concepts[label].use_name, *(each.mark for each in read[label])] for label in read}
-    return digest(asked, segmenter.config.examples.model_dump())
+def examples_mark(concepts: Mapping[str, Concept]) -> str:
+    """What the pictures of concepts, by label, are known by: their content and places, without decoding a file."""
+    asked = {
+        label: [concept.use_name, *(picture.mark for picture in pictures_of(concept))]
+        for label, concept in concepts.items()
+    }
+    return digest(asked)
 
 
 def _refuse_unfit(segmenter: Segmenter) -> None:
     name = segmenter.config.name
     if isinstance(segmenter.model.head, AnsweringHead):
         raise SpaceError(
-            f"images of a concept need a model that gives features to compare, got '{name}', which answers with masks; "
-            "leave out images, or use another model"
+            f"images of a concept need a model that gives features to compare, got '{name}', which answers with "
+            "masks; leave out images, or use another model"
         )
     if segmenter.config.input.splice == "pixels":
         raise SpaceError(
-            f"images of a concept need cells on one grid, which '{name}' has not (input.splice 'pixels'); use a model "
-            "file without '-paper'"
+            f"images of a concept need cells on one grid, which '{name}' has not (input.splice 'pixels'); use a "
+            "model file without '-paper'"
         )
 
 
 def _halved(features: DenseFeatures, dtype: torch.dtype) -> DenseFeatures:
-    parts: dict[str, Any] = {name: getattr(features, name) for name in ("values", "structure", "inputs", "whole")}
-    changed = {name: None if part is None else part.to(dtype) for name, part in parts.items()}
-    return replace(features, **changed)
+    optional: dict[str, Any] = {name: getattr(features, name) for name in ("structure", "inputs", "whole")}
+    changed: dict[str, Any] = {name: part.to(dtype) for name, part in optional.items() if part is not None}
+    return replace(features, values=features.values.to(dtype), **changed)
 
 
 def _on_grid(maps: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -86,14 +86,15 @@ class Picture:
         if self.kind == "boxes":
             x0, y0, x1, y1 = (float(number) for number in self.place)
             corners = [(x0, y0), (x1, y1)]
-            prompts = {"boxes": torch.tensor([[x0, y0, x1, y1]])}
+            prompts: dict[str, Any] = {"boxes": torch.tensor([[x0, y0, x1, y1]])}
         else:
             corners = as_points(self.place, where=self.where)
             prompts = {"points": torch.tensor([corners])}
         for x, y in corners:
             if not (0 <= x <= width and 0 <= y <= height):
                 raise VocabularyError(
-                    f"the {self.kind} of {self.where} must lie inside its {width} x {height} pixels, got {self.place!r}"
+                    f"the {self.kind} of {self.where} must lie inside its {width} x {height} pixels, got "
+                    f"{self.place!r}"
                 )
         several = self.kind == "points"  # what a point means is open: the mask that the SAM is surest of
         embedding = embed_once(encoded, sam)
@@ -126,7 +127,7 @@ def _as_mask(source: Any, size: tuple[int, int], *, where: str) -> Mask:
     if mask.shape != size:
         raise VocabularyError(
             f"the mask of {where} must have the size of its image, {size[1]} x {size[0]}, got "
-            f"{' x '.join(map(str, mask.shape[::-1]))}; resize it without smoothing, or give the image it was drawn on"
+            f"{' x '.join(map(str, mask.shape[::-1]))}; give the image that it was drawn on"
         )
     return mask > 0
 
@@ -176,4 +177,3 @@ def _content(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return list(map(_content, value))
     return value if value is None or isinstance(value, int | float) else repr(value)
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,6 +23,9 @@ from ovseg.vocabulary.labels import Vocabulary
 from ovseg.vocabulary.spellings import phrase_for_encoder
 from ovseg.vocabulary.templates import Templates
 
+if TYPE_CHECKING:
+    from ovseg.pipeline.modifiers import Modifier
+
 PhraseEncoder = Callable[[Sequence[str]], Tensor]
 _MANY = 2000  # sentences above which a progress bar is shown: some ten seconds on one core
 
@@ -39,6 +43,7 @@ class QueryBank:
         vocabulary: the L labels.
         space: embedding space; compared with that of the features.
         logit_scale: factor from dot product to logit.
+        modifiers: what is known of these labels besides, such as by pictures; they change the logits first.
 
     Raises:
         ShapeError: ``class_of_query`` is not (Q,).
@@ -49,6 +54,7 @@ class QueryBank:
     vocabulary: Vocabulary
     space: str
     logit_scale: float
+    modifiers: tuple[Modifier, ...] = ()
 
     def __post_init__(self) -> None:
         check_shape("embeddings", self.embeddings, "Q C")

@@ -23,13 +23,14 @@ from ovseg.identity import digest
 from ovseg.images.load import ImageSource, read_image
 from ovseg.images.reading import MAX_PIXELS, Reading
 from ovseg.images.resize import prepare, working_size
-from ovseg.models.config import for_benchmark, with_objects
+from ovseg.models.config import for_benchmark, with_examples, with_objects
 from ovseg.models.model import Model
 from ovseg.pipeline.again import SecondPass
 from ovseg.pipeline.batches import path_of, stream
 from ovseg.pipeline.decide import Decision, DecisionRules
 from ovseg.pipeline.encode import encode_images, whole_image
 from ovseg.pipeline.encoded import EncodedImage
+from ovseg.pipeline.examples import ExampleReader, examples_mark
 from ovseg.pipeline.gather import Gathering
 from ovseg.pipeline.logits import ClassLogits, answered_logits, class_logits
 from ovseg.pipeline.maskqueries import QueryMaps
@@ -40,7 +41,7 @@ from ovseg.pipeline.recent import RecentQueries
 from ovseg.pipeline.text_cache import TextCache
 from ovseg.pipeline.whole import WholeImage
 from ovseg.result import SegmentationResult
-from ovseg.vocabulary.labels import Background, Concept, Vocabulary
+from ovseg.vocabulary.labels import Background, Concept, Vocabulary, without_pictures
 from ovseg.vocabulary.templates import Templates
 from ovseg.vocabulary.word_lists import WordList
 
@@ -65,6 +66,8 @@ class Segmenter:
         modifiers: what changes the logits besides the weights of labels and the model file's pruning.
     """
 
+    reads_examples = True  # a concept's images are looked at; what an evaluation asks before it gives shots
+
     def __init__(
         self,
         model: Model,
@@ -86,20 +89,29 @@ class Segmenter:
         self.templates = Templates.named(model.config.templates)
         self._cache = TextCache(cache)
         self._recent = RecentQueries()
+        self._examples = ExampleReader()
 
     @property
     def modifiers(self) -> tuple[Modifier, ...]:
-        """What changes the logits, in order."""
+        """What changes the logits, in order, besides what queries bring along."""
+        return self._modifiers(())
+
+    def _modifiers(self, brought: Sequence[Modifier]) -> tuple[Modifier, ...]:
         modifiers: list[Modifier] = [LabelWeights()]
         if self.config.prune is not None:
             # The image as a whole is compared with text alone, which knows less of a label than its own modifier.
-            spared = {name for modifier in self.added for name in modifier.names}
+            spared = {name for modifier in (*brought, *self.added) for name in modifier.names}
             modifiers.append(Pruning(self.config.prune, whole_space(self.model.image), spared))
         whole, space = self.config.whole, whole_space(self.model.image)
         first = [] if whole is None else [WholeImage(whole, self.model.head, self.config.smoothing, space)]
         if isinstance(self.model.head, MaskQueries):  # last: they ask what all others made of the map
             modifiers.append(QueryMaps(self.model.head))
-        return (*first, *self.added, *modifiers)  # a weight counts in full, whatever the logits were mixed from
+        return (
+            *brought,
+            *first,
+            *self.added,
+            *modifiers,
+        )  # a weight counts in full, whatever the logits were mixed from
 
     @property
     def info(self) -> dict[str, str]:
@@ -124,8 +136,10 @@ class Segmenter:
         if isinstance(wanted, QueryBank):
             asked = digest(asdict(wanted.vocabulary), wanted.embeddings.tolist(), wanted.class_of_query.tolist())
         else:
-            vocabulary = Vocabulary.of(wanted, background=self._contrasts(background))
-            asked = digest(asdict(vocabulary), phrases_of(vocabulary))
+            words, shown = without_pictures(wanted)
+            vocabulary = Vocabulary.of(words, background=self._contrasts(background))
+            pictures = [examples_mark(shown)] if shown else []
+            asked = digest(asdict(vocabulary), phrases_of(vocabulary), *pictures)
         return {**self.info, "asked": asked, "background": str(background), "refine": str(self._refines(refine))}
 
     @property
@@ -160,6 +174,14 @@ class Segmenter:
             ConfigError: there is no such field, or it cannot be so.
         """
         return self._changed(model=replace(self.model, config=with_objects(self.config, **fields)))
+
+    def with_examples(self, **fields: Any) -> Segmenter:
+        """The same networks, learning from pictures of labels by these fields of ``ExamplesConfig``.
+
+        Raises:
+            ConfigError: there is no such field, or it cannot be so.
+        """
+        return self._changed(model=replace(self.model, config=with_examples(self.config, **fields)))
 
     def with_modifiers(self, *modifiers: Modifier) -> Segmenter:
         """The same segmenter with these modifiers added, after those it has."""
@@ -226,7 +248,9 @@ class Segmenter:
         wanted = self._labels(labels)
         if isinstance(wanted, QueryBank):
             return wanted
-        return self._recent.of(wanted, self._contrasts(background), self._encode_words)
+        words, shown = without_pictures(wanted)
+        queries = self._recent.of(words, self._contrasts(background), self._encode_words)
+        return self._examples.taught(self, queries, shown) if shown else queries
 
     @torch.inference_mode()
     def logits(self, encoded: EncodedImage, queries: QueryBank) -> ClassLogits:
@@ -235,16 +259,16 @@ class Segmenter:
         Raises:
             SpaceError: the queries are of another model.
         """
-        found = self._scored(encoded, queries)
+        found = self.plain_logits(encoded, queries)
         if self._again is not None:
             encoded = self._gathered(self._again(found, encoded))
-            found = self._scored(encoded, queries)
-        for modifier in self.modifiers:
+            found = self.plain_logits(encoded, queries)
+        for modifier in self._modifiers(queries.modifiers):
             found = modifier(found, encoded)
         return found
 
-    def _scored(self, encoded: EncodedImage, queries: QueryBank) -> ClassLogits:
-        """The logits of every class before any modifier."""
+    def plain_logits(self, encoded: EncodedImage, queries: QueryBank) -> ClassLogits:
+        """The logits of every class by words alone, before any modifier."""
         head, over = self.model.head, self.config.scoring.over
         if isinstance(head, AnsweringHead):
             found = answered_logits(head, encoded, queries, self.config.objects)

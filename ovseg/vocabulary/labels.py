@@ -31,8 +31,8 @@ class Concept:
         images: pictures that show it, each anything that ``segment`` takes.
         masks: per image where it is: a mask (H, W), 0 or false where it is not, as an array or an image file.
         boxes: per image a box x0, y0, x1, y1 in pixels around it, in place of ``masks``; a SAM cuts it out.
-        points: per image one (x, y) on it or several, in place of ``masks``; a SAM cuts it out. Without masks, boxes
-            and points, what stands out most in each image is taken.
+        points: per image one (x, y) on it or several, in place of ``masks``; a SAM cuts it out. Without masks,
+            boxes and points, what stands out most in each image is taken.
         not_images: pictures that do not show it.
         use_name: whether the words count besides the pictures.
         weight: factor on the label's odds against every other class; finite and above 0.
@@ -252,15 +252,19 @@ def check_label(label: Any, *, where: str) -> str:
     return phrase
 
 
-def without_pictures(labels: Iterable[str | Concept]) -> tuple[list[str | Concept], dict[str, Concept]]:
+def without_pictures(
+    labels: Iterable[str | Concept] | Vocabulary,
+) -> tuple[Iterable[str | Concept] | Vocabulary, dict[str, Concept]]:
     """The labels as words alone, and by label the concepts that have pictures.
 
     Raises:
         VocabularyError: they are no list.
     """
+    if isinstance(labels, Vocabulary):
+        return labels, {}
     shown = {entry.label: entry for entry in _concepts(labels) if entry.images}
     if not shown:
-        return list(labels), {}
+        return labels, {}
     blank: dict[str, Any] = {name: () for name in ("images", "not_images", *PLACES)}
     words = [replace(each, **blank, use_name=True) if isinstance(each, Concept) else each for each in labels]
     return words, shown
@@ -271,8 +275,8 @@ def _refuse_examples(concepts: Iterable[Concept]) -> None:
     for concept in concepts:
         if concept.images:
             raise VocabularyError(
-                f"concept '{concept.label}' has {len(concept.images)} images, which are not looked at here; leave out "
-                "images and describe it in words (synonyms=...)"
+                f"concept '{concept.label}' has {len(concept.images)} images, which are not looked at here; leave "
+                "out images and describe it in words (synonyms=...)"
             )
 
 

@@ -19,15 +19,15 @@ def check_shown(concept: Concept) -> None:
     """Refuse pictures that do not fit together.
 
     Raises:
-        VocabularyError: several ways of saying where, another number of places than of images, a place that is none,
-            or a concept without a name and without pictures.
+        VocabularyError: several ways of saying where, another number of places than of images, a place that is
+            none, or a concept without a name and without pictures.
     """
     where = f"concept '{concept.label}'"
     given = [name for name in PLACES if getattr(concept, name)]
     if len(given) > 1:
         raise VocabularyError(
-            f"{where} must say where it is in its images in one way, got {' and '.join(given)}; keep one of them, or "
-            "make masks of all"
+            f"{where} must say where it is in its images in one way, got {' and '.join(given)}; keep one of them, "
+            "or make masks of all"
         )
     for name in given:
         count = len(getattr(concept, name))
@@ -50,7 +50,8 @@ def _check_box(box: Any, *, where: str) -> None:
     numbers = _numbers(box)
     if len(numbers) != 4 or not (numbers[0] < numbers[2] and numbers[1] < numbers[3]):
         raise VocabularyError(
-            f"{where} must be x0, y0, x1, y1 in pixels with x0 < x1 and y0 < y1, got {box!r}; the origin is the top left"
+            f"{where} must be x0, y0, x1, y1 in pixels with x0 < x1 and y0 < y1, got {box!r}; the origin is the "
+            "top left"
         )
 
 

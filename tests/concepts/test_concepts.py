@@ -8,12 +8,12 @@ from torch.nn import functional
 
 from ovseg.bank import ImageBank
 from ovseg.concepts import ConceptSet, learn_concepts
-from ovseg.examples.calibrate import calibrate, separation
 from ovseg.concepts.concept_set import merge_concepts
 from ovseg.concepts.evidence import STRENGTH, feature_maps
 from ovseg.concepts.learn import LearnOptions, cluster, over_regions
 from ovseg.encoders.spec import DenseFeatures
 from ovseg.errors import ModelError, SpaceError, VocabularyError
+from ovseg.examples.calibrate import calibrate, separation
 from ovseg.heads.base import IdentityHead
 from ovseg.models.sections import PruneConfig
 from ovseg.pipeline.segmenter import Segmenter

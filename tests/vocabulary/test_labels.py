@@ -193,6 +193,6 @@ def test_importing_the_vocabulary_does_not_import_torch() -> None:
 @pytest.mark.parametrize("masks", [(), ([[True]],)])
 def test_visual_examples_are_refused_where_they_would_be_dropped(masks: tuple[Any, ...]) -> None:
     concept = Concept("mug", images=("mug.jpg",), masks=masks)
-    told = "concept 'mug' has 1 visual examples, which no model of ovseg reads yet; leave out images and masks"
+    told = "concept 'mug' has 1 images, which are not looked at here; leave out images"
     with pytest.raises(VocabularyError, match=told):
         Vocabulary.of(["table", concept])

@@ -133,8 +133,8 @@ def check_shots(segmenter: Any, protocol: Protocol) -> None:
     shots = 0 if protocol.episodes is None else protocol.episodes.shots
     if shots and not getattr(segmenter, "reads_examples", False):
         raise ConfigError(
-            f"{shots} visual examples a class (--shots) cannot be used: no model of ovseg reads them yet, so the "
-            "result would be that of words alone; leave out --shots, or give a segmenter of your own that reads "
+            f"{shots} visual examples a class (--shots) cannot be used: this segmenter does not say that it reads "
+            "them, so the result might be that of words alone; leave out --shots, or give one that reads "
             "Concept(images=..., masks=...) and has reads_examples = True"
         )
 
