@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+from torch.nn import functional
+
+from ovseg.errors import ConfigError, ShapeError
+from ovseg.examples import Shot, View, teach
+from ovseg.examples.learned import learn
+from ovseg.examples.shot import Lesson, spread_out
+
+
+def view(seed: int, *, text: Tensor | None = None, grid: tuple[int, int] = (3, 4), channels: int = 5) -> View:
+    generator = torch.Generator().manual_seed(seed)
+    features = functional.normalize(torch.randn(channels, *grid, generator=generator), dim=0)
+    words = torch.randn(3, *grid, generator=generator) if text is None else text
+    return View(features, words, torch.rand(3, *grid, generator=generator))
+
+
+def shot(seed: int, label: int, **options: object) -> Shot:
+    seen = view(seed, **options)  # type: ignore[arg-type]
+    return Shot(seen, label, (seen.features[0] > 0.1).float())
+
+
+def loss_of(values: np.ndarray, shots: list[Shot], rows: list[int], *, ridge: float, doubt: float) -> float:
+    """The price that ``learn`` states, cell by cell in float64; values hold weights/10, offsets and distrust."""
+    count, channels = len(rows), shots[0].view.features.shape[0]
+    weights = values[: count * channels].reshape(count, channels)
+    offsets, distrust = values[count * channels :].reshape(2, count)
+    paid = 0.0
+    for each in shots:
+        features, text = each.view.features.double().numpy(), each.view.text.double().numpy()
+        inside = each.inside.numpy()
+        for row, column in np.ndindex(*inside.shape):
+            logits = text[:, row, column].copy()
+            for label, place in enumerate(rows):
+                sight = 10 * weights[label] @ features[:, row, column] + offsets[label]
+                logits[place] = (1 + distrust[label]) * text[place, row, column] + sight
+            odds = np.exp(logits - logits.max())
+            chance = odds[rows[each.label]] / odds.sum()
+            paid -= (math.log(chance) if inside[row, column] else math.log1p(-chance)) / inside.size
+    return paid + ridge * float((weights**2).sum()) + doubt * float((distrust**2).sum() + (offsets**2).sum())
+
+
+def test_what_is_learned_costs_least() -> None:
+    """The optimum of the stated price, found by another library from the price alone, without gradients of ours."""
+    shots, rows = [shot(0, 0), shot(1, 0), shot(2, 1)], [2, 0]
+    found = learn(Lesson(shots, torch.tensor(rows), torch.tensor([True, True])), ridge=0.05, doubt=0.1)
+    values = torch.cat([found.weights.flatten() / 10, found.offsets, found.trust - 1]).double().numpy()
+
+    def price(given: np.ndarray) -> float:
+        return loss_of(given, shots, rows, ridge=0.05, doubt=0.1)
+
+    best = minimize(price, np.zeros_like(values), method="L-BFGS-B", options={"maxfun": 20_000})
+    assert price(values) == pytest.approx(best.fun, rel=1e-3)
+    np.testing.assert_allclose(values, best.x, atol=0.02)
+
+
+def test_words_that_the_shots_contradict_lose_their_say() -> None:
+    seen = [view(seed) for seed in range(6)]
+    inside = [each.features[0] > 0 for each in seen]
+    right = [torch.stack([4 * mask.float(), 4 * (~mask).float(), torch.zeros(3, 4)]) for mask in inside]
+    for text, low, high in ((right, 1.0, 2.0), ([-each for each in right], -1.0, 0.4)):
+        shots = [
+            Shot(View(each.features, words, each.colours), 0, mask.float())
+            for each, words, mask in zip(seen, text, inside, strict=True)
+        ]
+        (trust,) = learn(Lesson(shots, torch.tensor([0]), torch.tensor([True]))).trust.tolist()
+        assert low < trust < high
+
+
+def test_a_label_without_a_name_is_known_by_sight_alone() -> None:
+    """Its words may say anything; trust is 0 and what was learned does not depend on them."""
+    taught = []
+    for scale in (1.0, 100.0):
+        shots = []
+        for seed in range(3):
+            each = shot(seed, 0)
+            text = each.view.text.clone()
+            text[1] *= scale
+            shots.append(Shot(View(each.view.features, text, each.view.colours), 0, each.share))
+        taught.append(learn(Lesson(shots, torch.tensor([1]), torch.tensor([False]))))
+    assert taught[0].trust.tolist() == taught[1].trust.tolist() == [0]
+    torch.testing.assert_close(taught[0].weights, taught[1].weights, atol=1e-4, rtol=0)
+
+
+def test_the_logit_is_trust_times_words_plus_a_dot_product() -> None:
+    found = learn(Lesson([shot(0, 0)], torch.tensor([1]), torch.tensor([True])))
+    seen = view(7)
+    trust, evidence = found(seen)
+    for row in range(3):
+        for column in range(4):
+            by_hand = float(found.weights[0] @ seen.features[:, row, column] + found.offsets[0])
+            assert float(evidence[0, row, column]) == pytest.approx(by_hand, abs=1e-5)
+    assert trust.shape == (1,)
+
+
+def test_pictures_that_do_not_show_it_count_against_it() -> None:
+    lesson = [shot(0, 0), shot(1, 0)]
+    plain = learn(Lesson(lesson, torch.tensor([0]), torch.tensor([True])))
+    other = Shot(lesson[0].view, 0, torch.zeros(3, 4))
+    warned = learn(Lesson([*lesson, other], torch.tensor([0]), torch.tensor([True])))
+    seen = lesson[0].view
+    assert float(warned(seen)[1].mean()) < float(plain(seen)[1].mean())
+
+
+def test_it_learns_inside_inference_mode_and_the_same_each_time() -> None:
+    lesson = Lesson([shot(0, 0)], torch.tensor([0]), torch.tensor([True]))
+    with torch.inference_mode():
+        first = learn(lesson)
+    assert torch.equal(first.weights, learn(lesson).weights)
+
+
+def test_a_thing_smaller_than_a_cell_takes_the_cell_that_shows_most_of_it() -> None:
+    share = torch.zeros(3, 4)
+    share[1, 2], share[1, 3] = 0.3, 0.1
+    assert Shot(view(0), 0, share).inside.nonzero().tolist() == [[1, 2]]
+    assert not Shot(view(0), 0, torch.zeros(3, 4)).inside.any()
+
+
+def test_positions_are_spread_evenly() -> None:
+    assert spread_out(4, 10).tolist() == [0, 1, 2, 3]
+    assert spread_out(9, 3).tolist() == [0, 4, 8]
+
+
+def test_unknown_methods_and_rules_are_refused_by_name() -> None:
+    lesson = Lesson([shot(0, 0)], torch.tensor([0]), torch.tensor([True]))
+    with pytest.raises(ConfigError, match=r"unknown method for examples 'learnt'.*learned"):
+        teach(lesson, method="learnt")
+    with pytest.raises(ConfigError, match=r"unknown fusion of words and sight 'growin'.*growing"):
+        teach(lesson, method="mean", fusion="growin")
+
+
+def test_shares_of_another_grid_are_refused() -> None:
+    with pytest.raises(ShapeError, match="share"):
+        Shot(view(0), 0, torch.zeros(4, 4))
