@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ovseg.identity import FileMark
     from ovseg.images.reading import Reading
     from ovseg.result import Segment, SegmentationResult
-    from ovseg.vocabulary.labels import Background
+    from ovseg.vocabulary.labels import Background, Concept
 
 _AT_ONCE = 4  # images that an accelerator gets together
 
@@ -43,6 +43,9 @@ def segment(
     labels: Annotated[list[str] | None, typer.Argument(metavar="LABEL...", help="What to find.")] = None,
     labels_file: Annotated[Path | None, typer.Option(help="More labels: lines, '17: wall', JSON, YAML.")] = None,
     concepts: Annotated[Path | None, typer.Option(help="Learned concepts (.safetensors).")] = None,
+    example: Annotated[
+        list[str] | None, typer.Option(help="LABEL=IMAGE[,MASK | ,X,Y | ,X0,Y0,X1,Y1]: a photo that shows it.")
+    ] = None,
     model: Annotated[str, typer.Option(help="A name from 'ovseg models'.")] = "mini",
     weights: Annotated[Path | None, typer.Option(help="Folder with the model's weights.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
@@ -76,11 +79,12 @@ def segment(
 
     Example: ovseg segment street.jpg road car person
     """
+    from ovseg.cli.examples import with_examples
     from ovseg.cli.jobs import parse_background
 
     more, words = _split(labels or [])
     run = Run(
-        labels=[*words, *_read_labels(labels_file)],
+        labels=with_examples([*words, *_read_labels(labels_file)], example or []),
         background=parse_background(background),
         refine=refine,
         model=model,
@@ -110,7 +114,7 @@ def segment(
 class Run:
     """The settings of one call, and the model once it is needed."""
 
-    labels: list[str]
+    labels: list[str | Concept]
     background: Background
     refine: bool | None
     model: str
@@ -124,17 +128,17 @@ class Run:
     def __post_init__(self) -> None:
         from ovseg.errors import VocabularyError
         from ovseg.result.storage import check_count
-        from ovseg.vocabulary.labels import Vocabulary, check_things
+        from ovseg.vocabulary.labels import Vocabulary, check_things, without_pictures
 
         check_count(len(self.labels))
         if self.labels:
-            vocabulary = Vocabulary.of(
-                self.labels, background=self.background
-            )  # refused before the model is loaded
+            words, _ = without_pictures(self.labels)
+            vocabulary = Vocabulary.of(words, background=self.background)  # refused before the model is loaded
             check_things(vocabulary, self.changes.get("instances", False))
         elif self.concepts is None:
             raise VocabularyError(
-                "expected at least one label, got none; name what to find, or use --labels-file or --concepts"
+                "expected at least one label, got none; name what to find, or use --labels-file, --example or "
+                "--concepts"
             )
         if self.concepts is not None and not self.concepts.is_file():
             raise VocabularyError(f"no concepts file '{self.concepts}'; 'ovseg concept learn' makes one")

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from helpers.toy import COLOURS, make_segmenter
+from PIL import Image
+
+from ovseg import Concept
+from ovseg.errors import ImageError, SpaceError, VocabularyError
+from ovseg.pipeline.examples import cell_shares, examples_mark
+from ovseg.pipeline.segmenter import Segmenter
+
+
+def photo(thing: str, ground: str = "white", *, left: int = 16, top: int = 16) -> npt.NDArray[np.uint8]:
+    """A square of 32 pixels of one colour on another."""
+    pixels = np.full((64, 96, 3), COLOURS[ground], np.uint8)
+    pixels[top : top + 32, left : left + 32] = COLOURS[thing]
+    return pixels
+
+
+def square(*, left: int = 16, top: int = 16) -> npt.NDArray[np.bool_]:
+    mask = np.zeros((64, 96), bool)
+    mask[top : top + 32, left : left + 32] = True
+    return mask
+
+
+def overlap(found: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> float:
+    return float((found & truth).sum() / (found | truth).sum())
+
+
+@pytest.mark.parametrize("method", ["learned", "mean", "kmeans"])
+def test_a_nameless_thing_is_found_again_by_one_photo_of_it(segmenter: Segmenter, method: str) -> None:
+    shown = Concept("my mug", images=[photo("red")], masks=[square()], use_name=False)
+    segmenter = segmenter.with_examples(method=method)
+    result = segmenter.segment(photo("red", left=56), [shown, "white"], background=None, refine=False)
+    assert result.labels == ("my mug", "white")
+    assert overlap(result.mask("my mug"), square(left=56)) > 0.95
+    other = segmenter.segment(photo("blue", left=56), [shown, "white", "blue"], background=None, refine=False)
+    assert not other.mask("my mug").any()
+
+
+def test_words_that_are_wrong_are_corrected(segmenter: Segmenter) -> None:
+    """ "blue" is shown to be red: by words the blue square would be it, by what was shown the red one is."""
+    shown = Concept("blue", images=[photo("red")] * 2, masks=[square()] * 2)
+    spoken = segmenter.segment(photo("red", left=56), ["blue", "white"], background=["red"], refine=False)
+    assert not spoken.mask("blue").any()
+    result = segmenter.segment(photo("red", left=56), [shown, "white"], background=["red"], refine=False)
+    assert overlap(result.mask("blue"), square(left=56)) > 0.95
+
+
+def test_a_mixed_vocabulary_keeps_the_logits_of_what_was_not_shown(segmenter: Segmenter) -> None:
+    shown = Concept("mug", images=[photo("red")], masks=[square()])
+    encoded = segmenter.encode(photo("red", left=56))
+    plain = segmenter.logits(encoded, segmenter.queries(["mug", "white", "blue"])).values
+    mixed = segmenter.logits(encoded, segmenter.queries([shown, "white", "blue"])).values
+    assert torch.equal(mixed[1:], plain[1:]) and not torch.equal(mixed[0], plain[0])
+
+
+def test_pictures_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter = make_segmenter()
+    seen: list[int] = []
+    encode = type(segmenter).encode_batch
+    monkeypatch.setattr(
+        Segmenter, "encode_batch", lambda self, images: seen.append(len(images)) or encode(self, images)
+    )
+    labels = [Concept("mug", images=[photo("red"), photo("red", left=40)], masks=[square(), square(left=40)])]
+    for _ in range(3):
+        segmenter.segment(photo("red", left=56), [*labels, "white"])
+    assert len(seen) == 2 + 3
+    segmenter.segment(photo("red", left=56), [*labels, "blue"])  # another vocabulary, the same pictures
+    assert len(seen) == 6
+
+
+def test_a_file_that_changes_is_read_again(segmenter: Segmenter, tmp_path: Path) -> None:
+    path = tmp_path / "mug.png"
+    asked = []
+    for colour in ("red", "green"):
+        Image.fromarray(photo(colour)).save(path)
+        shown = Concept("mug", images=[path], masks=[square()], use_name=False)
+        asked.append(segmenter.identity([shown, "white"])["asked"])
+        result = segmenter.segment(photo(colour, left=56), [shown, "white"], background=["blue"], refine=False)
+        assert overlap(result.mask("mug"), square(left=56)) > 0.95
+    assert asked[0] != asked[1]
+
+
+def test_the_identity_knows_pictures_and_places() -> None:
+    def mark(**fields: Any) -> str:
+        return examples_mark({"mug": Concept("mug", **fields)})
+
+    same = {"images": [photo("red")], "masks": [square()]}
+    assert mark(**same) == mark(**same)
+    changed = [
+        {"images": [photo("green")], "masks": [square()]},
+        {"images": [photo("red")], "masks": [square(left=17)]},
+        {"images": [photo("red")], "boxes": [(16, 16, 48, 48)]},
+        {**same, "use_name": False},
+        {**same, "not_images": [photo("blue")]},
+    ]
+    assert len({mark(**same), *(mark(**fields) for fields in changed)}) == 6
+
+
+def test_masks_may_be_files_of_many_kinds(segmenter: Segmenter, tmp_path: Path) -> None:
+    cut_out = np.dstack([photo("red"), np.where(square(), 255, 0).astype(np.uint8)])
+    coloured = np.repeat(np.where(square(), 200, 0)[..., None], 3, 2).astype(np.uint8)
+    kinds = {"bool": square(), "alpha": cut_out, "colours": coloured, "index": square().astype(np.uint8)}
+    results = []
+    for name, array in kinds.items():
+        path = tmp_path / f"{name}.png"
+        Image.fromarray(array).save(path)
+        shown = Concept("mug", images=[photo("red")], masks=[path])
+        results.append(segmenter.segment(photo("red", left=56), [shown, "white"], refine=False).index_map)
+    assert all((each == results[0]).all() for each in results)
+
+
+def test_a_box_is_cut_out_by_the_sam(small: Segmenter) -> None:
+    shown = Concept("mug", images=[photo("red")], boxes=[(12, 12, 52, 52)])
+    queries = small.queries([shown, "white"])
+    assert queries.modifiers[0].names == ("mug",)
+
+
+def test_without_a_place_what_stands_out_is_taken(segmenter: Segmenter) -> None:
+    """No mask: the square is a part that hangs together and leaves most of the border free."""
+    drawn = photo("red", left=32)
+    with_mask = Concept("mug", images=[drawn], masks=[square(left=32)], use_name=False)
+    without = Concept("mug", images=[drawn], use_name=False)
+    target = photo("red", left=8)
+    found = [segmenter.segment(target, [each, "white"], refine=False).mask("mug") for each in (with_mask, without)]
+    assert overlap(found[0], found[1]) > 0.95
+
+
+def test_shares_of_cells_are_means_over_their_pixels(segmenter: Segmenter) -> None:
+    """Masks of 64 x 96 pixels on cells of 8: by hand, also where the object ends inside a cell."""
+    mask = torch.zeros(1, 64, 96)
+    mask[0, 16:44, 24:52] = 1
+    (shares,) = cell_shares(mask, segmenter.encode(photo("red")))
+    expected = torch.zeros(8, 12)
+    expected[2:5, 3:6] = 1
+    expected[5, 3:6], expected[2:5, 6], expected[5, 6] = 0.5, 0.5, 0.25
+    torch.testing.assert_close(shares, expected)
+
+
+def test_a_segmenter_with_kept_pictures_is_pickled_without_them(segmenter: Segmenter) -> None:
+    shown = Concept("mug", images=[photo("red")], masks=[square()])
+    segmenter.segment(photo("red"), [shown, "white"])
+    copy = pickle.loads(pickle.dumps(segmenter._examples))  # noqa: S301 (made on the line itself)
+    assert not copy._pictures and not copy._lessons
+
+
+BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"masks": [square()[:, :50]]}, VocabularyError, r"image 0 .* size of its image, 96 x 64, got 50 x 64"),
+    ({"masks": [np.zeros((64, 96), bool)]}, VocabularyError, "must show something, got none of its 6144 pixels"),
+    ({"masks": ["no-such-mask.png"]}, ImageError, "no mask file 'no-such-mask.png' for image 0"),
+    ({"points": [(200, 10)]}, VocabularyError, r"points of image 0 .* inside its 96 x 64 pixels, got \(200, 10\)"),
+    ({"boxes": [(10, 10, 300, 20)]}, VocabularyError, "boxes of image 0 .* must lie inside its 96 x 64 pixels"),
+]
+
+
+@pytest.mark.parametrize(("fields", "error", "told"), BAD, ids=range(len(BAD)))
+def test_places_that_do_not_fit_are_refused(
+    segmenter: Segmenter, fields: dict[str, Any], error: type[Exception], told: str
+) -> None:
+    with pytest.raises(error, match=told):
+        segmenter.segment(photo("red"), [Concept("mug", images=[photo("red")], **fields), "white"])
+
+
+def test_models_whose_answers_are_no_sums_are_refused() -> None:
+    segmenter = make_segmenter()
+    pixels = segmenter.config.input.model_copy(update={"splice": "pixels", "window": 64})
+    segmenter.config = segmenter.config.model_copy(update={"input": pixels})
+    with pytest.raises(SpaceError, match=r"need cells on one grid, which 'toy' has not"):
+        segmenter.queries([Concept("mug", images=[photo("red")], masks=[square()]), "white"])
