@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ovseg.evaluation import EvaluationReport, RunOptions, Task
 
 
-# 25 options are read more easily in groups; the groups are the headings of --help.
+# 28 options are read more easily in groups; the groups are the headings of --help.
 _TASK = "What is evaluated"
 _MODEL = "The model"
 _MORE = "Further measurements"
@@ -51,8 +51,12 @@ def evaluate(
     ] = None,
     shots: Annotated[
         int | None,
-        typer.Option(help="Visual examples a class; no model of ovseg reads them yet.", rich_help_panel=_TASK),
+        typer.Option(help="Visual examples a class, drawn from the data set.", rich_help_panel=_TASK),
     ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the draw of examples.", rich_help_panel=_TASK)] = None,
+    names: Annotated[
+        bool, typer.Option(help="Ask classes with examples by their words too.", rich_help_panel=_TASK)
+    ] = True,
     model: Annotated[str, typer.Option(help="A name from 'ovseg models'.", rich_help_panel=_MODEL)] = "mini",
     weights: Annotated[
         Path | None, typer.Option(help="Folder with the model's weights.", rich_help_panel=_MODEL)
@@ -111,6 +115,8 @@ def evaluate(
         split=split,
         fold=fold,
         shots=shots,
+        seed=seed,
+        names=names,
         orientation=orientation,
         absent=tuple(absent or ()),
         quality=quality,

@@ -67,6 +67,7 @@ def fuse(make: Callable[[Lesson], Scores], lesson: Lesson, *, rule: str) -> Fuse
         ConfigError: there is no such rule.
     """
     choose("fusion of words and sight", rule, RULES)
+    lesson = replace(lesson, shots=list(lesson.shots))  # looked at again and again
     measured = [_measure(make, lesson, label) for label in range(len(lesson.rows))]
     threshold, spread, _ = (torch.tensor(each)[:, None, None] for each in zip(*measured, strict=True))
     return FusedSight(make(lesson), threshold, spread, lesson, rule)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ovseg.examples.shot import Lesson, Shot, View, spread_out
 
 _UNIT = 10.0  # unit features times this, so that weights and trust are of one size
+_CELLS = 60_000  # of all shots, 0.4 GB with the features of ``mini``
 _STEPS = 40  # of L-BFGS; the loss is convex but for what is outside
 
 
@@ -58,12 +59,12 @@ def learn(lesson: Lesson, *, ridge: float = 0.03, doubt: float = 0.03, most: int
         lesson: the shots.
         ridge: price of weights.
         doubt: price of distrust in words.
-        most: cells that are looked at inside, and as many outside, of each shot.
+        most: cells that are looked at inside, and as many outside, of each shot; fewer where there are many shots.
 
     Source: a ridge head with the text as prior mean, as in "training-free" adapters of CLIP (Zhang et al.,
     Tip-Adapter, ECCV 2022), here with the logistic loss and one factor a label on the text.
     """
-    cells = _gather(lesson.shots, most)
+    cells = _gather(lesson.shots, max(1, min(most, _CELLS // (2 * len(lesson.shots)))))
     count, channels = len(lesson.rows), cells.features.shape[1]
     with torch.inference_mode(False), torch.enable_grad():
         # tensors of inference mode cannot be used

@@ -113,12 +113,10 @@ class ExampleReader:
         mark: str,
     ) -> ExampleEvidence:
         labels = tuple(read)
-        shots = []
-        for number, label in enumerate(labels):
-            for picture in read[label]:
-                kept = self._seen(segmenter, picture)
-                words = by_class(segmenter.plain_logits(kept.encoded(), queries))
-                shots.append(Shot(kept.view(words), number, kept.share))
+        seen = [
+            (number, self._seen(segmenter, each)) for number, label in enumerate(labels) for each in read[label]
+        ]
+        shots = _Shots(segmenter, queries, seen)
         rows = torch.tensor([queries.vocabulary.labels.index(label) for label in labels])
         named = torch.tensor([concepts[label].use_name for label in labels])
         chosen = segmenter.config.examples
@@ -135,6 +133,23 @@ class ExampleReader:
             found = _Kept.of(encoded, mask)
         _keep(self._pictures, key, found, most=_KEPT)
         return found
+
+
+@dataclass(frozen=True)
+class _Shots(Sequence[Shot]):
+    """The shots of all labels, each brought to full size when it is looked at: a hundred of them stay small."""
+
+    segmenter: Segmenter
+    queries: QueryBank
+    seen: Sequence[tuple[int, _Kept]]
+
+    def __len__(self) -> int:
+        return len(self.seen)
+
+    def __getitem__(self, place: Any) -> Any:
+        label, kept = self.seen[place]
+        words = by_class(self.segmenter.plain_logits(kept.encoded(), self.queries))
+        return Shot(kept.view(words), label, kept.share)
 
 
 @dataclass(frozen=True)

@@ -209,7 +209,7 @@ def check_before(dataset: Dataset, indices: Sequence[int], *, absent: Sequence[s
         DatasetError: the masks cannot be what their class list says; where a part looks so, all are read first.
     """
     places = base_places(dataset, indices)
-    dataset = base_of(dataset)
+    drawn, dataset = dataset, base_of(dataset)
     evenly = np.linspace(0, len(places) - 1, min(SAMPLE, len(places))).round().astype(int)
     chosen = [places[number] for number in evenly]
     found = survey(dataset, chosen, absent=absent)
@@ -218,7 +218,8 @@ def check_before(dataset: Dataset, indices: Sequence[int], *, absent: Sequence[s
         found = survey(dataset, range(len(dataset.names)), absent=absent)  # a part may look so by chance
     for sentence in refusals(found):
         raise DatasetError(sentence)
-    return [*doubts(found), *remarks(found, of=len(dataset.names)), *_turned(dataset), *_notes(dataset)]
+    told = [*doubts(found), *remarks(found, of=len(dataset.names)), *_turned(dataset), *_notes(dataset)]
+    return told if drawn is dataset else [*told, *_notes(drawn)]
 
 
 def check_all(dataset: Dataset, *, absent: Sequence[str] = ()) -> tuple[Survey, list[str], list[str]]:

@@ -13,6 +13,7 @@ from ovseg.evaluation.data.files import FileDataset, open_files
 from ovseg.evaluation.data.hub import open_hub
 from ovseg.evaluation.data.objects import open_objects
 from ovseg.evaluation.data.protocol import Protocol
+from ovseg.evaluation.data.shown import open_shown
 from ovseg.images.hub import is_hub
 
 __all__ = ["Dataset", "FileDataset", "check_data", "check_same_size", "open_dataset", "open_files"]
@@ -37,6 +38,8 @@ def open_dataset(protocol: Protocol, data: str | Path, *, labels: str = "all") -
         return open_hub(protocol, str(data), labels=labels)
     if protocol.objects is not None:
         return open_objects(protocol, Path(data), labels=labels)
+    if protocol.episodes is not None and protocol.episodes.kind == "shown":
+        return open_shown(protocol, protocol.episodes, Path(data), labels=labels)
     if protocol.episodes is not None:
         return open_episodes(protocol, Path(data))
     return open_files(protocol, Path(data), labels=labels)

@@ -85,7 +85,7 @@ class Resize(Config):
 class Episodes(Config):
     """Few-shot or mosaic sampling on top of the files."""
 
-    kind: Literal["few-shot", "one-class", "mosaic"]
+    kind: Literal["few-shot", "one-class", "mosaic", "shown"]
     folds: tuple[tuple[int, ...], ...] = ()  # class positions tested in each fold
     fold: int = 0
     shots: int = 0

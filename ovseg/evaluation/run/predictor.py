@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ovseg.errors import ConfigError, ShapeError
+from ovseg.errors import ConfigError, DatasetError, ShapeError
 from ovseg.evaluation.data.examples import Example, Support
 from ovseg.evaluation.data.protocol import Protocol
 from ovseg.evaluation.metrics.confusion import NONE
@@ -83,6 +83,7 @@ class Predictor:
         synonyms: whether synonyms are given as well.
         rewrite: changes every prompt (paraphrases); None leaves them as the protocol has them.
         quality: passed to ``segment`` where it takes it; None passes nothing.
+        names: whether classes with visual examples are asked by their words as well.
     """
 
     segmenter: Any
@@ -90,6 +91,7 @@ class Predictor:
     synonyms: bool = True
     rewrite: Callable[[str], str] | None = None
     quality: str | None = None
+    names: bool = True
     _labels: dict[tuple[int, ...], CandidateLabels] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -145,6 +147,7 @@ class Predictor:
     def labels_for(self, candidates: tuple[int, ...], *, example: Example | None = None) -> CandidateLabels:
         """The labels of the classes ``candidates``; made once for each set of them, but for visual examples."""
         if example is not None and example.supports:
+            _refuse_leak(example, candidates)
             return self._make_labels(candidates, example.supports)
         if candidates not in self._labels:
             self._labels[candidates] = self._make_labels(candidates, {})
@@ -230,7 +233,18 @@ class Predictor:
             return [prompt]
 
         images, masks = tuple(item.image for item in supports), tuple(item.mask for item in supports)
-        return [Concept(prompt, synonyms=synonyms, images=images, masks=masks)]
+        named = self.names or not supports
+        return [Concept(prompt, synonyms=synonyms, images=images, masks=masks, use_name=named)]
+
+
+def _refuse_leak(example: Example, candidates: Sequence[int]) -> None:
+    """Refuse an image that is its own visual example."""
+    for index in candidates:
+        for support in example.supports.get(index, ()):
+            if support.image.shape == example.image.shape and np.array_equal(support.image, example.image):
+                raise DatasetError(
+                    f"'{example.name}' is one of its own visual examples, so its truth would leak; draw others"
+                )
 
 
 def taken(function: Callable[..., Any], keywords: dict[str, Any]) -> dict[str, Any]:

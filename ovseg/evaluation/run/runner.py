@@ -126,6 +126,7 @@ class Run:
             synonyms=options.synonyms,
             rewrite=None if options.paraphrase is None else rewriting(options.paraphrase),
             quality=options.quality,
+            names=options.names,
         )
         self.processes = Processes.join()
         self.leaks: dict[str, Any] | None = None

@@ -14,9 +14,10 @@ from ovseg.evaluation.data.datasets import open_dataset
 from ovseg.evaluation.data.examples import Dataset
 from ovseg.evaluation.data.files import FileDataset
 from ovseg.evaluation.data.orientation import READINGS
-from ovseg.evaluation.data.protocol import Protocol, load_protocol
+from ovseg.evaluation.data.protocol import Episodes, Protocol, load_protocol
+from ovseg.evaluation.data.shown import ShownDataset
 
-_IN_PROTOCOL = {"split", "fold", "shots", "orientation"}
+_IN_PROTOCOL = {"split", "fold", "shots", "seed", "orientation"}
 _WITHOUT_EFFECT = {"batch_size", "progress", "sheet", "check", "absent"}
 
 
@@ -49,7 +50,10 @@ class RunOptions:
         batch_size: images for ``segment_batch`` at once, where there is one and the labels agree.
         split: instead of the protocol's.
         fold: which of the protocol's folds (few-shot protocols).
-        shots: visual examples a class (few-shot protocols); 0 asks by words alone.
+        shots: visual examples a class; 0 asks by words alone. Protocols that are not few-shot ones draw them from
+            the images of the data set, which are then not scored.
+        seed: of the draw of visual examples.
+        names: whether classes with visual examples are asked by their words as well.
         quality: "fast" or "best", how objects are found; None takes "best" where the protocol has objects, and
             leaves label maps as they are where it has none.
         least_score: of average precision: objects less sure than this are not asked for, in [0, 1].
@@ -72,6 +76,8 @@ class RunOptions:
     split: str | None = None
     fold: int | None = None
     shots: int | None = None
+    seed: int | None = None
+    names: bool = True
     quality: str | None = None
     least_score: float = 0.04
     boundary: bool = True
@@ -150,7 +156,8 @@ def spread(names: Sequence[str], limit: int | None) -> list[int]:
 
 def check_count(dataset: Dataset, *, limit: int | None) -> None:
     """Refuse a split with another number of images than its protocol states, unless only a part is evaluated."""
-    protocol, found = dataset.protocol, len(dataset.names)
+    whole = dataset.base if isinstance(dataset, ShownDataset) else dataset  # images that show a class count as well
+    protocol, found = dataset.protocol, len(whole.names)
     wanted = protocol.expected.files.get(protocol.split)
     if wanted is not None and found != wanted and limit is None:
         raise DatasetError(
@@ -167,13 +174,17 @@ def narrowed(protocol: Protocol, options: RunOptions) -> Protocol:
     """
     stated = {"split": options.split, "orientation": options.orientation}
     changes: dict[str, Any] = {key: value for key, value in stated.items() if value is not None}
-    episodes = {key: value for key in ("fold", "shots") if (value := getattr(options, key)) is not None}
+    if options.shots is not None and options.shots < 0:
+        raise ConfigError(f"shots must be 0 or more visual examples a class, got {options.shots}")
+    episodes = {key: value for key in ("fold", "shots", "seed") if (value := getattr(options, key)) is not None}
+    if options.shots and options.fold is None and protocol.episodes is None:
+        if protocol.objects is not None:
+            raise ConfigError(f"'{protocol.name}' counts objects and takes no visual examples; leave out the shots")
+        protocol = protocol.model_copy(update={"episodes": Episodes(kind="shown")})
     if episodes and protocol.episodes is None:
         raise ConfigError(
             f"'{protocol.name}' is no few-shot protocol and has no {' and no '.join(episodes)}; leave it out"
         )
-    if options.shots is not None and options.shots < 0:
-        raise ConfigError(f"shots must be 0 or more visual examples a class, got {options.shots}")
     if protocol.episodes is not None:
         changes["episodes"] = protocol.episodes.model_copy(update=episodes)
     return protocol.model_copy(update=changes) if changes else protocol

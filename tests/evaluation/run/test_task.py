@@ -19,8 +19,8 @@ def test_limit_spreads_evenly(folder: Path, oracle: Callable[..., Any]) -> None:
 
 
 def test_options_without_a_use_are_refused(folder: Path, oracle: Callable[..., Any]) -> None:
-    with pytest.raises(ConfigError, match="no few-shot protocol and has no shots"):
-        evaluate(oracle(), "folder", data=folder, options=RunOptions(shots=2))
+    with pytest.raises(ConfigError, match="no few-shot protocol and has no fold and no shots"):
+        evaluate(oracle(), "folder", data=folder, options=RunOptions(fold=1, shots=2))
     with pytest.raises(DatasetError, match="one set without splits, so it has no split 'test'"):
         evaluate(oracle(), "folder", data=folder, options=RunOptions(split="test"))
     with pytest.raises(ConfigError, match="batch_size must be at least 1 image, got 0"):
