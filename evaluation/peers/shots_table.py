@@ -4,8 +4,8 @@ python evaluation/peers/shots_table.py facade8 --data ../shared/data/facade-trai
 python evaluation/peers/shots_table.py clothing --data ../shared/data/clothing --labels garments --limit 60
 
 The pictures are drawn from the data set, and images that show a class are not scored (``ovseg evaluate --shots``).
-Every row of a draw scores the same images. Prints the mean over the draws and half of its 95 % interval (by Student's
-t), and seconds of processor time an image, the learning included.
+Every row of a draw scores the same images. Prints the mean over the draws and half of its 95 % interval (by
+Student's t), and seconds of processor time an image, the learning included.
 """
 
 from __future__ import annotations
