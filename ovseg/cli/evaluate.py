@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ovseg.evaluation import EvaluationReport, RunOptions, Task
 
 
-# 25 options are read more easily in groups; the groups are the headings of --help.
+# 27 options are read more easily in groups; the groups are the headings of --help.
 _TASK = "What is evaluated"
 _MODEL = "The model"
 _MORE = "Further measurements"
@@ -76,6 +76,13 @@ def evaluate(
     robustness: Annotated[
         bool, typer.Option("--robustness", help="Also corruptions and paraphrases.", rich_help_panel=_MORE)
     ] = False,
+    clicks: Annotated[
+        bool,
+        typer.Option("--clicks", help="How many clicks select each segment.", rich_help_panel=_INSTEAD),
+    ] = False,
+    using: Annotated[
+        str | None, typer.Option(help="Of --clicks, what answers: sam, features.", rich_help_panel=_INSTEAD)
+    ] = None,
     baseline: Annotated[
         Path | None, typer.Option(help="Fail below this report's mIoU.", rich_help_panel=_MORE)
     ] = None,
@@ -123,6 +130,10 @@ def evaluate(
     if check_data:
         _check(task, options, as_json=as_json)
         return
+    if clicks:
+        segmenter = _load(model, weights=weights, device=device)
+        _clicks(segmenter, task, using=using, out=out, options=options, as_json=as_json)
+        return
     from ovseg.evaluation.run.runner import evaluate_task
 
     before = None if baseline is None else _report(baseline)  # a missing one is told before the run, not after
@@ -155,6 +166,15 @@ def _robustness(segmenter: Any, task: Task, *, out: Path | None, options: RunOpt
 
     table = measure_robustness(segmenter, task, out=None if out is None else out / "robustness", options=options)
     echo(json.dumps(table.to_dict()) if as_json else table.to_markdown())
+
+
+def _clicks(
+    segmenter: Any, task: Task, *, using: str | None, out: Path | None, options: RunOptions, as_json: bool
+) -> None:
+    from ovseg.evaluation.run.clicks import measure_clicks
+
+    report = measure_clicks(segmenter, task, using=using, out=out, options=options)
+    echo(json.dumps({"scores": report.scores, "manifest": report.manifest}) if as_json else report.to_markdown())
 
 
 def _load(model: str, *, weights: Path | None, device: str) -> Any:

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ovseg.sam.tiny_vit import ChannelNorm
+
 Size = tuple[int, int]
 PADDING = -1  # label of a point that is none
 
@@ -39,15 +41,34 @@ class PositionalEmbedding(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-class PromptEncoder(nn.Module):
-    """Points and boxes as tokens."""
+class MaskEmbedding(nn.Module):
+    """An earlier mask as features of the cells."""
 
-    def __init__(self, channels: int = 256) -> None:
+    def __init__(self, channels: int, inner: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, inner // 4, 2, 2)
+        self.layer_norm1 = ChannelNorm(inner // 4, eps=1e-6)
+        self.conv2 = nn.Conv2d(inner // 4, inner, 2, 2)
+        self.layer_norm2 = ChannelNorm(inner, eps=1e-6)
+        self.conv3 = nn.Conv2d(inner, channels, 1)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """(n, 4·rows, 4·columns) to (n, rows × columns, C)."""
+        coarser = functional.gelu(self.layer_norm1(self.conv1(logits[:, None])))
+        embedded: Tensor = self.conv3(functional.gelu(self.layer_norm2(self.conv2(coarser))))
+        return embedded.flatten(2).mT
+
+
+class PromptEncoder(nn.Module):
+    """Points and boxes as tokens; with ``mask_channels``, also an earlier mask as features of the cells."""
+
+    def __init__(self, channels: int = 256, *, mask_channels: int | None = None) -> None:
         super().__init__()
         self.shared_embedding = PositionalEmbedding(channels)
         self.point_embed = nn.ModuleList(nn.Embedding(1, channels) for _ in range(4))  # off, on, two corners
         self.not_a_point_embed = nn.Embedding(1, channels)
         self.no_mask_embed = nn.Embedding(1, channels)
+        self.mask_embed = None if mask_channels is None else MaskEmbedding(channels, mask_channels)
 
     def forward(self, boxes: Tensor | None, points: Tensor | None, labels: Tensor | None, *, side: int) -> Tensor:
         """Tokens (n, T, C) of prompts in pixels of a frame of ``side``; see ``ovseg.sam.protocol.Prompts``."""
@@ -251,7 +272,7 @@ class MaskDecoder(nn.Module):
 
         Args:
             tokens: (n, t, C) of ``PromptEncoder``.
-            cells: (c, C) of the photo, with what stands for no mask added.
+            cells: (c, C) of the photo, with what stands for no mask added; or (n, c, C), with an earlier mask.
             places: (c, C) positional features.
             shape: rows and columns of the cells.
             grid: rows and columns, from the top left, that the masks are wanted of.

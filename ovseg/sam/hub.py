@@ -100,13 +100,11 @@ def from_transformers(network: Any, processor: Any) -> FrameSam:
     """
     config = network.config.mask_decoder_config
     channels = config.hidden_size
-    prompts = PromptEncoder(channels)
+    prompts = PromptEncoder(channels, mask_channels=network.config.prompt_encoder_config.mask_input_channels)
     decoder = MaskDecoder(
         channels, heads=config.num_attention_heads, inner=config.mlp_dim, epsilon=config.layer_norm_eps
     )
-    state = network.prompt_encoder.state_dict().items()
-    own = {name: value for name, value in state if not name.startswith("mask_embed.")}
-    load_module(prompts, own, source="the prompt encoder")
+    load_module(prompts, network.prompt_encoder.state_dict(), source="the prompt encoder")
     load_module(decoder, network.mask_decoder.state_dict(), source="the mask decoder")
     freeze(prompts)
     freeze(decoder)
@@ -128,6 +126,8 @@ class StretchedSam(PromptedSam):
         processor: its ``Sam2ImageProcessor``.
     """
 
+    reads_masks = True
+
     def __init__(self, network: Any, processor: Any) -> None:
         self._network, self._processor = network, processor
 
@@ -148,6 +148,7 @@ class StretchedSam(PromptedSam):
                 input_boxes=None if part.boxes is None else part.boxes[None],
                 input_points=None if part.points is None else part.points[None],
                 input_labels=None if part.labels is None else part.labels[None],
+                input_masks=None if part.earlier is None else part.earlier[:, None],
                 multimask_output=multimask,
             )
             yield output.pred_masks[0].float(), output.iou_scores[0].float()

@@ -38,6 +38,7 @@ class FrameSam(PromptedSam):
 
     def __init__(self, encode: Encode, prompts: PromptEncoder, decoder: MaskDecoder) -> None:
         self._encode, self.prompts, self.decoder = encode, prompts, decoder
+        self.reads_masks = prompts.mask_embed is not None
 
     @torch.inference_mode()
     def encode(self, image: Tensor) -> SamEmbedding:
@@ -57,9 +58,17 @@ class FrameSam(PromptedSam):
         shape = {"shape": (cells, cells), "grid": (rows, columns)}
         for part in parts:
             tokens = self.prompts(part.boxes, part.points, part.labels, side=side)
-            logits, quality = self.decoder(tokens, embedding.features, places, **shape, multimask=multimask)
+            seen = self._with_earlier(embedding.features, part.earlier)
+            logits, quality = self.decoder(tokens, seen, places, **shape, multimask=multimask)
             right, bottom = 4 * (cells - columns), 4 * (cells - rows)
             yield functional.pad(logits, (0, right, 0, bottom), value=OUTSIDE), quality
+
+    def _with_earlier(self, features: Tensor, earlier: Tensor | None) -> Tensor:
+        """The cells (c, C) with an earlier mask (n, h, w) in place of what stands for none: (n, c, C)."""
+        if earlier is None or self.prompts.mask_embed is None:
+            return features
+        embedded: Tensor = self.prompts.mask_embed(earlier)
+        return features - self.prompts.no_mask_embed.weight + embedded
 
 
 def load_mobile_sam() -> FrameSam:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.nn import functional
 
-from ovseg.errors import ShapeError
+from ovseg.errors import ModelError, ShapeError
 from ovseg.images.geometry import ImageGeometry
 from ovseg.tensors import check_shape
 
@@ -55,11 +55,13 @@ class Prompts:
         boxes: (n, 4) float32 left, top, right, bottom; or None.
         points: (n, p, 2) float32 x, y; or None.
         labels: (n, p) int64, 1 on the thing, 0 off it; or None where there are no points.
+        earlier: (n, h, w) float32 logits of an earlier answer of the same network; or None.
     """
 
     boxes: Tensor | None
     points: Tensor | None
     labels: Tensor | None
+    earlier: Tensor | None = None
 
     def __len__(self) -> int:
         given = self.points if self.boxes is None else self.boxes
@@ -71,17 +73,21 @@ class Prompts:
         pairs = zip(reversed(geometry.resized), reversed(geometry.original), strict=True)
         scale = torch.tensor([new / old for new, old in pairs])
         boxes = None if self.boxes is None else self.boxes * scale.repeat(2)
-        return Prompts(boxes, None if self.points is None else self.points * scale, self.labels)
+        points = None if self.points is None else self.points * scale
+        return replace(self, boxes=boxes, points=points)
 
     def split(self, batch: int) -> Iterator[Prompts]:
         """At most ``batch`` at a time."""
         for start in range(0, len(self), batch):
-            parts = (self.boxes, self.points, self.labels)
+            parts = (self.boxes, self.points, self.labels, self.earlier)
             yield Prompts(*(None if part is None else part[start : start + batch] for part in parts))
 
 
 class PromptedSam(ABC):
     """A network that draws what prompts point at."""
+
+    reads_masks = False
+    """Whether ``masks`` takes the logits of an earlier answer."""
 
     @abstractmethod
     def encode(self, image: Tensor) -> SamEmbedding:
@@ -102,6 +108,7 @@ class PromptedSam(ABC):
         boxes: Tensor | None = None,
         points: Tensor | None = None,
         point_labels: Tensor | None = None,
+        earlier: Tensor | None = None,
         multimask: bool = False,
         batch: int = BATCH,
     ) -> tuple[Tensor, Tensor]:
@@ -112,6 +119,7 @@ class PromptedSam(ABC):
             boxes: (n, 4) left, top, right, bottom in pixels of the photo.
             points: (n, 2) or (n, p, 2) x, y in pixels of the photo.
             point_labels: (n,) or (n, p), 1 on the thing, 0 off it; all 1 by default.
+            earlier: (n, 256, 256) logits of an earlier answer, to be corrected; of networks that ``reads_masks``.
             multimask: three masks for each prompt (a part, a larger part, the whole) rather than one. Better for a
                 lone point, which may mean any of them.
             batch: prompts that are computed together.
@@ -122,14 +130,26 @@ class PromptedSam(ABC):
 
         Raises:
             ShapeError: there is no prompt, shapes do not fit, or a number is not finite.
+            ModelError: an earlier answer is given to a network that reads none.
         """
         prompts = check_prompts(boxes, points, point_labels).in_frame(embedding.geometry)
+        prompts = replace(prompts, earlier=self._checked_earlier(earlier, len(prompts)))
         side, count = embedding.geometry.padded[0] // 4, 3 if multimask else 1
         logits, quality = [torch.zeros(0, count, side, side)], [torch.zeros(0, count)]
         for found, sure in self._answers(embedding, prompts.split(batch), multimask=multimask):
             logits.append(found)
             quality.append(sure)
         return torch.cat(logits), torch.cat(quality)
+
+    def _checked_earlier(self, earlier: Tensor | None, count: int) -> Tensor | None:
+        if earlier is None:
+            return None
+        if not self.reads_masks:
+            raise ModelError(
+                "this SAM reads no earlier masks; leave out earlier=, or load one that does (reads_masks)"
+            )
+        check_shape("earlier", earlier, "n h w", n=count)
+        return earlier.detach().cpu().float()
 
     @abstractmethod
     def _answers(
