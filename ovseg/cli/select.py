@@ -120,7 +120,7 @@ def numbers(option: str, text: str, count: int) -> tuple[float, ...]:
 def _drawn(path: Path) -> npt.NDArray[np.bool_]:
     from ovseg.images.load import read_image
 
-    drawn: npt.NDArray[np.bool_] = (read_image(path).pixels > 0).any(axis=2)
+    drawn: npt.NDArray[np.bool_] = read_image(path).pixels.max(axis=2) > 0
     return drawn
 
 

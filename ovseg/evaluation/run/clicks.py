@@ -68,8 +68,8 @@ class ClickReport:
             f"# Clicks: {for_markdown(told['title'])}",
             "",
             f"{len(self.segments)} segments over {SMALLEST:.0%} of their image in {told['images']} images, at most "
-            f"{MOST} clicks each, by {as_code(told['using'])} of {as_code(str(told['model'].get('name')))}. IoU, and "
-            "what is never reached in percent.",
+            f"{MOST} clicks, by {as_code(told['using'])} of {as_code(str(told['model'].get('name')))}. IoU, and "
+            "what it never reaches, in percent.",
             "",
             f"| {' | '.join(heads)} |",
             "|---" * len(heads) + "|",

@@ -20,10 +20,9 @@ from ovseg.pipeline.selection.words import Words
 from ovseg.result.segments import Mask
 from ovseg.result.selection import Point, Reading, Selection, SelectionPrompts
 
-LIMITS = {"whole": 0.2, "part": 0.35, "subpart": 0.5}
+LIMITS = {"whole": 0.4, "part": 0.5, "subpart": 0.6}
 """By level, how alike a pixel and what was pointed at must be."""
 
-_FAR = 1.0  # likeness that is lost over a way as long as the image's longer side
 _WORDS = 0.5  # what a pixel gains that shows the text for sure
 _CORE = 0.5  # share of a box's sides that shows the thing for sure
 
@@ -74,14 +73,14 @@ class _Likeness:
         """Of an image, made once."""
 
         def make() -> Tensor:
-            maps = encoded.features.likeness[0].float().cpu()
+            maps = encoded.features.values[0].float().cpu()
             shown = encoded.unpadded(maps).flatten(1)
             return functional.normalize(maps - shown.mean(1)[:, None, None], dim=0)
 
         return cls(encoded.once("likeness", make), encoded.geometry, encoded.features.stride)
 
     def of_prompts(self, prompts: SelectionPrompts) -> tuple[Tensor, Tensor]:
-        """(h, w) likeness to the best of what is on the thing, and to the best of what is off it; less far away."""
+        """(h, w) cosine to the best of what is on the thing, and to the best of what is off it."""
         on = [self.near(point) for point in prompts.positive]
         off = [self.near(point) for point in prompts.negative]
         for inside, outside in self._areas(prompts):
@@ -91,12 +90,9 @@ class _Likeness:
         return (torch.stack(maps).amax(0) if maps else none for maps in (on, off))  # type: ignore[return-value]
 
     def near(self, point: Point) -> Tensor:
-        """(h, w) cosine to the cell at a point, less what the distance from there costs."""
+        """(h, w) cosine to the cell at a point."""
         row, column = self.cell_at(point)
-        h, w = self.cells.shape[1:]
-        down, across = (torch.arange(side) for side in (h, w))
-        away = torch.hypot((down - row)[:, None].float(), (across - column)[None].float()) / max(h, w)
-        return torch.einsum("c,chw->hw", self.cells[:, row, column], self.cells) - _FAR * away
+        return torch.einsum("c,chw->hw", self.cells[:, row, column], self.cells)
 
     def cell_at(self, point: Point) -> tuple[int, int]:
         """Row and column of the cell at x, y in pixels of the image."""

@@ -116,6 +116,8 @@ class _Asking:
             rough = previous.mask if previous.mask.any() else rough
         if self.network.reads_masks:
             earlier = self._earlier(previous, rough)
+            if rough is not None and not on and not off:
+                box = box or _box_around(rough, on)  # a mask alone is no prompt
         elif rough is not None:
             on = on or spread_points(rough)
             box = box or _box_around(rough, on)
@@ -141,7 +143,10 @@ class _Asking:
         return logits
 
     def _mended(self, found: Reading, prompts: SelectionPrompts) -> Reading:
-        """The answer with what a click says that it ignored: what this click alone shows is added, or cut away."""
+        """The answer with what a click says that it ignored.
+
+        The least that this click alone may mean is added or cut away, as far as the border of the answer is off.
+        """
         mask = found.mask
         for points, others, wanted in (
             (prompts.positive, prompts.negative, True),
@@ -149,14 +154,16 @@ class _Asking:
         ):
             for point, held in zip(points, at(mask, points), strict=True):
                 if held != wanted and at(mask, [point]) == [held]:
-                    piece = self._piece(point, others)
+                    piece = self._piece(point, others) & _around(point, mask == wanted)
                     mask = mask | piece if wanted else mask & ~piece
         return found if mask is found.mask else Reading(mask, found.score, found.logits)
 
     def _piece(self, point: Point, others: tuple[Point, ...]) -> Mask:
-        """What a click alone shows, with as few of the points as can be that mean the opposite."""
+        """The smallest mask of a click alone, with as few of the points as can be that mean the opposite."""
         shown = self.readings(Asked.of((point,), others), multimask=True)
-        best = max(shown, key=lambda each: (at(each.mask, [point]), -sum(at(each.mask, others)), each.score))
+        best = min(
+            shown, key=lambda each: (at(each.mask, [point]) == [False], sum(at(each.mask, others)), each.mask.sum())
+        )
         mask = best.mask.copy()
         mask[int(point[1]), int(point[0])] = True
         for x, y in others:
@@ -181,6 +188,15 @@ def _best_level(levels: dict[str, Reading], prompts: SelectionPrompts, words: Wo
     return max(levels, key=worth)
 
 
+def _around(point: Point, border: Mask) -> Mask:
+    """(H, W) bool, the pixels no further from a point than the nearest of a border's; all where there is none."""
+    height, width = border.shape
+    across, down = np.arange(width) - int(point[0]), np.arange(height)[:, None] - int(point[1])
+    away = across**2 + down**2
+    near: Mask = away <= away[border].min(initial=away.max())
+    return near
+
+
 def _box_around(mask: Mask, points: tuple[Point, ...]) -> Box | None:
     """The box of a mask and of points on the thing."""
     box = mask_box(torch.from_numpy(mask))
@@ -188,4 +204,4 @@ def _box_around(mask: Mask, points: tuple[Point, ...]) -> Box | None:
         return None
     x0, y0, x1, y1 = map(float, box)
     across, down = [x for x, _ in points], [y for _, y in points]
-    return min(x0, *across), min(y0, *down), max(x1, *across), max(y1, *down)
+    return min([x0, *across]), min([y0, *down]), max([x1, *across]), max([y1, *down])
