@@ -142,7 +142,9 @@ class StretchedSam(PromptedSam):
     def _answers(
         self, embedding: SamEmbedding, parts: Iterator[Prompts], *, multimask: bool
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        for part in parts:
+        # transformers takes an earlier mask for each image, not for each prompt
+        singly = (one for part in parts for one in (part.split(1) if part.earlier is not None else [part]))
+        for part in singly:
             output = self._network(
                 image_embeddings=embedding.features,
                 input_boxes=None if part.boxes is None else part.boxes[None],

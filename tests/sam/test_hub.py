@@ -74,6 +74,16 @@ def test_a_sam2_of_transformers_gives_the_masks_that_its_own_code_gives(tmp_path
     torch.testing.assert_close(quality, expected.iou_scores[0], atol=1e-4, rtol=1e-4)
     whole = Sam2Processor(processor).post_process_masks(expected.pred_masks, inputs["original_sizes"])[0]
     assert torch.equal(torch.stack(list(to_image(embedding, logits[:, 1]))), whole[:, 1])
+    again, _ = ours.masks(embedding, points=POINTS, earlier=logits[:, 0], batch=2)
+    assert ours.reads_masks
+    for row in range(3):
+        theirs = network(
+            pixel_values=inputs["pixel_values"],
+            input_points=inputs["input_points"][:, row : row + 1],
+            input_masks=logits[row : row + 1, :1],
+            multimask_output=False,
+        )
+        torch.testing.assert_close(again[row], theirs.pred_masks[0, 0], atol=1e-4, rtol=1e-4)
     none, _ = ours.masks(embedding, boxes=torch.zeros(0, 4))
     assert none.shape == (0, 1, 16, 16)
 

@@ -119,3 +119,10 @@ def test_a_missing_or_damaged_file_says_what_to_do(monkeypatch, tmp_path):
 def test_a_picture_of_another_form_is_refused():
     with pytest.raises(ShapeError, match=r"image must be \(H, W, 3\) uint8, got \(4, 4\)"):
         load_sam().encode(torch.zeros(4, 4, dtype=torch.uint8))
+
+
+def test_earlier_masks_are_refused_as_their_weights_are_not_in_the_package(embedding):
+    sam = load_sam()
+    assert not sam.reads_masks
+    with pytest.raises(ModelError, match="this SAM reads no earlier masks; leave out earlier="):
+        sam.masks(embedding, points=POINT, earlier=torch.zeros(1, 256, 256))
