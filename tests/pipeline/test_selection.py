@@ -19,6 +19,7 @@ from ovseg.pipeline.selection.prompts import SCRIBBLE_POINTS, join_prompts, samp
 from ovseg.pipeline.selection.select import sam_of
 from ovseg.result import Selection, SelectionPrompts
 from ovseg.sam import PromptedSam, SamEmbedding
+from ovseg.sam.decoder import Multimask
 from ovseg.sam.protocol import Prompts
 from ovseg.vocabulary.labels import Concept
 
@@ -119,7 +120,7 @@ class Told(PromptedSam):
         return SamEmbedding(ImageGeometry(SIZE, SIZE, (128, 128)), None)
 
     def _answers(
-        self, embedding: SamEmbedding, parts: Iterator[Prompts], *, multimask: bool
+        self, embedding: SamEmbedding, parts: Iterator[Prompts], *, multimask: Multimask
     ) -> Iterator[tuple[Tensor, Tensor]]:
         for part in parts:
             self.asked.append(part)
@@ -128,10 +129,11 @@ class Told(PromptedSam):
             x, y = on[0].tolist() if len(on) else (64.0, 32.0)
             maps = [
                 torch.where(torch.maximum((columns - x).abs(), (rows - y).abs()) < half, 5.0, -5.0)
-                for half in (self.halves if multimask else self.halves[:1])
+                for half in (self.halves[0], *self.halves)
             ]
-            quality = torch.tensor([[0.85, 0.7, 0.95]]) if multimask else torch.tensor([[0.9]])
-            yield torch.stack(maps)[None], quality
+            quality = torch.tensor([[0.9, 0.85, 0.7, 0.95]])
+            chosen = {False: slice(1), True: slice(1, 4), "all": slice(4)}[multimask]
+            yield torch.stack(maps)[None, chosen], quality[:, chosen]
 
 
 @pytest.fixture(params=[False, True], ids=["points-alone", "reads-masks"])

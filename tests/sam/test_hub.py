@@ -75,7 +75,9 @@ def test_a_sam2_of_transformers_gives_the_masks_that_its_own_code_gives(tmp_path
     whole = Sam2Processor(processor).post_process_masks(expected.pred_masks, inputs["original_sizes"])[0]
     assert torch.equal(torch.stack(list(to_image(embedding, logits[:, 1]))), whole[:, 1])
     again, _ = ours.masks(embedding, points=POINTS, earlier=logits[:, 0], batch=2)
-    assert ours.reads_masks
+    four, _ = ours.masks(embedding, points=POINTS, multimask="all")
+    torch.testing.assert_close(four[:, 1:], logits, atol=1e-4, rtol=1e-4)
+    assert ours.reads_masks and four.shape[1] == 4
     for row in range(3):
         theirs = network(
             pixel_values=inputs["pixel_values"],

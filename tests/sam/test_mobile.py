@@ -126,3 +126,12 @@ def test_earlier_masks_are_refused_as_their_weights_are_not_in_the_package(embed
     assert not sam.reads_masks
     with pytest.raises(ModelError, match="this SAM reads no earlier masks; leave out earlier="):
         sam.masks(embedding, points=POINT, earlier=torch.zeros(1, 256, 256))
+
+
+def test_all_four_masks_are_the_one_and_the_three(embedding):
+    sam = load_sam()
+    one, sure_one = sam.masks(embedding, boxes=BOX)
+    three, sure = sam.masks(embedding, boxes=BOX, multimask=True)
+    four, all_sure = sam.masks(embedding, boxes=BOX, multimask="all")
+    torch.testing.assert_close(four, torch.cat([one, three], 1))
+    torch.testing.assert_close(all_sure, torch.cat([sure_one, sure], 1))

@@ -16,6 +16,7 @@ from ovseg.proposals.boxes import mask_box
 from ovseg.result.segments import Mask
 from ovseg.result.selection import LEVELS, Point, Reading, Selection, SelectionPrompts
 from ovseg.sam import PromptedSam, SamEmbedding, embed_once, load_sam, to_image
+from ovseg.sam.decoder import Multimask
 from ovseg.sam.protocol import OUTSIDE
 
 _LARGER = 0.04  # what a mask of e times the area gains over one that the SAM thinks as good
@@ -79,20 +80,19 @@ class _Asking:
 
     def levels(self, asked: Asked) -> dict[str, Reading]:
         """Three masks of one prompt, by level."""
-        found = self.readings(asked, multimask=True)
-        return dict(zip(LEVELS, sorted(found, key=lambda each: -int(each.mask.sum())), strict=True))
+        return _by_size(self.readings(asked, multimask=True))
 
     def answer(self, prompts: SelectionPrompts, previous: Selection | None, words: Words | None) -> Answer:
         asked = self._prepared(prompts, previous, words)
-        levels = self.levels(asked)
         if asked.single:
+            levels = self.levels(asked)
             level = _best_level(levels, prompts, words)
             return levels[level], levels, level
-        (joint,) = self.readings(asked, multimask=False)
-        return self._mended(joint, prompts), levels, None
+        joint, *three = self.readings(asked, multimask="all")
+        return self._mended(joint, prompts), _by_size(three), None
 
-    def readings(self, asked: Asked, *, multimask: bool) -> list[Reading]:
-        """The SAM's masks of one prompt: three, or one."""
+    def readings(self, asked: Asked, *, multimask: Multimask) -> list[Reading]:
+        """The SAM's masks of one prompt, as many as ``PromptedSam.masks`` has it."""
         logits, quality = self.network.masks(
             self.embedding,
             boxes=asked.boxes,
@@ -169,6 +169,11 @@ class _Asking:
         for x, y in others:
             mask[int(y), int(x)] = False
         return mask
+
+
+def _by_size(readings: list[Reading]) -> dict[str, Reading]:
+    """Three readings by level, the largest is the whole."""
+    return dict(zip(LEVELS, sorted(readings, key=lambda each: -int(each.mask.sum())), strict=True))
 
 
 def _best_level(levels: dict[str, Reading], prompts: SelectionPrompts, words: Words | None) -> str:
