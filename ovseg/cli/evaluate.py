@@ -111,6 +111,7 @@ def evaluate(
     if benchmark is None or data is None:
         _list_protocols(benchmark)
         return
+    from ovseg.errors import ConfigError
     from ovseg.evaluation import RunOptions, Task
 
     options = RunOptions(
@@ -130,6 +131,10 @@ def evaluate(
     if check_data:
         _check(task, options, as_json=as_json)
         return
+    if using is not None and not clicks:
+        raise ConfigError(
+            f"--using says what answers clicks, got '{using}' without --clicks; add it, or drop --using"
+        )
     if clicks:
         segmenter = _load(model, weights=weights, device=device)
         _clicks(segmenter, task, using=using, out=out, options=options, as_json=as_json)

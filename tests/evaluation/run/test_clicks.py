@@ -99,3 +99,5 @@ def test_the_command_prints_the_table(tmp_path: Path, monkeypatch: pytest.Monkey
     )
     scores = json.loads(CliRunner().invoke(build_app(), [*arguments, "--json"]).stdout.splitlines()[-1])["scores"]
     assert scores["failed_85"] == 0
+    alone = CliRunner().invoke(build_app(), [each for each in arguments if each != "--clicks"])
+    assert isinstance(alone.exception, ConfigError) and "without --clicks" in str(alone.exception)
