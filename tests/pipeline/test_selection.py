@@ -171,8 +171,9 @@ def test_rounds_ask_with_all_points_and_with_the_previous_answer_where_the_sam_r
     else:
         assert asked.earlier is None and asked.boxes is None
     assert second.level is None and second.score == pytest.approx(0.9)
-    toy.select(encoded, negative=[(100, 50)], previous=first.at("whole"))
+    third = toy.select(encoded, negative=[(100, 50)], previous=first.at("whole"))
     last = told.asked[-1]
+    assert third.prompts.mask is first.levels["whole"].mask  # rounds to come stay near it too
     if told.reads_masks:
         assert last.earlier is not None and torch.equal(last.earlier[0], first.levels["whole"].logits)
     else:

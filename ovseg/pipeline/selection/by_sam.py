@@ -59,7 +59,7 @@ def by_sam(
     """What the SAM ``model`` draws; the photo is embedded once.
 
     A SAM that reads masks gets its previous answer beside all points so far. One that does not, as the embedded
-    one, gets all points; and where somebody chose a level, the box of that mask.
+    one, gets all points, and the box of a rough mask.
 
     Raises:
         ModelError: see ``load_sam``.
@@ -112,8 +112,6 @@ class _Asking:
         on, off, box = prompts.positive, prompts.negative, prompts.box
         earlier = None
         rough = prompts.mask
-        if previous is not None and previous.chosen and not self.network.reads_masks:
-            rough = previous.mask if previous.mask.any() else rough
         if self.network.reads_masks:
             earlier = self._earlier(previous, rough)
             if rough is not None and not on and not off:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -43,6 +44,8 @@ def select(
     model = FEATURES if using == FEATURES else sam_of(segmenter)
     if previous is not None and previous.using != model:
         previous = None  # its points are in the prompts; what another way remembers is of no use
+    if previous is not None and model != FEATURES:
+        prompts = _with_chosen(prompts, previous)
     quality: Literal["fast", "best"] = "fast" if model == FEATURES else "best"
     words = look_for(segmenter, encoded, prompts.text, quality=quality)
     answer: Answer
@@ -62,6 +65,14 @@ def sam_of(segmenter: Segmenter) -> str:
     """The SAM that the model file names for objects, or the embedded one."""
     named = segmenter.config.objects.best.masks
     return MOBILE_SAM if named == "map" else named
+
+
+def _with_chosen(prompts: SelectionPrompts, previous: Selection) -> SelectionPrompts:
+    """The prompts with the mask of a level that somebody chose as their rough mask, unless another came since."""
+    replaced = prompts.mask is not previous.prompts.mask
+    if replaced or not previous.chosen or not previous.mask.any():
+        return prompts
+    return replace(prompts, mask=previous.mask)
 
 
 def _surest(words: Words, prompts: SelectionPrompts, encoded: EncodedImage, model: str) -> Answer:
