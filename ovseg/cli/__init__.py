@@ -17,7 +17,18 @@ from ovseg._version import __version__
 from ovseg.errors import OvsegError
 from ovseg.escape import one_line
 
-COMMANDS = ("segment", "models", "evaluate", "train", "bank", "concept", "pseudo-label", "discover", "cache")
+COMMANDS = (
+    "segment",
+    "select",
+    "models",
+    "evaluate",
+    "train",
+    "bank",
+    "concept",
+    "pseudo-label",
+    "discover",
+    "cache",
+)
 
 USAGE_ERROR = 2
 INTERRUPTED = 130

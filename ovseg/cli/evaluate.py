@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ovseg.evaluation import EvaluationReport, RunOptions, Task
 
 
-# 28 options are read more easily in groups; the groups are the headings of --help.
+# 30 options are read more easily in groups; the groups are the headings of --help.
 _TASK = "What is evaluated"
 _MODEL = "The model"
 _MORE = "Further measurements"
@@ -80,6 +80,13 @@ def evaluate(
     robustness: Annotated[
         bool, typer.Option("--robustness", help="Also corruptions and paraphrases.", rich_help_panel=_MORE)
     ] = False,
+    clicks: Annotated[
+        bool,
+        typer.Option("--clicks", help="How many clicks select each segment.", rich_help_panel=_INSTEAD),
+    ] = False,
+    using: Annotated[
+        str | None, typer.Option(help="Of --clicks, what answers: sam, features.", rich_help_panel=_INSTEAD)
+    ] = None,
     baseline: Annotated[
         Path | None, typer.Option(help="Fail below this report's mIoU.", rich_help_panel=_MORE)
     ] = None,
@@ -108,6 +115,7 @@ def evaluate(
     if benchmark is None or data is None:
         _list_protocols(benchmark)
         return
+    from ovseg.errors import ConfigError
     from ovseg.evaluation import RunOptions, Task
 
     options = RunOptions(
@@ -128,6 +136,14 @@ def evaluate(
     task = Task(benchmark, data, limit=limit, labels=labels, setting=setting)
     if check_data:
         _check(task, options, as_json=as_json)
+        return
+    if using is not None and not clicks:
+        raise ConfigError(
+            f"--using says what answers clicks, got '{using}' without --clicks; add it, or drop --using"
+        )
+    if clicks:
+        segmenter = _load(model, weights=weights, device=device)
+        _clicks(segmenter, task, using=using, out=out, options=options, as_json=as_json)
         return
     from ovseg.evaluation.run.runner import evaluate_task
 
@@ -161,6 +177,15 @@ def _robustness(segmenter: Any, task: Task, *, out: Path | None, options: RunOpt
 
     table = measure_robustness(segmenter, task, out=None if out is None else out / "robustness", options=options)
     echo(json.dumps(table.to_dict()) if as_json else table.to_markdown())
+
+
+def _clicks(
+    segmenter: Any, task: Task, *, using: str | None, out: Path | None, options: RunOptions, as_json: bool
+) -> None:
+    from ovseg.evaluation.run.clicks import measure_clicks
+
+    report = measure_clicks(segmenter, task, using=using, out=out, options=options)
+    echo(json.dumps({"scores": report.scores, "manifest": report.manifest}) if as_json else report.to_markdown())
 
 
 def _load(model: str, *, weights: Path | None, device: str) -> Any:

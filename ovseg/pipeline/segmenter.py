@@ -38,9 +38,11 @@ from ovseg.pipeline.modifiers import LabelWeights, Modifier, Pruning
 from ovseg.pipeline.objects import ObjectSearch, Quality, find_objects
 from ovseg.pipeline.queries import QueryBank, encode_vocabulary, phrases_of
 from ovseg.pipeline.recent import RecentQueries
+from ovseg.pipeline.selection import Using, select
+from ovseg.pipeline.selection.prompts import Box, Points, check_previous, join_prompts
 from ovseg.pipeline.text_cache import TextCache
 from ovseg.pipeline.whole import WholeImage
-from ovseg.result import SegmentationResult
+from ovseg.result import SegmentationResult, Selection
 from ovseg.vocabulary.labels import Background, Concept, Vocabulary, without_pictures
 from ovseg.vocabulary.templates import Templates
 from ovseg.vocabulary.word_lists import WordList
@@ -364,6 +366,58 @@ class Segmenter:
         result = replace(result, provenance=result.provenance | asked) if asked else result
         result = result.without_unsure(min_score) if min_score else result
         return result.without_small(min_area, fill=background is None) if min_area else result
+
+    def select(
+        self,
+        image: ImageSource | EncodedImage,
+        *,
+        positive: Points = (),
+        negative: Points = (),
+        box: Box | None = None,
+        scribble: Points | None = None,
+        mask: npt.NDArray[Any] | None = None,
+        text: str | Concept | None = None,
+        previous: Selection | None = None,
+        using: Using | None = None,
+    ) -> Selection:
+        """What is pointed at in the image: by clicks, a box, a scribble, a rough mask, words, or several of them.
+
+        Encode the image once and give that: a click then takes as long as the answer alone.
+
+        Args:
+            image: anything ``encode`` takes, or what it returned.
+            positive, negative: points (x, y) in pixels from the left and from the top, on the thing and off it.
+            box: x0, y0, x1, y1 in pixels around the thing.
+            scribble: points of a line drawn on the thing, or (H, W) bool, the pixels of one.
+            mask: (H, W) bool, roughly the thing.
+            text: what it is. Alone, its surest region is selected; with a click, the click says which.
+            previous: the selection of the round before; its prompts count on.
+            using: "sam" asks the SAM of the model file's section ``objects.best``, or else the embedded one;
+                "features" the model's own features, in a few milliseconds and by cells; None takes "sam".
+
+        Returns:
+            The selection, of the size of the upright image; empty where the text alone finds nothing.
+
+        Raises:
+            ShapeError: a point or box lies outside the image, a box has no area, a mask has another size, a point
+                is on and off at once, or nothing is given.
+            ImageError: the image cannot be read, or ``previous`` is of another.
+            VocabularyError: the text cannot be used.
+            ModelError: weights of the SAM are missing.
+        """
+        encoded = image if isinstance(image, EncodedImage) else self.encode(image)
+        check_previous(previous, encoded.image)
+        prompts = join_prompts(
+            encoded.geometry.original,
+            None if previous is None else previous.prompts,
+            positive=positive,
+            negative=negative,
+            box=box,
+            scribble=scribble,
+            mask=mask,
+            text=text,
+        )
+        return select(self, encoded, prompts, previous=previous, using=using)
 
     def segment_batch(
         self,

@@ -17,12 +17,14 @@ Source: Kirillov et al., Segment Anything, ICCV 2023, appendix A.
 from __future__ import annotations
 
 import math
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 Size = tuple[int, int]
+Multimask: TypeAlias = bool | Literal["all"]
 PADDING = -1  # label of a point that is none
 
 
@@ -271,25 +273,25 @@ class MaskDecoder(nn.Module):
         self.iou_prediction_head = FeedForward(channels, channels, 4)
 
     def forward(
-        self, tokens: Tensor, cells: Tensor, places: Tensor, *, shape: Size, grid: Size, multimask: bool
+        self, tokens: Tensor, cells: Tensor, places: Tensor, *, shape: Size, grid: Size, multimask: Multimask
     ) -> tuple[Tensor, Tensor]:
         """Masks of prompts.
 
         Args:
             tokens: (n, t, C) of ``PromptEncoder``.
-            cells: (c, C) of the photo, with what stands for no mask added.
+            cells: (c, C) of the photo, with what stands for no mask added; or (n, c, C), with a rough mask.
             places: (c, C) positional features.
             shape: rows and columns of the cells.
             grid: rows and columns, from the top left, that the masks are wanted of.
-            multimask: three masks rather than one.
+            multimask: three masks rather than one, or "all" four, the one first.
 
         Returns:
-            Logits (n, m, 4·rows, 4·columns) of the grid, m 3 or 1, and (n, m) the overlap that is predicted.
+            Logits (n, m, 4·rows, 4·columns) of the grid, m 3, 1 or 4, and (n, m) the overlap that is predicted.
         """
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         prompts = torch.cat([own.expand(len(tokens), -1, -1), tokens], dim=1)
         answers, cells = self.transformer(prompts, cells, places)
-        chosen = range(1, 4) if multimask else range(1)
+        chosen = range(4) if multimask == "all" else range(1, 4) if multimask else range(1)
         vectors = [self.output_hypernetworks_mlps[number](answers[:, 1 + number]) for number in chosen]
         wanted = torch.unflatten(cells, 1, shape)[:, : grid[0], : grid[1]].flatten(1, 2)
         logits = self._enlarged(wanted) @ torch.stack(vectors, dim=2)  # (n, c·16, m)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ovseg.errors import ModelError
 from ovseg.hub import download_folder
 from ovseg.images.geometry import ImageGeometry
-from ovseg.sam.decoder import MaskDecoder, MaskEmbedding, PromptEncoder
+from ovseg.sam.decoder import MaskDecoder, MaskEmbedding, Multimask, PromptEncoder
 from ovseg.sam.mobile import FrameSam
 from ovseg.sam.protocol import PromptedSam, Prompts, SamEmbedding, check_image
 from ovseg.weights import freeze, load_module
@@ -25,6 +25,7 @@ _CLASSES = {  # by the "model_type" of config.json
     "edgetam": ("EdgeTamModel", "Sam2ImageProcessor"),
     "edgetam_video": ("EdgeTamModel", "Sam2ImageProcessor"),
 }
+_CALLS: dict[Multimask, tuple[bool, ...]] = {False: (False,), True: (True,), "all": (False, True)}
 _INSTEAD = "put them there, take model: mobile-sam, or use source: felzenszwalb, which needs none"
 
 
@@ -145,19 +146,24 @@ class StretchedSam(PromptedSam):
         return SamEmbedding(geometry, self._network.get_image_embeddings(pixels), by_frame=False)
 
     def _answers(
-        self, embedding: SamEmbedding, parts: Iterator[Prompts], *, multimask: bool
+        self, embedding: SamEmbedding, parts: Iterator[Prompts], *, multimask: Multimask
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        # a rough mask becomes part of the photo, which all prompts of a call share
-        for part in (one for some in parts for one in ([some] if some.masks is None else some.split(1))):
-            output = self._network(
-                image_embeddings=embedding.features,
-                input_boxes=None if part.boxes is None else part.boxes[None],
-                input_points=None if part.points is None else part.points[None],
-                input_labels=None if part.labels is None else part.labels[None],
-                input_masks=None if part.masks is None else part.masks[:, None],
-                multimask_output=multimask,
-            )
-            yield output.pred_masks[0].float(), output.iou_scores[0].float()
+        # transformers takes an rough mask for each image, not for each prompt
+        singly = (one for part in parts for one in (part.split(1) if part.masks is not None else [part]))
+        for part in singly:
+            found = [self._answer(embedding, part, multimask=several) for several in _CALLS[multimask]]
+            yield torch.cat([masks for masks, _ in found], 1), torch.cat([quality for _, quality in found], 1)
+
+    def _answer(self, embedding: SamEmbedding, part: Prompts, *, multimask: bool) -> tuple[Tensor, Tensor]:
+        output = self._network(
+            image_embeddings=embedding.features,
+            input_boxes=None if part.boxes is None else part.boxes[None],
+            input_points=None if part.points is None else part.points[None],
+            input_labels=None if part.labels is None else part.labels[None],
+            input_masks=None if part.masks is None else part.masks[:, None],
+            multimask_output=multimask,
+        )
+        return output.pred_masks[0].float(), output.iou_scores[0].float()
 
 
 def _size(pair: Any) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from ovseg.assets import asset_root
 from ovseg.images.geometry import ImageGeometry
 from ovseg.images.resize import exact_size
-from ovseg.sam.decoder import MaskDecoder, PromptEncoder
+from ovseg.sam.decoder import MaskDecoder, Multimask, PromptEncoder
 from ovseg.sam.protocol import OUTSIDE, PromptedSam, Prompts, SamEmbedding, check_image
 from ovseg.sam.tiny_vit import ImageEncoder
 from ovseg.weights import check_sum, freeze, load_module, load_weights
@@ -52,7 +52,7 @@ class FrameSam(PromptedSam):
         return SamEmbedding(geometry, cells.contiguous())
 
     def _answers(
-        self, embedding: SamEmbedding, parts: Iterator[Prompts], *, multimask: bool
+        self, embedding: SamEmbedding, parts: Iterator[Prompts], *, multimask: Multimask
     ) -> Iterator[tuple[Tensor, Tensor]]:
         side = embedding.geometry.padded[0]
         cells = round(len(embedding.features) ** 0.5)  # in a row, and in a column

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from ovseg.errors import ModelError, ShapeError
 from ovseg.images.geometry import ImageGeometry
+from ovseg.sam.decoder import Multimask
 from ovseg.tensors import check_shape
 
 BATCH = 2  # prompts that a decoder answers together: more do not fit the caches and take longer each
@@ -118,7 +119,7 @@ class PromptedSam(ABC):
         points: Tensor | None = None,
         point_labels: Tensor | None = None,
         rough: Tensor | None = None,
-        multimask: bool = False,
+        multimask: Multimask = False,
         batch: int = BATCH,
     ) -> tuple[Tensor, Tensor]:
         """Masks of prompts at low resolution.
@@ -131,12 +132,12 @@ class PromptedSam(ABC):
             rough: (n, s, s) rough masks, logits at the size of the masks that come back (256 by default), as
                 ``SamEmbedding.framed`` gives them; only with ``reads_masks``, and beside boxes or points.
             multimask: three masks for each prompt (a part, a larger part, the whole) rather than one. Better for a
-                lone point, which may mean any of them.
+                lone point, which may mean any of them. "all" gives the one and then the three.
             batch: prompts that are computed together.
 
         Returns:
             Logits (n, m, 256, 256) float32, over 0 on the thing, of the frame with its padding, and (n, m) float32
-            the overlap with the truth that the network expects. m is 1 or 3.
+            the overlap with the truth that the network expects. m is 1, 3 or 4.
 
         Raises:
             ShapeError: there is no prompt, shapes do not fit, or a number is not finite.
@@ -145,7 +146,7 @@ class PromptedSam(ABC):
         prompts = check_prompts(boxes, points, point_labels).in_frame(embedding.geometry)
         if rough is not None:
             prompts = replace(prompts, masks=self._checked(rough, len(prompts), embedding))
-        side, count = embedding.geometry.padded[0] // 4, 3 if multimask else 1
+        side, count = embedding.geometry.padded[0] // 4, 4 if multimask == "all" else 3 if multimask else 1
         logits, quality = [torch.zeros(0, count, side, side)], [torch.zeros(0, count)]
         for found, sure in self._answers(embedding, prompts.split(batch), multimask=multimask):
             logits.append(found)
@@ -161,7 +162,7 @@ class PromptedSam(ABC):
 
     @abstractmethod
     def _answers(
-        self, embedding: SamEmbedding, parts: Iterator[Prompts], *, multimask: bool
+        self, embedding: SamEmbedding, parts: Iterator[Prompts], *, multimask: Multimask
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """What ``masks`` returns of each of some prompts in pixels of the frame, one after the other."""
 

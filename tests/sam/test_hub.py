@@ -75,6 +75,9 @@ def test_a_sam2_of_transformers_gives_the_masks_that_its_own_code_gives(tmp_path
     torch.testing.assert_close(quality, expected.iou_scores[0], atol=1e-4, rtol=1e-4)
     whole = Sam2Processor(processor).post_process_masks(expected.pred_masks, inputs["original_sizes"])[0]
     assert torch.equal(torch.stack(list(to_image(embedding, logits[:, 1]))), whole[:, 1])
+    four, _ = ours.masks(embedding, points=POINTS, multimask="all")
+    torch.testing.assert_close(four[:, 1:], logits, atol=1e-4, rtol=1e-4)
+    assert four.shape[1] == 4
     none, _ = ours.masks(embedding, boxes=torch.zeros(0, 4))
     assert none.shape == (0, 1, 16, 16)
 

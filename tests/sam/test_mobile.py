@@ -119,3 +119,19 @@ def test_a_missing_or_damaged_file_says_what_to_do(monkeypatch, tmp_path):
 def test_a_picture_of_another_form_is_refused():
     with pytest.raises(ShapeError, match=r"image must be \(H, W, 3\) uint8, got \(4, 4\)"):
         load_sam().encode(torch.zeros(4, 4, dtype=torch.uint8))
+
+
+def test_rough_masks_are_refused_as_their_weights_are_not_in_the_package(embedding):
+    sam = load_sam()
+    assert not sam.reads_masks
+    with pytest.raises(ModelError, match="this SAM was made without prompts by masks, got rough="):
+        sam.masks(embedding, points=POINT, rough=torch.zeros(1, 256, 256))
+
+
+def test_all_four_masks_are_the_one_and_the_three(embedding):
+    sam = load_sam()
+    one, sure_one = sam.masks(embedding, boxes=BOX)
+    three, sure = sam.masks(embedding, boxes=BOX, multimask=True)
+    four, all_sure = sam.masks(embedding, boxes=BOX, multimask="all")
+    torch.testing.assert_close(four, torch.cat([one, three], 1))
+    torch.testing.assert_close(all_sure, torch.cat([sure_one, sure], 1))

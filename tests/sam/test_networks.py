@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from ovseg._torchvision import ensure_torchvision
-from ovseg.sam.decoder import MaskDecoder, PromptEncoder
+from ovseg.images.geometry import ImageGeometry
+from ovseg.sam.decoder import MaskDecoder, MaskEmbedding, PromptEncoder
+from ovseg.sam.mobile import FrameSam
+from ovseg.sam.protocol import SamEmbedding
 from ovseg.sam.tiny_vit import ImageEncoder
 
 CELLS = (8, 8)
@@ -55,9 +58,11 @@ def pair():
     )
     config.mask_decoder_config._attn_implementation = "eager"
     theirs = randomly_filled(TheirPrompts(config)), randomly_filled(SamMaskDecoder(config.mask_decoder_config), 1)
-    prompts, decoder = PromptEncoder(32).eval(), MaskDecoder(32, heads=4, inner=48, epsilon=1e-6).eval()
-    own = {name: value for name, value in theirs[0].state_dict().items() if not name.startswith("mask_embed")}
-    prompts.load_state_dict(own)
+    prompts, decoder = (
+        PromptEncoder(32, mask_embed=MaskEmbedding(32, 16, epsilon=1e-6)).eval(),
+        MaskDecoder(32, heads=4, inner=48, epsilon=1e-6).eval(),
+    )
+    prompts.load_state_dict(theirs[0].state_dict())
     decoder.load_state_dict(theirs[1].state_dict())
     return theirs, (prompts, decoder)
 
@@ -87,3 +92,25 @@ def test_masks_equal_those_of_transformers(pair, given, multimask):
     torch.testing.assert_close(overlap, quality[0], atol=1e-5, rtol=1e-5)
     part, _ = decoder(tokens, cells, places, shape=CELLS, grid=(5, 7), multimask=multimask)
     torch.testing.assert_close(part, found[..., :20, :28])  # what lies in the padding need not be drawn
+
+
+@pytest.mark.parametrize("multimask", [False, True])
+@torch.inference_mode()
+def test_a_rough_mask_is_read_as_transformers_reads_it(pair, multimask):
+    (their_prompts, their_decoder), (prompts, decoder) = pair
+    draw = torch.Generator().manual_seed(3)
+    features, rough = torch.randn(1, 32, *CELLS, generator=draw), 5 * torch.randn(3, 32, 32, generator=draw)
+    places = prompts.places(*CELLS)
+    image = features.repeat(3, 1, 1, 1)
+    sparse, dense = their_prompts(POINTS[:, None], LABELS[:, None], None, rough[:, None])
+    wide = places.T.view(1, 32, *CELLS).repeat(3, 1, 1, 1)
+    expected, quality = their_decoder(image, wide, sparse, dense, multimask)
+    embedding = SamEmbedding(ImageGeometry((128, 128), (128, 128), (128, 128)), None)
+    sam = FrameSam(lambda photo: (features, embedding.geometry), prompts, decoder)
+    seen = sam.encode(torch.zeros(128, 128, 3, dtype=torch.uint8))
+    assert sam.reads_masks
+    found, overlap = sam.masks(seen, points=POINTS, point_labels=LABELS, rough=rough, multimask=multimask, batch=2)
+    torch.testing.assert_close(found, expected[:, 0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(overlap, quality[:, 0], atol=1e-4, rtol=1e-4)
+    without, _ = sam.masks(seen, points=POINTS, point_labels=LABELS, multimask=multimask)
+    assert (without - found).abs().max() > 0.01
