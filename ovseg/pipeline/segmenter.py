@@ -11,31 +11,26 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from ovseg._version import __version__
 from ovseg.backends.answers import AnsweringHead
-from ovseg.encoders.spec import DenseFeatures, run_encoder, whole_space
+from ovseg.encoders.spec import whole_space
 from ovseg.errors import ConfigError, ImageError, VocabularyError
-from ovseg.heads.base import reads_whole
 from ovseg.heads.maskqueries import MaskQueries
 from ovseg.identity import digest
 from ovseg.images.load import ImageSource, read_image
 from ovseg.images.reading import MAX_PIXELS, Reading
-from ovseg.images.resize import prepare, working_size
 from ovseg.models.config import for_benchmark, with_examples, with_objects
 from ovseg.models.model import Model
-from ovseg.pipeline.again import SecondPass
 from ovseg.pipeline.batches import path_of, stream
 from ovseg.pipeline.decide import Decision, DecisionRules
-from ovseg.pipeline.encode import encode_images, whole_image
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.examples import ExampleReader, examples_mark
-from ovseg.pipeline.gather import Gathering
 from ovseg.pipeline.logits import ClassLogits, answered_logits, class_logits
 from ovseg.pipeline.maskqueries import QueryMaps
 from ovseg.pipeline.modifiers import LabelWeights, Modifier, Pruning
 from ovseg.pipeline.objects import ObjectSearch, Quality, find_objects
+from ovseg.pipeline.photos import PhotoEncoder
 from ovseg.pipeline.queries import QueryBank, encode_vocabulary, phrases_of
 from ovseg.pipeline.recent import RecentQueries
 from ovseg.pipeline.selection import Using, select
@@ -85,9 +80,7 @@ class Segmenter:
         self.device = device
         self.added = tuple(modifiers)
         self.rules = DecisionRules(model.config)
-        gather, unit = model.config.gather, model.config.input.splice == "features"
-        self._gather = None if gather is None else Gathering(gather, unit=unit)
-        self._again = None if model.config.again is None else SecondPass(model, device=device)
+        self._photos = PhotoEncoder(model, device=device)
         self.templates = Templates.named(model.config.templates)
         self._cache = TextCache(cache)
         self._recent = RecentQueries()
@@ -108,12 +101,8 @@ class Segmenter:
         first = [] if whole is None else [WholeImage(whole, self.model.head, self.config.smoothing, space)]
         if isinstance(self.model.head, MaskQueries):  # last: they ask what all others made of the map
             modifiers.append(QueryMaps(self.model.head))
-        return (
-            *brought,
-            *first,
-            *self.added,
-            *modifiers,
-        )  # a weight counts in full, whatever the logits were mixed from
+        # weights last: a weight counts in full, whatever the logits were mixed from
+        return (*brought, *first, *self.added, *modifiers)
 
     @property
     def info(self) -> dict[str, str]:
@@ -226,16 +215,7 @@ class Segmenter:
 
         Models with a second pass take them one by one.
         """
-        if self._again is not None:
-            found = [self._again.first(image) for image in images]
-        else:
-            whole = getattr(self.model.image, "whole_regions", None)
-            sizes, spec = self.config.input, self.model.image.spec
-            encoded = encode_images(self._joint, images, spec, sizes, regions=whole)
-            found = [EncodedImage(image, *each) for image, each in zip(images, encoded, strict=True)]
-        if self.config.prune is not None or self.config.whole is not None:
-            found = [replace(each, vector=self._whole(each.image)) for each in found]
-        return [self._gathered(each) for each in found]
+        return self._photos.first(images)
 
     def queries(self, labels: Labels | None = None, *, background: Background = None) -> QueryBank:
         """The queries of a vocabulary in the joint space; kept in memory and, if they are words, on disk.
@@ -262,8 +242,8 @@ class Segmenter:
             SpaceError: the queries are of another model.
         """
         found = self.plain_logits(encoded, queries)
-        if self._again is not None:
-            encoded = self._gathered(self._again(found, encoded))
+        if self._photos.twice:
+            encoded = self._photos.second(found, encoded)
             found = self.plain_logits(encoded, queries)
         for modifier in self._modifiers(queries.modifiers):
             found = modifier(found, encoded)
@@ -278,9 +258,6 @@ class Segmenter:
             smoothing = self.config.smoothing
             found = class_logits(head, encoded.features, queries, smoothing=smoothing, by_query=over == "phrases")
         return replace(found, apart=over == "each")
-
-    def _gathered(self, encoded: EncodedImage) -> EncodedImage:
-        return encoded if self._gather is None else self._gather(encoded)
 
     @torch.inference_mode()
     def decide(
@@ -461,18 +438,6 @@ class Segmenter:
             on_error=on_error,
             options=options,
         )
-
-    @torch.inference_mode()
-    def _whole(self, image: npt.NDArray[np.uint8]) -> Tensor:
-        """The image as a whole, at the size of one window, to its unit vector (C,)."""
-        spec, sizes = self.model.image.spec, self.config.input
-        side = sizes.window or sizes.short_side
-        size = working_size(image.shape[:2], short_side=side, max_long_side=2 * side, stride=spec.granularity)
-        return whole_image(self.model.image, prepare(image, spec, size=size)[0].to(self.device))
-
-    def _joint(self, pixels: Tensor, *regions: Tensor) -> DenseFeatures:
-        head, pixels = self.model.head, pixels.to(self.device)
-        return head.pixels(run_encoder(self.model.image, pixels, *regions, whole=reads_whole(head)))
 
     def _labels(self, labels: Labels | None) -> Labels:
         """What to look for; where nothing is given, what the modifiers know by themselves."""
