@@ -162,7 +162,9 @@ def open_episodes(protocol: Protocol, data: Path) -> Dataset:
     if episodes.kind == "few-shot":
         return open_few_shot(protocol, episodes, data)
     base = open_one_class(protocol, data)
-    return base if episodes.kind == "one-class" else open_mosaics(base, episodes)
+    if episodes.kind == "mosaic":
+        return open_mosaics(base, episodes)
+    return open_shown_classes(base, episodes) if episodes.shots else base
 
 
 def open_few_shot(protocol: Protocol, episodes: Episodes, data: Path) -> EpisodeDataset:
@@ -237,15 +239,48 @@ def open_one_class(protocol: Protocol, data: Path) -> OneClassFiles:
     return OneClassFiles(filled, pairs, layout, lookup)
 
 
+def open_shown_classes(base: OneClassFiles, episodes: Episodes) -> EpisodeDataset:
+    """Every image once, shown by others of its folder: by drawn ones, or by the first, which are then not asked.
+
+    Raises:
+        DatasetError: a folder has too few images.
+    """
+    by_class = places_by_class(base)
+    scarce = [base.protocol.names[index] for index, places in by_class.items() if len(places) <= episodes.shots]
+    if scarce:
+        raise DatasetError(
+            f"{episodes.shots} examples a class need folders of {episodes.shots + 1} images or more; too few in "
+            f"{', '.join(scarce)}; ask for fewer shots or complete the data"
+        )
+    generator = np.random.default_rng(episodes.seed)
+    drawn = []
+    for index, places in sorted(by_class.items()):
+        for number, place in enumerate(places):
+            if episodes.first:
+                if number >= episodes.shots:
+                    drawn.append(Episode(base.names[place], place, index, tuple(places[: episodes.shots])))
+                continue
+            others = [each for each in places if each != place]
+            supports = generator.choice(others, size=episodes.shots, replace=False).tolist()
+            drawn.append(Episode(base.names[place], place, index, tuple(supports)))
+    return EpisodeDataset(base, tuple(drawn))
+
+
+def places_by_class(base: OneClassFiles) -> Pairs:
+    """Positions of the images of each class, in order."""
+    found: Pairs = {}
+    for place in range(len(base.pairs)):
+        found.setdefault(base.class_of(place), []).append(place)
+    return found
+
+
 def open_mosaics(base: OneClassFiles, episodes: Episodes) -> MosaicDataset:
     """``count`` mosaics of four different classes each.
 
     Raises:
         DatasetError: there are fewer than four classes.
     """
-    by_class: Pairs = {}
-    for place in range(len(base.pairs)):
-        by_class.setdefault(base.class_of(place), []).append(place)
+    by_class = places_by_class(base)
     if len(by_class) < 4:
         raise DatasetError(f"a mosaic needs 4 classes, '{base.protocol.name}' found {len(by_class)}; add folders")
     generator = np.random.default_rng(episodes.seed)

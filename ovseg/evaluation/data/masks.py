@@ -33,8 +33,8 @@ def read_mask(path: Path, *, decode: str = "index") -> NDArray[np.int32]:
     Args:
         path: the mask file.
         decode: ``index``: single channel (a palette's indices, not its colours). ``red``: the red channel of
-            an RGB file. ``ade-full``: R // 10 * 256 + G. ``binary``: 1 where above half. ``mat``:
-            ``LabelMap`` of a MATLAB file.
+            an RGB file. ``ade-full``: R // 10 * 256 + G. ``binary``: 1 where above half.
+            ``painted``: 1 where not black, in whatever colour. ``mat``: ``LabelMap`` of a MATLAB file.
 
     Raises:
         DatasetError: the file is missing or damaged, or is not of that kind.
@@ -49,6 +49,8 @@ def read_mask(path: Path, *, decode: str = "index") -> NDArray[np.int32]:
     if decode == "binary":
         channel = values if values.ndim == 2 else values[..., 0]
         return (channel > (0 if mode in {"1", "P"} else 127)).astype(np.int32)
+    if decode == "painted":
+        return np.asarray(values if values.ndim == 2 else values[..., :3].any(2)).astype(bool).astype(np.int32)
     if decode in {"red", "ade-full"}:
         if values.ndim != 3:
             raise DatasetError(f"the mask '{path}' must be an RGB file, got mode {mode}; see the protocol's layout")

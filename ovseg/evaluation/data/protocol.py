@@ -56,7 +56,7 @@ class Layout(Config):
     masks: str = ""  # none where the annotations hold the masks
     annotations: str = ""  # COCO's JSON of objects or panoptic segments
     names: str | None = None  # a file with one name a line; None: every image found
-    decode: Literal["index", "red", "ade-full", "binary", "mat"] = "index"
+    decode: Literal["index", "red", "ade-full", "binary", "painted", "mat"] = "index"
     found_by: Literal["images", "masks"] = "images"  # which files say what is in the split
     label_list: str | None = None  # the data's own "id: name" file; classes then get their ids by name
 
@@ -92,7 +92,7 @@ class Episodes(Config):
     count: int | None = None  # episodes drawn; None: every (image, class) once
     seed: int = 0
     min_pixels: int = 1
-    support_split: str | None = None
+    first: bool = False  # of one-class: the first images of a folder are the examples of all others (PerSeg)
     tile: int = 224  # side of a mosaic's tile, pixels
 
 

@@ -129,3 +129,41 @@ def test_a_mosaic_needs_four_classes(classes_in_folders: Path) -> None:
     protocol = load_protocol("mosaic-4").model_copy(update={"split": "few"})
     with pytest.raises(DatasetError, match="a mosaic needs 4 classes, 'mosaic-4' found 2"):
         open_dataset(protocol, classes_in_folders)
+
+
+def test_one_class_episodes_draw_their_examples_from_the_folder(classes_in_folders: Path) -> None:
+    protocol = load_protocol("fss-1000")
+    shown = protocol.model_copy(update={"episodes": protocol.episodes.model_copy(update={"shots": 1})})  # type: ignore[union-attr]
+    dataset = open_dataset(shown, classes_in_folders)
+    assert len(dataset.names) == 10  # every image once
+    for episode in dataset.episodes:  # type: ignore[attr-defined]
+        (support,) = episode.supports
+        assert support != episode.query
+        base = dataset.base  # type: ignore[attr-defined]
+        assert base.class_of(support) == base.class_of(episode.query) == episode.class_index
+    example = dataset.load(0)
+    assert example.supports[example.candidates[0]][0].mask.sum() in (12, 15)  # type: ignore[index]
+    scarce = protocol.model_copy(update={"episodes": protocol.episodes.model_copy(update={"shots": 2})})  # type: ignore[union-attr]
+    with pytest.raises(DatasetError, match="need folders of 3 images or more; too few in abacus, kite"):
+        open_dataset(scarce, classes_in_folders)
+
+
+def test_the_first_image_of_a_folder_shows_the_object_of_the_others(tmp_path: Path) -> None:
+    for top in ("Images", "Annotations"):
+        for name in ("mug", "my_dog"):
+            (tmp_path / top / name).mkdir(parents=True)
+            for number in range(3):
+                pixels = np.zeros((4, 5, 3), np.uint8)
+                pixels[1:3, :, 0] = 128  # PerSeg paints objects dark red
+                suffix = "jpg" if top == "Images" else "png"
+                Image.fromarray(pixels).save(tmp_path / top / name / f"{number:02d}.{suffix}")
+    dataset = open_dataset(load_protocol("perseg"), tmp_path)
+    assert dataset.names == ("mug/01", "mug/02", "my_dog/01", "my_dog/02")
+    assert [dataset.base.names[e.supports[0]] for e in dataset.episodes] == [  # type: ignore[attr-defined]
+        "mug/00",
+        "mug/00",
+        "my_dog/00",
+        "my_dog/00",
+    ]
+    assert dataset.protocol.names == ("background", "mug", "my dog")
+    np.testing.assert_array_equal(dataset.load(2).truth[:, 0], [0, 2, 2, 0])

@@ -29,6 +29,7 @@ WANTED = [
     "pascal-5i",
     "coco-20i",
     "fss-1000",
+    "perseg",
     "mosaic-4",
     "ecssd",
     "wildpass",
