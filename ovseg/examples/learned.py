@@ -12,7 +12,7 @@ from torch import Tensor
 from ovseg.examples.shot import Lesson, Shot, View, spread_out
 
 _UNIT = 10.0  # unit features times this, so that weights and trust are of one size
-_CELLS = 60_000  # of all shots, 0.4 GB with the features of ``mini``
+_CELLS = 30_000  # of all shots, 0.2 GB with the features of ``mini``
 _STEPS = 40  # of L-BFGS; the loss is convex but for what is outside
 
 
@@ -64,19 +64,18 @@ def learn(lesson: Lesson, *, ridge: float = 0.03, doubt: float = 0.03, most: int
     Source: a ridge head with the text as prior mean, as in "training-free" adapters of CLIP (Zhang et al.,
     Tip-Adapter, ECCV 2022), here with the logistic loss and one factor a label on the text.
     """
-    cells = _gather(lesson.shots, max(1, min(most, _CELLS // (2 * len(lesson.shots)))))
-    count, channels = len(lesson.rows), cells.features.shape[1]
-    with torch.inference_mode(False), torch.enable_grad():
-        # tensors of inference mode cannot be used
-        cells = _Cells(*(part.clone() for part in vars(cells).values()))
+    few = max(1, min(most, _CELLS // (2 * len(lesson.shots))))
+    with torch.inference_mode(False), torch.enable_grad():  # tensors of inference mode cannot be learned from
+        cells = _gather(lesson.shots, few)
+        count, channels = len(lesson.rows), cells.features.shape[1]
         rows, named = lesson.rows.clone(), lesson.named.clone().to(cells.text)
         weights = torch.zeros(count, channels, requires_grad=True)
         offsets, distrust = (torch.zeros(count, requires_grad=True) for _ in range(2))
 
         def loss() -> Tensor:
             factor = named * (1 + distrust)
-            changed = (factor - 1) * cells.text[:, rows] + _UNIT * cells.features @ weights.T + offsets
-            logits = cells.text.index_add(1, rows, changed)
+            changed = factor * cells.text[:, rows] + cells.features @ (_UNIT * weights).T + offsets
+            logits = cells.text.index_copy(1, rows, changed)
             chosen = logits.log_softmax(1).gather(1, rows[cells.label][:, None])[:, 0]
             paid = torch.where(cells.inside, chosen, torch.log1p(-chosen.exp().clamp(max=1 - 1e-6)))
             price = ridge * weights.square().sum() + doubt * (distrust.square().sum() + offsets.square().sum())

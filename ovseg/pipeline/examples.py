@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from ovseg.vocabulary.labels import Concept
 if TYPE_CHECKING:
     from ovseg.pipeline.segmenter import Segmenter
 
-_KEPT = 120  # pictures, some 6 MB each
+_KEPT = 64  # pictures, some 6 MB each
 _LESSONS = 8
 
 
@@ -95,7 +96,8 @@ class ExampleReader:
         _refuse_unfit(segmenter)
         read = {label: pictures_of(concept) for label, concept in concepts.items()}
         mark = digest(examples_mark(concepts), segmenter.config.examples.model_dump())
-        key = f"{id(queries)} {mark}"  # kept with the queries, so that no others can have their number
+        info = segmenter.model.info
+        key = f"{id(queries)} {info['features']} {info['settings']} {mark}"  # kept with the queries, so that no others can have their number
         with self._lock:
             if key not in self._lessons:
                 learned = self._learned(segmenter, queries, read, concepts, mark)
@@ -113,10 +115,8 @@ class ExampleReader:
         mark: str,
     ) -> ExampleEvidence:
         labels = tuple(read)
-        seen = [
-            (number, self._seen(segmenter, each)) for number, label in enumerate(labels) for each in read[label]
-        ]
-        shots = _Shots(segmenter, queries, seen)
+        pictures = [(number, each) for number, label in enumerate(labels) for each in read[label]]
+        shots = _Shots(partial(self._seen, segmenter), segmenter, queries, pictures)
         rows = torch.tensor([queries.vocabulary.labels.index(label) for label in labels])
         named = torch.tensor([concepts[label].use_name for label in labels])
         chosen = segmenter.config.examples
@@ -137,17 +137,19 @@ class ExampleReader:
 
 @dataclass(frozen=True)
 class _Shots(Sequence[Shot]):
-    """The shots of all labels, each brought to full size when it is looked at: a hundred of them stay small."""
+    """The shots of all labels, each encoded and brought to full size when it is looked at: a hundred stay small."""
 
+    see: Callable[[Picture], _Kept]
     segmenter: Segmenter
     queries: QueryBank
-    seen: Sequence[tuple[int, _Kept]]
+    pictures: Sequence[tuple[int, Picture]]
 
     def __len__(self) -> int:
-        return len(self.seen)
+        return len(self.pictures)
 
     def __getitem__(self, place: Any) -> Any:
-        label, kept = self.seen[place]
+        label, picture = self.pictures[place]
+        kept = self.see(picture)
         words = by_class(self.segmenter.plain_logits(kept.encoded(), self.queries))
         return Shot(kept.view(words), label, kept.share)
 

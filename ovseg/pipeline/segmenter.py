@@ -458,7 +458,7 @@ class Segmenter:
         return self.config.refine.default if refine is None else refine
 
     def _changed(self, **changes: Any) -> Segmenter:
-        """A segmenter like this one with other arguments; what is kept of text vectors is shared."""
+        """A segmenter like this one with other arguments; what is kept of texts and pictures is shared."""
         given: dict[str, Any] = {
             "model": self.model,
             "device": self.device,
@@ -466,7 +466,9 @@ class Segmenter:
             "benchmark": self.benchmark,
             "modifiers": self.added,
         }
-        return Segmenter(**{**given, **changes})
+        changed = Segmenter(**{**given, **changes})
+        changed._examples = self._examples  # known by model and content
+        return changed
 
     def _provenance(self, background: Background, refine: bool | None, encoded: EncodedImage) -> dict[str, Any]:
         contrast = background if background is None or isinstance(background, str) else list(background)

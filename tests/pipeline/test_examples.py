@@ -175,3 +175,15 @@ def test_models_whose_answers_are_no_sums_are_refused() -> None:
     segmenter.config = segmenter.config.model_copy(update={"input": pixels})
     with pytest.raises(SpaceError, match=r"need cells on one grid, which 'toy' has not"):
         segmenter.queries([Concept("mug", images=[photo("red")], masks=[square()]), "white"])
+
+
+def test_a_segmenter_with_other_settings_shares_the_pictures_and_not_what_they_taught() -> None:
+    first = make_segmenter()
+    labels = [Concept("mug", images=[photo("red")], masks=[square()]), "white"]
+    encoded = first.encode(photo("red", left=56))
+    one = first.logits(encoded, first.queries(labels)).values
+    other = first.with_examples(method="mean")
+    assert other._examples is first._examples and len(first._examples._pictures) == 1
+    assert not torch.equal(other.logits(encoded, other.queries(labels)).values, one)
+    assert len(first._examples._pictures) == 1
+    assert torch.equal(first.logits(encoded, first.queries(labels)).values, one)
