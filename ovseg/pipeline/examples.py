@@ -97,7 +97,8 @@ class ExampleReader:
         read = {label: pictures_of(concept) for label, concept in concepts.items()}
         mark = digest(examples_mark(concepts), segmenter.config.examples.model_dump())
         info = segmenter.model.info
-        key = f"{id(queries)} {info['features']} {info['settings']} {mark}"  # kept with the queries, so that no others can have their number
+        # the queries are kept as well, so that no others can have their number
+        key = f"{id(queries)} {info['features']} {info['settings']} {mark}"
         with self._lock:
             if key not in self._lessons:
                 learned = self._learned(segmenter, queries, read, concepts, mark)
