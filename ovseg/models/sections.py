@@ -189,6 +189,7 @@ class ExamplesConfig(Config):
 
     method: str = "learned"
     fusion: str = "growing"
+    masks: str = ""
 
 
 class PruneConfig(Config):

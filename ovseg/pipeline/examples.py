@@ -21,10 +21,12 @@ from ovseg.examples import Shot, Sight, View, teach
 from ovseg.examples.shot import Lesson
 from ovseg.identity import digest
 from ovseg.images.geometry import ImageGeometry
+from ovseg.pipeline.cells import cell_colours, cell_shares, on_grid, with_padding
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits, best_query
 from ovseg.pipeline.modifiers import Modifier
 from ovseg.pipeline.places import Picture, pictures_of
+from ovseg.pipeline.prompted import drawn_by_sam
 from ovseg.pipeline.queries import QueryBank
 from ovseg.vocabulary.labels import Concept
 
@@ -50,6 +52,7 @@ class ExampleEvidence(Modifier):
     rows: Tensor
     labels: tuple[str, ...]
     mark: str
+    masks: str = ""
 
     @property
     def info(self) -> Mapping[str, str]:
@@ -65,9 +68,13 @@ class ExampleEvidence(Modifier):
         """The logits of these labels by words and sight together; evidence is shared out as the logits were."""
         words = by_class(logits)
         trust, evidence = self.sight(view_of(encoded, words))
-        evidence = _on_grid(evidence, logits.grid)
+        evidence = on_grid(evidence, logits.grid)
         doubted = (trust[:, None, None] - 1) * words[self.rows.to(words.device)]
-        return logits.plus(self.rows, doubted + logits.smooth(evidence.to(words)))
+        found = logits.plus(self.rows, doubted + logits.smooth(evidence.to(words)))
+        if not self.masks:
+            return found
+        odds = odds_of(by_class(found), self.rows)
+        return found.plus(self.rows, drawn_by_sam(odds, encoded, model=self.masks, stride=logits.stride))
 
 
 class ExampleReader:
@@ -123,7 +130,7 @@ class ExampleReader:
         named = torch.tensor([concepts[label].use_name for label in labels])
         chosen = segmenter.config.examples
         sight = teach(Lesson(shots, rows, named), method=chosen.method, fusion=chosen.fusion)
-        return ExampleEvidence(sight, rows, labels, mark)
+        return ExampleEvidence(sight, rows, labels, mark, chosen.masks)
 
     def _seen(self, segmenter: Segmenter, picture: Picture) -> _Kept:
         """A picture encoded, with the share of each cell that shows the label."""
@@ -163,7 +170,7 @@ class _Kept:
         rows, columns = (slice(side) for side in self.share.shape)
         features = _halved(self.features, torch.float32)
         structure = None if features.structure is None else features.structure[0, :, rows, columns]
-        words = _on_grid(words, features.grid)[:, rows, columns]
+        words = on_grid(words, features.grid)[:, rows, columns]
         unit = functional.normalize(features.values[0], dim=0)[:, rows, columns]
         return View(unit.cpu(), words.cpu(), self.colours, structure)
 
@@ -180,12 +187,10 @@ def view_of(encoded: EncodedImage, words: Tensor) -> View:
     structure = None if features.structure is None else features.structure[0].float()
 
     def colours() -> Tensor:
-        shown = cell_colours(encoded)
-        missing = [whole - part for whole, part in zip(features.grid, shown.shape[1:], strict=True)]
-        return functional.pad(shown[None], (0, missing[1], 0, missing[0]), mode="replicate")[0]
+        return with_padding(cell_colours(encoded), encoded)
 
     colour = encoded.once("colours of cells", colours).to(unit)
-    return View(unit, _on_grid(words, features.grid), colour, structure)
+    return View(unit, on_grid(words, features.grid), colour, structure)
 
 
 def by_class(logits: ClassLogits) -> Tensor:
@@ -196,20 +201,10 @@ def by_class(logits: ClassLogits) -> Tensor:
     return flat.view(-1, *logits.grid)
 
 
-def cell_shares(maps: Tensor, encoded: EncodedImage) -> Tensor:
-    """Means of (M, H, W) maps of the image over the cells that show it: (M, h, w)."""
-    geometry, stride = encoded.geometry, encoded.features.stride
-    assert isinstance(geometry, ImageGeometry)
-    resized = functional.interpolate(maps[None], size=geometry.resized, mode="area")
-    edges = [-side % stride for side in geometry.resized]  # part of a cell beyond the image counts as its edge
-    resized = functional.pad(resized, (0, edges[1], 0, edges[0]), mode="replicate")
-    return functional.avg_pool2d(resized, stride)[0]
-
-
-def cell_colours(encoded: EncodedImage) -> Tensor:
-    """(3, h, w) mean colour in [0, 1] of the cells that show the image."""
-    pixels = torch.tensor(encoded.image).permute(2, 0, 1).float() / 255
-    return cell_shares(pixels, encoded)
+def odds_of(logits: Tensor, rows: Tensor) -> Tensor:
+    """(M, h, w): logarithm of the odds of classes ``rows`` (M,) against all others, of (K, h, w) logits."""
+    logs = logits.log_softmax(0)[rows.to(logits.device)]
+    return logs - torch.log1p(-logs.exp().clamp(max=1 - 1e-6))
 
 
 def examples_mark(concepts: Mapping[str, Concept]) -> str:
@@ -239,13 +234,6 @@ def _halved(features: DenseFeatures, dtype: torch.dtype) -> DenseFeatures:
     optional: dict[str, Any] = {name: getattr(features, name) for name in ("structure", "inputs", "whole")}
     changed: dict[str, Any] = {name: part.to(dtype) for name, part in optional.items() if part is not None}
     return replace(features, values=features.values.to(dtype), **changed)
-
-
-def _on_grid(maps: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(M, h, w) maps on another grid of the same extent."""
-    if (maps.shape[1], maps.shape[2]) == grid:
-        return maps
-    return functional.interpolate(maps[None].float(), size=grid, mode="bilinear", align_corners=False)[0]
 
 
 def _keep(kept: OrderedDict[str, Any], key: str, value: Any, *, most: int) -> None:
