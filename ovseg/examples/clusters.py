@@ -14,7 +14,6 @@ from ovseg.examples.prototypes import Scores
 from ovseg.examples.shot import Lesson, View
 from ovseg.tensors import check_shape
 
-
 _KEPT = 0.2  # a cluster of a higher score shows the label
 _UNIT = 0.05  # of the score, one unit of evidence
 
@@ -29,9 +28,9 @@ def cluster_odds(lesson: Lesson, *, alike: float = 0.6, most: int = 1400) -> Sco
         alike: mean cosine over which two clusters are joined.
         most: finer grids are pooled to so many cells before they are clustered, whose cost grows with their square.
 
-    Source: INSID3 (CVPR 2026, 2603.28480; visinf/INSID3, insid3.py), whose mask is where this is over 0. On purpose:
-    features are not freed of directions of position, clusters are those of the structure where a model has some, and
-    where no cell is a candidate, no cluster is taken.
+    Source: INSID3 (CVPR 2026, arXiv 2603.28480; visinf/INSID3, insid3.py), whose mask is where this is over 0. On
+    purpose: features are not freed of directions of position, clusters are those of the structure where a model has
+    some, and where no cell is a candidate, no cluster is taken.
     """
     references = [references_of(lesson.of_label(label)) for label in range(len(lesson.rows))]
 

@@ -29,10 +29,10 @@ def density_ratio(lesson: Lesson, *, most: int = 400) -> Scores:
         lesson: the shots; pictures of what a label is not count among its others.
         most: cells that are kept inside, and as many outside, of the shots of a label.
 
-    Source: FROST (arXiv 2606.31136; jhpark-ai/FROST, frost/density.py and model.py). On purpose: features are not freed of
-    directions of position; references are not flipped, which would encode each twice; at most ``most`` anchors
-    inside and outside; the covariance along its 128 widest directions; candidates are matched by cells that are
-    whitened and then unit; what the gate keeps out scores at most −6; where no cell is a candidate, all of it.
+    Source: FROST (arXiv 2606.31136; jhpark-ai/FROST, frost/density.py and model.py). On purpose: features are not
+    freed of directions of position; references are not flipped, which would encode each twice; at most ``most``
+    anchors inside and outside; the covariance along its 128 widest directions; candidates are matched by cells that
+    are whitened and then unit; what the gate keeps out scores at most −6; where no cell is a candidate, all of it.
     """
     densities = [_Density.of(lesson.of_label(label), most) for label in range(len(lesson.rows))]
 

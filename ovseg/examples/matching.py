@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from ovseg.examples.shot import Shot
 
+
 @dataclass(frozen=True)
 class Reference:
     """The cells of one shot that shows a label.

@@ -26,8 +26,9 @@ from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits, best_query
 from ovseg.pipeline.modifiers import Modifier
 from ovseg.pipeline.places import Picture, pictures_of
-from ovseg.pipeline.prompted import drawn_by_sam
+from ovseg.pipeline.prompted import drawn_by_sam, odds_of
 from ovseg.pipeline.queries import QueryBank
+from ovseg.sam.load import sam_mark
 from ovseg.vocabulary.labels import Concept
 
 if TYPE_CHECKING:
@@ -46,13 +47,14 @@ class ExampleEvidence(Modifier):
         rows: (M,) the classes that these labels are.
         labels: their names.
         mark: what pictures, places and method are known by.
+        masks: a name of ``ovseg.sam.load_sam``, which then draws where these labels are likely; None for none.
     """
 
     sight: Sight
     rows: Tensor
     labels: tuple[str, ...]
     mark: str
-    masks: str = ""
+    masks: str | None = None
 
     @property
     def info(self) -> Mapping[str, str]:
@@ -65,13 +67,16 @@ class ExampleEvidence(Modifier):
         return self.labels
 
     def __call__(self, logits: ClassLogits, encoded: EncodedImage) -> ClassLogits:
-        """The logits of these labels by words and sight together; evidence is shared out as the logits were."""
+        """The logits of these labels by words and sight together, and by the masks of a SAM if one is asked.
+
+        Evidence is shared out as the logits were, what masks say is not.
+        """
         words = by_class(logits)
         trust, evidence = self.sight(view_of(encoded, words))
         evidence = on_grid(evidence, logits.grid)
         doubted = (trust[:, None, None] - 1) * words[self.rows.to(words.device)]
         found = logits.plus(self.rows, doubted + logits.smooth(evidence.to(words)))
-        if not self.masks:
+        if self.masks is None:
             return found
         odds = odds_of(by_class(found), self.rows)
         return found.plus(self.rows, drawn_by_sam(odds, encoded, model=self.masks, stride=logits.stride))
@@ -101,7 +106,9 @@ class ExampleReader:
         """
         _refuse_unfit(segmenter)
         read = {label: pictures_of(concept) for label, concept in concepts.items()}
-        mark = digest(examples_mark(concepts), segmenter.config.examples.model_dump())
+        chosen = segmenter.config.examples
+        drawn = () if chosen.masks is None else (sam_mark(chosen.masks),)
+        mark = digest(examples_mark(concepts), chosen.model_dump(), *drawn)
         key = f"{id(queries)} {mark}"  # kept with the queries, so that no others can have their number
         with self._lock:
             if key not in self._lessons:
@@ -199,12 +206,6 @@ def by_class(logits: ClassLogits) -> Tensor:
         return logits.values
     flat = best_query(logits.values.flatten(1), logits.class_of_row, classes=logits.queries.classes)
     return flat.view(-1, *logits.grid)
-
-
-def odds_of(logits: Tensor, rows: Tensor) -> Tensor:
-    """(M, h, w): logarithm of the odds of classes ``rows`` (M,) against all others, of (K, h, w) logits."""
-    logs = logits.log_softmax(0)[rows.to(logits.device)]
-    return logs - torch.log1p(-logs.exp().clamp(max=1 - 1e-6))
 
 
 def examples_mark(concepts: Mapping[str, Concept]) -> str:

@@ -24,10 +24,10 @@ _SAY = 3.0  # what a mask adds to the log odds inside, and takes outside
 def drawn_by_sam(odds: Tensor, encoded: EncodedImage, *, model: str, stride: float) -> Tensor:
     """What the masks of a SAM say of labels, as log odds to be added.
 
-    A label's likeliest place, if it is likelier there than not, is a point on it, its least likely place one off it.
+    A label's likeliest place, if it is likelier there than not, is a point on it, its least likely place one off.
     Of the three masks that SAM draws, the one with the largest sum of log odds inside is the best; its box is shown
-    beside the points, twice at most, for as long as that sum grows. Then the likeliest place outside of all masks is
-    asked. Masks whose sum is not over 0 do not count.
+    beside the points, twice at most, for as long as that sum grows. Then the likeliest place outside of all masks
+    is asked, six times at most. Masks whose sum is not over 0 do not count.
 
     Args:
         odds: (M, h, w) log odds of M labels against all other classes.
@@ -41,10 +41,10 @@ def drawn_by_sam(odds: Tensor, encoded: EncodedImage, *, model: str, stride: flo
     Raises:
         ModelError: the weights of the SAM are missing.
 
-    Source: after PerSAM (Zhang et al., ICLR 2024), its points and refinement by box, and GF-SAM (NeurIPS 2024), whose
-    masks of many points are kept if the map bears them out. On purpose: the map is that of the model, not of SAM's
-    features; SAM's attention and prompt tokens are left alone; rough masks are not fed back, as not every SAM reads
-    them.
+    Source: after PerSAM (Zhang et al., ICLR 2024), its points and refinement by box, and GF-SAM (NeurIPS 2024),
+    whose masks of many points are kept if the map bears them out. On purpose: the map is that of the model, not of
+    SAM's features; SAM's attention and prompt tokens are left alone; rough masks are not fed back, as not every SAM
+    reads them.
     """
     check_shape("odds", odds, "M h w")
     network, embedding = load_sam(model), embed_once(encoded, model)
@@ -56,6 +56,12 @@ def drawn_by_sam(odds: Tensor, encoded: EncodedImage, *, model: str, stride: flo
     shown = cell_shares(drawn.float(), encoded)
     said = _SAY * (2 * shown - 1) * drawn.any(2).any(1)[:, None, None]
     return on_grid(with_padding(said, encoded), (odds.shape[1], odds.shape[2])).to(odds)
+
+
+def odds_of(logits: Tensor, rows: Tensor) -> Tensor:
+    """(M, h, w): logarithm of the odds of classes ``rows`` (M,) against all others, of (K, h, w) logits."""
+    logs = logits.log_softmax(0)[rows.to(logits.device)]
+    return logs - torch.log1p(-logs.exp().clamp(max=1 - 1e-6))
 
 
 @dataclass(frozen=True)

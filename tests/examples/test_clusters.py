@@ -58,9 +58,7 @@ def test_scores_are_those_of_a_slow_loop() -> None:
     share = [float(matched[owner == number].double().mean()) for number in range(4)]
     seed = max((n for n in range(4) if share[n]), key=lambda n: float(means[n] @ prototype))
     share[seed] = 1
-    by_hand = [
-        float((groups[n] @ prototype).mean()) * float(means[n] @ means[seed]) * share[n] for n in range(4)
-    ]
+    by_hand = [float((groups[n] @ prototype).mean()) * float(means[n] @ means[seed]) * share[n] for n in range(4)]
     assert score_clusters(cells, owner, [reference]).tolist() == pytest.approx(by_hand, abs=1e-6)
 
 
@@ -72,7 +70,9 @@ def test_nothing_is_found_where_nothing_matches() -> None:
 
 def test_a_cluster_is_taken_as_a_whole_for_each_label() -> None:
     looks = torch.eye(3)
-    seen = View(looks[torch.tensor([[0, 0, 1], [0, 2, 1]])].permute(2, 0, 1), torch.zeros(2, 2, 3), torch.zeros(3, 2, 3))
+    seen = View(
+        looks[torch.tensor([[0, 0, 1], [0, 2, 1]])].permute(2, 0, 1), torch.zeros(2, 2, 3), torch.zeros(3, 2, 3)
+    )
     shots = [Shot(seen, label, (seen.features[label] > 0).float()) for label in (0, 1)]
     odds = cluster_odds(Lesson(shots, torch.tensor([0, 1]), torch.tensor([True, True])))(seen)
     by_hand = torch.tensor([[[16.0, 16, -4], [16, -4, -4]], [[-4, -4, 16], [-4, -4, 16]]])

@@ -49,7 +49,7 @@ def ratio(cell: np.ndarray, inside: np.ndarray, outside: np.ndarray, width: floa
 
 def slow_smoothing(values: list[float], seen: View) -> list[float]:
     cells, colours = cells_of(seen), seen.colours.flatten(1).T.double().numpy()
-    rows, columns = seen.grid
+    columns = seen.grid[1]
     scaled = np.array(values) / (np.std(values, ddof=1) + 1e-6)
     pull = np.zeros((len(values), len(values)))
     for a in range(len(values)):
@@ -71,7 +71,8 @@ def test_the_whole_method_is_that_of_a_slow_loop() -> None:
     shots, seen = [shot(0), shot(1)], view(7)
     masks = [each.inside.flatten().numpy() for each in shots]
     cells = [cells_of(each.view) for each in shots]
-    groups = [np.concatenate([each[mask == side] for each, mask in zip(cells, masks, strict=True)]) for side in (1, 0)]
+    every, shown = np.concatenate(cells), np.concatenate(masks)
+    groups = [every[shown], every[~shown]]
     inside, outside = (whitened(groups, group) for group in groups)
     width = best_width(torch.from_numpy(inside), torch.from_numpy(outside))
     targets = whitened(groups, cells_of(seen))
