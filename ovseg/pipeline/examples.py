@@ -21,6 +21,7 @@ from ovseg.examples import Shot, Sight, View, teach
 from ovseg.examples.shot import Lesson
 from ovseg.identity import digest
 from ovseg.images.geometry import ImageGeometry
+from ovseg.models.sections import ExamplesConfig
 from ovseg.pipeline.cells import cell_colours, cell_shares, on_grid, with_padding
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits, best_query
@@ -106,9 +107,7 @@ class ExampleReader:
         """
         _refuse_unfit(segmenter)
         read = {label: pictures_of(concept) for label, concept in concepts.items()}
-        chosen = segmenter.config.examples
-        drawn = () if chosen.masks is None else (sam_mark(chosen.masks),)
-        mark = digest(examples_mark(concepts), chosen.model_dump(), *drawn)
+        mark = lesson_mark(concepts, segmenter.config.examples)
         key = f"{id(queries)} {mark}"  # kept with the queries, so that no others can have their number
         with self._lock:
             if key not in self._lessons:
@@ -206,6 +205,12 @@ def by_class(logits: ClassLogits) -> Tensor:
         return logits.values
     flat = best_query(logits.values.flatten(1), logits.class_of_row, classes=logits.queries.classes)
     return flat.view(-1, *logits.grid)
+
+
+def lesson_mark(concepts: Mapping[str, Concept], chosen: ExamplesConfig) -> str:
+    """What a lesson is known by: the pictures of concepts, by label, and how they are learned from."""
+    drawn = () if chosen.masks is None else (sam_mark(chosen.masks),)
+    return digest(examples_mark(concepts), chosen.model_dump(), *drawn)
 
 
 def examples_mark(concepts: Mapping[str, Concept]) -> str:

@@ -63,7 +63,7 @@ def photo() -> EncodedImage:
 
 
 def blocks(*places: tuple[int, int], low: float = -1.0) -> Tensor:
-    """(6, 8) log odds: 1 in the 3 x 3 cells around some places, 2 at each place, ``low`` elsewhere, lowest at last."""
+    """(6, 8) log odds: 1 in the 3 x 3 cells around some places, 2 at each, ``low`` elsewhere, lowest at the end."""
     odds = torch.full((6, 8), low)
     for row, column in places:
         odds[row - 1 : row + 2, column - 1 : column + 2] = 1
@@ -73,7 +73,7 @@ def blocks(*places: tuple[int, int], low: float = -1.0) -> Tensor:
 
 
 def test_the_mask_with_the_largest_sum_of_log_odds_is_added(sam: SquareSam) -> None:
-    """By hand: the 3 x 3 square holds 10, the 5 x 5 one less, the whole map less still; its box grown, less as well."""
+    """By hand: the 3 x 3 square holds 10; the 5 x 5 one, which is its box grown too, and the whole map hold less."""
     said = drawn_by_sam(blocks((2, 2))[None], photo(), model="mobile-sam", stride=4)
     expected = torch.full((6, 8), -3.0)
     expected[1:4, 1:4] = 3
@@ -94,7 +94,7 @@ def test_prompts_are_the_likeliest_and_the_least_likely_place_and_then_the_box(s
 
 
 def test_a_mask_grows_by_its_box_while_its_sum_does(sam: SquareSam) -> None:
-    """The 5 x 5 square grows to all columns but the last, which costs more than it brings, as does the whole map."""
+    """The 5 x 5 square grows to all columns but the last, which costs more than it brings."""
     odds = blocks((2, 3), low=0.5)
     odds[:, 7] = -6
     said = drawn_by_sam(odds[None], photo(), model="mobile-sam", stride=4)
@@ -157,6 +157,14 @@ def test_a_model_file_may_ask_for_masks(monkeypatch: pytest.MonkeyPatch) -> None
     assert bool(found.mask("thing").all())
     assert asked[0].shape[0] == 1
     assert plain.with_examples(masks="mobile-sam").config.examples.method == "learned"
+
+
+def test_how_is_learned_is_part_of_what_a_result_is_known_by() -> None:
+    plain, image = make_segmenter(), np.full((64, 96, 3), 120, np.uint8)
+    ways = ({}, {"method": "insid3"}, {"masks": "mobile-sam"})
+    shown = [plain.with_examples(**way).identity([Concept("thing", images=[image])])["asked"] for way in ways]
+    words = [plain.with_examples(**way).identity(["thing"])["asked"] for way in ways]
+    assert (len(set(shown)), len(set(words))) == (3, 1)
 
 
 def test_a_misspelt_option_is_refused() -> None:
