@@ -73,7 +73,7 @@ def blocks(*places: tuple[int, int], low: float = -1.0) -> Tensor:
 
 
 def test_the_mask_with_the_largest_sum_of_log_odds_is_added(sam: SquareSam) -> None:
-    """By hand: the 3 x 3 square holds 10; the 5 x 5 one, which is its box grown too, and the whole map hold less."""
+    """By hand: the 3 x 3 square holds 10; the 5 x 5 one, also its box grown, and the whole map hold less."""
     said = drawn_by_sam(blocks((2, 2))[None], photo(), model="mobile-sam", stride=4)
     expected = torch.full((6, 8), -3.0)
     expected[1:4, 1:4] = 3
