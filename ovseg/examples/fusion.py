@@ -1,4 +1,4 @@
-"""Words and sight as one logit, for methods whose scores are no logits and are calibrated on the shots."""
+"""Words and sight as one logit, for methods that do not weigh them; scores that are no logits are calibrated."""
 
 from __future__ import annotations
 
@@ -57,18 +57,25 @@ class FusedSight:
         return named[:, 0, 0], evidence
 
 
-def fuse(make: Callable[[Lesson], Scores], lesson: Lesson, *, rule: str) -> FusedSight:
-    """The scores that a method makes of a lesson, calibrated.
+def fuse(make: Callable[[Lesson], Scores], lesson: Lesson, *, rule: str, calibrated: bool = True) -> FusedSight:
+    """The scores that a method makes of a lesson, put together with words.
 
     Where a label has several shots, each is scored by what the others teach, so that the calibration is that of new
     pictures; the scores of a lone shot with itself are higher than those of others will be.
+
+    Args:
+        make: the method.
+        lesson: the shots.
+        rule: a name of ``RULES``.
+        calibrated: whether scores become log odds by what the shots score; else they are log odds already.
 
     Raises:
         ConfigError: there is no such rule.
     """
     choose("fusion of words and sight", rule, RULES)
     lesson = replace(lesson, shots=list(lesson.shots))  # looked at again and again
-    measured = [_measure(make, lesson, label) for label in range(len(lesson.rows))]
+    labels = range(len(lesson.rows))
+    measured = [_measure(make, lesson, label) if calibrated else (0.0, 1.0, 1.0) for label in labels]
     threshold, spread, _ = (torch.tensor(each)[:, None, None] for each in zip(*measured, strict=True))
     return FusedSight(make(lesson), threshold, spread, lesson, rule)
 

@@ -27,21 +27,29 @@ def mean_prototypes(lesson: Lesson) -> Scores:
     return scores
 
 
-def kmeans_prototypes(lesson: Lesson, *, count: int = 4) -> Scores:
-    """The largest cosine with the mean or any of ``count`` k-means centres of the cells of all shots.
+def kmeans_prototypes(lesson: Lesson, *, count: int = 4, others: int = 8) -> Scores:
+    """The largest cosine with prototypes of a label, less the largest with prototypes of what is not the label.
 
-    Source: FSSDINO's multi-class baseline (k-means by cosine on the cells of the shots), with the mean besides.
+    Of a label they are the mean and ``count`` k-means centres of the cells of all its shots; of the rest ``others``
+    centres of the cells outside. Where there are none, nothing is taken away.
+
+    Source: FSSDINO's multi-class baseline (k-means by cosine on the cells of the shots), with the mean besides; the
+    background of the shots is a class of its own there.
     """
-    vectors = lesson.each_label(lambda shots: _centres(shots, count))
-    owner = torch.repeat_interleave(torch.tensor([len(each) for each in vectors]))
-    rows = torch.cat(vectors)
+    own = lesson.each_label(lambda shots: _centres(shots, count))
+    rest = lesson.each_label(lambda shots: _centres_outside(shots, others))
 
     def scores(view: View) -> Tensor:
-        cosines = torch.einsum("nc,chw->nhw", rows.to(view.features), view.features)
-        best = cosines.new_full((len(vectors), *view.grid), -torch.inf)
-        return best.scatter_reduce(0, owner[:, None, None].expand_as(cosines), cosines, "amax")
+        best = [_nearest(each, view) for each in own]
+        against = [_nearest(each, view) if len(each) else torch.zeros_like(best[0]) for each in rest]
+        return torch.stack(best) - torch.stack(against)
 
     return scores
+
+
+def _nearest(prototypes: Tensor, view: View) -> Tensor:
+    """(h, w) largest cosine with (n, C) prototypes."""
+    return torch.einsum("nc,chw->nhw", prototypes.to(view.features), view.features).amax(0)
 
 
 def _mean_of_shots(shots: list[Shot]) -> Tensor:
@@ -52,6 +60,11 @@ def _mean_of_shots(shots: list[Shot]) -> Tensor:
 def _centres(shots: list[Shot], count: int) -> Tensor:
     centres, _ = spherical_kmeans(cells_of(_shown(shots), inside=True), count)
     return torch.cat([_mean_of_shots(shots)[None], centres])
+
+
+def _centres_outside(shots: list[Shot], count: int) -> Tensor:
+    cells = cells_of(shots, inside=False)
+    return spherical_kmeans(cells, count)[0] if len(cells) else cells
 
 
 def _shown(shots: list[Shot]) -> list[Shot]:

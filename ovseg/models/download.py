@@ -54,6 +54,7 @@ def _sam_repos(config: ModelConfig) -> list[str]:
     asked = [part.model for part in regions if part is not None]
     asked += [] if config.gather is None else [config.gather.sam]
     asked += [] if config.redraw is None else [config.redraw.model]
+    asked += [] if config.examples.masks is None else [config.examples.masks]
     if config.encoder.kind == "masks":  # other models can do without until objects are asked for
         asked += [part.masks for part in (config.objects.fast, config.objects.best) if part.masks != "map"]
     return sorted({sam_repo(model) for model in asked if model} - {""})

@@ -185,10 +185,13 @@ class ExamplesConfig(Config):
         method: a name of ``ovseg.examples.METHODS``.
         fusion: how words and pictures are put together by methods that do not weigh them themselves; a name of
             ``ovseg.examples.fusion.RULES``.
+        masks: the name of a SAM of ``ovseg.sam`` that is shown where these labels are likely, and whose masks then
+            sharpen what words and pictures say; None asks none.
     """
 
     method: str = "learned"
     fusion: str = "growing"
+    masks: str | None = None
 
 
 class PruneConfig(Config):

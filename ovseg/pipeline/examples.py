@@ -22,11 +22,15 @@ from ovseg.examples import Shot, Sight, View, teach
 from ovseg.examples.shot import Lesson
 from ovseg.identity import digest
 from ovseg.images.geometry import ImageGeometry
+from ovseg.models.sections import ExamplesConfig
+from ovseg.pipeline.cells import cell_colours, cell_shares, on_grid, with_padding
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits, best_query
 from ovseg.pipeline.modifiers import Modifier
 from ovseg.pipeline.places import Picture, pictures_of
+from ovseg.pipeline.prompted import drawn_by_sam, odds_of
 from ovseg.pipeline.queries import QueryBank
+from ovseg.sam.load import sam_mark
 from ovseg.vocabulary.labels import Concept
 
 if TYPE_CHECKING:
@@ -45,12 +49,14 @@ class ExampleEvidence(Modifier):
         rows: (M,) the classes that these labels are.
         labels: their names.
         mark: what pictures, places and method are known by.
+        masks: a name of ``ovseg.sam.load_sam``, which then draws where these labels are likely; None for none.
     """
 
     sight: Sight
     rows: Tensor
     labels: tuple[str, ...]
     mark: str
+    masks: str | None = None
 
     @property
     def info(self) -> Mapping[str, str]:
@@ -63,12 +69,19 @@ class ExampleEvidence(Modifier):
         return self.labels
 
     def __call__(self, logits: ClassLogits, encoded: EncodedImage) -> ClassLogits:
-        """The logits of these labels by words and sight together; evidence is shared out as the logits were."""
+        """The logits of these labels by words and sight together, and by the masks of a SAM if one is asked.
+
+        Evidence is shared out as the logits were, what masks say is not.
+        """
         words = by_class(logits)
         trust, evidence = self.sight(view_of(encoded, words))
-        evidence = _on_grid(evidence, logits.grid)
+        evidence = on_grid(evidence, logits.grid)
         doubted = (trust[:, None, None] - 1) * words[self.rows.to(words.device)]
-        return logits.plus(self.rows, doubted + logits.smooth(evidence.to(words)))
+        found = logits.plus(self.rows, doubted + logits.smooth(evidence.to(words)))
+        if self.masks is None:
+            return found
+        odds = odds_of(by_class(found), self.rows)
+        return found.plus(self.rows, drawn_by_sam(odds, encoded, model=self.masks, stride=logits.stride))
 
 
 class ExampleReader:
@@ -95,8 +108,7 @@ class ExampleReader:
         """
         _refuse_unfit(segmenter)
         read = {label: pictures_of(concept) for label, concept in concepts.items()}
-        mark = digest(examples_mark(concepts), segmenter.config.examples.model_dump())
-        info = segmenter.model.info
+        mark, info = lesson_mark(concepts, segmenter.config.examples), segmenter.model.info
         # the queries are kept as well, so that no others can have their number
         key = f"{id(queries)} {info['features']} {info['settings']} {mark}"
         with self._lock:
@@ -122,7 +134,7 @@ class ExampleReader:
         named = torch.tensor([concepts[label].use_name for label in labels])
         chosen = segmenter.config.examples
         sight = teach(Lesson(shots, rows, named), method=chosen.method, fusion=chosen.fusion)
-        return ExampleEvidence(sight, rows, labels, mark)
+        return ExampleEvidence(sight, rows, labels, mark, chosen.masks)
 
     def _seen(self, segmenter: Segmenter, picture: Picture) -> _Kept:
         """A picture encoded, with the share of each cell that shows the label."""
@@ -181,7 +193,7 @@ class _Kept:
         rows, columns = (slice(side) for side in self.share.shape)
         features = _halved(self.features, torch.float32)
         structure = None if features.structure is None else features.structure[0, :, rows, columns]
-        words = _on_grid(words, features.grid)[:, rows, columns]
+        words = on_grid(words, features.grid)[:, rows, columns]
         unit = functional.normalize(features.values[0], dim=0)[:, rows, columns]
         return View(unit.cpu(), words.cpu(), self.colours, structure)
 
@@ -198,12 +210,10 @@ def view_of(encoded: EncodedImage, words: Tensor) -> View:
     structure = None if features.structure is None else features.structure[0].float()
 
     def colours() -> Tensor:
-        shown = cell_colours(encoded)
-        missing = [whole - part for whole, part in zip(features.grid, shown.shape[1:], strict=True)]
-        return functional.pad(shown[None], (0, missing[1], 0, missing[0]), mode="replicate")[0]
+        return with_padding(cell_colours(encoded), encoded)
 
     colour = encoded.once("colours of cells", colours).to(unit)
-    return View(unit, _on_grid(words, features.grid), colour, structure)
+    return View(unit, on_grid(words, features.grid), colour, structure)
 
 
 def by_class(logits: ClassLogits) -> Tensor:
@@ -214,20 +224,10 @@ def by_class(logits: ClassLogits) -> Tensor:
     return flat.view(-1, *logits.grid)
 
 
-def cell_shares(maps: Tensor, encoded: EncodedImage) -> Tensor:
-    """Means of (M, H, W) maps of the image over the cells that show it: (M, h, w)."""
-    geometry, stride = encoded.geometry, encoded.features.stride
-    assert isinstance(geometry, ImageGeometry)
-    resized = functional.interpolate(maps[None], size=geometry.resized, mode="area")
-    edges = [-side % stride for side in geometry.resized]  # part of a cell beyond the image counts as its edge
-    resized = functional.pad(resized, (0, edges[1], 0, edges[0]), mode="replicate")
-    return functional.avg_pool2d(resized, stride)[0]
-
-
-def cell_colours(encoded: EncodedImage) -> Tensor:
-    """(3, h, w) mean colour in [0, 1] of the cells that show the image."""
-    pixels = torch.tensor(encoded.image).permute(2, 0, 1).float() / 255
-    return cell_shares(pixels, encoded)
+def lesson_mark(concepts: Mapping[str, Concept], chosen: ExamplesConfig) -> str:
+    """What a lesson is known by: the pictures of concepts, by label, and how they are learned from."""
+    drawn = () if chosen.masks is None else (sam_mark(chosen.masks),)
+    return digest(examples_mark(concepts), chosen.model_dump(), *drawn)
 
 
 def examples_mark(concepts: Mapping[str, Concept]) -> str:
@@ -257,13 +257,6 @@ def _halved(features: DenseFeatures, dtype: torch.dtype) -> DenseFeatures:
     optional: dict[str, Any] = {name: getattr(features, name) for name in ("structure", "inputs", "whole")}
     changed: dict[str, Any] = {name: part.to(dtype) for name, part in optional.items() if part is not None}
     return replace(features, values=features.values.to(dtype), **changed)
-
-
-def _on_grid(maps: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(M, h, w) maps on another grid of the same extent."""
-    if (maps.shape[1], maps.shape[2]) == grid:
-        return maps
-    return functional.interpolate(maps[None].float(), size=grid, mode="bilinear", align_corners=False)[0]
 
 
 def _keep(kept: OrderedDict[str, Any], key: str, value: Any, *, most: int) -> None:

@@ -55,6 +55,32 @@ def test_kmeans_takes_the_nearest_of_several_looks() -> None:
     assert mean_prototypes(taught)(seen).flatten().tolist() == pytest.approx([math.sqrt(0.5)] * 4)
 
 
+def test_kmeans_takes_away_what_is_like_the_background() -> None:
+    """By a loop over all cells of the shots: with as many centres as cells, each is its own prototype."""
+    (given,) = shots(0)
+    cells = given.view.features.flatten(1).T.double()
+    inside = given.inside.flatten()
+    mean = cells[inside].mean(0) / cells[inside].mean(0).norm()
+    seen = view(9)
+    scores = kmeans_prototypes(lesson([given], [0]), count=20, others=20)(seen)[0]
+    for place, cell in enumerate(seen.features.flatten(1).T.double()):
+        like = max(float(cell @ mean), *(float(cell @ each) for each in cells[inside]))
+        unlike = max(float(cell @ each) for each in cells[~inside])
+        assert float(scores.flatten()[place]) == pytest.approx(like - unlike, abs=1e-6)
+
+
+def test_log_odds_are_left_as_they_are() -> None:
+    def odds(given: Lesson) -> Scores:
+        return lambda seen: 3 * seen.features[:1]
+
+    found = fuse(odds, lesson(shots(0), [1]), rule="sight", calibrated=False)
+    seen = view(5)
+    logits = seen.text.clone()
+    trust, evidence = found(seen)
+    logits[1] = trust * logits[1] + evidence[0]
+    torch.testing.assert_close(logits.softmax(0)[1], (3 * seen.features[0]).sigmoid())
+
+
 def test_each_label_has_its_own_prototypes() -> None:
     both = [*shots(0, 1), *shots(2, label=1)]
     seen = view(9)
