@@ -13,6 +13,7 @@ from PIL import Image
 
 from ovseg import Concept
 from ovseg.errors import ImageError, SpaceError, VocabularyError
+from ovseg.examples import METHODS
 from ovseg.pipeline.examples import cell_shares, examples_mark
 from ovseg.pipeline.segmenter import Segmenter
 
@@ -34,13 +35,22 @@ def overlap(found: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> float
     return float((found & truth).sum() / (found | truth).sum())
 
 
-@pytest.mark.parametrize("method", ["learned", "mean", "kmeans"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_nameless_thing_is_found_again_by_one_photo_of_it(segmenter: Segmenter, method: str) -> None:
     shown = Concept("my mug", images=[photo("red")], masks=[square()], use_name=False)
     segmenter = segmenter.with_examples(method=method)
     result = segmenter.segment(photo("red", left=56), [shown, "white"], background=None, refine=False)
     assert result.labels == ("my mug", "white")
     assert overlap(result.mask("my mug"), square(left=56)) > 0.95
+
+
+@pytest.mark.parametrize("method", ["learned", "mean", "density"])
+def test_what_is_neither_like_it_nor_like_its_surroundings_is_not_taken_for_it(
+    segmenter: Segmenter, method: str
+) -> None:
+    """Not so of ``kmeans`` and ``insid3``, which ask what a cell is nearer to."""
+    shown = Concept("my mug", images=[photo("red")], masks=[square()], use_name=False)
+    segmenter = segmenter.with_examples(method=method)
     other = segmenter.segment(photo("blue", left=56), [shown, "white", "blue"], background=None, refine=False)
     assert not other.mask("my mug").any()
 
