@@ -121,8 +121,8 @@ def read_decisions(
     for name, texts in (("accept", accept), ("reject", reject)):
         if isinstance(texts, str):
             raise VocabularyError(f"{name} must be a list of images, got {texts!r}; write [{texts!r}]")
-    accepted = [_at_its_seed(_read(text, "accepted", bank), seeds) for text in accept]
-    rejected = [_read(text, "rejected", bank) for text in reject]
+    accepted = [_at_its_seed(_read(text, "accepted", bank, seeds), seeds) for text in accept]
+    rejected = [_read(text, "rejected", bank, seeds) for text in reject]
     for yes in accepted:
         for no in rejected:
             if _overrules(no, yes, side):
@@ -133,32 +133,37 @@ def read_decisions(
     return [*accepted, *rejected]
 
 
-def _read(text: str, verdict: Verdict, bank: ImageBank) -> Decision:
+def _read(text: str, verdict: Verdict, bank: ImageBank, seeds: Sequence[Seed]) -> Decision:
     found = _PLACE.fullmatch(str(text))
     if found is None or str(text) in bank.paths:
-        return Decision(_key_of(str(text), bank), verdict)
+        return Decision(_key_of(str(text), bank, seeds), verdict)
     try:
         row, column = float(found["row"]), float(found["column"])
     except ValueError:
-        return Decision(_key_of(str(text), bank), verdict)  # a file may be called so; else it is refused by name
+        return Decision(
+            _key_of(str(text), bank, seeds), verdict
+        )  # a file may be called so; else it is refused by name
     if not all(math.isfinite(part) and 0 <= part <= 1 for part in (row, column)):
         raise VocabularyError(
             f"the place in '{one_line(str(text))}' must be row and column as fractions in [0, 1] of the image's "
             f"height and width, got {found['row']},{found['column']}; 'ovseg concept show --json' prints those of "
             "all seeds"
         )
-    return Decision(_key_of(found["key"], bank), verdict, (row, column))
+    return Decision(_key_of(found["key"], bank, seeds), verdict, (row, column))
 
 
-def _key_of(text: str, bank: ImageBank) -> str:
-    """The key of the image that a text stands for: a key, a path, or the name of a file that no other image has."""
+def _key_of(text: str, bank: ImageBank, seeds: Sequence[Seed]) -> str:
+    """The key of the image that a text stands for: a key, a path, or the name of a file that no other image has, or
+    no other among those that the person saw."""
     for key in (text, str(Path(text).resolve())):
         if key in bank.paths:
             return key
     names = [Path(key).name for key in bank.paths]
     alike = [key for key, name in zip(bank.paths, names, strict=True) if name == text]
-    if len(alike) == 1:
-        return alike[0]
+    seen = {seed.path for seed in seeds}.intersection(alike)
+    for keys in (alike, list(seen)):
+        if len(keys) == 1:
+            return keys[0]
     shown = one_line(text)
     if alike:
         raise DatasetError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,9 +121,31 @@ def object_tile(
     return boxed(Image.fromarray(np.where(inside, shown, dimmed)), side)
 
 
-def captioned(tile: Image.Image, text: str) -> Image.Image:
-    """The tile with lines of text below it."""
-    size, lines = max(11, tile.height // 10), text.split("\n")
+def boxes_tile(photo: Image.Image, boxes: Mapping[str, tuple[int, int, int, int]], *, side: int) -> Image.Image:
+    """An image with boxes, each with its name in the top left corner.
+
+    Args:
+        photo: the image.
+        boxes: by name x0, y0, x1, y1 in its pixels; x1 and y1 are not included.
+        side: pixels of the tile.
+    """
+    tile = boxed(photo, side)
+    scale = min(1.0, side / max(photo.size))
+    left, top = ((side - min(side, round(length * scale))) // 2 for length in photo.size)
+    pen, font = ImageDraw.Draw(tile), ImageFont.load_default(size=14)
+    for name, (x0, y0, x1, y1) in boxes.items():
+        corners = [left + x0 * scale, top + y0 * scale, left + x1 * scale - 1, top + y1 * scale - 1]
+        pen.rectangle(corners, outline=_PAPER, width=4)
+        pen.rectangle(corners, outline=_SEED, width=2)
+        label = pen.textbbox((corners[0] + 4, corners[1] + 2), name, font=font)
+        pen.rectangle((label[0] - 2, label[1] - 2, label[2] + 2, label[3] + 2), fill=_SEED)
+        pen.text((corners[0] + 4, corners[1] + 2), name, fill=_PAPER, font=font)
+    return tile
+
+
+def captioned(tile: Image.Image, text: str, *, size: int | None = None) -> Image.Image:
+    """The tile with lines of text below it, of a ``size`` in pixels that fits the tile where none is given."""
+    size, lines = size or max(11, tile.height // 10), text.split("\n")
     step = round(1.2 * size)
     canvas = Image.new("RGB", (tile.width, tile.height + round(0.4 * size) + step * len(lines)), _PAPER)
     canvas.paste(tile)
