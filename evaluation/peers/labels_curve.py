@@ -4,14 +4,15 @@
     .venv/bin/python evaluation/peers/labels_curve.py coco-train100 --pool 60 --test 40 --ways random suggested
 
 Folders have ``images/`` and ``masks/`` (ids of ``categories.json``, which lies there or in the folder above). One
-folder is divided into pool and test images. Regions are windows of one size on the pool's cells. Each is labelled
-by the truth inside; every label that the truth shows in it is a shot of the model's method for examples. Test images
+folder is divided into pool and test images. Regions are windows of one size on the pool's cells, each labelled by
+the truth inside; every label that the truth shows in it is a shot of the model's method for examples. Test images
 are segmented by words and these shots, without refinement, every pixel one of the labels. The last column is how
 many labels the truth shows in a region.
 
 What lies outside of a region is unknown. ``--outside cut`` takes the features of the whole image and cuts them to
 the region: its cells know their surroundings, and nothing is learned of the rest. ``crop`` makes an image of the
-region, as a user does with ``Concept(images=[crop], masks=[mask])``. ``none`` takes the rest for none of the labels.
+region, as a user does with ``Concept(images=[crop], masks=[mask])``. ``none`` takes the rest for none of the
+labels.
 
 Ways: "suggested" (impurity times uncertainty, times the distance to the regions taken before), "scores" (without
 the distance), "uncertainty" and "impurity" (one factor, with the distance), "distance" (alone), "balanced" (as

@@ -82,7 +82,10 @@ def suggest(
             f"expected at least two classes to be unsure about, got '{queries.vocabulary.labels[0]}' alone; name "
             "more labels, or leave background at 'auto'"
         )
-    settings = {"window": window, "segmenter": segmenter.identity(labels, background=background)}
+    identity = segmenter.identity(labels, background=background)
+    # what says most in a message comes first; the rest is digests
+    asked = {"labels": list(queries.vocabulary.labels), "background": str(background)}
+    settings = {"window": window, **asked, **identity}
 
     def looked_at(key: str) -> dict[str, Any]:
         """The line of an image."""

@@ -190,9 +190,10 @@ def test_other_words_are_another_segmenter(small_bank: ImageBank, tmp_path: Path
     out = tmp_path / "out"
     suggest(small_bank, LABELS, window=3, out=out)
     kept = digest(json.loads((out / "settings.json").read_text()))
-    with pytest.raises(ConfigError, match="other settings: segmenter"):
+    message = r"other settings: labels \['red', 'green'\] before and \['red', 'blue'\] now"
+    with pytest.raises(ConfigError, match=message):
         suggest(small_bank, ["red", "blue"], window=3, out=out)
-    with pytest.raises(ConfigError, match="other settings: segmenter"):
+    with pytest.raises(ConfigError, match="other settings: background 'auto' before and 'None' now"):
         suggest(small_bank, LABELS, window=3, background=None, out=out)
     assert digest(json.loads((out / "settings.json").read_text())) == kept
     assert make_segmenter().identity(LABELS) == small_bank.segmenter.identity(LABELS)
