@@ -248,6 +248,7 @@ class Learner:
             if path in accepted:
                 row, column = cells[number].tolist()
                 mark_alike(seen.text[number], seen.maps[number], (row, column), 1.0)
+                self.look.strike(seen.text[number], steering.places(path))
 
     def _described(self, seen: Seen, cells: Tensor, found: Tensor, steering: Steering) -> list[Seed]:
         """The seeds at ``cells``, not yet given to references."""

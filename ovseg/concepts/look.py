@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ovseg.concepts.evidence import Features, feature_maps
 from ovseg.concepts.options import LearnOptions
-from ovseg.concepts.steer import Steering
+from ovseg.concepts.steer import Decision, Steering
 from ovseg.errors import DatasetError, ImageError
 from ovseg.pipeline.examples import cell_shares
 from ovseg.pipeline.logits import class_logits
@@ -96,7 +96,11 @@ class Looker:
         said = steering.places(path)
         for each in said:
             mark_alike(text, maps, each.cell(self.options.grid), float(each.verdict == "accepted"))
-        for each in said:  # a cell that was rejected may be like one that was accepted
+        self.strike(text, said)
+
+    def strike(self, text: Tensor, said: Sequence[Decision]) -> None:
+        """Make the cells that were rejected impossible, in place: they may be like one that was accepted."""
+        for each in said:
             if each.verdict == "rejected":
                 text[each.cell(self.options.grid)] = 0
 
