@@ -10,9 +10,9 @@ are segmented by words and these shots, without refinement, every pixel one of t
 many labels the truth shows in a region.
 
 What lies outside of a region is unknown. ``--outside cut`` takes the features of the whole image and cuts them to
-the region: its cells know their surroundings, and nothing is learned of the rest. ``crop`` makes an image of the
-region, as a user does with ``Concept(images=[crop], masks=[mask])``. ``none`` takes the rest for none of the
-labels.
+the region: its cells know their surroundings, and nothing is learned of the rest, nor of pixels without a truth.
+``crop`` makes an image of the region, as a user does with ``Concept(images=[crop], masks=[mask])``. ``none`` takes
+the rest for none of the labels.
 
 Ways: "suggested" (impurity times uncertainty, times the distance to the regions taken before), "scores" (without
 the distance), "uncertainty" and "impurity" (one factor, with the distance), "distance" (alone), "balanced" (as
@@ -53,6 +53,10 @@ from ovseg.regions.worth import apart, region_worth, unlike
 _EACH = 4  # regions of an image that may be chosen among
 _PER_IMAGE = 2  # and taken
 _PARTS = ("features", "text", "colours", "structure")  # of a view
+
+
+Cut = tuple[View, Tensor] | None
+"""A region as methods see it, and the (L, h, w) true shares of its cells; None where none of them has a truth."""
 
 
 @dataclass(frozen=True)
@@ -193,25 +197,30 @@ def taken_by(
     return [windows[place] for place in order]
 
 
-def cut_out(image: PoolImage, window: Window, size: int) -> tuple[View, Tensor]:
-    """A window as methods see it, and the true shares of its cells."""
+def cut_out(image: PoolImage, window: Window, size: int) -> Cut:
+    """The cells of a window, in one row, and their true shares."""
     rows, columns = (slice(first, first + size) for first in window.corner)
-    view = image.view
+    view, shares = image.view, image.shares[:, rows, columns]
     parts = {name: part[:, rows, columns] for name in _PARTS if (part := getattr(view, name)) is not None}
-    return View(**parts), image.shares[:, rows, columns]
+    return known_cells(View(**parts), shares)
 
 
-def crop(
-    segmenter: Segmenter, queries: QueryBank, image: PoolImage, window: Window, size: int
-) -> tuple[View, Tensor]:
+def known_cells(view: View, shares: Tensor) -> Cut:
+    """The cells whose truth is known, in one row: methods look at cells one by one. None where nothing is known."""
+    known = shares.sum(0) > 0.5
+    parts = {name: part[:, known][:, None] for name in _PARTS if (part := getattr(view, name)) is not None}
+    return (View(**parts), shares[:, known][:, None]) if bool(known.any()) else None
+
+
+def crop(segmenter: Segmenter, queries: QueryBank, image: PoolImage, window: Window, size: int) -> Cut:
     """A window as an image of its own."""
     sides = zip(window.corner, image.mask.shape, image.view.grid, strict=True)
     part = tuple(slice(first * long // cells, (first + size) * long // cells) for first, long, cells in sides)
     alone = read_image(segmenter, queries, image.pixels[part].copy(), image.mask[part])
-    return alone.view, alone.shares
+    return known_cells(alone.view, alone.shares)
 
 
-def rest_is_none(image: PoolImage, window: Window, size: int) -> tuple[View, Tensor]:
+def rest_is_none(image: PoolImage, window: Window, size: int) -> Cut:
     """The whole image, and shares that are 0 outside of a window."""
     part = (slice(None), *(slice(first, first + size) for first in window.corner))
     inside = torch.zeros_like(image.shares)
@@ -220,17 +229,18 @@ def rest_is_none(image: PoolImage, window: Window, size: int) -> tuple[View, Ten
 
 
 def labels_in(shares: Tensor) -> list[int]:
-    """The labels that cells of a window show."""
+    """The labels that some cells show."""
     return [int(label) for label in (shares.amax((1, 2)) > 0.5).nonzero()[:, 0]]
 
 
-def taught(queries: QueryBank, cuts: Sequence[tuple[View, Tensor]], config: ExamplesConfig) -> QueryBank:
+def taught(queries: QueryBank, cuts: Sequence[Cut], config: ExamplesConfig) -> QueryBank:
     """The queries with what labelled regions teach."""
-    labels = sorted({label for _, shares in cuts for label in labels_in(shares)})
+    seen = [cut for cut in cuts if cut is not None]
+    labels = sorted({label for _, shares in seen for label in labels_in(shares)})
     shots = [
         Shot(view, number, shares[label])
         for number, label in enumerate(labels)
-        for view, shares in cuts
+        for view, shares in seen
         if label in labels_in(shares)
     ]
     if not shots:
@@ -274,6 +284,8 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", default=[3, 6, 12, 24, 48])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--outside", choices=["cut", "crop", "none"], default="cut")
+    parser.add_argument("--method", default="learned")
+    parser.add_argument("--fusion", default="growing")
     parser.add_argument("--draw", type=int, default=0, help="of pool and test images")
     parser.add_argument(
         "--ways", nargs="+", default=["random", "suggested", "scores", "uncertainty", "impurity", "balanced"]
@@ -284,10 +296,10 @@ def main() -> None:
     shuffled = [list(draw.permutation(np.array(find_images(folder / "images")))) for folder in given.folders]
     pool_paths, test_paths = shuffled[0][: given.pool], shuffled[-1][-given.test :]
     assert not set(pool_paths) & set(test_paths), "fewer images than pool and test together; ask for less"
-    segmenter = ovseg.load(given.model)
+    segmenter = ovseg.load(given.model).with_examples(method=given.method, fusion=given.fusion)
     config = segmenter.config.examples
     queries = segmenter.queries(truth.names)
-    readers: dict[str, Callable[[PoolImage, Window, int], tuple[View, Tensor]]] = {
+    readers: dict[str, Callable[[PoolImage, Window, int], Cut]] = {
         "cut": cut_out,
         "crop": partial(crop, segmenter, queries),
         "none": rest_is_none,
@@ -309,7 +321,7 @@ def main() -> None:
                 cuts = [read(pool[each.image], each, given.window) for each in windows]
                 told = [taught(queries, cuts[:count], config) for count in given.counts]
                 rows.append([mean_iou(segmenter, each, test) for each in told])
-                shown += [len(labels_in(cut_out(pool[each.image], each, given.window)[1])) for each in windows]
+                shown += [0 if cut is None else len(labels_in(cut[1])) for cut in cuts]
             print(f"| {way} | {' | '.join(map(summary, np.array(rows).T))} | {np.mean(shown):.1f} |", flush=True)
         print(f"{time.time() - started:.0f} s")
 
