@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ovseg.errors import SpaceError
-from ovseg.files import sha256_of, sha256_of_bytes
+from ovseg.errors import ConfigError, SpaceError
+from ovseg.files import read_json, sha256_of, sha256_of_bytes, write_json
 
 _SEAL = "digest"
 _DIGITS = 24  # of a digest: 96 bits
@@ -45,6 +45,26 @@ def difference(kept: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
         if before != after:
             return f"{key} {_shown(before)} before and {_shown(after)} now"
     return None
+
+
+def claim(path: str | Path, settings: Mapping[str, Any], *, what: str, advice: str) -> None:
+    """Write what a folder's content is made with, or refuse a folder that was begun with something else.
+
+    Args:
+        path: the JSON file of the folder that says so.
+        settings: what decides the content.
+        what: is kept there, for the error.
+        advice: what to do, to end the error.
+
+    Raises:
+        ConfigError: the file says something else, or cannot be read.
+        OutputError: the folder cannot be written to.
+    """
+    if Path(path).is_file():
+        kept = read_json(path, what=f"settings of {what}", advice=advice)
+        if other := difference(kept, settings):
+            raise ConfigError(f"'{Path(path).parent}' holds {what} of other settings: {other}; {advice}")
+    write_json(path, settings)
 
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:

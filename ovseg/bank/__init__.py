@@ -3,5 +3,7 @@
 from ovseg.bank.bank import ImageBank
 from ovseg.bank.options import BankOptions
 from ovseg.bank.search import Region, Retrieved
+from ovseg.bank.suggest import suggest
+from ovseg.bank.suggestions import Suggestion, Suggestions
 
-__all__ = ["BankOptions", "ImageBank", "Region", "Retrieved"]
+__all__ = ["BankOptions", "ImageBank", "Region", "Retrieved", "Suggestion", "Suggestions", "suggest"]

@@ -13,9 +13,9 @@ from PIL import Image
 
 from ovseg.bank.bank import ImageBank
 from ovseg.bank.store import read_json, writing
-from ovseg.errors import ConfigError, DatasetError, ImageError, VocabularyError
-from ovseg.files import atomic_path, write_json
-from ovseg.identity import FileMark, difference, digest
+from ovseg.errors import DatasetError, ImageError, VocabularyError
+from ovseg.files import atomic_path
+from ovseg.identity import FileMark, claim, digest
 from ovseg.images.load import read_image
 from ovseg.images.reading import Reading
 from ovseg.images.sources import mark_key, read_key, still_marked
@@ -139,7 +139,7 @@ def write_pseudo_labels(
     number, count = worker
     settings = _settings(segmenter, labels, background=background, confidence=confidence)
     with writing(root / f"worker-{number}", what="pseudo-labels"):
-        claim(root, settings)
+        claim_labels(root, settings)
         path = root / f"manifest-{number:03d}.jsonl"
         # errors are tried again
         done = {row["path"] for row in keep_lines(path, lambda row: "error" not in row and holds(row, root))}
@@ -227,12 +227,9 @@ def _settings(
     return settings
 
 
-def claim(root: Path, settings: dict[str, Any]) -> None:
+def claim_labels(root: Path, settings: dict[str, Any]) -> None:
     """Write the settings, or refuse a folder that has others."""
-    path = root / "labels.json"
-    if path.is_file() and (other := difference(read_json(path), settings)):
-        raise ConfigError(f"'{root}' holds pseudo-labels of other settings: {other}; choose another folder")
-    write_json(path, settings)
+    claim(root / "labels.json", settings, what="pseudo-labels", advice="choose another folder")
 
 
 def holds(row: dict[str, Any], root: Path) -> bool:

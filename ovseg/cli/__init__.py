@@ -26,6 +26,7 @@ COMMANDS = (
     "bank",
     "concept",
     "pseudo-label",
+    "suggest",
     "discover",
     "cache",
 )

@@ -1,10 +1,10 @@
-"""``ovseg concept``: learn concepts from a bank of unlabeled images, and see why."""
+"""``ovseg concept``: learn concepts from a bank of unlabeled images, see why, and steer them."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,13 +12,15 @@ from ovseg.cli.output import echo
 from ovseg.escape import one_line
 
 if TYPE_CHECKING:
-    from ovseg.concepts import ConceptSet
+    from ovseg.bank import ImageBank
+    from ovseg.concepts import ConceptReference, ConceptSet
+    from ovseg.pipeline.segmenter import Segmenter
 
 
 def register(app: typer.Typer) -> None:
     """Add the group of commands to ``app``."""
     group = typer.Typer(no_args_is_help=True, help=_HELP)
-    for function in (learn, show):
+    for function in (learn, refine, show):
         group.command()(function)
     app.add_typer(group, name="concept")
 
@@ -57,17 +59,56 @@ def learn(
         wanted, contexts, k = [*wanted, *read.entries()], [*contexts, *read.contexts], k or read.k
     if not wanted:
         raise VocabularyError("expected at least one NAME or --recipe, got neither; name what to learn")
-    opened = ovseg.ImageBank.open(bank)
-    segmenter = ovseg.load(opened.manifest["encoder"]["model"], device=device)
-    opened = ovseg.ImageBank.open(bank, segmenter=segmenter)
+    opened, segmenter = _open(bank, device)
     concepts = ovseg.learn_concepts(
         wanted, opened, k=k or 50, contexts=contexts, progress=lambda name: echo(f"learning {name}", err=True)
     )
-    concepts.save(out)
-    _print_table(concepts)
-    echo(f"concepts: {out}")
-    if picture is not None:
-        _save_picture(concepts, segmenter, picture)
+    _report(concepts, out, picture, segmenter)
+
+
+def refine(
+    concepts: Annotated[Path, typer.Argument(metavar="FILE", help="A concepts file.")],
+    bank: Annotated[Path, typer.Argument(metavar="BANK", help="The bank's folder.")],
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY", help="A photo of the bank that shows it: its path or file name, or PATH:ROW,COLUMN."
+        ),
+    ] = None,
+    reject: Annotated[
+        list[str] | None, typer.Option(metavar="KEY", help="A photo, or a place in one, that does not show it.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--concept", help="Which concept, where the file has several.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The new concepts file; the old one if not given.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Also write the picture of 'concept show'.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+) -> None:
+    """Learn a concept again, with what you say of its photos; what you said before counts on.
+
+    The picture of 'concept show' has the names of the photos and a ring at each seed, --json the places of all
+    seeds as fractions of height and width.
+
+    Example: ovseg concept refine cones.safetensors photos.bank --accept street.jpg --reject ice.jpg
+    """
+    import ovseg
+    from ovseg.concepts import refine_concepts
+    from ovseg.errors import VocabularyError
+
+    if not accept and not reject:
+        raise VocabularyError("expected --accept or --reject, got neither; say which photos show it or do not")
+    loaded = ovseg.ConceptSet.load(concepts)
+    opened, segmenter = _open(bank, device)
+    refined = refine_concepts(
+        loaded,
+        opened,
+        accept=accept or (),
+        reject=reject or (),
+        name=name,
+        progress=lambda text: echo(f"learning {text}", err=True),
+    )
+    _report(refined, out or concepts, picture, segmenter)
 
 
 def show(
@@ -84,17 +125,38 @@ def show(
 
     loaded = ovseg.ConceptSet.load(concepts)
     if as_json:
-        fields = ("name", "confidence", "purity", "separation", "threshold", "found")
-        echo(json.dumps([{key: getattr(each, key) for key in fields} for each in loaded.references], indent=2))
+        echo(json.dumps([_figures(each) for each in loaded.references], indent=2))
         return
     _print_table(loaded)
     _save_picture(loaded, ovseg.load(loaded.encoder["model"]), out, images=images)
 
 
-def _save_picture(concepts: ConceptSet, segmenter: object, path: Path, *, images: int = 20) -> None:
+def _open(bank: Path, device: str) -> tuple[ImageBank, Segmenter]:
+    """A bank with its model on a device."""
+    import ovseg
+
+    segmenter = ovseg.load(ovseg.ImageBank.open(bank).manifest["encoder"]["model"], device=device)
+    return ovseg.ImageBank.open(bank, segmenter=segmenter), segmenter
+
+
+def _report(concepts: ConceptSet, out: Path, picture: Path | None, segmenter: Segmenter) -> None:
+    concepts.save(out)
+    _print_table(concepts)
+    echo(f"concepts: {out}")
+    if picture is not None:
+        _save_picture(concepts, segmenter, picture)
+
+
+def _figures(reference: ConceptReference) -> dict[str, Any]:
+    """What ``--json`` says of a concept, its seeds among it."""
+    fields = ("name", "confidence", "purity", "separation", "threshold", "found")
+    return {key: getattr(reference, key) for key in fields} | {"seeds": list(map(vars, reference.seeds))}
+
+
+def _save_picture(concepts: ConceptSet, segmenter: Segmenter, path: Path, *, images: int = 20) -> None:
     from ovseg.cli.pictures import save_picture
 
-    save_picture(concepts.show(segmenter, images=images), path)  # type: ignore[arg-type]
+    save_picture(concepts.show(segmenter, images=images), path)
     echo(f"picture: {path}")
 
 

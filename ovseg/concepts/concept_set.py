@@ -30,7 +30,8 @@ ENOUGH = 20
 ABSENT = 0.2
 """Confidence under which the bank is taken not to show the concept; its references are then left unused."""
 _SUREST = 6.0  # logits: the tails of the bank's cosines say little about images of another kind
-_FORMAT = "ovseg-concepts-3"
+_FORMAT = "ovseg-concepts-4"
+_READABLE = ("ovseg-concepts-3", _FORMAT)  # the third had no verdicts
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,12 @@ class Seed:
     """Where a reference comes from.
 
     Attributes:
-        path: key of the bank's image.
-        row, column: position as fractions of the image's height and width.
+        path: key of the bank's image, or the name of a picture that was given.
+        row, column: position as fractions of the image's height and width; −1 for an image that was rejected whole.
         support: mean best match in the other images, in [-1, 1].
-        agrees: whether the text finds the concept there too.
+        agrees: whether the text finds the concept there too, or a person says so.
         reference: number of the concept's reference that it went into; −1 for none.
+        verdict: what a person said: "accepted", "rejected", "given" (of a picture with the concept); else empty.
     """
 
     path: str
@@ -51,6 +53,7 @@ class Seed:
     support: float
     agrees: bool
     reference: int
+    verdict: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,10 @@ class ConceptReference:
         spread: cosine difference that makes inside e times as likely against outside.
         purity: estimated share of the retrieved images that show the concept.
         separation: how well the threshold parts the bank's cells: true minus false positive rate.
-        seeds: one per retrieved image.
+        seeds: one per image that was looked at, then what was rejected, and what was accepted and is gone.
+        synonyms, not_: the further words that it was learned by.
+        k: images retrieved.
+        given: (n, C) float32 unit, features at the seeds of pictures that were given; None without.
     """
 
     name: str
@@ -74,9 +80,15 @@ class ConceptReference:
     purity: float
     separation: float
     seeds: tuple[Seed, ...]
+    synonyms: tuple[str, ...] = ()
+    not_: tuple[str, ...] = ()
+    k: int = 50
+    given: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_shape("embeddings", self.embeddings, "R C")
+        if self.given is not None:
+            check_shape("given", self.given, "n C", C=self.embeddings.shape[1])
 
     @property
     def confidence(self) -> float:
@@ -139,7 +151,10 @@ class ConceptSet:
     @property
     def digest(self) -> str:
         """24 hexadecimal digits over everything that these concepts are made of."""
-        return digest(self._header(), [each.embeddings.tolist() for each in self.references])
+        given = [[] if each.given is None else each.given.tolist() for each in self.references]
+        return digest(
+            self._header(), [each.embeddings.tolist() for each in self.references], *([given] if any(given) else [])
+        )
 
     def check_model(self, info: Mapping[str, str]) -> None:
         """Refuse a model other than the one the concepts were learned with.
@@ -177,6 +192,8 @@ class ConceptSet:
             OutputError: the folder cannot be written to.
         """
         tensors = {f"concept-{number}": each.embeddings for number, each in enumerate(self.references)}
+        given = {f"given-{number}": each.given for number, each in enumerate(self.references)}
+        tensors |= {name: vectors for name, vectors in given.items() if vectors is not None}
         header = {
             "format": _FORMAT,
             "digest": self.digest,
@@ -195,7 +212,7 @@ class ConceptSet:
         if not Path(path).is_file():
             raise ModelError(f"no concepts file '{path}'; 'ovseg concept learn' makes one")
         tensors, metadata = load_weights(path)
-        if metadata.get("format") != _FORMAT:
+        if metadata.get("format") not in _READABLE:
             raise ModelError(
                 f"'{path}' must be a concepts file ({_FORMAT}), got {metadata.get('format')}; learn it again"
             )
@@ -220,6 +237,9 @@ class ConceptSet:
             ConceptReference(
                 embeddings=tensors[f"concept-{number}"],
                 seeds=tuple(Seed(**seed) for seed in values.pop("seeds")),
+                given=tensors.get(f"given-{number}"),
+                synonyms=tuple(values.pop("synonyms", ())),
+                not_=tuple(values.pop("not_", ())),
                 **values,
             )
             for number, values in enumerate(header.pop("references"))
@@ -243,18 +263,26 @@ class ConceptSet:
         return concept_picture(self, segmenter, images=images, side=side)
 
     def _header(self) -> dict[str, Any]:
-        fields = ("name", "threshold", "spread", "purity", "separation")
-        described = [
-            {name: getattr(each, name) for name in fields} | {"seeds": [asdict(seed) for seed in each.seeds]}
-            for each in self.references
-        ]
         return {
-            "references": described,
+            "references": [_described(each) for each in self.references],
             "space": self.space,
             "features": self.features,
             "encoder": self.encoder,
             "contexts": list(self.contexts),
         }
+
+
+def _described(reference: ConceptReference) -> dict[str, Any]:
+    """A concept but for its vectors; what has no value is left out, as in files of the third format."""
+    fields = ("name", "threshold", "spread", "purity", "separation")
+    described = {name: getattr(reference, name) for name in fields}
+    described |= {name: list(words) for name in ("synonyms", "not_") if (words := getattr(reference, name))}
+    if reference.k != ConceptReference.k:
+        described["k"] = reference.k
+    seeds = [asdict(seed) for seed in reference.seeds]
+    return described | {
+        "seeds": [{key: part for key, part in seed.items() if key != "verdict" or part} for seed in seeds]
+    }
 
 
 def merge_concepts(sets: Sequence[ConceptSet]) -> ConceptSet:

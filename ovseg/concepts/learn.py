@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ovseg.concepts.concept_set import ConceptReference, ConceptSet, Seed
 from ovseg.concepts.cosegment import (
@@ -21,58 +20,40 @@ from ovseg.concepts.cosegment import (
     seed_features,
     support,
 )
-from ovseg.concepts.evidence import Features, feature_maps
-from ovseg.errors import DatasetError, ImageError, VocabularyError
+from ovseg.concepts.look import Looker, Seen, mark_alike
+from ovseg.concepts.options import LearnOptions
+from ovseg.concepts.steer import Steering, read_decisions
+from ovseg.errors import DatasetError, VocabularyError, did_you_mean
 from ovseg.examples.calibrate import calibrate
 from ovseg.identity import check_model
 from ovseg.images.find import refuse_path
-from ovseg.pipeline.logits import class_logits
-from ovseg.regions.clusters import cluster_cells, spherical_kmeans
-from ovseg.vocabulary.labels import Concept, Vocabulary
+from ovseg.pipeline.places import Picture, pictures_of
+from ovseg.regions.clusters import spherical_kmeans
+from ovseg.vocabulary.labels import Concept, Vocabulary, without_pictures
 
 if TYPE_CHECKING:
     from ovseg.bank.bank import ImageBank
-    from ovseg.pipeline.encoded import EncodedImage
     from ovseg.pipeline.segmenter import Segmenter
 
 _LEAST_SEEDS = 3  # of a cluster that becomes a reference of its own
 
+Decisions = Sequence[str] | Mapping[str, Sequence[str]]
+"""Images that are accepted or rejected; by name where several concepts are learned."""
+
 
 @dataclass(frozen=True)
-class LearnOptions:
-    """How concepts are learned.
+class Known:
+    """What is known of a concept besides its words.
 
     Attributes:
-        k: images retrieved per concept.
-        grid: side, in cells, of the square grid that every image's features are brought to.
-        features: "structure", "joint", or "auto": structure where the model has it.
-        parts: regions per image, at most, over which the text's probability is averaged: a region of similar cells
-            shows the concept as a whole or not at all.
-        agreement: probability of the concept in a seed's region under which the seed is left out.
-        max_references: clusters of seeds, at most.
-        cluster_gain: mean cosine to the nearest reference that one more cluster must add.
-        negatives: random bank images that stand for everything else in the calibration.
-        regions: retrieve by region vectors, where the bank has them.
+        steering: what a person said of the bank's images.
+        pictures: that show it, and that do not.
+        given: (n, C) features at the seeds of pictures that an earlier call was given, and these seeds.
     """
 
-    k: int = 50
-    grid: int = 24
-    features: str = "auto"
-    parts: int = 12
-    agreement: float = 0.3
-    max_references: int = 3
-    cluster_gain: float = 0.06
-    negatives: int = 24
-    regions: bool = True
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """Images of the bank on one grid: (k, C, h, w) unit maps, (k, h, w) probability by text and region, keys."""
-
-    maps: Tensor
-    text: Tensor
-    paths: tuple[str, ...]
+    steering: Steering = field(default_factory=Steering)
+    pictures: Sequence[Picture] = ()
+    given: tuple[Tensor, tuple[Seed, ...]] | None = None
 
 
 def learn_concepts(
@@ -83,6 +64,8 @@ def learn_concepts(
     k: int = 50,
     contexts: Sequence[str] = (),
     options: LearnOptions | None = None,
+    accept: Decisions = (),
+    reject: Decisions = (),
     progress: Callable[[str], None] | None = None,
 ) -> ConceptSet:
     """Concepts by name from a bank of unlabeled images.
@@ -92,50 +75,66 @@ def learn_concepts(
     disagrees with are left out; the rest becomes one or more references; their threshold is measured on the bank.
 
     Args:
-        names: what to learn; a ``Concept`` adds synonyms, and ``not_`` as negative examples.
+        names: what to learn; a ``Concept`` adds synonyms, and ``not_`` as negative examples. Its pictures count
+            together with the retrieved images, as if the text were sure of their masks and of nothing else;
+            ``not_images`` are negatives of the calibration.
         bank: where to look.
         segmenter: the bank's model; None takes the bank's own.
         k: images per concept; a smaller bank gives all it has.
         contexts: common surroundings, learned first and in order, which count less as matches.
         options: everything else; its ``k`` is replaced by ``k``.
+        accept: images of the bank (keys, paths or names of files) that show the concept for certain, retrieved or
+            not; ``"path:row,column"``, fractions of height and width, says where its seed lies. A mapping from
+            names to such lists where several concepts are learned. ``refine_concepts`` goes on from a concept
+            that was learned.
+        reject: images that do not: they count in nothing but the calibration, as negatives. With a place, the
+            cell there and those of the image that are like it do not, and the image gets another seed.
         progress: called with each concept's name when it is begun.
 
     Raises:
-        DatasetError: the bank has fewer than two images that can be read.
+        DatasetError: the bank has fewer than two images that can be read, or no image that is accepted or rejected.
         SpaceError: ``segmenter`` is not the bank's model.
-        VocabularyError: no names, or one that cannot be used.
+        VocabularyError: no names, one that cannot be used, places that do not fit, or accepted and rejected images
+            of a concept that is not learned.
+        ImageError: a picture cannot be read.
 
     Source: Shin et al., ReCo, NeurIPS 2022, section 3. Deviations: text weights are the probability against
     contrast phrases, averaged over regions, instead of a sigmoid of the cosine, whose range differs between models;
     and they weigh the seed itself too, or the surroundings that all images share would win (``cosegment`` is ReCo's
     own).
     """
-    learner = _Learner(bank, segmenter or bank.segmenter, options or LearnOptions(), k=k)
-    wanted = Vocabulary.of(names).concepts()
+    learner = Learner(bank, segmenter or bank.segmenter, options or LearnOptions(), k=k)
+    words, shown = without_pictures(names)
+    wanted = Vocabulary.of(words).concepts()
     for text in (*contexts, *(word for each in wanted for word in (each.label, *each.synonyms, *each.not_))):
         refuse_path(text, what="the name of a concept")  # the bank's search would take it for an image
-    backgrounds: dict[str, ConceptReference] = {}
-    for context in contexts:
-        if progress is not None:
-            progress(context)
-        backgrounds[context] = learner.learn(Concept(context), list(backgrounds.values()))
-    learned = []
-    for concept in wanted:
-        if progress is not None:
-            progress(concept.label)
-        known = backgrounds.get(concept.label)
-        learned.append(known or learner.learn(concept, list(backgrounds.values())))
-    return ConceptSet(
-        references=tuple(learned),
-        space=learner.segmenter.model.head.space,
-        features=learner.features,
-        encoder=dict(learner.segmenter.info),
-        contexts=tuple(contexts),
-    )
+    labels = [concept.label for concept in wanted]
+    yes, no = _by_name(accept, labels, what="accept"), _by_name(reject, labels, what="reject")
+    known = {label: learner.known(shown.get(label), yes[label], no[label]) for label in labels}
+    return learner.all(wanted, known, contexts=contexts, progress=progress)
 
 
-class _Learner:
-    """What all concepts of a call share: the model, the options and the images that stand for the rest."""
+def _by_name(texts: Decisions, labels: Sequence[str], *, what: str) -> dict[str, Sequence[str]]:
+    """The images that are accepted or rejected, for each concept."""
+    if not isinstance(texts, Mapping):
+        if len(labels) > 1 and texts:
+            raise VocabularyError(
+                f"{what} must say for which of {len(labels)} concepts, got a list; write "
+                f"{what}={{'{labels[0]}': [...]}}"
+            )
+        texts = {labels[0]: texts}
+    for name in texts:
+        if name not in labels:
+            raise VocabularyError(f"{what} names '{name}', which is not learned{did_you_mean(name, labels)}")
+    return {label: texts.get(label, ()) for label in labels}
+
+
+class Learner:
+    """What all concepts of a call share: the model, the options and the images that stand for the rest.
+
+    Raises:
+        DatasetError, SpaceError, VocabularyError: see ``learn_concepts``.
+    """
 
     def __init__(self, bank: ImageBank, segmenter: Segmenter, options: LearnOptions, *, k: int) -> None:
         built = f"the bank '{bank.root}' was built"
@@ -147,96 +146,155 @@ class _Learner:
         if k < 2:
             raise VocabularyError(f"k must be at least 2, got {k}; 50 is usual")
         self.bank, self.segmenter, self.options, self.k = bank, segmenter, options, k
-        self._features: Features | None = None
-        self._rest: dict[int, Tensor] = {}
+        self.look = Looker(bank, segmenter, options)
 
-    @property
-    def features(self) -> Features:
-        """Which maps are compared."""
-        if self._features is None:
-            chosen = self.options.features
-            if chosen == "auto":
-                has = self.segmenter.encode(np.zeros((64, 64, 3), np.uint8)).features.structure is not None
-                chosen = "structure" if has else "joint"
-            self._features = "structure" if chosen == "structure" else "joint"
-        return self._features
+    def known(
+        self, shown: Concept | None, accept: Sequence[str], reject: Sequence[str], seeds: Sequence[Seed] = ()
+    ) -> Known:
+        """What is known of a concept that has pictures, and of whose ``seeds`` a person says something.
+
+        Raises:
+            DatasetError, VocabularyError: see ``learn_concepts``.
+        """
+        side = self.options.grid
+        if shown is not None and not shown.use_name:
+            raise VocabularyError(
+                f"learning '{shown.label}' retrieves images by its name, got use_name=False; leave that out, or "
+                "segment with the concept itself, which needs no bank"
+            )
+        decisions = read_decisions(self.bank, accept, reject, seeds=seeds, side=side)
+        return Known(Steering().then(decisions, side=side), () if shown is None else pictures_of(shown))
+
+    def all(
+        self,
+        wanted: Sequence[Concept],
+        known: Mapping[str, Known],
+        *,
+        contexts: Sequence[str],
+        progress: Callable[[str], None] | None,
+    ) -> ConceptSet:
+        """Several concepts, after their contexts."""
+        backgrounds: dict[str, ConceptReference] = {}
+        for context in contexts:
+            if progress is not None:
+                progress(context)
+            backgrounds[context] = self.learn(
+                Concept(context), list(backgrounds.values()), known.get(context, Known())
+            )
+        learned = []
+        for concept in wanted:
+            if progress is not None:
+                progress(concept.label)
+            before = backgrounds.get(concept.label)
+            learned.append(before or self.learn(concept, list(backgrounds.values()), known[concept.label]))
+        return ConceptSet(
+            references=tuple(learned),
+            space=self.segmenter.model.head.space,
+            features=self.look.features,
+            encoder=dict(self.segmenter.info),
+            contexts=tuple(contexts),
+        )
 
     @torch.inference_mode()
-    def learn(self, concept: Concept, contexts: Sequence[ConceptReference]) -> ConceptReference:
+    def learn(self, concept: Concept, contexts: Sequence[ConceptReference], known: Known) -> ConceptReference:
         """One concept, seeing the contexts learned before it."""
-        rows = self._retrieve(concept)
-        seen = self._see(rows, concept)
-        away = [vector for context in contexts for vector in context.embeddings]
+        rows = self._retrieve(concept, known.steering)
+        seen, negatives = self.look.with_pictures(self.look.see(rows, concept, known.steering), known.pictures)
         # A context is what the images share besides the concept: matches with it must not make a seed.
+        away = [vector for context in contexts for vector in context.embeddings]
         weights = seen.text * context_weights(seen.maps, away)
         found = support(seen.maps, weights, dtype=quick_dtype(seen.maps.device))
         # The weight counts at the seed too, not only at what it is matched with: else a road that all photos of
         # cones show would be their seed.
-        seeds = best_cells(found * weights)
-        agrees = at_cells(seen.text, seeds) >= self.options.agreement
-        vectors = seed_features(seen.maps, seeds)
-        # Where the text agrees with hardly any seed it is no judge, and all of them are kept.
-        kept = vectors[agrees] if int(agrees.sum()) >= 2 else vectors
+        cells = self._placed(best_cells(found * weights), seen.paths, known.steering)
+        self._trust(seen, cells, known.steering)
+        vectors = seed_features(seen.maps, cells)
+        seeds = self._described(seen, cells, at_cells(found, cells), known.steering)
+        purity = float(np.mean([seed.agrees for seed in seeds[: seen.retrieved]]))
+        if known.given is not None:
+            vectors, seeds = torch.cat([vectors, known.given[0]]), [*seeds, *known.given[1]]
+        references, owner = self._references(vectors, seeds)
+        seeds = [replace(seed, reference=int(number)) for seed, number in zip(seeds, owner, strict=True)]
+        rejected = self.look.rows_of(sorted(known.steering.rejected))
+        negatives += self.look.maps_of(rejected)
+        threshold, spread, parted = self._calibrate(references, seen, negatives, exclude=[*rows, *rejected])
+        given = torch.tensor([seed.verdict == "given" for seed in seeds])
+        return ConceptReference(
+            concept.label,
+            references.cpu(),
+            threshold,
+            spread,
+            purity,
+            parted,
+            (*seeds, *known.steering.besides(seen.paths)),
+            synonyms=tuple(word for word in concept.synonyms if word != concept.label),
+            not_=concept.not_,
+            k=self.k,
+            given=vectors[given].cpu() if bool(given.any()) else None,
+        )
+
+    def _placed(self, seeds: Tensor, paths: Sequence[str], steering: Steering) -> Tensor:
+        """The seeds, moved to where they were accepted."""
+        for number, path in enumerate(paths):
+            for said in steering.places(path):
+                if said.verdict == "accepted":
+                    seeds[number] = torch.tensor(said.cell(self.options.grid))
+        return seeds
+
+    def _trust(self, seen: Seen, cells: Tensor, steering: Steering) -> None:
+        """Make the probability certain, in place, around the seeds of images that were accepted."""
+        accepted = set(steering.accepted)
+        for number, path in enumerate(seen.paths[: seen.retrieved]):
+            if path in accepted:
+                row, column = cells[number].tolist()
+                mark_alike(seen.text[number], seen.maps[number], (row, column), 1.0)
+                self.look.strike(seen.text[number], steering.places(path))
+
+    def _described(self, seen: Seen, cells: Tensor, found: Tensor, steering: Steering) -> list[Seed]:
+        """The seeds at ``cells``, not yet given to references."""
+        accepted = set(steering.accepted)
+        places = ((cells + 0.5) / self.options.grid).tolist()
+        text = at_cells(seen.text, cells)
+        seeds = []
+        for number, (path, (row, column)) in enumerate(zip(seen.paths, places, strict=True)):
+            verdict = "given" if number >= seen.retrieved else "accepted" if path in accepted else ""
+            agrees = bool(verdict) or float(text[number]) >= self.options.agreement
+            seeds.append(Seed(path, row, column, float(found[number]), agrees, -1, verdict))
+        return seeds
+
+    def _references(self, vectors: Tensor, seeds: Sequence[Seed]) -> tuple[Tensor, Tensor]:
+        """(R, C) references of the seeds that agree, and (n,) the reference of each; −1 for those left out."""
+        agrees = torch.tensor([seed.agrees for seed in seeds])
+        # Where the text agrees with hardly any seed it is no judge, and all are kept, unless a person is the judge.
+        judged = int(agrees.sum()) >= 2 or any(seed.agrees and seed.verdict for seed in seeds)
+        kept = agrees if judged else torch.ones_like(agrees)
         references, members = cluster(
-            kept, most=self.options.max_references, gain=self.options.cluster_gain, least=_LEAST_SEEDS
+            vectors[kept], most=self.options.max_references, gain=self.options.cluster_gain, least=_LEAST_SEEDS
         )
         owner = torch.full((len(vectors),), -1)
-        owner[agrees if len(kept) < len(vectors) else slice(None)] = members
-        threshold, spread, parted = self._calibrate(references, seen, exclude=rows)
-        side = self.options.grid
-        places = ((seeds + 0.5) / side).tolist()
-        described = tuple(
-            Seed(path, row, column, float(score), bool(agree), int(reference))
-            for path, (row, column), score, agree, reference in zip(
-                seen.paths, places, at_cells(found, seeds), agrees, owner, strict=True
-            )
-        )
-        purity = float(agrees.float().mean())
-        return ConceptReference(concept.label, references.cpu(), threshold, spread, purity, parted, described)
+        owner[kept] = members
+        return references, owner
 
-    def _retrieve(self, concept: Concept) -> list[int]:
+    def _retrieve(self, concept: Concept, steering: Steering) -> list[int]:
+        """Rows of the bank: the nearest that are not rejected, and those that are accepted."""
         query = [concept.label, *concept.synonyms]
         negative = list(concept.not_) or None
         regions = self.options.regions and "regions" in self.bank.manifest["index"]
-        retrieved = self.bank.search(query, self.k, negative=negative, regions=regions)
-        return [int(row) for row in retrieved.rows[0]]
+        rejected = steering.rejected
+        retrieved = self.bank.search(query, self.k + len(rejected), negative=negative, regions=regions)
+        rows = [int(row) for row in retrieved.rows[0] if self.bank.paths[row] not in rejected][: self.k]
+        return list(dict.fromkeys([*rows, *self.look.rows_of(steering.accepted)]))
 
-    def _see(self, rows: Sequence[int], concept: Concept) -> _Seen:
-        """Encode images densely; those that cannot be read any more are passed over."""
-        queries = self.segmenter.queries([concept], background="auto")
-        maps, text, paths = [], [], []
-        for row in rows:
-            try:
-                encoded = self.segmenter.encode(self.bank.image(row))
-            except ImageError:
-                continue
-            # The plain text: modifiers, such as concepts learned before, must not judge what is being learned.
-            logits = class_logits(
-                self.segmenter.model.head, encoded.features, queries, smoothing=self.segmenter.config.smoothing
-            ).values
-            maps.append(self._on_grid(encoded))
-            probability = _resized(encoded.unpadded(logits.softmax(0)[:1]), self.options.grid)[0].cpu()
-            text.append(over_regions(probability, maps[-1], parts=self.options.parts))
-            paths.append(self.bank.paths[row])
-        if len(maps) < 2:
-            raise DatasetError(
-                f"learning '{concept.label}' needs 2 images that can be read, got {len(maps)} of {len(rows)}; "
-                "were they moved? Build the bank again"
-            )
-        return _Seen(torch.stack(maps), torch.stack(text), tuple(paths))
-
-    def _on_grid(self, encoded: EncodedImage) -> Tensor:
-        maps = encoded.unpadded(feature_maps(encoded.features, self.features))
-        return functional.normalize(_resized(maps, self.options.grid), dim=0).cpu()
-
-    def _calibrate(self, references: Tensor, seen: _Seen, *, exclude: Sequence[int]) -> tuple[float, float, float]:
+    def _calibrate(
+        self, references: Tensor, seen: Seen, negatives: Sequence[Tensor], *, exclude: Sequence[int]
+    ) -> tuple[float, float, float]:
         """Threshold, spread and separation of the cosines inside and outside the concept."""
         cosine = torch.einsum("rc,kchw->krhw", references, seen.maps).amax(1)
         inside = cosine[seen.text >= 0.5]
         if len(inside) < len(seen.maps):  # too few: the surest cell of each image
             inside = cosine.flatten(1).gather(1, seen.text.flatten(1).argmax(1)[:, None]).flatten()
         outside = [cosine[seen.text < 0.1].flatten()]
-        for maps in self._others(set(exclude)):
+        for maps in (*negatives, *self._others(set(exclude))):
             outside.append(torch.einsum("rc,chw->rhw", references, maps).amax(0).flatten())
         return calibrate(inside, torch.cat(outside))
 
@@ -244,30 +302,7 @@ class _Learner:
         """(C, h, w) maps of random bank images that were not retrieved; each is encoded once."""
         # One order for all concepts of a call, so that an image encoded for one serves the next.
         order = np.random.default_rng(0).permutation(len(self.bank)).tolist()
-        chosen = [row for row in order if row not in exclude][: self.options.negatives]
-        for row in chosen:
-            if row not in self._rest:
-                try:
-                    self._rest[row] = self._on_grid(self.segmenter.encode(self.bank.image(row)))
-                except ImageError:
-                    continue
-        return [self._rest[row] for row in chosen if row in self._rest]
-
-
-def over_regions(probability: Tensor, maps: Tensor, *, parts: int) -> Tensor:
-    """Each cell's mean over the region that it lies in.
-
-    Args:
-        probability: (h, w).
-        maps: (C, h, w) unit; cells that are alike make a region.
-        parts: regions, at most.
-
-    Returns:
-        (h, w).
-    """
-    owner = cluster_cells(maps, count=parts)
-    sums = torch.bincount(owner.flatten(), weights=probability.flatten().float())
-    return (sums / torch.bincount(owner.flatten()))[owner]
+        return self.look.maps_of([row for row in order if row not in exclude][: self.options.negatives])
 
 
 def cluster(vectors: Tensor, *, most: int, gain: float, least: int) -> tuple[Tensor, Tensor]:
@@ -294,10 +329,3 @@ def cluster(vectors: Tensor, *, most: int, gain: float, least: int) -> tuple[Ten
             break
         references, members, fit = centres, owner, better
     return references, members
-
-
-def _resized(maps: Tensor, side: int) -> Tensor:
-    """(C, h, w) to (C, side, side): averaged when smaller, bilinear when larger."""
-    return functional.interpolate(
-        maps[None].float(), size=(side, side), mode="bilinear", align_corners=False, antialias=True
-    )[0]

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ovseg.bank.pseudo_labels import IGNORE, PseudoLabelReport, claim, holds, report, write_maps
+from ovseg.bank.pseudo_labels import IGNORE, PseudoLabelReport, claim_labels, holds, report, write_maps
 from ovseg.bank.store import writing
 from ovseg.concepts import ConceptReference, ConceptSet
 from ovseg.concepts.concept_set import Seed
@@ -109,7 +109,7 @@ def write_named_labels(made: Discovery, out: str | Path) -> PseudoLabelReport:
         owned, [asdict(photo.segments[0])["rle"] for photo in found.photos if photo.segments]
     )
     with writing(root, what="pseudo-labels"):
-        claim(root, settings)
+        claim_labels(root, settings)
         path = root / "manifest-000.jsonl"
         done = {line["path"] for line in keep_lines(path, lambda line: holds(line, root))}
         with Journal(path) as journal:

@@ -16,8 +16,7 @@ from ovseg.bank.store import writing
 from ovseg.config import choose
 from ovseg.discovery.proposers import PROPOSERS, object_vectors, propose
 from ovseg.errors import ConfigError, ImageError, ShapeError
-from ovseg.files import read_json, write_json
-from ovseg.identity import FileMark, difference
+from ovseg.identity import FileMark, claim
 from ovseg.images.load import read_image
 from ovseg.images.sources import Item, iterate, key_exists, mark_key, still_marked
 from ovseg.journal import Journal, keep_lines, read_journal
@@ -113,7 +112,8 @@ def find_objects(
     choose("way to propose objects", by, PROPOSERS)
     items = _outside(folder, out)
     with writing(out, what="discovery"):
-        _claim(out / "settings.json", {"by": by, "segmenter": segmenter.info})
+        settings = {"by": by, "segmenter": segmenter.info}
+        claim(out / "settings.json", settings, what="objects", advice=_AGAIN)
         path = out / "objects.jsonl"
         lines = keep_lines(path, _holds)
         done = {line["path"]: line for line in lines}
@@ -149,15 +149,6 @@ def _outside(folder: str | Path, out: Path) -> list[Item]:
     if not items:
         raise ImageError(f"expected photos outside of '{out}', got only such as are its own; give another folder")
     return items
-
-
-def _claim(path: Path, settings: dict[str, Any]) -> None:
-    """Write the settings, or refuse a folder that has others."""
-    if path.is_file():
-        kept = read_json(path, what="settings of a discovery", advice=_AGAIN)
-        if other := difference(kept, settings):
-            raise ConfigError(f"'{path.parent}' holds objects of other settings: {other}; {_AGAIN}")
-    write_json(path, settings)
 
 
 def _holds(line: dict[str, Any]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from ovseg.images.sources import read_key
 _PAPER = (250, 250, 248)
 _INK = (32, 33, 36)
 _SEED = (213, 94, 0)
+_SURE = (0, 90, 181)
 _MASK = (0, 158, 115)
 
 
@@ -65,15 +66,22 @@ def boxed(picture: Image.Image, side: int) -> Image.Image:
 
 
 def evidence_tile(
-    pixels: NDArray[np.uint8], mask: NDArray[np.bool_], seed: tuple[float, float], *, side: int
+    pixels: NDArray[np.uint8],
+    mask: NDArray[np.bool_],
+    seed: tuple[float, float],
+    *,
+    side: int,
+    verdict: str = "",
 ) -> Image.Image:
     """An image with its co-segmented mask in green and its seed as a ring.
 
     Args:
         pixels: (H, W, 3) uint8.
         mask: (h, w) bool of cells.
-        seed: row and column as fractions of the height and width.
+        seed: row and column as fractions of the height and width; negative for the image as a whole.
         side: pixels of the tile.
+        verdict: what a person said of the seed: "accepted" or "given" makes the ring a double one in blue,
+            "rejected" a cross, over all of the image where it was rejected whole.
     """
     photo = Image.fromarray(pixels)
     tint = Image.new("RGB", photo.size, _MASK)
@@ -81,8 +89,16 @@ def evidence_tile(
     painted = Image.composite(Image.blend(photo, tint, 0.5), photo, shape)
     radius = max(3, round(0.025 * max(photo.size)))
     x, y = seed[1] * photo.width, seed[0] * photo.height
-    pen = ImageDraw.Draw(painted)
-    pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline=_SEED, width=max(2, radius // 2))
+    pen, width = ImageDraw.Draw(painted), max(2, radius // 2)
+    if verdict == "rejected":
+        whole = min(seed) < 0
+        box = (0, 0, *photo.size) if whole else (x - 2 * radius, y - 2 * radius, x + 2 * radius, y + 2 * radius)
+        pen.line(box, fill=_SEED, width=width)
+        pen.line((box[0], box[3], box[2], box[1]), fill=_SEED, width=width)
+        return boxed(painted, side)
+    rings = [radius, 2 * radius + width] if verdict else [radius]
+    for size in rings:
+        pen.ellipse((x - size, y - size, x + size, y + size), outline=_SURE if verdict else _SEED, width=width)
     return boxed(painted, side)
 
 
@@ -105,13 +121,37 @@ def object_tile(
     return boxed(Image.fromarray(np.where(inside, shown, dimmed)), side)
 
 
-def captioned(tile: Image.Image, text: str) -> Image.Image:
-    """The tile with a line of text below it."""
-    size = max(11, tile.height // 10)
-    canvas = Image.new("RGB", (tile.width, tile.height + round(1.6 * size)), _PAPER)
+def boxes_tile(photo: Image.Image, boxes: Mapping[str, tuple[int, int, int, int]], *, side: int) -> Image.Image:
+    """An image with boxes, each with its name in the top left corner.
+
+    Args:
+        photo: the image.
+        boxes: by name x0, y0, x1, y1 in its pixels; x1 and y1 are not included.
+        side: pixels of the tile.
+    """
+    tile = boxed(photo, side)
+    scale = min(1.0, side / max(photo.size))
+    left, top = ((side - min(side, round(length * scale))) // 2 for length in photo.size)
+    pen, font = ImageDraw.Draw(tile), ImageFont.load_default(size=14)
+    for name, (x0, y0, x1, y1) in boxes.items():
+        corners = [left + x0 * scale, top + y0 * scale, left + x1 * scale - 1, top + y1 * scale - 1]
+        pen.rectangle(corners, outline=_PAPER, width=4)
+        pen.rectangle(corners, outline=_SEED, width=2)
+        label = pen.textbbox((corners[0] + 4, corners[1] + 2), name, font=font)
+        pen.rectangle((label[0] - 2, label[1] - 2, label[2] + 2, label[3] + 2), fill=_SEED)
+        pen.text((corners[0] + 4, corners[1] + 2), name, fill=_PAPER, font=font)
+    return tile
+
+
+def captioned(tile: Image.Image, text: str, *, size: int | None = None) -> Image.Image:
+    """The tile with lines of text below it, of a ``size`` in pixels that fits the tile where none is given."""
+    size, lines = size or max(11, tile.height // 10), text.split("\n")
+    step = round(1.2 * size)
+    canvas = Image.new("RGB", (tile.width, tile.height + round(0.4 * size) + step * len(lines)), _PAPER)
     canvas.paste(tile)
-    font = ImageFont.load_default(size=size)
-    ImageDraw.Draw(canvas).text((tile.width / 2, tile.height), text, fill=_INK, font=font, anchor="ma")
+    font, pen = ImageFont.load_default(size=size), ImageDraw.Draw(canvas)
+    for number, line in enumerate(lines):
+        pen.text((tile.width / 2, tile.height + number * step), line, fill=_INK, font=font, anchor="ma")
     return canvas
 
 

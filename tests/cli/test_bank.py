@@ -131,6 +131,59 @@ def test_a_concept_nobody_photographed_is_said_plainly(run: Run) -> None:
     assert json.loads(run("concept", "show", "c.safetensors", "--json").stdout)[1]["found"] is False
 
 
+def test_a_concept_is_steered_by_what_a_person_says_of_its_photos(run: Run) -> None:
+    run("bank", "build", "photos", "--out", "b")
+    run("concept", "learn", "b", "red", "-k", "6", "--out", "c.safetensors")
+    shown = json.loads(run("concept", "show", "c.safetensors", "--json").stdout)[0]
+    first, second = (seed["path"] for seed in shown["seeds"][:2])
+    steered = ("--accept", Path(first).name, "--reject", second, "--picture", "c.png")
+    refined = run("concept", "refine", "c.safetensors", "b", *steered, "--out", "d.safetensors")
+    assert "concepts: d.safetensors" in refined.stdout
+    assert "learning red" in refined.stderr
+    assert Image.open("c.png").width > 400
+    run("concept", "refine", "d.safetensors", "b", "--reject", f"{shown['seeds'][2]['path']}:0,0")  # in place
+    (kept,) = json.loads(run("concept", "show", "d.safetensors", "--json").stdout)
+    said = {seed["path"]: (seed["verdict"], seed["row"]) for seed in kept["seeds"] if seed["verdict"]}
+    assert {key: verdict for key, (verdict, _) in said.items()} == {
+        first: "accepted",
+        second: "rejected",
+        shown["seeds"][2]["path"]: "rejected",
+    }
+    assert (said[second][1], said[shown["seeds"][2]["path"]][1]) == (-1, 0)
+    for arguments, message in (
+        ((), "--accept or --reject, got neither"),
+        (("--accept", "00-red-gren.png"), "did you mean '00-red-green.png'"),
+        (("--accept", first, "--concept", "rde"), "did you mean 'red'"),
+    ):
+        assert message in str(run("concept", "refine", "c.safetensors", "b", *arguments, code=1).exception)
+    wrong = run("concept", "refine", "none.safetensors", "b", "--reject", first, code=1)
+    assert "no concepts file 'none.safetensors'" in str(wrong.exception)
+
+
+def test_what_to_label_next_is_told_drawn_and_written(run: Run) -> None:
+    run("bank", "build", "photos", "--out", "b")
+    asked = ("suggest", "b", "red", "green", "--out", "s", "--window", "3")
+    told = run(*asked, "--count", "5")
+    assert "5 regions to label: s/suggestions.csv, picture: s/sheet.png" in told.stdout
+    rows = json.loads(run(*asked, "--count", "5", "--json").stdout)
+    assert [row["image"] in told.stdout for row in rows] == [True] * 5
+    assert Path("s/suggestions.csv").read_text().count("\n") == 6
+    assert json.loads(Path("s/suggestions.json").read_text())["regions"] == rows
+    Path(rows[0]["image"]).write_bytes(b"")
+    bad = run(*asked, code=1)
+    assert f"bad: {rows[0]['image']}: " in bad.stderr
+    run(*asked, "--count", "0", code=2)
+    for arguments, message in (
+        ((*asked, "--background", "none"), "other settings"),
+        (("suggest", "b", "red, green", "--out", "t"), "must be one label"),
+        (("suggest", "b", "red", "--out", "t", "--background", "none"), "got 'red' alone"),
+        (("suggest", "nowhere", "red", "--out", "t"), "nowhere"),
+    ):
+        assert message in str(run(*arguments, code=1).exception)
+    run("concept", "learn", "b", "red", "-k", "6", "--out", "c.safetensors")
+    run("suggest", "b", "red", "blue", "--concepts", "c.safetensors", "--out", "u", code=1)  # the bad image
+
+
 def test_options_replace_those_of_a_recipe(run: Run) -> None:
     Path("r.yaml").write_text("summary: test\nsource: photos\nregions: 3\nrecall: 0.9\n")
     run("bank", "build", "r.yaml", "--out", "b", "--regions", "2")

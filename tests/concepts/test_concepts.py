@@ -10,7 +10,9 @@ from ovseg.bank import ImageBank
 from ovseg.concepts import ConceptSet, learn_concepts
 from ovseg.concepts.concept_set import merge_concepts
 from ovseg.concepts.evidence import STRENGTH, feature_maps
-from ovseg.concepts.learn import LearnOptions, cluster, over_regions
+from ovseg.concepts.learn import cluster
+from ovseg.concepts.look import over_regions
+from ovseg.concepts.options import LearnOptions
 from ovseg.encoders.spec import DenseFeatures
 from ovseg.errors import ModelError, SpaceError, VocabularyError
 from ovseg.examples.calibrate import calibrate, separation
