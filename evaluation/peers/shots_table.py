@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int)
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 5])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--method", default="learned")
+    parser.add_argument("--method", default="auto")
     parser.add_argument("--fusion", default="growing")
     given = parser.parse_args()
     segmenter = ovseg.load(given.model).with_examples(method=given.method, fusion=given.fusion)

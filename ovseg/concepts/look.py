@@ -17,7 +17,7 @@ from ovseg.concepts.evidence import Features, feature_maps
 from ovseg.concepts.options import LearnOptions
 from ovseg.concepts.steer import Decision, Steering
 from ovseg.errors import DatasetError, ImageError
-from ovseg.pipeline.examples import cell_shares
+from ovseg.pipeline.cells import cell_shares
 from ovseg.pipeline.logits import class_logits
 from ovseg.pipeline.places import Picture
 from ovseg.regions.clusters import cluster_cells

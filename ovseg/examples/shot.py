@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -104,6 +104,12 @@ class Lesson:
     def of_label(self, label: int) -> list[Shot]:
         """The shots of one label, in order."""
         return [shot for shot in self.shots if shot.label == label]
+
+    def only(self, labels: Tensor) -> Lesson:
+        """What is to be learned of some labels, (n,) int64, which are numbered anew."""
+        number = {label: place for place, label in enumerate(labels.tolist())}
+        shots = [replace(shot, label=number[shot.label]) for shot in self.shots if shot.label in number]
+        return Lesson(shots, self.rows[labels], self.named[labels])
 
     def each_label(self, describe: Callable[[list[Shot]], Tensor]) -> list[Tensor]:
         """``describe`` of the shots of every label."""

@@ -189,7 +189,7 @@ class ExamplesConfig(Config):
             sharpen what words and pictures say; None asks none.
     """
 
-    method: str = "learned"
+    method: str = "auto"
     fusion: str = "growing"
     masks: str | None = None
 
