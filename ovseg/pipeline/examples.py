@@ -143,7 +143,7 @@ class ExampleReader:
         if found is None:
             (encoded,) = segmenter.encode_batch([picture.pixels])
             mask = picture.mask_in(encoded, sam=segmenter.config.objects.best.masks)
-            found = _Kept.of(encoded, mask)
+            found = _Kept.of(encoded, mask, picture.window(encoded.geometry.original))
         _keep(self._pictures, key, found, most=_KEPT)
         return found
 
@@ -169,19 +169,30 @@ class _Shots(Sequence[Shot]):
 
 @dataclass(frozen=True)
 class _Kept:
-    """A picture of a concept in half precision, without its pixels."""
+    """A picture of a concept in half precision, without its pixels.
+
+    Attributes:
+        features, geometry: of all of it.
+        known: rows and columns of the cells that were looked at.
+        colours, share: of these cells.
+    """
 
     features: DenseFeatures
     geometry: ImageGeometry
+    known: tuple[slice, slice]
     colours: Tensor
     share: Tensor
 
     @classmethod
-    def of(cls, encoded: EncodedImage, mask: npt.NDArray[np.bool_]) -> _Kept:
+    def of(cls, encoded: EncodedImage, mask: npt.NDArray[np.bool_], window: tuple[slice, slice]) -> _Kept:
+        """The picture with its mask, (H, W), of which the pixels in ``window`` are known."""
         assert isinstance(encoded.geometry, ImageGeometry)
-        features = _halved(encoded.features, torch.float16)
+        down, across = window
+        box = (down.start, across.start, down.stop, across.stop)
+        known = encoded.geometry.block(box, stride=encoded.features.stride)
         share = cell_shares(torch.from_numpy(mask)[None].float(), encoded)[0]
-        return cls(features, encoded.geometry, cell_colours(encoded), share)
+        features = _halved(encoded.features, torch.float16)
+        return cls(features, encoded.geometry, known, cell_colours(encoded)[:, *known], share[known])
 
     def encoded(self) -> EncodedImage:
         """As it was encoded; its image is blank, as nothing looks at it."""
@@ -189,8 +200,8 @@ class _Kept:
         return EncodedImage(blank, _halved(self.features, torch.float32), self.geometry)
 
     def view(self, words: Tensor) -> View:
-        """As methods see it, without the cells of the padding."""
-        rows, columns = (slice(side) for side in self.share.shape)
+        """As methods see it: the cells that were looked at, none of the padding among them."""
+        rows, columns = self.known
         features = _halved(self.features, torch.float32)
         structure = None if features.structure is None else features.structure[0, :, rows, columns]
         words = on_grid(words, features.grid)[:, rows, columns]

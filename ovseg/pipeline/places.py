@@ -35,17 +35,19 @@ class Picture:
         where: names it in messages.
         kind: "masks", "boxes", "points", "salient" or "none", for a picture that does not show the concept.
         place: what ``kind`` says; None for the last two.
+        within: box x0, y0, x1, y1 that was looked at, the rest is unknown; None for all of it.
     """
 
     source: Any
     where: str
     kind: str
     place: Any = None
+    within: Any = None
 
     @property
     def mark(self) -> str:
         """What picture and place are known by, without decoding a file."""
-        return digest(_content(self.source), self.kind, _content(self.place))
+        return digest(_content(self.source), self.kind, _content(self.place), _content(self.within))
 
     @property
     def pixels(self) -> npt.NDArray[np.uint8]:
@@ -75,11 +77,27 @@ class Picture:
             mask = _salient(encoded)
         else:
             mask = self._cut_out(encoded, sam)
-        if not mask.any():
+        rows, columns = self.window(size)
+        if not mask[rows, columns].any():
             raise VocabularyError(
                 f"the mask of {self.where} must show something, got none of its {mask.size} pixels; give another"
             )
         return mask
+
+    def window(self, size: tuple[int, int]) -> tuple[slice, slice]:
+        """Rows and columns of the pixels (H, W) that were looked at.
+
+        Raises:
+            VocabularyError: they lie outside.
+        """
+        if self.within is None:
+            return slice(0, size[0]), slice(0, size[1])
+        x0, y0, x1, y1 = (round(float(number)) for number in self.within)
+        if not (0 <= x0 < x1 <= size[1] and 0 <= y0 < y1 <= size[0]):
+            raise VocabularyError(
+                f"within of {self.where} must lie inside its {size[1]} x {size[0]} pixels, got {self.within!r}"
+            )
+        return slice(y0, y1), slice(x0, x1)
 
     def _cut_out(self, encoded: EncodedImage, sam: str) -> Mask:
         height, width = encoded.geometry.original
@@ -108,9 +126,10 @@ def pictures_of(concept: Concept) -> list[Picture]:
     kinds = [name for name in PLACES if getattr(concept, name)]
     kind = kinds[0] if kinds else "salient"
     places = getattr(concept, kinds[0]) if kinds else [None] * len(concept.images)
+    within = concept.within or [None] * len(concept.images)
     shown = [
-        Picture(image, f"image {number} of concept '{concept.label}'", kind, place)
-        for number, (image, place) in enumerate(zip(concept.images, places, strict=True))
+        Picture(image, f"image {number} of concept '{concept.label}'", kind, place, box)
+        for number, (image, place, box) in enumerate(zip(concept.images, places, within, strict=True))
     ]
     others = [
         Picture(image, f"not_images {number} of concept '{concept.label}'", "none")

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from ovseg.errors import VocabularyError, did_you_mean
 from ovseg.vocabulary.background import names_background, unrelated_background
-from ovseg.vocabulary.shown import PLACES, check_shown
+from ovseg.vocabulary.shown import PICTURES, check_shown
 from ovseg.vocabulary.spellings import phrase_for_encoder
 from ovseg.vocabulary.things import is_thing
 
@@ -33,6 +33,8 @@ class Concept:
         boxes: per image a box x0, y0, x1, y1 in pixels around it, in place of ``masks``; a SAM cuts it out.
         points: per image one (x, y) on it or several, in place of ``masks``; a SAM cuts it out. Without masks,
             boxes and points, what stands out most in each image is taken.
+        within: per image the box x0, y0, x1, y1 in pixels that was looked at, or None for all of it; whether the
+            rest of the image shows it is unknown. Empty for all of every image.
         not_images: pictures that do not show it.
         use_name: whether the words count besides the pictures.
         weight: factor on the label's odds against every other class; finite and above 0.
@@ -53,6 +55,7 @@ class Concept:
     thing: bool | None = None
     boxes: tuple[Any, ...] = ()
     points: tuple[Any, ...] = ()
+    within: tuple[Any, ...] = ()
     not_images: tuple[Any, ...] = ()
     use_name: bool = True
 
@@ -63,7 +66,7 @@ class Concept:
             phrases = _checked_list(getattr(self, name), where=f"{name} of {where}")
             object.__setattr__(self, name, tuple(phrases))
         self._refuse_contrasts_with_itself()
-        for name in ("images", "not_images", *PLACES):
+        for name in PICTURES:
             object.__setattr__(self, name, _as_tuple(getattr(self, name), where=f"{name} of {where}"))
         if not (isinstance(self.weight, int | float) and math.isfinite(self.weight) and self.weight > 0):
             raise VocabularyError(
@@ -265,7 +268,7 @@ def without_pictures(
     shown = {entry.label: entry for entry in _concepts(labels) if entry.images}
     if not shown:
         return labels, {}
-    blank: dict[str, Any] = {name: () for name in ("images", "not_images", *PLACES)}
+    blank: dict[str, Any] = {name: () for name in PICTURES}
     words = [replace(each, **blank, use_name=True) if isinstance(each, Concept) else each for each in labels]
     return words, shown
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 PLACES = ("masks", "boxes", "points")
 """The fields of a concept that say where in its images it is; one of them at most."""
+PICTURES = ("images", "not_images", "within", *PLACES)
+"""All fields of a concept that are about pictures."""
 
 
 def check_shown(concept: Concept) -> None:
@@ -29,7 +31,7 @@ def check_shown(concept: Concept) -> None:
             f"{where} must say where it is in its images in one way, got {' and '.join(given)}; keep one of them, "
             "or make masks of all"
         )
-    for name in given:
+    for name in [*given, *(["within"] if concept.within else [])]:
         count = len(getattr(concept, name))
         if count != len(concept.images):
             raise VocabularyError(
@@ -38,6 +40,9 @@ def check_shown(concept: Concept) -> None:
             )
     for number, box in enumerate(concept.boxes):
         _check_box(box, where=f"box {number} of {where}")
+    for number, box in enumerate(concept.within):
+        if box is not None:
+            _check_box(box, where=f"within {number} of {where}")
     for number, points in enumerate(concept.points):
         as_points(points, where=f"points {number} of {where}")
     if not concept.use_name and not concept.images:

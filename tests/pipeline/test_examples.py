@@ -15,6 +15,7 @@ from ovseg import Concept
 from ovseg.errors import ImageError, SpaceError, VocabularyError
 from ovseg.examples import METHODS
 from ovseg.pipeline.examples import cell_shares, examples_mark
+from ovseg.pipeline.places import pictures_of
 from ovseg.pipeline.segmenter import Segmenter
 
 
@@ -197,3 +198,39 @@ def test_a_segmenter_with_other_settings_shares_the_pictures_and_not_what_they_t
     assert not torch.equal(other.logits(encoded, other.queries(labels)).values, one)
     assert len(first._examples._pictures) == 1
     assert torch.equal(first.logits(encoded, first.queries(labels)).values, one)
+
+
+def test_nothing_is_learned_of_what_was_not_looked_at(segmenter: Segmenter) -> None:
+    """Two red squares, one of them marked. Taken whole, the photo says that the other is not it."""
+    both = photo("red", left=0)
+    both[16:48, 64:96] = COLOURS["red"]
+    fields: dict[str, Any] = {"images": [both], "masks": [square(left=0)], "use_name": False}
+    learned = segmenter.with_examples(method="learned")
+    found = []
+    for within in ([(0, 0, 48, 64)], [None], []):
+        labels = [Concept("mug", **fields, within=within), "white"]
+        encoded = learned.encode(photo("red", left=32))
+        found.append(learned.logits(encoded, learned.queries(labels)).values[0, 4, 6])
+    assert found[0] > found[1] + 0.5 and found[1] == found[2]
+
+
+def test_the_box_that_was_looked_at_takes_the_cells_that_it_touches(segmenter: Segmenter) -> None:
+    concept = Concept("mug", images=[photo("red")], masks=[square()], within=[(20, 10, 41, 64)])
+    (picture,) = pictures_of(concept)
+    kept = segmenter._examples._seen(segmenter, picture)
+    assert kept.known == (slice(1, 8), slice(2, 6))  # cells of 8 pixels
+    assert kept.share.shape == kept.colours.shape[1:] == (7, 4)
+    assert kept.share[1:5].min() == 1 and kept.share[0].max() == kept.share[5:].max() == 0
+    assert kept.view(torch.zeros(2, 8, 12)).grid == (7, 4)
+
+
+def test_boxes_that_were_looked_at_must_lie_inside_and_show_the_thing(segmenter: Segmenter) -> None:
+    fields: dict[str, Any] = {"images": [photo("red")], "masks": [square()]}
+    with pytest.raises(VocabularyError, match=r"within of image 0 .* inside its 96 x 64 pixels, got \(0, 0, 97"):
+        segmenter.queries([Concept("mug", **fields, within=[(0, 0, 97, 10)]), "white"])
+    with pytest.raises(VocabularyError, match="must show something"):
+        segmenter.queries([Concept("mug", **fields, within=[(60, 0, 96, 64)]), "white"])
+    with pytest.raises(VocabularyError, match="one entry of within per image or none, got 2 within for 1 images"):
+        Concept("mug", **fields, within=[None, None])
+    with pytest.raises(VocabularyError, match="within 0 of concept 'mug' must be x0, y0, x1, y1"):
+        Concept("mug", **fields, within=[(5, 5, 5, 9)])
