@@ -156,7 +156,7 @@ def test_a_model_file_may_ask_for_masks(monkeypatch: pytest.MonkeyPatch) -> None
     found = plain.with_examples(masks="mobile-sam").segment(image, [concept, "blue"])
     assert bool(found.mask("thing").all())
     assert asked[0].shape[0] == 1
-    assert plain.with_examples(masks="mobile-sam").config.examples.method == "learned"
+    assert plain.with_examples(masks="mobile-sam").config.examples.method == "auto"
 
 
 def test_how_is_learned_is_part_of_what_a_result_is_known_by() -> None:
