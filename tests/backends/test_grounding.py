@@ -21,7 +21,8 @@ from ovseg.sam import load_sam, to_image
 
 LABELS = ["a cat", "sky", "blue dog", "tree"]
 PHOTO = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
-KINDS = ["grounding-dino", "mm-grounding-dino"]
+# the second differs in a few layers, and runs once in tests/models/test_over_the_hub.py as well
+KINDS = ["grounding-dino", pytest.param("mm-grounding-dino", marks=pytest.mark.slow)]
 
 
 def small(kind: str) -> ModelConfig:

@@ -233,6 +233,7 @@ def test_mini_finds_the_one_cat_of_a_photo(mini: Segmenter, cat: Path, quality: 
     assert result.mask("cat")[only.mask()].all()
 
 
+@pytest.mark.slow
 def test_objects_are_the_same_in_a_batch_and_alone(mini: Segmenter, cat: Path) -> None:
     options = {"instances": True, "quality": "fast"}
     alone = mini.segment(cat, ["cat", "dog"], **options)  # type: ignore[arg-type]

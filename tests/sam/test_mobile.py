@@ -96,6 +96,7 @@ def test_an_upright_photo_has_masks_of_its_own_shape(image):
     assert abs(int(mask.sum()) - 95_642) < 6_000  # the cat on its side
 
 
+@pytest.mark.slow
 def test_regions_by_sam_need_no_download(image):
     config = RegionsConfig(source="sam", options={"points_per_side": 4})
     assert config.repo == "" and config.model == "mobile-sam" and config.from_image
