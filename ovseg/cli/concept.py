@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ovseg.cli.opening import open_bank
 from ovseg.cli.output import echo
 from ovseg.escape import one_line
 
 if TYPE_CHECKING:
-    from ovseg.bank import ImageBank
     from ovseg.concepts import ConceptReference, ConceptSet
     from ovseg.pipeline.segmenter import Segmenter
 
@@ -59,7 +59,7 @@ def learn(
         wanted, contexts, k = [*wanted, *read.entries()], [*contexts, *read.contexts], k or read.k
     if not wanted:
         raise VocabularyError("expected at least one NAME or --recipe, got neither; name what to learn")
-    opened, segmenter = _open(bank, device)
+    opened, segmenter = open_bank(bank, device)
     concepts = ovseg.learn_concepts(
         wanted, opened, k=k or 50, contexts=contexts, progress=lambda name: echo(f"learning {name}", err=True)
     )
@@ -99,7 +99,7 @@ def refine(
     if not accept and not reject:
         raise VocabularyError("expected --accept or --reject, got neither; say which photos show it or do not")
     loaded = ovseg.ConceptSet.load(concepts)
-    opened, segmenter = _open(bank, device)
+    opened, segmenter = open_bank(bank, device)
     refined = refine_concepts(
         loaded,
         opened,
@@ -129,14 +129,6 @@ def show(
         return
     _print_table(loaded)
     _save_picture(loaded, ovseg.load(loaded.encoder["model"]), out, images=images)
-
-
-def _open(bank: Path, device: str) -> tuple[ImageBank, Segmenter]:
-    """A bank with its model on a device."""
-    import ovseg
-
-    segmenter = ovseg.load(ovseg.ImageBank.open(bank).manifest["encoder"]["model"], device=device)
-    return ovseg.ImageBank.open(bank, segmenter=segmenter), segmenter
 
 
 def _report(concepts: ConceptSet, out: Path, picture: Path | None, segmenter: Segmenter) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ovseg.cli.opening import open_bank
 from ovseg.cli.output import echo
 from ovseg.escape import one_line
 
@@ -44,9 +45,7 @@ def suggest(
     from ovseg.progress import progress_bar
 
     contrast = parse_background(background)
-    opened = ovseg.ImageBank.open(bank)
-    segmenter = ovseg.load(opened.manifest["encoder"]["model"], device=device)
-    opened = ovseg.ImageBank.open(bank, segmenter=segmenter)
+    opened, segmenter = open_bank(bank, device)
     if concepts is not None:
         segmenter = segmenter.with_concepts(ovseg.ConceptSet.load(concepts))
     with progress_bar("looking at images", total=len(opened)) as advance:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ovseg.config import choose
 from ovseg.examples.calibrate import calibrate
 from ovseg.examples.prototypes import Scores
-from ovseg.examples.shot import Lesson, View
+from ovseg.examples.shot import Lesson, View, showing
 
 _HALFWAY = 2.0  # shots at which sight weighs as much as words where its say grows with them
 
@@ -83,12 +83,12 @@ def fuse(make: Callable[[Lesson], Scores], lesson: Lesson, *, rule: str, calibra
 def _measure(make: Callable[[Lesson], Scores], lesson: Lesson, label: int) -> tuple[float, float, float]:
     """Threshold, spread and separation of one label on its own shots."""
     shots = lesson.of_label(label)
-    showing = [shot for shot in shots if bool(shot.inside.any())]
+    shown = showing(shots)
     alone = replace(lesson, rows=lesson.rows[label : label + 1], named=lesson.named[label : label + 1])
     inside, outside = [], []
     for shot in shots:
         others = [each for each in shots if each is not shot]
-        teachers = others if any(each is not shot for each in showing) else shots
+        teachers = others if any(each is not shot for each in shown) else shots
         scores = make(replace(alone, shots=[replace(each, label=0) for each in teachers]))(shot.view)[0]
         inside.append(scores[shot.inside])
         outside.append(scores[~shot.inside])

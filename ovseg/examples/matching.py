@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ovseg.examples.shot import Shot
+from ovseg.examples.shot import Shot, showing
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,7 @@ class Reference:
 
 def references_of(shots: Sequence[Shot]) -> list[Reference]:
     """The cells of those shots that show their label."""
-    shown = [shot for shot in shots if bool(shot.inside.any())]
-    return [Reference(shot.view.features.flatten(1).T, shot.inside.flatten()) for shot in shown]
+    return [Reference(shot.view.features.flatten(1).T, shot.inside.flatten()) for shot in showing(shots)]
 
 
 def shot_mean(references: Sequence[Reference]) -> Tensor:

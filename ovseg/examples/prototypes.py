@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ovseg.examples.shot import Lesson, Shot, View, cells_of
+from ovseg.examples.shot import Lesson, Shot, View, cells_of, showing
 from ovseg.regions.clusters import spherical_kmeans
 
 Scores = Callable[[View], Tensor]  # a picture to (M, h, w), the higher the likelier
@@ -53,20 +53,15 @@ def _nearest(prototypes: Tensor, view: View) -> Tensor:
 
 
 def _mean_of_shots(shots: list[Shot]) -> Tensor:
-    means = [functional.normalize(cells_of([shot], inside=True).mean(0), dim=0) for shot in _shown(shots)]
+    means = [functional.normalize(cells_of([shot], inside=True).mean(0), dim=0) for shot in showing(shots)]
     return functional.normalize(torch.stack(means).mean(0), dim=0)
 
 
 def _centres(shots: list[Shot], count: int) -> Tensor:
-    centres, _ = spherical_kmeans(cells_of(_shown(shots), inside=True), count)
+    centres, _ = spherical_kmeans(cells_of(showing(shots), inside=True), count)
     return torch.cat([_mean_of_shots(shots)[None], centres])
 
 
 def _centres_outside(shots: list[Shot], count: int) -> Tensor:
     cells = cells_of(shots, inside=False)
     return spherical_kmeans(cells, count)[0] if len(cells) else cells
-
-
-def _shown(shots: list[Shot]) -> list[Shot]:
-    """Those that show the label."""
-    return [shot for shot in shots if bool(shot.inside.any())]

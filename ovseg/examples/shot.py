@@ -116,6 +116,11 @@ class Lesson:
         return [describe(self.of_label(label)) for label in range(len(self.rows))]
 
 
+def showing(shots: Sequence[Shot]) -> list[Shot]:
+    """Those of some shots that show their label."""
+    return [shot for shot in shots if bool(shot.inside.any())]
+
+
 def cells_of(shots: Sequence[Shot], *, inside: bool) -> Tensor:
     """(n, C) unit features of the cells inside the labels of some shots, or outside."""
     picked = [shot.view.features[:, shot.inside if inside else ~shot.inside].T for shot in shots]

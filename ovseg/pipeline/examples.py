@@ -107,13 +107,12 @@ class ExampleReader:
             SpaceError: the model's answers are no sums that sight could be added to.
         """
         _refuse_unfit(segmenter)
-        read = {label: pictures_of(concept) for label, concept in concepts.items()}
         mark, info = lesson_mark(concepts, segmenter.config.examples), segmenter.model.info
         # the queries are kept as well, so that no others can have their number
         key = f"{id(queries)} {info['features']} {info['settings']} {mark}"
         with self._lock:
             if key not in self._lessons:
-                learned = self._learned(segmenter, queries, read, concepts, mark)
+                learned = self._learned(segmenter, queries, concepts, mark)
                 _keep(self._lessons, key, (queries, learned), most=_LESSONS)
             evidence = self._lessons[key][1]
         return replace(queries, modifiers=(*queries.modifiers, evidence))
@@ -123,12 +122,11 @@ class ExampleReader:
         self,
         segmenter: Segmenter,
         queries: QueryBank,
-        read: Mapping[str, Sequence[Picture]],
         concepts: Mapping[str, Concept],
         mark: str,
     ) -> ExampleEvidence:
-        labels = tuple(read)
-        pictures = [(number, each) for number, label in enumerate(labels) for each in read[label]]
+        labels = tuple(concepts)
+        pictures = [(number, each) for number, label in enumerate(labels) for each in pictures_of(concepts[label])]
         shots = _Shots(partial(self._seen, segmenter), segmenter, queries, pictures)
         rows = torch.tensor([queries.vocabulary.labels.index(label) for label in labels])
         named = torch.tensor([concepts[label].use_name for label in labels])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ovseg.pipeline.cells import cell_shares, on_grid, with_padding
 from ovseg.pipeline.encoded import EncodedImage
+from ovseg.proposals.boxes import mask_box
 from ovseg.sam import PromptedSam, SamEmbedding, embed_once, load_sam
 from ovseg.tensors import check_shape
 
@@ -99,9 +100,10 @@ class _Label:
         )
         mask, gain = self._best(asked(multimask=True)[0])
         for _ in range(_STEPS):
-            if not bool(mask.any()):
+            box = mask_box(mask)
+            if box is None:
                 break
-            boxes = _box(mask)[None] * self._pixels.repeat(2)
+            boxes = torch.tensor([box]).float() * self._pixels.repeat(2)
             again, more = self._best(asked(boxes=boxes)[0])
             if more <= gain:
                 break
@@ -119,9 +121,3 @@ class _Label:
         """(2,) pixels of the photo across and down that one of the map stands for."""
         sizes = zip(self.embedding.geometry.original, self.odds.shape, strict=True)
         return torch.tensor([whole / small for whole, small in sizes]).flip(0)
-
-
-def _box(mask: Tensor) -> Tensor:
-    """(4,) left, top, right, bottom of a mask (a, b)."""
-    rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
-    return torch.tensor([int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]).float()

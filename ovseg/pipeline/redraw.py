@@ -13,6 +13,7 @@ from torch import Tensor
 from ovseg.images.resize import restore
 from ovseg.models.sections import RedrawConfig
 from ovseg.pipeline.encoded import EncodedImage
+from ovseg.proposals.boxes import mask_box
 from ovseg.result.segments import connected_parts
 from ovseg.sam import PromptedSam, SamEmbedding, embed_once, load_sam
 from ovseg.sam.protocol import of_image
@@ -111,7 +112,7 @@ def _parts(mask: npt.NDArray[np.bool_], *, smallest: int) -> Iterator[Tensor]:
 
 def _prompt(part: Tensor, likely: Tensor) -> tuple[list[float], list[float]]:
     """The box around a part (x0, y0, x1, y1), and the centre of its likeliest pixel (x, y)."""
-    rows, columns = part.any(1).nonzero(), part.any(0).nonzero()
-    box = [float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)]
+    box = mask_box(part)
+    assert box is not None  # a part has pixels
     down, across = divmod(int(likely.masked_fill(~part, -1).argmax()), part.shape[1])
-    return box, [across + 0.5, down + 0.5]
+    return list(map(float, box)), [across + 0.5, down + 0.5]
