@@ -32,10 +32,10 @@ import ovseg
 from ovseg.bank.vectors import image_vector
 from ovseg.discovery import cosaliency, discover
 from ovseg.discovery.groups import cluster_vectors
-from ovseg.discovery.proposers import structure_of
 from ovseg.images.find import find_images
 from ovseg.images.sheets import boxed, captioned, grid, stack
 from ovseg.pipeline.encoded import EncodedImage
+from ovseg.pipeline.naming import structure_of
 from ovseg.pipeline.segmenter import Segmenter
 from ovseg.proposals.masks import at_most_cells, cut_masks, sam_masks, sharp_masks
 from ovseg.regions.cuts import salient_object

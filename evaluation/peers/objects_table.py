@@ -3,8 +3,11 @@
 python evaluation/peers/objects_table.py --panoptic coco-train100 --instances coco-things-val --out results/objects
 python evaluation/peers/objects_table.py --instances coco-things-val --rows parts detector --limit 5
 
-Each row is a segmenter: "parts", connected parts of the label map; "detector", the boxes of the model's own
-detector, cut out of the label map; "sam", the same boxes cut out by a SAM, which also corrects the label map. With
+Each row is a segmenter: "parts", connected parts of the label map, and "watershed" and "affinity", the same parts
+split; "cuts", normalised cuts of the features, named by the label map; "detector", the boxes of the model's own
+detector, cut out of the label map; "sam", the same boxes cut out by a SAM, which also corrects the label map, and
+"parts, sam" with connected parts in their place; "everywhere", masks of a SAM asked at 8 × 8 points, named by the
+label map, which they correct; "queries", those of a trained head, for a --model that has one. With
 --out each writes its reports in folders of its own, from which a killed run goes on; a SAM takes seconds an image.
 The protocols are coco-panoptic and coco-instances, or those that --protocols names.
 """
@@ -23,9 +26,16 @@ from ovseg.evaluation.run.runner import evaluate_task
 
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "parts": ("fast", {"proposals": "parts", "masks": "map"}),
+    "watershed": ("fast", {"proposals": "watershed", "masks": "map"}),
+    "affinity": ("fast", {"proposals": "affinity", "masks": "map"}),
+    "cuts": ("fast", {"proposals": "cuts", "masks": "map"}),
     "detector": ("fast", {"proposals": "detector", "masks": "map"}),
     "sam": ("best", {"proposals": "detector", "masks": "mobile-sam"}),
+    "parts, sam": ("best", {"proposals": "parts", "masks": "mobile-sam"}),
+    "everywhere": ("best", {"proposals": "sam", "masks": "mobile-sam"}),
+    "queries": ("fast", {"proposals": "queries", "masks": "map"}),
 }
+USUAL = ("parts", "cuts", "detector", "sam", "everywhere")
 COLUMNS = {
     "PQ": ("panoptic", "panoptic_quality"),
     "PQ things": ("panoptic", "panoptic_quality_things"),
@@ -69,7 +79,7 @@ def main() -> None:
     parser.add_argument("--panoptic", metavar="DIR", help="folder of panoptic data")
     parser.add_argument("--instances", metavar="DIR", help="folder of objects")
     parser.add_argument("--protocols", nargs=2, default=["coco-panoptic", "coco-instances"], metavar="NAME")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=USUAL)
     parser.add_argument("--labels", default="all", help="all, present, present+N or a subset")
     parser.add_argument("--limit", type=int, help="only so many images of each")
     parser.add_argument("--least-score", type=float, default=0.04, help="of AP; see ovseg evaluate")

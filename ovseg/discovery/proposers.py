@@ -13,6 +13,7 @@ from torch.nn import functional
 from ovseg.config import choose
 from ovseg.errors import ConfigError, ModelError
 from ovseg.pipeline.encoded import EncodedImage
+from ovseg.pipeline.naming import structure_of
 from ovseg.proposals.masks import Masks, box_masks, cut_masks, sam_masks
 from ovseg.result.segments import Segment
 
@@ -76,11 +77,6 @@ def propose(
     encoded = image if isinstance(image, EncodedImage) else segmenter.encode(image)
     with torch.inference_mode():
         return tuple(segment for segment, _ in _distinct(proposer(segmenter, encoded), most=most))
-
-
-def structure_of(encoded: EncodedImage) -> Tensor:
-    """(S, h, w) the structure features of the cells that show the image, or the joint ones where there are none."""
-    return encoded.unpadded(encoded.features.likeness[0])
 
 
 def object_vectors(encoded: EncodedImage, segments: tuple[Segment, ...]) -> Tensor:

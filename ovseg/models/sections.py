@@ -144,21 +144,31 @@ class ObjectsConfig(Config):
     Attributes:
         proposals: where they may be: "detector" asks the model's own, and for labels that it does not know the
             connected parts of the label map; "parts" asks those alone; "queries" those of a trained head of kind
-            ``maskqueries``.
-        masks: what cuts them out: "map" the label map inside their box, of queries their own masks, or the name of
-            a SAM of ``ovseg.sam``, which is asked by box.
+            ``maskqueries``; "watershed" and "affinity" the connected parts, split where they are narrow or where
+            their features differ; "cuts" cuts the image in parts without any word (LaVG's normalised cut), and
+            "sam" takes the masks of a SAM at a grid of points, both named by the label map.
+        masks: what cuts them out: "map" the label map inside their box, or the masks that were proposed; or the
+            name of a SAM of ``ovseg.sam``, which is asked by box. With "sam", which SAM proposes.
+        points: side of the grid of points of "sam", 8 to 32; its time grows with the square.
         closer: whether the detector also looks at a larger copy of the image, for small objects.
         most: at most so many of an image are cut out.
         least_score: those less sure are dropped.
         sharpen: objects at least this sure also correct the label map; None leaves it as it is.
     """
 
-    proposals: Literal["detector", "parts", "queries"] = "parts"
+    proposals: Literal["detector", "parts", "queries", "watershed", "affinity", "cuts", "sam"] = "parts"
     masks: str = "map"
+    points: int = Field(default=8, ge=8, le=32)
     closer: bool = True
     most: int = Field(default=40, gt=0)
     least_score: float = Field(default=0.3, ge=0, le=1)
     sharpen: float | None = Field(default=None, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _proposing_sam(self) -> ObjectsConfig:
+        if self.proposals == "sam" and self.masks == "map":
+            raise ValueError("proposals: sam needs the name of a SAM, got masks: map; write masks: mobile-sam")
+        return self
 
 
 class QualityConfig(Config):

@@ -28,6 +28,7 @@ from ovseg.pipeline.decide import Decision
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits, best_query
 from ovseg.pipeline.maskqueries import boxes_of, query_objects
+from ovseg.pipeline.naming import named_objects, pooled, proposed_masks, split_masks
 from ovseg.pipeline.queries import QueryBank
 from ovseg.pipeline.sharpening import sharpen, weighed
 from ovseg.proposals.boxes import BOX_OVERLAP, box_area, box_shared
@@ -183,18 +184,35 @@ class ObjectFinder:
             things: positions of the labels to look for.
         """
         labels = logits.queries.vocabulary.labels
-        by_map = self.config.masks == "map"
-        if self.config.proposals == "queries":
-            cut = query_objects(logits, encoded, things, least_score=self.least_score, most=self.config.most)
-            candidates = boxes_of(cut, labels)
+        own = self._own_masks(encoded, logits, decided, things)
+        if own is not None and (self.config.masks == "map" or self.config.proposals == "sam"):
+            cut = own
         else:
-            candidates = self._candidates(encoded, logits, decided, things)
-            cut = cut_from_map(candidates, decided(), labels) if by_map else []
-        if not by_map:
-            cut = self._cut_with_sam(candidates, encoded, logits)
+            found = self._candidates(encoded, logits, decided, things) if own is None else boxes_of(own, labels)
+            by_map = self.config.masks == "map"
+            cut = cut_from_map(found, decided(), labels) if by_map else self._cut_with_sam(found, encoded, logits)
         # no factor of a score is over 1, so that nothing below the limit is cut out in vain
         sure = (each for each in cut if each.score >= self.least_score)
         return tuple(sorted(sure, key=lambda each: -each.score))
+
+    def _own_masks(
+        self,
+        encoded: EncodedImage,
+        logits: ClassLogits,
+        decided: Callable[[], Decision],
+        things: Sequence[int],
+    ) -> list[Segment] | None:
+        """The objects of a way that proposes masks; None where it proposes boxes."""
+        way, least_score, most = self.config.proposals, self.least_score, self.config.most
+        if way in {"detector", "parts"}:
+            return None
+        if way == "queries":
+            return query_objects(logits, encoded, things, least_score=least_score, most=most)
+        if way in {"watershed", "affinity"}:
+            masks = split_masks(encoded, decided().index, things, by=way)
+        else:
+            masks = proposed_masks(encoded, self.config)
+        return named_objects(masks, logits, encoded, things, least_score=least_score, most=most)
 
     def _candidates(
         self,
@@ -275,24 +293,3 @@ def _ask(network: PromptedSam, embedding: SamEmbedding, candidates: Candidates) 
     order = torch.cat([rows.nonzero().flatten() for rows in (~pointed, small, flooded)]).argsort()
     masks = torch.cat([by_box, by_both, by_point])[order, 0]
     return masks, torch.cat([sure_by_box, sure_by_both, sure.gather(1, best)])[order, 0], row_of
-
-
-def pooled(logits: ClassLogits, encoded: EncodedImage, labels: Tensor, masks: Tensor) -> Tensor:
-    """(n,) mean probability of each mask's label inside the mask.
-
-    Args:
-        logits: of all labels.
-        encoded: the image.
-        labels: (n,) int64, one for each mask.
-        masks: (n, a, b) bool, the image at any size.
-    """
-    used, row_of = torch.unique(labels, return_inverse=True)
-    probabilities = logits.probabilities(logits.values)[used.to(logits.values.device)]
-    size = (masks.shape[-2], masks.shape[-1])
-    maps = encoded.geometry.shrunk(size).sample(probabilities[None], slice(0, size[0]), stride=logits.stride)
-    maps = maps[0].cpu()
-    means = [
-        float(maps[row][mask].mean()) if bool(mask.any()) else 0.0
-        for row, mask in zip(row_of.tolist(), masks, strict=True)
-    ]
-    return torch.tensor(means)

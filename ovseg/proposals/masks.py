@@ -12,7 +12,7 @@ from torch.nn import functional
 from ovseg.proposals.boxes import BOX_OVERLAP, box_overlap, distinct
 from ovseg.proposals.proposal import Proposals
 from ovseg.refine.guided import guided_filter
-from ovseg.regions.cuts import object_masks
+from ovseg.regions.cuts import normalized_cut, object_masks
 from ovseg.sam import automatic_masks, load_sam, to_image
 from ovseg.sam.mobile import MOBILE_SAM
 from ovseg.tensors import check_shape
@@ -22,6 +22,7 @@ Masks: TypeAlias = Iterator[tuple[Tensor, float]]
 
 _LONG_SIDE = 256  # pixels at which borders are drawn: enlarging what is sharp there costs little
 _TOGETHER = 8  # maps that are sharpened at once: what the filter computes of the image alone is shared
+_PART_CELLS = 900  # the same, where few cuts are made
 _CELLS = 400  # a cut takes time with their third power
 _LEAST_APART = 0.02  # score of a cut, under which it parts what is alike
 _LEAST_SHARE = 0.1  # of a box, under which the map does not know its object, and all of it is taken
@@ -55,19 +56,41 @@ def cut_masks(image: Tensor, structure: Tensor, *, most: int = 3, threshold: flo
     return zip(sharp_masks(image, found[apart].float()), [scores[number] for number in apart], strict=True)
 
 
-def sam_masks(image: Tensor, *, model: str = MOBILE_SAM, points_per_side: int = 8) -> Masks:
-    """What a SAM finds at a grid of points; see ``automatic_masks``. The score is the overlap that it expects.
+def part_masks(image: Tensor, structure: Tensor, *, most: int = 8) -> Masks:
+    """Parts that cover an image, by ``regions.normalized_cut`` of at most 900 cells, with the image's borders.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        structure: (S, h, w) of the whole image.
+        most: how many parts, besides what is left.
+
+    Yields:
+        A mask, perhaps empty, and 1: nothing says how good a part is.
+
+    Raises:
+        ShapeError: image or structure have another shape.
+    """
+    check_shape("image", image, "H W c", c=3)
+    check_shape("structure", structure, "S h w")
+    parts = normalized_cut(at_most_cells(structure.float().cpu(), _PART_CELLS), most=most)
+    maps = (parts[None] == torch.arange(int(parts.max()) + 1)[:, None, None]).float()
+    return ((mask, 1.0) for mask in sharp_masks(image, maps))
+
+
+def sam_masks(image: Tensor, *, model: str = MOBILE_SAM, points_per_side: int = 8, **limits: float) -> Masks:
+    """What a SAM finds at a grid of points. The score is the overlap that it expects.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         model: as of ``load_sam``.
         points_per_side: side of the grid; the time grows with its square.
+        limits: ``quality``, ``stability`` and ``overlap`` of ``automatic_masks``.
 
     Raises:
         ShapeError: the image has another form.
         ModelError: weights are missing.
     """
-    found = automatic_masks(load_sam(model), image, points_per_side=points_per_side)
+    found = automatic_masks(load_sam(model), image, points_per_side=points_per_side, **limits)
     scores = found.quality.clamp(0, 1).tolist()
     return zip(to_image(found.embedding, found.logits), scores, strict=True)
 

@@ -125,6 +125,39 @@ def normalized_cut(
     return torch.from_numpy(regions)
 
 
+def split_region(features: Tensor, region: Tensor, *, cost: float = 0.5, least: int = 6) -> Tensor:
+    """A region cut in two as long as that is cheap, which parts what lies together but is unlike.
+
+    Args:
+        features: (C, h, w); their length does not count. Cells are alike where their cosine is over the mean of all
+            pairs of the part that is cut.
+        region: (h, w) bool.
+        cost: no cut that costs this or more is made; see ``normalized_cut``.
+        least: cells of a part at least.
+
+    Returns:
+        (h, w) int64 numbers from 0; −1 outside the region.
+
+    Raises:
+        ShapeError: features or region have another shape.
+    """
+    vectors, grid = _cells(features)
+    check_shape("region", region, "h w", h=grid[0], w=grid[1])
+    waiting, numbers, number = [np.flatnonzero(region.cpu().numpy())], np.full(len(vectors), -1), 0
+    while waiting:
+        cells = waiting.pop()
+        if not len(cells):
+            continue
+        own = vectors[cells]
+        half = _halve(own, float(np.square(own.mean(0)).sum())) if len(cells) >= 2 * least else None
+        sides = [] if half is None else [cells[half.large], cells[~half.large]]
+        if half is None or half.cost >= cost or min(map(len, sides)) < least:
+            numbers[cells], number = number, number + 1
+        else:
+            waiting += sides
+    return torch.from_numpy(numbers.reshape(grid))
+
+
 def ncut(
     image: Tensor,
     structure: Tensor,

@@ -16,7 +16,7 @@ from ovseg.heads.base import IdentityHead
 from ovseg.models.sections import ObjectsConfig, QualityConfig
 from ovseg.pipeline.candidates import apart, named_boxes, part_boxes
 from ovseg.pipeline.decide import Decision
-from ovseg.pipeline.objects import ObjectSearch, pooled
+from ovseg.pipeline.objects import ObjectSearch
 from ovseg.pipeline.segmenter import Segmenter
 from ovseg.pipeline.sharpening import sharpen, weighed
 from ovseg.proposals.proposal import Proposals
@@ -143,19 +143,6 @@ def test_covered_masks_lose_up_to_half_of_their_score_and_copies_go() -> None:
     assert scores.tolist() == pytest.approx([0.9, 0.4, 0.6, 0.7, 0.6])
     none = torch.zeros(0)
     assert [len(part) for part in apart(none.view(0, 0), none, none, loss=0.5, most_overlap=0.7)] == [0, 0]
-
-
-def test_support_is_the_mean_probability_of_the_label_inside_the_mask() -> None:
-    segmenter = make_segmenter()
-    encoded = segmenter.encode(TWO)
-    logits = segmenter.logits(encoded, segmenter.queries(["red", "blue"], background=None))
-    masks = torch.zeros(2, 8, 16, dtype=torch.bool)  # cells of 8 pixels
-    masks[0, 1:5, 1:5] = masks[1, 1:5, 1:5] = True
-    probabilities = logits.probabilities(logits.values)
-    means = pooled(logits, encoded, torch.tensor([0, 1]), masks)
-    expected = [float(probabilities[label, 1:5, 1:5].mean()) for label in (0, 1)]
-    assert means.tolist() == pytest.approx(expected, abs=0.02)
-    assert pooled(logits, encoded, torch.tensor([0]), torch.zeros(1, 8, 16, dtype=torch.bool)).tolist() == [0]
 
 
 def test_a_sure_object_replaces_the_label_of_pixels_that_are_less_sure() -> None:
