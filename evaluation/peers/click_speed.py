@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import ovseg
-from ovseg.sam import embed_once
+from ovseg.sam import ask_sam
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "coffee.jpg"
 
@@ -41,8 +41,8 @@ def main() -> None:
     segmenter.encode(given.image)  # the first run of a network takes longer
     encoding = {"features": milliseconds(lambda: segmenter.encode(given.image))}
     photo = segmenter.encode(given.image)
-    embed_once(segmenter.encode(given.image), "mobile-sam")
-    encoding["sam"] = milliseconds(lambda: embed_once(photo, "mobile-sam"))
+    ask_sam(segmenter.encode(given.image), "mobile-sam")
+    encoding["sam"] = milliseconds(lambda: ask_sam(photo, "mobile-sam"))
     height, width = photo.image.shape[:2]
     on, off = [(width / 2, height / 2)], [(width / 8, height / 8)]
     print("| using | first click, ms | next click, ms | of encoding, % |\n|---|---|---|---|")

@@ -39,6 +39,8 @@ from ovseg.pipeline.naming import structure_of
 from ovseg.pipeline.segmenter import Segmenter
 from ovseg.proposals.masks import at_most_cells, cut_masks, sam_masks, sharp_masks
 from ovseg.regions.cuts import salient_object
+from ovseg.sam import ask_sam
+from ovseg.sam.mobile import MOBILE_SAM
 
 Pixels = NDArray[np.uint8]
 Map = NDArray[np.float32]
@@ -105,7 +107,7 @@ def figures(maps: Sequence[Map], truths: Sequence[Mask]) -> dict[str, float]:
 def candidates(encoded: EncodedImage) -> dict[str, list[tuple[Mask, float]]]:
     """The masks of each proposer with their scores."""
     image = torch.from_numpy(encoded.image)
-    found = {"cuts": cut_masks(image, structure_of(encoded)), "SAM": sam_masks(image)}
+    found = {"cuts": cut_masks(image, structure_of(encoded)), "SAM": sam_masks(*ask_sam(encoded, MOBILE_SAM))}
     return {name: [(mask.numpy(), score) for mask, score in masks] for name, masks in found.items()}
 
 

@@ -12,7 +12,7 @@ from ovseg.backends.answers import Answer, FoundMask, as_logits, found_mask
 from ovseg.encoders.spec import DenseFeatures
 from ovseg.images.geometry import Size
 from ovseg.images.photo import Photo
-from ovseg.sam import embed_once, load_sam, to_image
+from ovseg.sam import ask_sam, to_image
 
 _STRIDE = 4  # pixels of the detector's input per cell of a score map
 
@@ -51,9 +51,9 @@ def cut_boxes(found: FoundBoxes, photo: Photo, *, sam: str) -> tuple[FoundMask, 
     """
     if not len(found.boxes):
         return ()
-    embedding, (height, width) = embed_once(photo, sam), photo.image.shape[:2]
+    (network, embedding), (height, width) = ask_sam(photo, sam), photo.image.shape[:2]
     boxes = found.boxes.cpu().float().clamp(0, 1) * torch.tensor([width, height, width, height])
-    logits, _ = load_sam(sam).masks(embedding, boxes=boxes)
+    logits, _ = network.masks(embedding, boxes=boxes)
     drawn = zip(to_image(embedding, logits[:, 0]), found.phrases.tolist(), found.scores.tolist(), strict=True)
     return tuple(each for mask, phrase, score in drawn for each in found_mask(mask, phrase, score))
 

@@ -16,6 +16,8 @@ from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.naming import structure_of
 from ovseg.proposals.masks import Masks, box_masks, cut_masks, sam_masks
 from ovseg.result.segments import Segment
+from ovseg.sam import ask_sam
+from ovseg.sam.mobile import MOBILE_SAM
 
 if TYPE_CHECKING:
     from ovseg.images.load import ImageSource
@@ -35,7 +37,7 @@ def _by_cut(segmenter: Segmenter, encoded: EncodedImage) -> Masks:
 
 
 def _by_sam(segmenter: Segmenter, encoded: EncodedImage) -> Masks:
-    return sam_masks(encoded.pixels)
+    return sam_masks(*ask_sam(encoded, MOBILE_SAM))
 
 
 def _by_detector(segmenter: Segmenter, encoded: EncodedImage) -> Masks:

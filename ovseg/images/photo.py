@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 MadeT = TypeVar("MadeT")
@@ -24,6 +25,10 @@ class Photo(Protocol):
     @property
     def pixels(self) -> Tensor:
         """The same as a tensor."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its features are, and where further networks look at it."""
 
     def once(self, name: str, make: Callable[[], MadeT]) -> MadeT:
         """What ``make`` gives, made when it is first asked for; ``name`` says everything that decides it."""

@@ -45,6 +45,11 @@ class EncodedImage:
         """(H, W, 3) uint8, the image; a copy, as the array may be read-only."""
         return torch.tensor(self.image)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the features are."""
+        return self.features.values.device
+
     def once(self, name: str, make: Callable[[], MadeT]) -> MadeT:
         """What ``make`` gives, made when it is first asked for and kept with the image for further vocabularies.
 

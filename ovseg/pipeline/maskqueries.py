@@ -19,7 +19,7 @@ from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits, NamedMasks, best_query
 from ovseg.pipeline.modifiers import Modifier
 from ovseg.result.segments import Segment
-from ovseg.sam import embed_once
+from ovseg.sam import ask_sam
 from ovseg.sam.features import embedding_map
 from ovseg.tensors import check_shape
 
@@ -54,7 +54,7 @@ class QueryMaps(Modifier):
         sam = head.settings.sam
         appearance = None
         if sam:
-            appearance = embedding_map(embed_once(encoded, sam)).to(head.queries)
+            appearance = embedding_map(ask_sam(encoded, sam)[1]).to(head.queries)
         answer = head.answers(encoded.features, appearance)[-1]
         masks, vectors = answer.masks[0], answer.vectors[0]
         below = logits.probabilities(logits.values).to(masks)  # (K, h, w)

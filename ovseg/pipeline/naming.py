@@ -16,6 +16,7 @@ from ovseg.pipeline.logits import ClassLogits
 from ovseg.proposals.masks import Masks, part_masks, sam_masks
 from ovseg.proposals.splits import by_affinity, by_watershed
 from ovseg.result.segments import Segment
+from ovseg.sam import ask_sam
 
 _LONG_SIDE = 256  # cells on which masks are compared with one another and with the labels
 _AROUND = 4  # cells that a mask is grown by to see what lies around it
@@ -64,7 +65,7 @@ def proposed_masks(encoded: EncodedImage, config: ObjectsConfig) -> UnnamedMasks
         if config.proposals == "cuts":
             masks = part_masks(encoded.pixels, structure_of(encoded))
         else:
-            masks = sam_masks(encoded.pixels, model=config.masks, points_per_side=config.points, **_SAM_LIMITS)
+            masks = sam_masks(*ask_sam(encoded, config.masks), points_per_side=config.points, **_SAM_LIMITS)
         return UnnamedMasks.of(masks, size=size_of(encoded))
 
     return encoded.once(f"masks {config.proposals} {config.masks} {config.points}", propose)

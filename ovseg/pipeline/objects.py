@@ -34,13 +34,14 @@ from ovseg.pipeline.sharpening import sharpen, weighed
 from ovseg.proposals.boxes import BOX_OVERLAP, box_area, box_shared
 from ovseg.proposals.proposal import NamesClasses
 from ovseg.result.segments import Segment
-from ovseg.sam import PromptedSam, SamEmbedding, embed_once, load_sam, to_image
+from ovseg.sam import PromptedSam, SamEmbedding, ask_sam, to_image
 from ovseg.vocabulary.labels import Vocabulary, check_things
 
 Quality: TypeAlias = Literal["fast", "best"]
 
 _COVERED_BOX = 0.2  # share of its score that a box loses where a surer one of its label covers it
 _COVERED_ALONE = 0.5  # and where no masks will tell more
+_SPREAD = 0.05  # share of the cells from which a label has objects even where the detector sees none
 _KNOWN = 0.3  # share of a detector's classes at which it knows a label
 _SUPPORT = 0.25  # power of the mean probability of the label inside the mask, in the score
 
@@ -224,8 +225,7 @@ class ObjectFinder:
         """Boxes of the detector for labels that it knows, and of connected parts for the others; the surest."""
         shares = self._shares(logits)
         known = [] if shares is None else [label for label in things if float(shares[label].sum()) >= _KNOWN]
-        others = [label for label in things if label not in known]
-        found = part_boxes(decided().index, decided().best, others) if others else Candidates.none()
+        found = Candidates.none()
         if shares is not None and known:
             assert self.model.detector is not None
             detector = self.model.detector()
@@ -234,7 +234,12 @@ class ObjectFinder:
             proposals = encoded.once(kept_as, lambda: detector.propose(encoded.image, closer=closer))
             wanted = torch.zeros_like(shares)
             wanted[known] = shares[known]
-            found = named_boxes(proposals, wanted, least_score=self.least_score).joined(found)
+            found = named_boxes(proposals, wanted, least_score=self.least_score)
+        boxed = set(found.labels.tolist())
+        others = [label for label in things if label not in known]
+        others += [label for label in _spread(logits, known) if label not in boxed]
+        if others:
+            found = found.joined(part_boxes(decided().index, decided().best, others))
         shared = box_shared(found.boxes, found.boxes)
         loss = _COVERED_ALONE if self.config.masks == "map" else _COVERED_BOX
         kept, scores = apart(shared, found.labels, found.scores, loss=loss, most_overlap=BOX_OVERLAP)
@@ -254,8 +259,7 @@ class ObjectFinder:
         """A mask by SAM for each box; copies are dropped, scores weighed with what the pixels and SAM say."""
         if not len(candidates.boxes):
             return []
-        network = load_sam(self.config.masks)
-        embedding = embed_once(encoded, self.config.masks)
+        network, embedding = ask_sam(encoded, self.config.masks)
         masks, quality, row_of = _ask(network, embedding, candidates)
         inside = embedding.inside(masks)[row_of]
         support = pooled(logits, encoded, candidates.labels, inside > 0)
@@ -267,6 +271,12 @@ class ObjectFinder:
             (mask,) = to_image(embedding, masks[row_of[row]][None])
             found += segment_of_mask(mask, labels[int(candidates.labels[row])], float(scores[row]))
         return found
+
+
+def _spread(logits: ClassLogits, labels: Sequence[int]) -> list[int]:
+    """Those of the labels that win at least 5 % of the cells."""
+    winners = logits.probabilities(logits.values).argmax(0)
+    return [label for label in labels if float((winners == label).float().mean()) >= _SPREAD]
 
 
 def _ask(network: PromptedSam, embedding: SamEmbedding, candidates: Candidates) -> tuple[Tensor, Tensor, Tensor]:

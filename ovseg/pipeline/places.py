@@ -19,7 +19,7 @@ from ovseg.images.load import read_image
 from ovseg.images.web import is_address
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.regions.cuts import salient_object
-from ovseg.sam import embed_once, load_sam, to_image
+from ovseg.sam import ask_sam, to_image
 from ovseg.vocabulary.labels import Concept
 from ovseg.vocabulary.shown import PLACES, as_points
 
@@ -115,8 +115,8 @@ class Picture:
                     f"{self.place!r}"
                 )
         several = self.kind == "points"  # what a point means is open: the mask that the SAM is surest of
-        embedding = embed_once(encoded, sam)
-        masks, quality = load_sam(sam).masks(embedding, **prompts, multimask=several)
+        network, embedding = ask_sam(encoded, sam)
+        masks, quality = network.masks(embedding, **prompts, multimask=several)
         (mask,) = to_image(embedding, masks[0, quality[0].argmax()][None])
         return mask.numpy()
 

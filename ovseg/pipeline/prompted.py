@@ -11,7 +11,7 @@ from torch import Tensor
 from ovseg.pipeline.cells import cell_shares, on_grid, with_padding
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.proposals.boxes import mask_box
-from ovseg.sam import PromptedSam, SamEmbedding, embed_once, load_sam
+from ovseg.sam import PromptedSam, SamEmbedding, ask_sam
 from ovseg.tensors import check_shape
 
 _MOST = 6  # masks of a label
@@ -48,7 +48,7 @@ def drawn_by_sam(odds: Tensor, encoded: EncodedImage, *, model: str, stride: flo
     reads them.
     """
     check_shape("odds", odds, "M h w")
-    network, embedding = load_sam(model), embed_once(encoded, model)
+    network, embedding = ask_sam(encoded, model)
     side = embedding.geometry.padded[0] // 4
     rows, columns = embedding.inside(torch.empty(side, side)).shape
     shrunk = encoded.geometry.shrunk((rows, columns))

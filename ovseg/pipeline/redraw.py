@@ -15,7 +15,7 @@ from ovseg.models.sections import RedrawConfig
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.proposals.boxes import mask_box
 from ovseg.result.segments import connected_parts
-from ovseg.sam import PromptedSam, SamEmbedding, embed_once, load_sam
+from ovseg.sam import PromptedSam, SamEmbedding, ask_sam
 from ovseg.sam.protocol import of_image
 
 
@@ -59,7 +59,7 @@ def redraw(
     Source: Shi et al., Trident, ICCV 2025, section 3. On purpose: parts are cut from the whole map, not from one of
     half its size, and what is none of the classes is shown as no part.
     """
-    network, embedding = load_sam(rule.model), embed_once(encoded, rule.model)
+    network, embedding = ask_sam(encoded, rule.model)
     old, sure = index.cpu(), best.float().cpu()
     total, taken, likely = torch.zeros_like(sure), old.clone(), sure.clone()
     failed = torch.zeros_like(old, dtype=torch.bool)

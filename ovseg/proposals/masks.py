@@ -13,8 +13,7 @@ from ovseg.proposals.boxes import BOX_OVERLAP, box_overlap, distinct
 from ovseg.proposals.proposal import Proposals
 from ovseg.refine.guided import guided_filter
 from ovseg.regions.cuts import normalized_cut, object_masks
-from ovseg.sam import automatic_masks, load_sam, to_image
-from ovseg.sam.mobile import MOBILE_SAM
+from ovseg.sam import PromptedSam, SamEmbedding, automatic_masks, to_image
 from ovseg.tensors import check_shape
 
 Masks: TypeAlias = Iterator[tuple[Tensor, float]]
@@ -77,20 +76,16 @@ def part_masks(image: Tensor, structure: Tensor, *, most: int = 8) -> Masks:
     return ((mask, 1.0) for mask in sharp_masks(image, maps))
 
 
-def sam_masks(image: Tensor, *, model: str = MOBILE_SAM, points_per_side: int = 8, **limits: float) -> Masks:
+def sam_masks(network: PromptedSam, embedding: SamEmbedding, *, points_per_side: int = 8, **limits: float) -> Masks:
     """What a SAM finds at a grid of points. The score is the overlap that it expects.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
-        model: as of ``load_sam``.
+        network: a SAM.
+        embedding: the image as it sees it.
         points_per_side: side of the grid; the time grows with its square.
         limits: ``quality``, ``stability`` and ``overlap`` of ``automatic_masks``.
-
-    Raises:
-        ShapeError: the image has another form.
-        ModelError: weights are missing.
     """
-    found = automatic_masks(load_sam(model), image, points_per_side=points_per_side, **limits)
+    found = automatic_masks(network, embedding, points_per_side=points_per_side, **limits)
     scores = found.quality.clamp(0, 1).tolist()
     return zip(to_image(found.embedding, found.logits), scores, strict=True)
 

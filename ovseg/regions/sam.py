@@ -35,9 +35,10 @@ def sam(
 
     Source: Kirillov et al., Segment Anything, ICCV 2023, section 5.
     """
+    network = load_sam(model)
     found = automatic_masks(
-        load_sam(model),
-        image,
+        network,
+        network.encode(image),
         points_per_side=int(points_per_side),
         quality=quality,
         stability=stability,

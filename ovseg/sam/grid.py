@@ -31,7 +31,7 @@ class FoundMasks:
 
 def automatic_masks(
     network: PromptedSam,
-    image: Tensor,
+    embedding: SamEmbedding,
     *,
     points_per_side: int = 16,
     quality: float = 0.88,
@@ -42,18 +42,14 @@ def automatic_masks(
 
     Args:
         network: of ``load_sam``.
-        image: (H, W, 3) uint8 RGB.
+        embedding: the photo as the network sees it.
         points_per_side: side of the grid of points, 8 to 32; the time grows with its square.
         quality: predicted overlap at which a mask is dropped.
         stability: overlap of the mask at a stricter and a looser threshold, at which it is dropped.
         overlap: of the boxes of two masks, over which the one of lower quality is dropped.
 
-    Raises:
-        ShapeError: the image has another form.
-
     Source: Kirillov et al., Segment Anything, ICCV 2023, section 5 and appendix B, without its crops.
     """
-    embedding = network.encode(image)
     points = torch.tensor(grid_points(*embedding.geometry.original, side=points_per_side))
     limits = {"quality": quality, "stability": stability, "overlap": overlap}
     logits, scores = torch.zeros(0, 0, 0), torch.zeros(0)

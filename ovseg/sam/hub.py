@@ -112,13 +112,13 @@ def from_transformers(network: Any, processor: Any) -> FrameSam:
     freeze(prompts)
     freeze(decoder)
 
-    def encode(image: Tensor) -> tuple[Tensor, ImageGeometry]:
+    def prepare(image: Tensor) -> tuple[Tensor, ImageGeometry]:
         inputs = processor(image.numpy(), return_tensors="pt")
         original, resized = (_size(inputs[name][0]) for name in ("original_sizes", "reshaped_input_sizes"))
         pixels = inputs["pixel_values"]
-        return network.get_image_embeddings(pixels), ImageGeometry(original, resized, _size(pixels.shape[-2:]))
+        return pixels, ImageGeometry(original, resized, _size(pixels.shape[-2:]))
 
-    return FrameSam(encode, prompts, decoder)
+    return FrameSam(network, prepare, prompts, decoder, embed=network.get_image_embeddings)
 
 
 class StretchedSam(PromptedSam):
@@ -132,6 +132,11 @@ class StretchedSam(PromptedSam):
     def __init__(self, network: Any, processor: Any) -> None:
         self._network, self._processor = network, processor
 
+    def to(self, device: torch.device) -> StretchedSam:
+        """See ``PromptedSam.to``."""
+        self._network.to(device)
+        return self
+
     @property
     def reads_masks(self) -> bool:
         """See ``PromptedSam.reads_masks``."""
@@ -143,14 +148,15 @@ class StretchedSam(PromptedSam):
         pixels = self._processor(images=check_image(image).numpy(), return_tensors="pt")["pixel_values"]
         size = _size(pixels.shape[-2:])
         geometry = ImageGeometry(_size(image.shape[:2]), size, size)
-        return SamEmbedding(geometry, self._network.get_image_embeddings(pixels), by_frame=False)
+        features = self._network.get_image_embeddings(pixels.to(self._network.device))
+        return SamEmbedding(geometry, features, by_frame=False)
 
     def _answers(
         self, embedding: SamEmbedding, parts: Iterator[Prompts], *, multimask: Multimask
     ) -> Iterator[tuple[Tensor, Tensor]]:
         # transformers takes an rough mask for each image, not for each prompt
         singly = (one for part in parts for one in (part.split(1) if part.masks is not None else [part]))
-        for part in singly:
+        for part in (one.to(self._network.device) for one in singly):
             found = [self._answer(embedding, part, multimask=several) for several in _CALLS[multimask]]
             yield torch.cat([masks for masks, _ in found], 1), torch.cat([quality for _, quality in found], 1)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ovseg.assets import asset_root
@@ -24,20 +24,41 @@ SHA256 = "b00d9ab242d30a552f4e2a0cd3189ff4654e70a6ce4bfcc0cbc7922e002c42a4"
 SIDE = 1024  # of the square frame
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet, in levels of 0 to 255
 
-Encode = Callable[[Tensor], tuple[Tensor, ImageGeometry]]
-"""From a checked photo to (1, C, h, w) features of the frame, and how the photo lies in it."""
+Prepare = Callable[[Tensor], tuple[Tensor, ImageGeometry]]
+"""From a checked photo to the pixels of the frame, and how the photo lies in it."""
 
 
 class FrameSam(PromptedSam):
     """A SAM of an image encoder, a prompt encoder and a mask decoder.
 
     Args:
-        encode: see ``Encode``.
-        prompts, decoder: frozen, on the CPU.
+        network: the frozen image encoder.
+        prepare: see ``Prepare``.
+        embed: the encoder's features of what ``prepare`` gives, (1, C, h, w).
+        prompts, decoder: frozen.
     """
 
-    def __init__(self, encode: Encode, prompts: PromptEncoder, decoder: MaskDecoder) -> None:
-        self._encode, self.prompts, self.decoder = encode, prompts, decoder
+    def __init__(
+        self,
+        network: nn.Module,
+        prepare: Prepare,
+        prompts: PromptEncoder,
+        decoder: MaskDecoder,
+        *,
+        embed: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self._network, self._prepare, self._embed = network, prepare, embed or network
+        self.prompts, self.decoder = prompts, decoder
+
+    def to(self, device: torch.device) -> FrameSam:
+        """See ``PromptedSam.to``."""
+        for module in (self._network, self.prompts, self.decoder):
+            module.to(device)
+        return self
+
+    @property
+    def _device(self) -> torch.device:
+        return self.prompts.no_mask_embed.weight.device
 
     @property
     def reads_masks(self) -> bool:
@@ -47,7 +68,8 @@ class FrameSam(PromptedSam):
     @torch.inference_mode()
     def encode(self, image: Tensor) -> SamEmbedding:
         """See ``PromptedSam.encode``."""
-        features, geometry = self._encode(check_image(image))
+        pixels, geometry = self._prepare(check_image(image))
+        features = self._embed(pixels.to(self._device))
         cells = features[0].flatten(1).T + self.prompts.no_mask_embed.weight
         return SamEmbedding(geometry, cells.contiguous())
 
@@ -60,7 +82,7 @@ class FrameSam(PromptedSam):
         # enlarging a mask to the photo reads one cell beyond its border
         rows, columns = (min(cells, length * cells // side + 1) for length in embedding.geometry.resized)
         shape = {"shape": (cells, cells), "grid": (rows, columns)}
-        for part in parts:
+        for part in (one.to(self._device) for one in parts):
             tokens = self.prompts(part.boxes, part.points, part.labels, side=side)
             seen = embedding.features
             if part.masks is not None and self.prompts.mask_embed is not None:
@@ -90,11 +112,7 @@ def load_mobile_sam() -> FrameSam:
         if weight.ndim == 4:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
 
-    def encode(image: Tensor) -> tuple[Tensor, ImageGeometry]:
-        pixels, geometry = frame(image)
-        return encoder(pixels), geometry
-
-    return FrameSam(encode, prompts, decoder)
+    return FrameSam(encoder, frame, prompts, decoder)
 
 
 def frame(image: Tensor) -> tuple[Tensor, ImageGeometry]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -84,6 +84,11 @@ class Prompts:
         points = None if self.points is None else self.points * scale
         return Prompts(boxes, points, self.labels, self.masks)
 
+    def to(self, device: torch.device) -> Prompts:
+        """The same numbers on a device."""
+        parts = (self.boxes, self.points, self.labels, self.masks)
+        return Prompts(*(None if part is None else part.to(device) for part in parts))
+
     def split(self, batch: int) -> Iterator[Prompts]:
         """At most ``batch`` at a time."""
         for start in range(0, len(self), batch):
@@ -98,6 +103,10 @@ class PromptedSam(ABC):
     def reads_masks(self) -> bool:
         """Whether prompts may hold rough masks."""
         return False
+
+    def to(self, device: torch.device) -> Self:
+        """This network, moved to where it shall compute; one that says nothing else stays where it is."""
+        return self
 
     @abstractmethod
     def encode(self, image: Tensor) -> SamEmbedding:
@@ -149,8 +158,8 @@ class PromptedSam(ABC):
         side, count = embedding.geometry.padded[0] // 4, 4 if multimask == "all" else 3 if multimask else 1
         logits, quality = [torch.zeros(0, count, side, side)], [torch.zeros(0, count)]
         for found, sure in self._answers(embedding, prompts.split(batch), multimask=multimask):
-            logits.append(found)
-            quality.append(sure)
+            logits.append(found.cpu())
+            quality.append(sure.cpu())
         return torch.cat(logits), torch.cat(quality)
 
     def _checked(self, rough: Tensor, count: int, embedding: SamEmbedding) -> Tensor:

@@ -51,8 +51,8 @@ class SquareSam(PromptedSam):
 @pytest.fixture
 def sam(monkeypatch: pytest.MonkeyPatch) -> SquareSam:
     network = SquareSam()
-    monkeypatch.setattr("ovseg.pipeline.prompted.load_sam", lambda model: network)
-    monkeypatch.setattr("ovseg.pipeline.prompted.embed_once", lambda photo, model: network.encode(torch.empty(0)))
+    seen = network.encode(torch.empty(0))
+    monkeypatch.setattr("ovseg.pipeline.prompted.ask_sam", lambda photo, model: (network, seen))
     return network
 
 

@@ -55,8 +55,7 @@ def sam(monkeypatch):
 
 
 def use(network, monkeypatch):
-    monkeypatch.setattr("ovseg.pipeline.redraw.load_sam", lambda model: network)
-    monkeypatch.setattr("ovseg.pipeline.redraw.embed_once", lambda photo, model: network.encode(None))
+    monkeypatch.setattr("ovseg.pipeline.redraw.ask_sam", lambda photo, model: (network, network.encode(None)))
 
 
 def photo():

@@ -143,9 +143,10 @@ class Told(PromptedSam):
 @pytest.fixture(params=[False, True], ids=["points-alone", "reads-masks"])
 def told(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Told:
     sam = Told(reads=request.param)
-    monkeypatch.setattr(by_sam, "load_sam", lambda model: sam)
     monkeypatch.setattr(
-        by_sam, "embed_once", lambda photo, model: photo.once(f"sam {model}", lambda: sam.encode(photo.pixels))
+        by_sam,
+        "ask_sam",
+        lambda photo, model: (sam, photo.once(f"sam {model}", lambda: sam.encode(photo.pixels))),
     )
     return sam
 

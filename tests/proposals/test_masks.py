@@ -7,6 +7,7 @@ import torch
 from ovseg.errors import ShapeError
 from ovseg.proposals.masks import apartness, at_most_cells, box_masks, cut_masks, sam_masks, sharp_masks
 from ovseg.proposals.proposal import Proposals
+from ovseg.sam import load_sam
 
 
 def scene(rows: slice, columns: slice, *, size: tuple[int, int] = (64, 96)) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,7 +81,8 @@ def test_sam_masks_are_of_the_size_of_the_image_and_scored_by_sam() -> None:
     pixels = np.full((96, 128, 3), 40, np.uint8)
     pixels[24:72, 32:96] = (220, 200, 40)
     image = torch.from_numpy(pixels)
-    found = list(sam_masks(image, points_per_side=2))
+    network = load_sam()
+    found = list(sam_masks(network, network.encode(image), points_per_side=2))
     assert found and all(mask.shape == (96, 128) and 0 <= score <= 1 for mask, score in found)
     assert max(overlap(mask, image[..., 0] == 220) for mask, _ in found) > 0.9
 

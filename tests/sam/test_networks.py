@@ -106,7 +106,7 @@ def test_a_rough_mask_is_read_as_transformers_reads_it(pair, multimask):
     wide = places.T.view(1, 32, *CELLS).repeat(3, 1, 1, 1)
     expected, quality = their_decoder(image, wide, sparse, dense, multimask)
     embedding = SamEmbedding(ImageGeometry((128, 128), (128, 128), (128, 128)), None)
-    sam = FrameSam(lambda photo: (features, embedding.geometry), prompts, decoder)
+    sam = FrameSam(torch.nn.Identity(), lambda photo: (features, embedding.geometry), prompts, decoder)
     seen = sam.encode(torch.zeros(128, 128, 3, dtype=torch.uint8))
     assert sam.reads_masks
     found, overlap = sam.masks(seen, points=POINTS, point_labels=LABELS, rough=rough, multimask=multimask, batch=2)

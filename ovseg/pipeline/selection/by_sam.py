@@ -14,7 +14,7 @@ from ovseg.pipeline.selection.words import Words, at
 from ovseg.proposals.boxes import mask_box
 from ovseg.result.segments import Mask
 from ovseg.result.selection import LEVELS, Point, Reading, Selection, SelectionPrompts
-from ovseg.sam import PromptedSam, SamEmbedding, embed_once, load_sam, to_image
+from ovseg.sam import PromptedSam, SamEmbedding, ask_sam, to_image
 from ovseg.sam.decoder import Multimask
 
 _LARGER = 0.04  # what a mask of e times the area gains over one that the SAM thinks as good
@@ -62,12 +62,12 @@ def by_sam(
     Raises:
         ModelError: see ``load_sam``.
     """
-    return _Asking(load_sam(model), embed_once(encoded, model)).answer(prompts, previous, words)
+    return _Asking(*ask_sam(encoded, model)).answer(prompts, previous, words)
 
 
 def levels_in_box(encoded: EncodedImage, box: Box, *, model: str) -> dict[str, Reading]:
     """The three masks that the SAM ``model`` sees in a box, by level."""
-    asking = _Asking(load_sam(model), embed_once(encoded, model))
+    asking = _Asking(*ask_sam(encoded, model))
     return asking.levels(Asked.of((), (), box))
 
 
