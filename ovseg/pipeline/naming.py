@@ -65,7 +65,8 @@ def proposed_masks(encoded: EncodedImage, config: ObjectsConfig) -> UnnamedMasks
         if config.proposals == "cuts":
             masks = part_masks(encoded.pixels, structure_of(encoded))
         else:
-            masks = sam_masks(*ask_sam(encoded, config.masks), points_per_side=config.points, **_SAM_LIMITS)
+            network, embedding = ask_sam(encoded, config.masks)
+            masks = sam_masks(network, embedding, points_per_side=config.points, **_SAM_LIMITS)
         return UnnamedMasks.of(masks, size=size_of(encoded))
 
     return encoded.once(f"masks {config.proposals} {config.masks} {config.points}", propose)
