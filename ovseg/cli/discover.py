@@ -24,7 +24,9 @@ def register(app: typer.Typer) -> None:
 def discover(
     folder: Annotated[str, typer.Argument(help="Folder, glob, .txt list, .tar shards, hf://name:split.")],
     out: Annotated[Path, typer.Option(help="Folder for groups.json and the pictures.")] = Path("discovered"),
-    by: Annotated[str, typer.Option(help="normalized_cut, sam (slow, finer) or detector.")] = "normalized_cut",
+    by: Annotated[
+        str, typer.Option(help="normalized_cut, sam (slow, finer), detector, universal:REPO.")
+    ] = "normalized_cut",
     groups: Annotated[str, typer.Option(help="How many are looked for, or auto.")] = "auto",
     model: Annotated[str, typer.Option(help="A name from 'ovseg models'.")] = "mini",
     names: Annotated[Path | None, typer.Option(help="A file of words to propose names from.")] = None,

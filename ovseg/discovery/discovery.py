@@ -184,7 +184,7 @@ def discover(
         out: the folder for what is found.
         segmenter: whose features are compared; None loads ``model``.
         model: a name of ``ovseg.list_models()``.
-        by: "normalized_cut", "sam" or "detector"; see ``propose``.
+        by: "normalized_cut", "sam", "detector" or "universal:MODEL"; see ``propose``.
         groups: how many are looked for; "auto" takes twice the square root of the number of objects.
         names: words, of which the nearest are proposed for each group.
         progress: called with the number of photos that a step has done.

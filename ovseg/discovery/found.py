@@ -13,8 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ovseg.bank.store import writing
-from ovseg.config import choose
-from ovseg.discovery.proposers import PROPOSERS, object_vectors, propose
+from ovseg.discovery.proposers import object_vectors, propose, way_mark
 from ovseg.errors import ConfigError, ImageError, ShapeError
 from ovseg.identity import FileMark, claim
 from ovseg.images.load import read_image
@@ -106,13 +105,13 @@ def find_objects(
     Raises:
         ConfigError: ``out`` holds objects of other settings, or there is no such way.
         ImageError: there are no photos.
-        ModelError: the model has no detector.
+        ModelError: the model has no detector, or the weights of ``by`` are missing or of another network.
         OutputError: another process writes there, or the disk is full.
     """
-    choose("way to propose objects", by, PROPOSERS)
+    mark = way_mark(by)
     items = _outside(folder, out)
     with writing(out, what="discovery"):
-        settings = {"by": by, "segmenter": segmenter.info}
+        settings = {"by": by, "segmenter": segmenter.info, **({"weights": mark} if mark else {})}
         claim(out / "settings.json", settings, what="objects", advice=_AGAIN)
         path = out / "objects.jsonl"
         lines = keep_lines(path, _holds)
