@@ -65,8 +65,8 @@ class Exemplars:
             if not any(each.shows for each in own):
                 raise VocabularyError(
                     f"concept '{queries.vocabulary.labels[label]}' is shown in another picture than the one that "
-                    f"is segmented, got model '{self.model}', which reads boxes in this very picture alone; show it "
-                    "here, or use a model that gives features, such as mini"
+                    f"is segmented, got model '{self.model}', which reads boxes in this very picture alone; show "
+                    "it here, or use a model that gives features, such as mini"
                 )
             corners = torch.tensor([each.box for each in own]) / torch.tensor([width, height] * 2)
             found[label] = BoxPrompts(corners, torch.tensor([int(each.shows) for each in own]))

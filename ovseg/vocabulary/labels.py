@@ -195,7 +195,7 @@ def check_things(vocabulary: Vocabulary, instances: bool | Sequence[str]) -> tup
         if instances and not vocabulary.things:
             raise VocabularyError(
                 f"expected a label with objects to count, got {', '.join(labels)}, only areas; name the labels in "
-                "instances=[...], or use Concept(label, thing=True)"
+                "instances=[...] (on the command line --instances-of LABEL), or use Concept(label, thing=True)"
             )
         return vocabulary.things if instances else ()
     if isinstance(instances, str) or not all(isinstance(label, str) for label in instances) or not instances:

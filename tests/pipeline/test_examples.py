@@ -125,7 +125,7 @@ def test_of_a_picture_that_does_not_show_it_only_the_box_counts(segmenter: Segme
     assert overlap(result.mask("mug"), square(left=56)) > 0.95
     _, other = pictures_of(corner)
     assert other.kind == "none" and other.window((64, 96)) == (slice(0, 64), slice(64, 96))
-    with pytest.raises(VocabularyError, match="the box of not_images 0 of .* must lie inside its 96 x 64"):
+    with pytest.raises(VocabularyError, match=r"the box of not_images 0 of .* must lie inside its 96 x 64"):
         segmenter.queries([Concept("mug", **shown, not_boxes=[(64, 0, 97, 64)]), "white"])
 
 
