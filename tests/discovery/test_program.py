@@ -43,6 +43,16 @@ def test_the_mask_of_a_pasted_cutout_is_where_it_lies(program: dict[str, Any], t
     assert np.array_equal(pixels[..., 0] > 127, truth) and 0.05 < truth.mean() < 0.6
 
 
+def test_figures_of_stuff_by_hand(program: dict[str, Any]) -> None:
+    """Two groups, three kinds, of which the last is nowhere; 5 pixels of the second are in no group."""
+    counts = program["gathered"](np.array([[8, 0, 0], [0, 3, 0], [2, 2, 0]]), np.array([0, 1, 0]), 2)
+    assert counts.tolist() == [[10, 2, 0], [0, 3, 0]]
+    found = program["stuff_figures"](counts, np.array([10, 10, 0]))
+    assert found == pytest.approx(
+        {"purity": 1300 / 15, "mean IoU": 50 * (10 / 12 + 3 / 10), "accuracy": 100 * 13 / 20}
+    )
+
+
 def test_groups_of_a_few_photos_are_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
