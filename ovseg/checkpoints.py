@@ -80,8 +80,9 @@ def mark_of(model: str) -> str:
     from huggingface_hub import try_to_load_from_cache
 
     folder = Path(model)
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    if not files:
+    if folder.is_dir():
+        files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    else:
         found = (try_to_load_from_cache(model, name) for name in ("model.safetensors", "pytorch_model.bin"))
         files = [Path(path) for path in found if isinstance(path, str)][:1]
     return "+".join(content_of(file)[:16] for file in files) or model

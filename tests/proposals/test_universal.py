@@ -8,9 +8,12 @@ import torch
 from helpers.hub import Hub, Repository, point_at, serving_hub
 from helpers.mask_models import written
 from helpers.universal_models import KINDS, universal_files
+from safetensors.torch import load
 from torch.nn import functional
 
+from ovseg.checkpoints import mark_of
 from ovseg.errors import ModelError, ShapeError
+from ovseg.files import sha256_of
 from ovseg.proposals.universal import load_universal, universal_masks
 
 
@@ -123,6 +126,21 @@ def test_what_is_no_universal_segmenter_is_refused_in_one_sentence(
         universal_masks(image, model=str(tmp_path))
     with pytest.raises(ShapeError, match="image must be"):
         universal_masks(image[..., :1], model=str(tmp_path))
+
+
+def test_weights_that_a_repository_has_as_a_torch_file_alone_are_read_too(
+    image: torch.Tensor, hub: Hub, tmp_path: Path
+) -> None:
+    """As that of OneFormer on COCO with a Swin-L."""
+    files = dict(universal_files("eomt"))
+    serve(hub, "somebody/safe", dict(files))
+    torch.save(load(files.pop("model.safetensors")), tmp_path / "pytorch_model.bin")
+    serve(hub, "somebody/torch", files | {"pytorch_model.bin": (tmp_path / "pytorch_model.bin").read_bytes()})
+    safe, unsafe = ([s for _, s in universal_masks(image, model=f"somebody/{name}")] for name in ("safe", "torch"))
+    assert safe and safe == unsafe
+    digest = sha256_of(tmp_path / "pytorch_model.bin")[:16]
+    assert mark_of("somebody/torch") == mark_of(str(tmp_path)) == digest
+    assert mark_of("somebody/else") == "somebody/else"
 
 
 def test_a_gated_checkpoint_says_where_to_accept_its_licence(image: torch.Tensor, hub: Hub) -> None:
