@@ -130,15 +130,16 @@ def download_file(repo: str, name: str, *, what: str) -> Path | None:
             return None
 
 
-def download_folder(repo: str, *, what: str, facts: str = "") -> Path:
+def download_folder(repo: str, *, what: str, facts: str = "", give: str = "") -> Path:
     """Folder of ``repo`` in the hub's cache: weights, configuration and tokenizer, downloaded if need be.
 
-    The weights are safetensors; ``pytorch_model.bin`` is taken where a repository has none.
+    The weights are safetensors; ``pytorch_model.bin`` is taken where a repository has none. ``give`` says how a
+    folder that was filled by hand is given, where that is not by ``--weights``.
 
     Raises:
         ModelError: as ``download``.
     """
-    with explained(repo, what=what, facts=facts):
+    with explained(repo, what=what, facts=facts, give=give):
         folder = _snapshot(repo, _FOLDER_FILES)
         if not any(folder.glob("*.safetensors")):
             _snapshot(repo, [_TORCH_FILE])
@@ -204,6 +205,7 @@ def explained(
     facts: str = "",
     folder: str = "",
     tokenizer: bool = False,
+    give: str = "",
 ) -> Iterator[None]:
     """Turn the hub's errors inside the block into a ``ModelError`` that says what to do by hand."""
     from huggingface_hub.errors import HfHubHTTPError
@@ -215,16 +217,16 @@ def explained(
             yield
     except (broken, OSError) as error:
         about = what if tokenizer else f"the weights of {what}{f' ({facts})' if facts else ''}"
-        needed = "its files" if tokenizer else f"one of {', '.join(WEIGHT_FILES)}"
-        known = _known_trouble(error, about, repo)
+        needed = "its files" if tokenizer or give else f"one of {', '.join(WEIGHT_FILES)}"
+        known = _known_trouble(error, about, repo, named="the name" if give else "'repo:' in the model file")
         target = f"FOLDER/{folder}" if folder else "FOLDER"
-        by_hand = f"download {needed} by hand into {target} and give --weights FOLDER"
+        by_hand = f"download {needed} by hand into {target} and give {give or '--weights FOLDER'}"
         raise ModelError(
             known or f"{about} could not be fetched from {page_of(repo)}: {_reason(error)}; {by_hand}"
         ) from error
 
 
-def _known_trouble(error: BaseException, about: str, repo: str) -> str:
+def _known_trouble(error: BaseException, about: str, repo: str, *, named: str) -> str:
     """The whole message where another thing helps than a download by hand, or an empty string."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
@@ -236,7 +238,7 @@ def _known_trouble(error: BaseException, about: str, repo: str) -> str:
     if isinstance(error, RepositoryNotFoundError):
         return (
             f"{about} could not be fetched: there is no repository {page_of(repo)}, or it is private; check "
-            "'repo:' in the model file, or run 'hf auth login' with a token that may read it"
+            f"{named}, or run 'hf auth login' with a token that may read it"
         )
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return (

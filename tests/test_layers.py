@@ -12,7 +12,18 @@ import ovseg
 PACKAGE = Path(ovseg.__file__).parent
 LAYERS = [
     {"errors", "escape", "files", "tensors", "assets", "config", "_version", "_torchvision"},
-    {"identity", "provenance", "weights", "hub", "network", "journal", "prefetch", "progress", "own_files"},
+    {
+        "identity",
+        "provenance",
+        "weights",
+        "hub",
+        "network",
+        "journal",
+        "prefetch",
+        "progress",
+        "own_files",
+        "checkpoints",
+    },
     {"images", "vocabulary"},
     {"attention", "sam", "regions", "refine", "proposals", "examples"},
     {"encoders", "heads", "backends"},

@@ -3,6 +3,7 @@
     .venv/bin/python evaluation/peers/discovery.py saliency CUTOUTS PHOTOS [--count 30] [--seed 0] [--sheet FILE]
     .venv/bin/python evaluation/peers/discovery.py common CUTOUTS PHOTOS [--count 5] [--seed 0]
     .venv/bin/python evaluation/peers/discovery.py groups PHOTOS NAMES.csv [--names 25] [--each 8] [--by sam]
+    .venv/bin/python evaluation/peers/discovery.py stuff PHOTOS MASKS CATEGORIES.json [--count 60] [--groups 27]
 
 ``saliency``: cut-outs (PNG with opacity) of 30 to 70 % of the photo's sides at a random place; the largest F of a
 threshold (β² = 0.3) of the mean precision and recall, mean IoU and accuracy at 0.5, of TokenCut on the model's
@@ -10,6 +11,10 @@ structure, of the best cut and the best SAM mask (chosen by their score, and by 
 Gaussian in the middle. ``common``: groups of six photos with the same cut-out, mirrored and turned a little;
 co-saliency beside TokenCut. ``groups``: purity, the share of photos whose group's most frequent name is theirs, of
 photos grouped by their surest object that has a group, beside k-means of vectors of whole photos, as many groups.
+``stuff``: on the pixels of stuff of photos with label maps (8-bit PNG of the same name, ids as CATEGORIES.json has
+them), the purity of ``discover``'s groups of stuff (share of the pixels of the most frequent kind of their group)
+and the mean IoU over kinds when groups and kinds are matched one to one by looking at the truth; beside the same
+regions grouped by their mean colour, put into groups by chance, and all in one.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from scipy.optimize import linear_sum_assignment
 
 import ovseg
 from ovseg.bank.vectors import image_vector
@@ -225,24 +231,98 @@ def whole_groups(vectors: NDArray[np.float32], count: int) -> list[int]:
     return own
 
 
+def stuff(options: argparse.Namespace, segmenter: Segmenter) -> dict[str, Any]:
+    """The table of ``stuff``."""
+    categories = json.loads(options.categories.read_text(encoding="utf-8"))["categories"]
+    kinds = [each["id"] for each in categories if not each["isthing"]]
+    photos = find_images(options.photos)[: options.count]
+    with tempfile.TemporaryDirectory() as folder:
+        listed = Path(folder) / "photos.txt"
+        listed.write_text("\n".join(str(path.resolve()) for path in photos), encoding="utf-8")
+        out = Path(folder) / "found" if options.out is None else options.out
+        made = discover(listed, out=out, segmenter=segmenter, by=options.by, stuff=options.groups)
+        found = made.objects()
+    home = {(m.path, m.object): group.number for group in made.groups if group.stuff for m in group.members}
+    numbers = {number: place for place, number in enumerate(sorted(set(home.values())))}
+    shown, owner, colours, total = [], [], [], np.zeros(len(kinds), np.int64)
+    for photo in found.photos:
+        truth = np.asarray(Image.open(options.masks / f"{Path(photo.path).stem}.png"))
+        pixels = np.asarray(Image.open(photo.path).convert("RGB"))
+        total += of_kinds(truth, kinds)
+        for number, segment in enumerate(photo.parts(stuff=True).segments):
+            mask = segment.mask()
+            shown.append(of_kinds(truth[mask], kinds))
+            owner.append(numbers[home[photo.path, number]])
+            colours.append(pixels[mask].mean(0) - 127.5)
+    count, table = len(numbers), np.array(shown)
+    unit = np.array(colours, np.float32)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    draw = np.random.default_rng(options.seed)
+    ways = {
+        "groups of discover": np.array(owner),
+        "by mean colour": cluster_vectors(unit, count, seed=options.seed)[0],
+        "by chance": draw.integers(0, count, len(owner)),
+        "all in one": np.zeros(len(owner), np.int64),
+    }
+    facts = {"photos": len(found.photos), "regions": len(owner), "groups": count, "kinds": int((total > 0).sum())}
+    share = 100 * float(table.sum() / total.sum())
+    tables = {name: stuff_figures(gathered(table, own, count), total) for name, own in ways.items()}
+    return facts | {"stuff that has a group": share} | tables
+
+
+def of_kinds(truth: NDArray[Any], kinds: Sequence[int]) -> NDArray[np.int64]:
+    """Pixels of each kind."""
+    return np.bincount(truth.ravel(), minlength=max(kinds) + 1)[list(kinds)]
+
+
+def gathered(table: NDArray[np.int64], owner: NDArray[Any], groups: int) -> NDArray[np.int64]:
+    """(R, C) pixels of kinds in regions to (K, C), in groups."""
+    found = np.zeros((groups, table.shape[1]), np.int64)
+    np.add.at(found, owner, table)
+    return found
+
+
+def stuff_figures(counts: NDArray[np.int64], total: NDArray[np.int64]) -> dict[str, float]:
+    """Purity, and the mean IoU and accuracy of the best one-to-one matching, in percent.
+
+    Args:
+        counts: (K, C) pixels of each kind in each group.
+        total: (C,) pixels of each kind, those in no group among them.
+    """
+    union = counts.sum(1, keepdims=True) + total - counts
+    ious = counts / np.maximum(union, 1)
+    rows, columns = linear_sum_assignment(ious, maximize=True)
+    most = linear_sum_assignment(counts, maximize=True)
+    return {
+        "purity": 100 * float(counts.max(1).sum() / counts.sum()),
+        "mean IoU": 100 * float(ious[rows, columns].sum() / (total > 0).sum()),
+        "accuracy": 100 * float(counts[most].sum() / total.sum()),
+    }
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     tables: dict[str, Callable[[argparse.Namespace, Segmenter], dict[str, Any]]]
-    tables = {"saliency": saliency, "common": common, "groups": groups}
+    tables = {"saliency": saliency, "common": common, "groups": groups, "stuff": stuff}
     for name, function in tables.items():
         command = commands.add_parser(name)
         command.set_defaults(function=function)
         command.add_argument("--seed", type=int, default=0)
         command.add_argument("--model", default="mini")
-        if name == "groups":
+        if name in {"groups", "stuff"}:
             command.add_argument("photos", type=Path)
-            command.add_argument("table", type=Path)
-            command.add_argument("--names", type=int, default=25)
-            command.add_argument("--each", type=int, default=8)
+            if name == "groups":
+                command.add_argument("table", type=Path)
+                command.add_argument("--names", type=int, default=25)
+                command.add_argument("--each", type=int, default=8)
+            else:
+                command.add_argument("masks", type=Path)
+                command.add_argument("categories", type=Path)
+                command.add_argument("--count", type=int, default=60)
             command.add_argument("--by", default="normalized_cut")
-            command.add_argument("--groups", type=int)
+            command.add_argument("--groups", type=int, default=27 if name == "stuff" else None)
             command.add_argument("--out", type=Path, help="keep what is found in this folder")
         else:
             command.add_argument("cutouts")

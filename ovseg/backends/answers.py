@@ -74,6 +74,42 @@ class AnsweringHead(Head, Protocol):
         """
 
 
+@dataclass(frozen=True)
+class BoxPrompts:
+    """Boxes of a photo that show what a phrase means, and such that do not.
+
+    Attributes:
+        corners: (n, 4) float32 left, top, right, bottom as shares of the photo.
+        shows: (n,) int64, 1 where the box shows it, 0 where it does not.
+    """
+
+    corners: Tensor
+    shows: Tensor
+
+
+@runtime_checkable
+class ExemplarHead(AnsweringHead, Protocol):
+    """A head that is also shown what a phrase means, by boxes in the photo itself.
+
+    Attributes:
+        unnamed: the phrase that stands for what is shown and has no name.
+    """
+
+    unnamed: str
+
+    def answer_shown(
+        self,
+        features: DenseFeatures,
+        phrases: Phrases,
+        photo: Photo,
+        prompts: Sequence[BoxPrompts | None],
+        *,
+        least_score: float,
+        most: int,
+    ) -> Answer:
+        """As ``answer``, with boxes for each phrase, or None."""
+
+
 class TokenReader:
     """The text side of a model whose network reads the words itself: phrases to numbers of tokens.
 

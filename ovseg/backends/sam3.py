@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ovseg.backends.answers import Answer, FoundMask, as_inputs, as_logits, found_mask
+from ovseg.backends.answers import Answer, BoxPrompts, FoundMask, as_inputs, as_logits, found_mask
 from ovseg.encoders.spec import DenseFeatures, EncoderSpec
 from ovseg.heads.base import Phrases
 from ovseg.images.geometry import Size
@@ -41,7 +42,7 @@ class Sam3Encoder(nn.Module):
 
 
 class Sam3Head(nn.Module):
-    """An ``AnsweringHead``: the picture and each phrase are encoded once, then the detector runs for each phrase.
+    """An ``ExemplarHead``: the picture and each phrase are encoded once, then the detector runs for each phrase.
 
     Args:
         network: a ``Sam3Model``.
@@ -53,6 +54,7 @@ class Sam3Head(nn.Module):
     """
 
     reads_tokens = True
+    unnamed = "visual"  # what the network was trained to be told of an example without a name
 
     def __init__(self, network: Any, *, space: str, padding: int) -> None:
         super().__init__()
@@ -75,15 +77,33 @@ class Sam3Head(nn.Module):
         self, features: DenseFeatures, phrases: Phrases, photo: Photo, *, least_score: float, most: int
     ) -> Answer:
         """See ``AnsweringHead``."""
+        nothing = [None] * len(phrases)
+        return self.answer_shown(features, phrases, photo, nothing, least_score=least_score, most=most)
+
+    @torch.inference_mode()
+    def answer_shown(
+        self,
+        features: DenseFeatures,
+        phrases: Phrases,
+        photo: Photo,
+        prompts: Sequence[BoxPrompts | None],
+        *,
+        least_score: float,
+        most: int,
+    ) -> Answer:
+        """See ``ExemplarHead``."""
         assert phrases.tokens is not None
         levels, positions = self.network.vision_encoder.neck(features.values)
         seen = SimpleNamespace(
             fpn_hidden_states=levels, fpn_position_encoding=positions, hidden_states=None, attentions=None
         )
         maps, scores, masks = [], [], []
-        for words, tokens in zip(phrases.values, phrases.tokens, strict=True):
-            told = SimpleNamespace(pooler_output=words.view(1, LONGEST, -1))
-            output = self.network(vision_embeds=seen, text_embeds=told, attention_mask=(tokens >= 0).long()[None])
+        for words, tokens, shown in zip(phrases.values, phrases.tokens, prompts, strict=True):
+            told = {
+                "text_embeds": SimpleNamespace(pooler_output=words.view(1, LONGEST, -1)),
+                "attention_mask": (tokens >= 0).long()[None],
+            }
+            output = self.network(vision_embeds=seen, **told, **({} if shown is None else _as_boxes(shown, words)))
             presence = output.presence_logits[0].sigmoid()
             maps.append(output.semantic_seg[0, 0].sigmoid() * presence)
             sure, kept = _surest(output.pred_logits[0].sigmoid() * presence, least_score=least_score, most=most)
@@ -93,6 +113,13 @@ class Sam3Head(nn.Module):
         stride = features.stride * features.grid[0] / stacked.shape[-2]
         height, width = photo.image.shape[:2]
         return Answer(as_logits(stacked), stride, _cut(scores, masks, most=most, size=(height, width)))
+
+
+def _as_boxes(shown: BoxPrompts, like: Tensor) -> dict[str, Tensor]:
+    """Boxes as the network takes them: x, y of the middle, width and height."""
+    corner, end = torch.split(shown.corners.to(like), 2, dim=1)
+    boxes = torch.cat([(corner + end) / 2, end - corner], 1)
+    return {"input_boxes": boxes[None], "input_boxes_labels": shown.shows.to(like.device)[None]}
 
 
 def _surest(scores: Tensor, *, least_score: float, most: int) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,8 +24,13 @@ def register(app: typer.Typer) -> None:
 def discover(
     folder: Annotated[str, typer.Argument(help="Folder, glob, .txt list, .tar shards, hf://name:split.")],
     out: Annotated[Path, typer.Option(help="Folder for groups.json and the pictures.")] = Path("discovered"),
-    by: Annotated[str, typer.Option(help="normalized_cut, sam (slow, finer) or detector.")] = "normalized_cut",
+    by: Annotated[
+        str, typer.Option(help="normalized_cut, sam (slow, finer), detector, universal:REPO.")
+    ] = "normalized_cut",
     groups: Annotated[str, typer.Option(help="How many are looked for, or auto.")] = "auto",
+    stuff: Annotated[
+        int | None, typer.Option(min=1, help="Group what no object covers, too, into so many groups, such as 27.")
+    ] = None,
     model: Annotated[str, typer.Option(help="A name from 'ovseg models'.")] = "mini",
     names: Annotated[Path | None, typer.Option(help="A file of words to propose names from.")] = None,
     name: Annotated[
@@ -35,6 +40,9 @@ def discover(
     pseudo_labels: Annotated[
         Path | None, typer.Option(help="Write named groups as label maps for training.")
     ] = None,
+    unnamed: Annotated[
+        bool, typer.Option("--unnamed", help="With --pseudo-labels: groups without a name, too, by their number.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
 ) -> None:
     """Find objects that FOLDER shows again and again, and group them; an interrupted run goes on where it stopped.
@@ -51,7 +59,8 @@ def discover(
     if given:
         made = Discovery.open(out).with_names(given)
     else:
-        made = _discover(folder, out, by=by, groups=count, names=_read_words(names), model=model, device=device)
+        options = {"by": by, "groups": count or "auto", "stuff": stuff, "names": _read_words(names)}
+        made = _discover(folder, out, options, model=model, device=device)
     _print(made)
     if concepts is not None:
         from ovseg.discovery import named_concepts
@@ -61,15 +70,13 @@ def discover(
     if pseudo_labels is not None:
         from ovseg.discovery import write_named_labels
 
-        written = write_named_labels(made, pseudo_labels)
+        written = write_named_labels(made, pseudo_labels, unnamed=unnamed)
         echo(f"{written.images} label maps in {pseudo_labels}, {written.coverage:.1%} of pixels labelled")
     if made.bad:
         raise typer.Exit(1)
 
 
-def _discover(
-    folder: str, out: Path, *, by: str, groups: int | None, names: list[str], model: str, device: str
-) -> Discovery:
+def _discover(folder: str, out: Path, options: dict[str, Any], *, model: str, device: str) -> Discovery:
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
@@ -82,22 +89,23 @@ def _discover(
             folder,
             out=out,
             segmenter=ovseg.load(model, device=device),
-            by=by,
-            groups="auto" if groups is None else groups,
-            names=names,
+            **options,
             progress=lambda done: progress.advance(bar, done),
         )
 
 
 def _print(made: Discovery) -> None:
-    objects = sum(len(group.members) for group in made.groups)
+    things, areas = ([group for group in made.groups if group.stuff == stuff] for stuff in (False, True))
+    objects, regions = (sum(len(group.members) for group in each) for each in (things, areas))
+    around = f"{len(areas)} groups of {regions} regions of stuff, " if areas else ""
     echo(
-        f"{len(made.groups)} groups of {objects} objects, {made.loose} objects of none, {len(made.paths)} photos, "
-        f"{len(made.bad)} bad"
+        f"{len(things)} groups of {objects} objects, {made.loose} objects of none, {around}"
+        f"{len(made.paths)} photos, {len(made.bad)} bad"
     )
     for group in made.groups[:_SHOWN]:
         told = one_line(group.name) or (f"perhaps {one_line(group.proposed[0])}" if group.proposed else "")
-        line = f"  {group.number:4d}  {len(group.members):5d} objects  tightness {group.tightness:.2f}  {told}"
+        what = "regions" if group.stuff else "objects"
+        line = f"  {group.number:4d}  {len(group.members):5d} {what}  tightness {group.tightness:.2f}  {told}"
         echo(line.rstrip())
     if len(made.groups) > _SHOWN:
         echo(f"  and {len(made.groups) - _SHOWN} more in {made.root / 'groups.json'}")

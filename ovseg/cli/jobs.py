@@ -192,10 +192,26 @@ def parse_background(text: str) -> Background:
         return "auto"
     if word == "none":
         return None
-    phrases = [phrase.strip() for phrase in text.split(",") if phrase.strip()]
+    phrases = _parted(text)
     if not phrases:
         raise VocabularyError(f"--background expects auto, none or phrases with commas between, got '{text}'")
     return phrases
+
+
+def parse_names(option: str, text: str | None) -> list[str]:
+    """The labels, with commas between, that an option names; none where it is not given.
+
+    Raises:
+        VocabularyError: it is given, and names none.
+    """
+    names = list(dict.fromkeys(_parted(text or "")))
+    if text is not None and not names:
+        raise VocabularyError(f"{option} expects labels with commas between, got '{text}'")
+    return names
+
+
+def _parted(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _fixed_root(source: str) -> Path:

@@ -54,7 +54,12 @@ def segment(
         str, typer.Option(help="auto, none (every pixel gets a label), or phrases with commas between.")
     ] = "auto",
     refine: Annotated[bool | None, typer.Option(help="Sharpen borders; the model decides if not given.")] = None,
-    instances: Annotated[bool, typer.Option("--instances", help="Also find the objects, to count.")] = False,
+    instances: Annotated[
+        bool, typer.Option("--instances", help="Also find the objects of LABELs that are things, to count.")
+    ] = False,
+    instances_of: Annotated[
+        str | None, typer.Option(metavar="LABEL,LABEL", help="Also find the objects of these LABELs, to count.")
+    ] = None,
     quality: Annotated[Quality | None, typer.Option(help="How objects are found, as the model file says.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Also redo images that are done.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line per image on stdout.")] = False,
@@ -80,7 +85,7 @@ def segment(
     Example: ovseg segment street.jpg road car person
     """
     from ovseg.cli.examples import with_examples
-    from ovseg.cli.jobs import parse_background
+    from ovseg.cli.jobs import parse_background, parse_names
 
     more, words = _split(labels or [])
     run = Run(
@@ -97,7 +102,7 @@ def segment(
             for name, value in (
                 ("min_area", min_area),
                 ("min_score", min_score),
-                ("instances", instances or crops),
+                ("instances", parse_names("--instances-of", instances_of) or instances or crops),
                 ("quality", quality and quality.value),
             )
             if value

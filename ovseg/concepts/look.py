@@ -108,10 +108,13 @@ class Looker:
         """Pictures that show a concept beside the retrieved images, and the maps of those that do not."""
         maps, text, paths, negatives = list(seen.maps), list(seen.text), list(seen.paths), []
         for picture in pictures:
-            (encoded,) = self.segmenter.encode_batch([picture.pixels])
+            pixels = picture.pixels
             if picture.kind == "none":
+                rows, columns = picture.window((pixels.shape[0], pixels.shape[1]))
+                (encoded,) = self.segmenter.encode_batch([np.ascontiguousarray(pixels[rows, columns])])
                 negatives.append(self._on_grid(encoded))
                 continue
+            (encoded,) = self.segmenter.encode_batch([pixels])
             mask = picture.mask_in(encoded, sam=self.segmenter.config.objects.best.masks)
             share = _resized(cell_shares(torch.from_numpy(mask)[None].float(), encoded), self.options.grid)[0]
             maps.append(self._on_grid(encoded))

@@ -30,11 +30,11 @@ _AGAIN = "run 'ovseg discover' without --name, and without this file if it is th
 
 @dataclass(frozen=True)
 class Member:
-    """An object of a group.
+    """An object of a group, or a region of a group of stuff.
 
     Attributes:
         path: key of its photo.
-        object: its number among the photo's objects, from 0.
+        object: its number among the photo's objects, or its regions of stuff, from 0.
         box: x0, y0, x1, y1 in pixels; x1 and y1 are not included.
         cosine: with the centre of the group.
     """
@@ -47,14 +47,15 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """Objects that look alike.
+    """Objects, or regions of stuff, that look alike.
 
     Attributes:
-        number: from 1, the largest and tightest first.
+        number: from 1, the largest and tightest first; those of stuff come after those of objects.
         name: what a person calls it; empty for none.
         proposed: up to three names of a word list that come nearest, the best first.
         tightness: mean cosine of the members with the centre.
         members: the nearest to the centre first.
+        stuff: whether its members are regions that no object covers.
     """
 
     number: int
@@ -62,6 +63,7 @@ class Group:
     proposed: tuple[str, ...]
     tightness: float
     members: tuple[Member, ...]
+    stuff: bool = False
 
     @property
     def photos(self) -> int:
@@ -170,6 +172,7 @@ def discover(
     model: str = "mini",
     by: str = "normalized_cut",
     groups: int | Literal["auto"] = "auto",
+    stuff: int | None = None,
     names: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Discovery:
@@ -184,8 +187,9 @@ def discover(
         out: the folder for what is found.
         segmenter: whose features are compared; None loads ``model``.
         model: a name of ``ovseg.list_models()``.
-        by: "normalized_cut", "sam" or "detector"; see ``propose``.
+        by: "normalized_cut", "sam", "detector" or "universal:MODEL"; see ``propose``.
         groups: how many are looked for; "auto" takes twice the square root of the number of objects.
+        stuff: how many groups are made of the regions that no object covers, such as 27; None leaves them alone.
         names: words, of which the nearest are proposed for each group.
         progress: called with the number of photos that a step has done.
 
@@ -197,9 +201,14 @@ def discover(
     """
     if groups != "auto" and (not isinstance(groups, int) or groups < 1):
         raise ConfigError(f"groups must be a number of at least 1 or 'auto', got {groups!r}")
+    if stuff is not None and (not isinstance(stuff, int) or stuff < 1):
+        raise ConfigError(f"stuff must be a number of groups of at least 1 or None, got {stuff!r}")
     root, segmenter = Path(out), load(model) if segmenter is None else segmenter
-    found = find_objects(folder, root, segmenter=segmenter, by=by, progress=progress)
-    made = _grouped(found, root, None if groups == "auto" else groups, model=segmenter.config.name)
+    found = find_objects(folder, root, segmenter=segmenter, by=by, stuff=stuff is not None, progress=progress)
+    things, loose = _grouped(found, groups=None if groups == "auto" else groups)
+    areas, _ = _grouped(found, groups=stuff, stuff=True, after=len(things)) if stuff else ((), 0)
+    paths = tuple(photo.path for photo in found.photos)
+    made = Discovery(root, (*things, *areas), paths, loose, found.bad, segmenter.config.name)
     if names:
         made = replace(made, groups=_proposed(made, found, names, segmenter))
     if (root / "groups.json").is_file():
@@ -212,33 +221,40 @@ def discover(
 def centre_of(group: Group, found: FoundObjects) -> NDArray[np.float32]:
     """(D,) float32 unit mean of the members' vectors."""
     photos = {photo.path: photo for photo in found.photos}
-    mean = np.mean([photos[member.path].vectors[member.object] for member in group.members], axis=0)
+    parts = [(photos[member.path].parts(stuff=group.stuff), member.object) for member in group.members]
+    mean = np.mean([part.vectors[number] for part, number in parts], axis=0)
     centre: NDArray[np.float32] = (mean / max(float(np.linalg.norm(mean)), 1e-9)).astype(np.float32)
     return centre
 
 
-def _grouped(found: FoundObjects, root: Path, groups: int | None, *, model: str) -> Discovery:
-    """The groups of all objects, without names."""
-    places = [(photo, number) for photo in found.photos for number in range(len(photo.segments))]
-    vectors = np.array([photo.vectors[number] for photo, number in places], np.float32)
-    grouping = group_vectors(vectors.reshape(len(places), -1 if places else 1), groups=groups)
+def _grouped(
+    found: FoundObjects, *, groups: int | None, stuff: bool = False, after: int = 0
+) -> tuple[tuple[Group, ...], int]:
+    """The groups of all objects, or of all regions of stuff, without names; and how many belong to none.
+
+    Args:
+        found: of all photos.
+        groups: how many are looked for; None takes the default for as many objects.
+        stuff: whether regions of stuff are grouped, all of which belong to a group.
+        after: number of the group before the first.
+    """
+    parts = [(photo.path, photo.parts(stuff=stuff)) for photo in found.photos]
+    places = [(path, part, number) for path, part in parts for number in range(len(part.segments))]
+    vectors = np.array([part.vectors[number] for _, part, number in places], np.float32)
+    vectors = vectors.reshape(len(places), -1 if places else 1)
+    grouping = group_vectors(vectors, groups=groups, everything=stuff)
     made = []
     for number in range(len(grouping.centres)):
         rows = np.flatnonzero(grouping.owner == number)
         rows = rows[np.argsort(-grouping.cosine[rows], kind="stable")]
         members = tuple(
-            Member(places[row][0].path, places[row][1], _box(places[row]), round(float(grouping.cosine[row]), 4))
+            Member(path, place, part.segments[place].box, round(float(grouping.cosine[row]), 4))
             for row in rows.tolist()
+            for path, part, place in (places[row],)
         )
-        made.append(Group(number + 1, "", (), round(float(grouping.cosine[rows].mean()), 4), members))
-    paths = tuple(photo.path for photo in found.photos)
-    return Discovery(root, tuple(made), paths, int((grouping.owner < 0).sum()), found.bad, model)
-
-
-def _box(place: tuple[Any, int]) -> tuple[int, int, int, int]:
-    photo, number = place
-    box: tuple[int, int, int, int] = photo.segments[number].box
-    return box
+        tightness = round(float(grouping.cosine[rows].mean()), 4)
+        made.append(Group(after + number + 1, "", (), tightness, members, stuff))
+    return tuple(made), int((grouping.owner < 0).sum())
 
 
 def _proposed(
@@ -261,10 +277,13 @@ def _proposed(
 
 def _with_earlier_names(made: Discovery, earlier: Discovery) -> Discovery:
     """Each name of an earlier run given to the group that has most of its members, if that are at least half."""
-    home = {(member.path, member.box): group.number for group in made.groups for member in group.members}
+    home = {
+        (group.stuff, member.path, member.box): group.number for group in made.groups for member in group.members
+    }
     names: dict[int, str] = {}
     for group in earlier.groups:
-        homes = [home[place] for member in group.members if (place := (member.path, member.box)) in home]
+        places = [(group.stuff, member.path, member.box) for member in group.members]
+        homes = [home[place] for place in places if place in home]
         if group.name and homes:
             number = max(sorted(set(homes)), key=homes.count)
             if 2 * homes.count(number) >= len(group.members):
@@ -281,7 +300,9 @@ def _group(values: dict[str, Any]) -> Group:
     if not isinstance(values["name"], str):
         raise VocabularyError(f"the name of group {values['number']} must be text, got {values['name']!r}")
     proposed = tuple(map(str, values["proposed"]))
-    return Group(int(values["number"]), values["name"].strip(), proposed, float(values["tightness"]), members)
+    stuff = bool(values.get("stuff", False))  # files of before there was stuff do not say
+    tightness = float(values["tightness"])
+    return Group(int(values["number"]), values["name"].strip(), proposed, tightness, members, stuff)
 
 
 def _four(box: Sequence[Any]) -> tuple[int, int, int, int]:

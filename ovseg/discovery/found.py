@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from ovseg.bank.store import writing
-from ovseg.config import choose
-from ovseg.discovery.proposers import PROPOSERS, object_vectors, propose
+from ovseg.discovery.proposers import object_vectors, propose, way_mark
+from ovseg.discovery.stuff import stuff_regions
 from ovseg.errors import ConfigError, ImageError, ShapeError
 from ovseg.identity import FileMark, claim
 from ovseg.images.load import read_image
@@ -24,6 +25,7 @@ from ovseg.prefetch import prefetch
 from ovseg.result.segments import Segment
 
 if TYPE_CHECKING:
+    from ovseg.pipeline.encoded import EncodedImage
     from ovseg.pipeline.segmenter import Segmenter
 
 Vectors = NDArray[np.float32]
@@ -34,26 +36,73 @@ _AGAIN = "give the same, choose another folder, or delete this one"
 
 
 @dataclass(frozen=True)
+class Described:
+    """Segments of a photo with what they look like.
+
+    Attributes:
+        segments: n of them.
+        vectors: (n, D) float32 unit, one of each; in the model's joint space.
+    """
+
+    segments: tuple[Segment, ...]
+    vectors: Vectors
+
+    @classmethod
+    def none(cls) -> Described:
+        """No segments."""
+        return cls((), np.zeros((0, 0), np.float32))
+
+    @classmethod
+    def of(cls, listed: list[dict[str, Any]], packed: str) -> Described:
+        """What ``listed`` and ``packed`` gave.
+
+        Raises:
+            TypeError, ValueError: it is no such thing.
+        """
+        segments = tuple(Segment(**each) for each in listed)
+        if not segments:
+            return cls.none()
+        flat = np.frombuffer(base64.b64decode(packed, validate=True), "<f2").astype(np.float32)
+        vectors = flat.reshape(len(segments), -1)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)  # half precision bends them a little
+        return cls(segments, vectors / np.maximum(lengths, 1e-9))
+
+    def listed(self) -> list[dict[str, Any]]:
+        """The segments as JSON."""
+        return [asdict(segment) for segment in self.segments]
+
+    def packed(self) -> str:
+        """The vectors in half precision, in base64."""
+        return base64.b64encode(self.vectors.astype("<f2").tobytes()).decode("ascii")
+
+
+@dataclass(frozen=True)
 class PhotoObjects:
-    """A photo with its objects.
+    """A photo with its objects, and with the stuff around them where that was looked for.
 
     Attributes:
         path: key by which the photo can be read again.
         mark: what it is known by, ``FileMark.to_dict``.
-        segments: its objects, the surest first.
-        vectors: (n, D) float32 unit, one of each; in the model's joint space.
+        objects: its objects, the surest first.
+        stuff: regions that no object covers; None where nobody asked.
     """
 
     path: str
     mark: dict[str, Any]
-    segments: tuple[Segment, ...]
-    vectors: Vectors
+    objects: Described
+    stuff: Described | None = None
+
+    def parts(self, *, stuff: bool) -> Described:
+        """Its regions of stuff, or else its objects."""
+        return (self.stuff or Described.none()) if stuff else self.objects
 
     def to_line(self) -> dict[str, Any]:
         """As a journal holds it; vectors in half precision."""
-        packed = base64.b64encode(self.vectors.astype("<f2").tobytes()).decode("ascii")
-        objects = [asdict(segment) for segment in self.segments]
-        return {"path": self.path, "image": self.mark, "objects": objects, "vectors": packed}
+        line: dict[str, Any] = {"path": self.path, "image": self.mark}
+        line |= {"objects": self.objects.listed(), "vectors": self.objects.packed()}
+        if self.stuff is not None:
+            line |= {"stuff": self.stuff.listed(), "stuff_vectors": self.stuff.packed()}
+        return line
 
     @classmethod
     def of_line(cls, line: dict[str, Any]) -> PhotoObjects:
@@ -62,11 +111,9 @@ class PhotoObjects:
         Raises:
             KeyError, TypeError, ValueError: it is no such line.
         """
-        segments = tuple(Segment(**each) for each in line["objects"])
-        flat = np.frombuffer(base64.b64decode(line["vectors"], validate=True), "<f2").astype(np.float32)
-        vectors = flat.reshape(len(segments), -1) if segments else np.zeros((0, 0), np.float32)
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)  # half precision bends them a little
-        return cls(line["path"], line["image"], segments, vectors / np.maximum(lengths, 1e-9))
+        objects = Described.of(line["objects"], line["vectors"])
+        stuff = Described.of(line["stuff"], line["stuff_vectors"]) if "stuff" in line else None
+        return cls(line["path"], line["image"], objects, stuff)
 
 
 @dataclass(frozen=True)
@@ -88,6 +135,7 @@ def find_objects(
     *,
     segmenter: Segmenter,
     by: str = "normalized_cut",
+    stuff: bool = False,
     progress: Progress | None = None,
 ) -> FoundObjects:
     """The objects of every photo; a run that was interrupted, however, goes on where it stopped.
@@ -101,25 +149,28 @@ def find_objects(
         out: where it is kept.
         segmenter: whose features are taken.
         by: as of ``propose``.
+        stuff: whether to look for regions that no object covers, too; photos of an earlier run without are looked
+            at again.
         progress: called with the number of photos that a step has done.
 
     Raises:
         ConfigError: ``out`` holds objects of other settings, or there is no such way.
         ImageError: there are no photos.
-        ModelError: the model has no detector.
+        ModelError: the model has no detector, or the weights of ``by`` are missing or of another network.
         OutputError: another process writes there, or the disk is full.
     """
-    choose("way to propose objects", by, PROPOSERS)
+    mark = way_mark(by)
     items = _outside(folder, out)
     with writing(out, what="discovery"):
-        settings = {"by": by, "segmenter": segmenter.info}
+        settings = {"by": by, "segmenter": segmenter.info, **({"weights": mark} if mark else {})}
         claim(out / "settings.json", settings, what="objects", advice=_AGAIN)
         path = out / "objects.jsonl"
-        lines = keep_lines(path, _holds)
+        lines = keep_lines(path, lambda line: _holds(line) and (not stuff or "stuff" in line))
         done = {line["path"]: line for line in lines}
         known = {line["image"]["sha256"]: line for line in lines}
         with Journal(path) as journal:
-            for line in _lines((item for item in items if item.key not in done), known, segmenter, by):
+            look = partial(_line, segmenter=segmenter, by=by, stuff=stuff)
+            for line in _lines((item for item in items if item.key not in done), known, look):
                 if "error" not in line:
                     journal.append(line)
                     known[line["image"]["sha256"]] = line
@@ -160,7 +211,7 @@ def _holds(line: dict[str, Any]) -> bool:
 
 
 def _lines(
-    items: Iterator[Item], known: dict[str, dict[str, Any]], segmenter: Segmenter, by: str
+    items: Iterator[Item], known: dict[str, dict[str, Any]], look: Callable[..., dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
     """The line of each photo, in order; ``path`` and ``error`` for one that cannot be read."""
     for item, mark, pixels in prefetch(_decode, items, ahead=_AHEAD):
@@ -169,18 +220,24 @@ def _lines(
         elif mark.sha256 in known:
             yield {**known[mark.sha256], "path": item.key, "image": mark.to_dict()}
         else:
-            yield _line(item.key, mark, pixels, segmenter, by)
+            yield look(item.key, mark, pixels)
 
 
-def _line(key: str, mark: FileMark, pixels: NDArray[np.uint8], segmenter: Segmenter, by: str) -> dict[str, Any]:
+def _line(
+    key: str, mark: FileMark, pixels: NDArray[np.uint8], *, segmenter: Segmenter, by: str, stuff: bool
+) -> dict[str, Any]:
     try:
         encoded = segmenter.encode(pixels)
     except (ImageError, ShapeError) as error:  # of a form that this model cannot take
         return {"path": key, "error": " ".join(str(error).split())}
     segments = propose(segmenter, encoded, by=by)
-    with torch.inference_mode():
-        vectors = object_vectors(encoded, segments).numpy()
-    return PhotoObjects(key, mark.to_dict(), segments, vectors).to_line()
+    around = _described(encoded, stuff_regions(encoded, segments)) if stuff else None
+    return PhotoObjects(key, mark.to_dict(), _described(encoded, segments), around).to_line()
+
+
+@torch.inference_mode()
+def _described(encoded: EncodedImage, segments: tuple[Segment, ...]) -> Described:
+    return Described(segments, object_vectors(encoded, segments).numpy())
 
 
 def _decode(item: Item) -> tuple[Item, FileMark, NDArray[np.uint8] | ImageError]:

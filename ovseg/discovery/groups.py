@@ -45,7 +45,9 @@ def auto_groups(objects: int) -> int:
     return max(1, min(MOST_GROUPS, round(2 * math.sqrt(objects))))
 
 
-def group_vectors(vectors: NDArray[np.float32], *, groups: int | None = None, seed: int = 0) -> Grouping:
+def group_vectors(
+    vectors: NDArray[np.float32], *, groups: int | None = None, everything: bool = False, seed: int = 0
+) -> Grouping:
     """Unit vectors in groups by FAISS's spherical k-means; the same vectors give the same groups.
 
     An object of none is one whose cosine with its centre is two standard deviations under the mean of all, and one
@@ -54,6 +56,7 @@ def group_vectors(vectors: NDArray[np.float32], *, groups: int | None = None, se
     Args:
         vectors: (n, D) float32 unit.
         groups: how many are looked for; None takes ``auto_groups``. There may be fewer in the end.
+        everything: whether every object belongs to a group, however small the group is.
         seed: of the beginnings of k-means.
 
     Raises:
@@ -70,8 +73,9 @@ def group_vectors(vectors: NDArray[np.float32], *, groups: int | None = None, se
     if not count:
         return Grouping(np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros((0, vectors.shape[1]), np.float32))
     owner, cosine = cluster_vectors(np.ascontiguousarray(vectors), count, seed=seed)
-    owner[cosine < cosine.mean() - _FAR * cosine.std() - 1e-6] = -1
-    return _ranked(vectors, owner, count)
+    if not everything:
+        owner[cosine < cosine.mean() - _FAR * cosine.std() - 1e-6] = -1
+    return _ranked(vectors, owner, count, least=1 if everything else LEAST_MEMBERS)
 
 
 def cluster_vectors(
@@ -102,12 +106,12 @@ def cluster_vectors(
     return owner[:, 0].astype(np.int64), cosine[:, 0]
 
 
-def _ranked(vectors: NDArray[np.float32], owner: NDArray[np.int64], count: int) -> Grouping:
+def _ranked(vectors: NDArray[np.float32], owner: NDArray[np.int64], count: int, *, least: int) -> Grouping:
     """The groups that have enough members, in order; the others' objects are of none."""
     described = []
     for number in range(count):
         members = np.flatnonzero(owner == number)
-        if len(members) >= LEAST_MEMBERS:
+        if len(members) >= least:
             mean = vectors[members].mean(0)
             centre = mean / max(float(np.linalg.norm(mean)), 1e-9)
             described.append((float((vectors[members] @ centre).sum()), members, centre))

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ovseg.checkpoints import mark_of
 from ovseg.config import choose
 from ovseg.errors import ConfigError, ModelError
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.naming import structure_of
 from ovseg.proposals.masks import Masks, box_masks, cut_masks, sam_masks
+from ovseg.proposals.universal import EXPECTED, load_universal, universal_masks
 from ovseg.result.segments import Segment
-from ovseg.sam import ask_sam
+from ovseg.sam.load import ask_sam, load_sam, sam_mark
 from ovseg.sam.mobile import MOBILE_SAM
 
 if TYPE_CHECKING:
@@ -29,18 +31,25 @@ MOST = 10
 _LEAST, _LARGEST = 0.005, 0.9  # share of the image that an object has
 _OVERLAP = 0.7  # of two masks, over which the less sure is a copy
 
-Proposer = Callable[["Segmenter", EncodedImage], Masks]
+_TAKE_MODELS = ("sam", "universal")  # ways that work by another network than the segmenter's
+
+Proposer = Callable[["Segmenter", EncodedImage, str], Masks]
+"""Gives masks of an image by a segmenter, and by the network that a way was given, or an empty string."""
 
 
-def _by_cut(segmenter: Segmenter, encoded: EncodedImage) -> Masks:
+def _by_cut(segmenter: Segmenter, encoded: EncodedImage, model: str) -> Masks:
     return cut_masks(encoded.pixels, structure_of(encoded))
 
 
-def _by_sam(segmenter: Segmenter, encoded: EncodedImage) -> Masks:
-    return sam_masks(*ask_sam(encoded, MOBILE_SAM))
+def _by_sam(segmenter: Segmenter, encoded: EncodedImage, model: str) -> Masks:
+    return sam_masks(*ask_sam(encoded, model or MOBILE_SAM))
 
 
-def _by_detector(segmenter: Segmenter, encoded: EncodedImage) -> Masks:
+def _by_universal(segmenter: Segmenter, encoded: EncodedImage, model: str) -> Masks:
+    return universal_masks(encoded.pixels, model=model)
+
+
+def _by_detector(segmenter: Segmenter, encoded: EncodedImage, model: str) -> Masks:
     if segmenter.model.detector is None:
         raise ModelError(
             f"model '{segmenter.config.name}' has no detector; propose by normalized_cut or sam, or use mini"
@@ -49,7 +58,46 @@ def _by_detector(segmenter: Segmenter, encoded: EncodedImage) -> Masks:
     return box_masks(encoded.pixels, structure_of(encoded), proposals)
 
 
-PROPOSERS: dict[str, Proposer] = {"normalized_cut": _by_cut, "sam": _by_sam, "detector": _by_detector}
+PROPOSERS: dict[str, Proposer] = {
+    "normalized_cut": _by_cut,
+    "sam": _by_sam,
+    "detector": _by_detector,
+    "universal": _by_universal,
+}
+
+
+def parse_way(by: str) -> tuple[str, str]:
+    """The way and the network of "WAY" or "WAY:MODEL"; the network is an empty string where none is given.
+
+    Raises:
+        ConfigError: there is no such way, it takes no network, or needs one.
+    """
+    way, colon, model = by.partition(":")
+    choose("way to propose objects", way, PROPOSERS)
+    if colon and (way not in _TAKE_MODELS or not model):
+        raise ConfigError(
+            f"{' and '.join(_TAKE_MODELS)} take a model after a colon, got '{by}'; write {way} or universal:MODEL"
+        )
+    if way == "universal" and not model:
+        raise ConfigError(f"expected universal:MODEL, got 'universal'; give {EXPECTED}")
+    return way, model
+
+
+def way_mark(by: str) -> str:
+    """What the weights of the network after the colon are known by, fetched if need be; empty where there is none.
+
+    Raises:
+        ConfigError: as ``parse_way``.
+        ModelError: the weights are missing, or of another kind of network.
+    """
+    way, model = parse_way(by)
+    if not model:
+        return ""
+    if way == "sam":
+        load_sam(model)
+        return sam_mark(model)
+    load_universal(model)
+    return mark_of(model)
 
 
 def propose(
@@ -60,8 +108,10 @@ def propose(
     Args:
         segmenter: whose features are cut, or whose detector is asked.
         image: anything ``Segmenter.encode`` takes, or what it returned.
-        by: "normalized_cut" (the structure features, at most three objects), "sam" (MobileSAM at a grid of points)
-            or "detector" (its boxes, whatever they show, for models that have one).
+        by: "normalized_cut" (the structure features, at most three objects), "sam" (MobileSAM at a grid of points,
+            another as "sam:facebook/sam-vit-base"), "detector" (its boxes, whatever they show, for models that have
+            one) or "universal:MODEL" (a Mask2Former, OneFormer or EoMT, whatever it would call them; see
+            ``proposals.universal.load_universal``).
         most: how many, at most.
 
     Returns:
@@ -70,15 +120,15 @@ def propose(
 
     Raises:
         ConfigError: there is no such way; or ``most`` is under 1.
-        ModelError: the model has no detector.
+        ModelError: the model has no detector, or the weights after the colon are missing or of another network.
         ImageError: the image cannot be read.
     """
-    proposer = choose("way to propose objects", by, PROPOSERS)
+    way, model = parse_way(by)
     if most < 1:
         raise ConfigError(f"most must be at least 1, got {most}")
     encoded = image if isinstance(image, EncodedImage) else segmenter.encode(image)
     with torch.inference_mode():
-        return tuple(segment for segment, _ in _distinct(proposer(segmenter, encoded), most=most))
+        return tuple(segment for segment, _ in _distinct(PROPOSERS[way](segmenter, encoded, model), most=most))
 
 
 def object_vectors(encoded: EncodedImage, segments: tuple[Segment, ...]) -> Tensor:

@@ -20,6 +20,7 @@ from ovseg.images.sources import read_key
 if TYPE_CHECKING:
     from ovseg.discovery.discovery import Discovery, Group, Member
     from ovseg.discovery.found import FoundObjects, PhotoObjects
+    from ovseg.result.segments import Segment
 
 _SHOWN, _ON_OVERVIEW = 60, 8  # members on a group's sheet, and on the overview
 _SIDE, _COLUMNS = 120, 10
@@ -53,7 +54,8 @@ def write_sheets(made: Discovery, found: FoundObjects) -> None:
 
 def title_of(group: Group) -> str:
     """What is said of a group in one line."""
-    title = f"group {group.number}: {len(group.members)} objects in {group.photos} photos, tightness "
+    what = "regions of stuff" if group.stuff else "objects"
+    title = f"group {group.number}: {len(group.members)} {what} in {group.photos} photos, tightness "
     title += f"{group.tightness:.2f}"
     if group.name:
         return f"{title}, named {one_line(group.name)}"
@@ -64,12 +66,13 @@ def title_of(group: Group) -> str:
 
 def _tiles(group: Group, photos: dict[str, PhotoObjects]) -> Iterator[Image.Image]:
     for member in group.members[:_SHOWN]:
-        yield captioned(_tile(member, photos[member.path]), f"{member.cosine:.2f}")
+        segment = photos[member.path].parts(stuff=group.stuff).segments[member.object]
+        yield captioned(_tile(member, segment), f"{member.cosine:.2f}")
 
 
-def _tile(member: Member, photo: PhotoObjects) -> Image.Image:
+def _tile(member: Member, segment: Segment) -> Image.Image:
     """The object in its surroundings; a grey square where its photo is gone or has changed."""
-    pixels, segment = _pixels(member.path), photo.segments[member.object]
+    pixels = _pixels(member.path)
     if pixels is None or list(pixels.shape[:2]) != list(segment.rle["size"]):
         return Image.new("RGB", (_SIDE, _SIDE), (200, 200, 200))
     return object_tile(pixels, segment.mask(), segment.box, side=_SIDE)

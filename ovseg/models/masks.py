@@ -15,16 +15,15 @@ from ovseg.backends.clipseg import ClipSegEncoder, ClipSegHead
 from ovseg.backends.grounding import GroundingEncoder, GroundingHead
 from ovseg.backends.owlv2 import Owlv2Encoder, Owlv2Head
 from ovseg.backends.sam3 import LONGEST, Sam3Encoder, Sam3Head
+from ovseg.checkpoints import kind_of, open_network, told_kind
 from ovseg.config import choose
 from ovseg.encoders.spec import EncoderSpec
 from ovseg.errors import ConfigError, ModelError
-from ovseg.files import read_json
 from ovseg.hub import download_folder
 from ovseg.models.config import ModelConfig
 from ovseg.models.download import describe
 from ovseg.models.huggingface import mark_of_folder, processor_facts, spec_of
 from ovseg.models.model import MadeOnce, Model
-from ovseg.weights import freeze
 
 _HOLDERS = {"sam3_video": "sam3"}  # kinds of repositories that hold a network of another kind, too
 _SAM3_FACTS = {  # of its processor
@@ -57,7 +56,7 @@ class Opened:
 
     def network(self, name: str) -> Any:
         """The frozen network of a class of transformers, on the device."""
-        return freeze(_load(self.folder, name)).to(self.device)
+        return open_network(self.folder, name).to(self.device)
 
     def tokenizer(self) -> Any:
         """The tokenizer in the folder."""
@@ -119,29 +118,12 @@ def build_masks(config: ModelConfig, device: torch.device, dtype: torch.dtype, w
 
 
 def _check_kind(folder: Path, name: str) -> None:
-    path = folder / "config.json"
-    facts = read_json(path, what="file", advice="fetch the model again", error=ModelError) if path.is_file() else {}
-    kind: Any = facts.get("model_type")
-    if _HOLDERS.get(kind, kind) != name:
+    kind = kind_of(folder)
+    if kind is None or _HOLDERS.get(kind, kind) != name:
         raise ModelError(
             f"expected the files of a transformers model of type '{name}' in the folder '{folder}', got "
-            f"{'no config.json' if kind is None else repr(kind)}; check --weights"
+            f"{told_kind(kind)}; check --weights"
         )
-
-
-def _load(folder: Path, name: str) -> Any:
-    from ovseg._torchvision import ensure_torchvision
-
-    ensure_torchvision()
-    import transformers
-
-    safe = any(folder.glob("*.safetensors")) or None  # None also takes torch files
-    try:
-        opened = getattr(transformers, name)
-        return opened.from_pretrained(folder, use_safetensors=safe, weights_only=True, local_files_only=True)
-    except Exception as error:  # torch raises whatever the bytes of its files lead to
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"expected the weights of {name} in '{folder}': {reason}") from error
 
 
 def _side(facts: dict[str, Any]) -> tuple[int, int]:

@@ -146,9 +146,10 @@ class ObjectsConfig(Config):
             connected parts of the label map; "parts" asks those alone; "queries" those of a trained head of kind
             ``maskqueries``; "watershed" and "affinity" the connected parts, split where they are narrow or where
             their features differ; "cuts" cuts the image in parts without any word (LaVG's normalised cut), and
-            "sam" takes the masks of a SAM at a grid of points, both named by the label map.
+            "sam" takes the masks of a SAM at a grid of points and "universal" those of a Mask2Former, OneFormer or
+            EoMT, whatever it calls them; all three are named by the label map.
         masks: what cuts them out: "map" the label map inside their box, or the masks that were proposed; or the
-            name of a SAM of ``ovseg.sam``, which is asked by box. With "sam", which SAM proposes.
+            name of a SAM of ``ovseg.sam``, which is asked by box. With "sam" and "universal", who proposes.
         points: side of the grid of points of "sam", 8 to 32; its time grows with the square.
         closer: whether the detector also looks at a larger copy of the image, for small objects.
         most: at most so many of an image are cut out.
@@ -156,7 +157,9 @@ class ObjectsConfig(Config):
         sharpen: objects at least this sure also correct the label map; None leaves it as it is.
     """
 
-    proposals: Literal["detector", "parts", "queries", "watershed", "affinity", "cuts", "sam"] = "parts"
+    proposals: Literal["detector", "parts", "queries", "watershed", "affinity", "cuts", "sam", "universal"] = (
+        "parts"
+    )
     masks: str = "map"
     points: int = Field(default=8, ge=8, le=32)
     closer: bool = True
@@ -165,10 +168,18 @@ class ObjectsConfig(Config):
     sharpen: float | None = Field(default=None, ge=0, le=1)
 
     @model_validator(mode="after")
-    def _proposing_sam(self) -> ObjectsConfig:
-        if self.proposals == "sam" and self.masks == "map":
-            raise ValueError("proposals: sam needs the name of a SAM, got masks: map; write masks: mobile-sam")
+    def _named_network(self) -> ObjectsConfig:
+        if self.proposes_by_network and self.masks == "map":
+            instead = "mobile-sam" if self.proposals == "sam" else "facebook/mask2former-swin-tiny-coco-panoptic"
+            raise ValueError(
+                f"proposals: {self.proposals} needs the name of a network, got masks: map; write masks: {instead}"
+            )
         return self
+
+    @property
+    def proposes_by_network(self) -> bool:
+        """Whether ``masks`` names the network that proposes, whose masks are final."""
+        return self.proposals in {"sam", "universal"}
 
 
 class QualityConfig(Config):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ovseg.backends.answers import AnsweringHead
+from ovseg.backends.answers import AnsweringHead, ExemplarHead
 from ovseg.encoders.spec import DenseFeatures
 from ovseg.errors import SpaceError
 from ovseg.examples import Shot, Sight, View, teach
@@ -25,6 +25,7 @@ from ovseg.images.geometry import ImageGeometry
 from ovseg.models.sections import ExamplesConfig
 from ovseg.pipeline.cells import cell_colours, cell_shares, on_grid, with_padding
 from ovseg.pipeline.encoded import EncodedImage
+from ovseg.pipeline.exemplars import shown_here
 from ovseg.pipeline.logits import ClassLogits, best_query
 from ovseg.pipeline.modifiers import Modifier
 from ovseg.pipeline.places import Picture, pictures_of
@@ -106,6 +107,8 @@ class ExampleReader:
             ImageError: a picture cannot be read.
             SpaceError: the model's answers are no sums that sight could be added to.
         """
+        if isinstance(segmenter.model.head, ExemplarHead):
+            return shown_here(segmenter, queries, concepts)
         _refuse_unfit(segmenter)
         mark, info = lesson_mark(concepts, segmenter.config.examples), segmenter.model.info
         # the queries are kept as well, so that no others can have their number

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ovseg.backends.answers import AnsweringHead, FoundMask
+from ovseg.backends.answers import AnsweringHead, ExemplarHead, FoundMask
 from ovseg.encoders.spec import DenseFeatures, check_space
 from ovseg.errors import ShapeError
 from ovseg.heads.base import FusionHead, Head
@@ -168,10 +169,17 @@ def answered_logits(
 
     Raises:
         SpaceError: features and queries are in different spaces.
+        VocabularyError: a label is shown by boxes of another picture.
     """
     check_space(encoded.features.space, queries.space)
     phrases = queries.phrases.to(encoded.features.values.device)
-    answer = head.answer(encoded.features, phrases, encoded, least_score=objects.least_score, most=objects.most)
+    asked: dict[str, Any] = {"least_score": objects.least_score, "most": objects.most}
+    if queries.exemplars is None:
+        answer = head.answer(encoded.features, phrases, encoded, **asked)
+    else:
+        assert isinstance(head, ExemplarHead)
+        prompts = queries.exemplars.prompts(encoded, queries)
+        answer = head.answer_shown(encoded.features, phrases, encoded, prompts, **asked)
     best, _ = _rows(answer.maps.flatten(1), queries, by_query=False)
     values = best.view(-1, *answer.maps.shape[1:])
     return ClassLogits(values, answer.stride, queries, objects=answer.objects)

@@ -15,6 +15,7 @@ from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits
 from ovseg.proposals.masks import Masks, part_masks, sam_masks
 from ovseg.proposals.splits import by_affinity, by_watershed
+from ovseg.proposals.universal import universal_masks
 from ovseg.result.segments import Segment
 from ovseg.sam import ask_sam
 
@@ -55,15 +56,17 @@ class UnnamedMasks:
 
 
 def proposed_masks(encoded: EncodedImage, config: ObjectsConfig) -> UnnamedMasks:
-    """The masks that ``config.proposals``, "cuts" or "sam", finds in an image without any word; kept with it.
+    """The masks that ``config.proposals`` ("cuts", "sam", "universal") finds without any word; kept with the image.
 
     Raises:
-        ModelError: the weights of a SAM are missing.
+        ModelError: the weights of a network are missing.
     """
 
     def propose() -> UnnamedMasks:
         if config.proposals == "cuts":
             masks = part_masks(encoded.pixels, structure_of(encoded))
+        elif config.proposals == "universal":
+            masks = universal_masks(encoded.pixels, model=config.masks)
         else:
             network, embedding = ask_sam(encoded, config.masks)
             masks = sam_masks(network, embedding, points_per_side=config.points, **_SAM_LIMITS)

@@ -186,7 +186,7 @@ class ObjectFinder:
         """
         labels = logits.queries.vocabulary.labels
         own = self._own_masks(encoded, logits, decided, things)
-        if own is not None and (self.config.masks == "map" or self.config.proposals == "sam"):
+        if own is not None and (self.config.masks == "map" or self.config.proposes_by_network):
             cut = own
         else:
             found = self._candidates(encoded, logits, decided, things) if own is None else boxes_of(own, labels)

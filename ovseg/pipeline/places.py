@@ -94,8 +94,9 @@ class Picture:
             return slice(0, size[0]), slice(0, size[1])
         x0, y0, x1, y1 = (round(float(number)) for number in self.within)
         if not (0 <= x0 < x1 <= size[1] and 0 <= y0 < y1 <= size[0]):
+            name = "the box" if self.kind == "none" else "within"
             raise VocabularyError(
-                f"within of {self.where} must lie inside its {size[1]} x {size[0]} pixels, got {self.within!r}"
+                f"{name} of {self.where} must lie inside its {size[1]} x {size[0]} pixels, got {self.within!r}"
             )
         return slice(y0, y1), slice(x0, x1)
 
@@ -131,9 +132,10 @@ def pictures_of(concept: Concept) -> list[Picture]:
         Picture(image, f"image {number} of concept '{concept.label}'", kind, place, box)
         for number, (image, place, box) in enumerate(zip(concept.images, places, within, strict=True))
     ]
+    empty = concept.not_boxes or [None] * len(concept.not_images)
     others = [
-        Picture(image, f"not_images {number} of concept '{concept.label}'", "none")
-        for number, image in enumerate(concept.not_images)
+        Picture(image, f"not_images {number} of concept '{concept.label}'", "none", within=box)
+        for number, (image, box) in enumerate(zip(concept.not_images, empty, strict=True))
     ]
     return [*shown, *others]
 

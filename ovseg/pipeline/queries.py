@@ -24,6 +24,7 @@ from ovseg.vocabulary.spellings import phrase_for_encoder
 from ovseg.vocabulary.templates import Templates
 
 if TYPE_CHECKING:
+    from ovseg.pipeline.exemplars import Exemplars
     from ovseg.pipeline.modifiers import Modifier
 
 PhraseEncoder = Callable[[Sequence[str]], Tensor]
@@ -44,6 +45,7 @@ class QueryBank:
         space: embedding space; compared with that of the features.
         logit_scale: factor from dot product to logit.
         modifiers: what is known of these labels besides, such as by pictures; they change the logits first.
+        exemplars: boxes in the photo itself that show labels, for an ``ExemplarHead``; None for none.
 
     Raises:
         ShapeError: ``class_of_query`` is not (Q,).
@@ -55,6 +57,7 @@ class QueryBank:
     space: str
     logit_scale: float
     modifiers: tuple[Modifier, ...] = ()
+    exemplars: Exemplars | None = None
 
     def __post_init__(self) -> None:
         check_shape("embeddings", self.embeddings, "Q C")

@@ -135,6 +135,36 @@ def sharp_masks(image: Tensor, maps: Tensor) -> Iterator[Tensor]:
     Yields:
         (H, W) bool, one for each map.
     """
+    for fine in _sharp_maps(image, maps):
+        yield fine > 0.5
+
+
+def sharp_partition(image: Tensor, owner: Tensor) -> Tensor:
+    """Numbers of cells as numbers of pixels, the borders between them drawn on the image, by the guided filter.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        owner: (h, w) int64 from 0, over the whole image.
+
+    Returns:
+        (H, W) int64; a number of few cells may have no pixel.
+
+    Raises:
+        ShapeError: image or numbers have another shape.
+    """
+    check_shape("image", image, "H W c", c=3)
+    check_shape("owner", owner, "h w")
+    maps = functional.one_hot(owner).permute(2, 0, 1).float()
+    numbers = torch.zeros(image.shape[:2], dtype=torch.int64)
+    best = torch.full(image.shape[:2], -torch.inf)
+    for number, fine in enumerate(_sharp_maps(image, maps)):
+        numbers[fine > best] = number
+        best = torch.maximum(best, fine)
+    return numbers
+
+
+def _sharp_maps(image: Tensor, maps: Tensor) -> Iterator[Tensor]:
+    """(n, h, w) maps, each as (H, W) float32 whose borders follow the image's."""
     if not len(maps):
         return
     size = (image.shape[0], image.shape[1])
@@ -146,7 +176,7 @@ def sharp_masks(image: Tensor, maps: Tensor) -> Iterator[Tensor]:
         coarse = functional.interpolate(some, small, mode="bilinear", align_corners=False)
         for fine in guided_filter(pixels, coarse)[0]:
             whole = functional.interpolate(fine[None, None], size, mode="bilinear", align_corners=False)
-            yield whole[0, 0] > 0.5
+            yield whole[0, 0]
 
 
 def apartness(features: Tensor, mask: Tensor) -> float:

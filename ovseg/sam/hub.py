@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ovseg.checkpoints import folder_of, kind_of, told_kind
 from ovseg.errors import ModelError
-from ovseg.hub import download_folder
 from ovseg.images.geometry import ImageGeometry
 from ovseg.sam.decoder import MaskDecoder, MaskEmbedding, Multimask, PromptEncoder
 from ovseg.sam.mobile import FrameSam
@@ -38,7 +37,7 @@ def open_from_hub(model: str) -> PromptedSam:
     Raises:
         ModelError: the weights are missing, or of another kind of network; says what to do.
     """
-    folder = Path(model) if Path(model).is_dir() else _download(model)
+    folder = folder_of(model, what="SAM", expected="mobile-sam, a repository on the hub or a folder")
     kind = _kind(folder)
     network, processor = _opened(folder, *_CLASSES[kind])
     return from_transformers(network, processor) if kind == "sam" else StretchedSam(network, processor)
@@ -50,30 +49,20 @@ def open_transformers_sam(model: str) -> tuple[Any, Any]:
     Raises:
         ModelError: the weights are missing, or of another kind of network; says what to do.
     """
-    folder = Path(model) if Path(model).is_dir() else _download(model)
+    folder = folder_of(model, what="SAM", expected="mobile-sam, a repository on the hub or a folder")
     if _kind(folder) != "sam":
         raise ModelError(f"expected the weights of SAM in '{folder}', got those of {_kind(folder)}; choose another")
     return _opened(folder, *_CLASSES["sam"])
 
 
-def _download(model: str) -> Path:
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return download_folder(model, what="SAM")
-    except HFValidationError as error:
-        raise ModelError(f"expected mobile-sam, a repository on the hub or a folder, got '{model}'") from error
-
-
 def _kind(folder: Path) -> str:
-    path = folder / "config.json"
-    kind = json.loads(path.read_text(encoding="utf-8")).get("model_type") if path.is_file() else None
-    if kind not in _CLASSES:
+    kind = kind_of(folder)
+    if kind is None or kind not in _CLASSES:
         raise ModelError(
             f"expected the weights of SAM, SAM 2 or EdgeTAM with their config.json in '{folder}', got "
-            f"{'no config.json' if kind is None else repr(kind)}; {_INSTEAD}"
+            f"{told_kind(kind)}; {_INSTEAD}"
         )
-    return str(kind)
+    return kind
 
 
 def _opened(folder: Path, network: str, processor: str) -> tuple[Any, Any]:

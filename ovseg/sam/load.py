@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 
-from ovseg.hub import content_of
+from ovseg.checkpoints import mark_of
 from ovseg.images.photo import Photo
 from ovseg.sam.mobile import MOBILE_SAM, SHA256, load_mobile_sam
 from ovseg.sam.protocol import PromptedSam, SamEmbedding
@@ -53,11 +52,4 @@ def sam_mark(model: str) -> str:
     """What the weights of a SAM are known by, as far as they are on this machine yet; never downloads."""
     if model == MOBILE_SAM:
         return SHA256[:16]
-    from huggingface_hub import try_to_load_from_cache
-
-    folder = Path(model)
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    if not files:
-        found = try_to_load_from_cache(model, "model.safetensors")
-        files = [Path(found)] if isinstance(found, str) else []
-    return "+".join(content_of(file)[:16] for file in files) or model
+    return mark_of(model)

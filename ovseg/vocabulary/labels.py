@@ -36,6 +36,8 @@ class Concept:
         within: per image the box x0, y0, x1, y1 in pixels that was looked at, or None for all of it; whether the
             rest of the image shows it is unknown. Empty for all of every image.
         not_images: pictures that do not show it.
+        not_boxes: per entry of ``not_images`` the box x0, y0, x1, y1 in pixels that does not show it, or None for
+            all of it; whether the rest of that image shows it is unknown. Empty for all of every image.
         use_name: whether the words count besides the pictures.
         weight: factor on the label's odds against every other class; finite and above 0.
         thing: whether it has objects to count (True) or only an area (False); None asks
@@ -58,6 +60,7 @@ class Concept:
     within: tuple[Any, ...] = ()
     not_images: tuple[Any, ...] = ()
     use_name: bool = True
+    not_boxes: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", check_phrase(self.label, where="the label of a concept"))
@@ -192,7 +195,7 @@ def check_things(vocabulary: Vocabulary, instances: bool | Sequence[str]) -> tup
         if instances and not vocabulary.things:
             raise VocabularyError(
                 f"expected a label with objects to count, got {', '.join(labels)}, only areas; name the labels in "
-                "instances=[...], or use Concept(label, thing=True)"
+                "instances=[...] (on the command line --instances-of LABEL), or use Concept(label, thing=True)"
             )
         return vocabulary.things if instances else ()
     if isinstance(instances, str) or not all(isinstance(label, str) for label in instances) or not instances:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 PLACES = ("masks", "boxes", "points")
 """The fields of a concept that say where in its images it is; one of them at most."""
-PICTURES = ("images", "not_images", "within", *PLACES)
+PICTURES = ("images", "not_images", "not_boxes", "within", *PLACES)
 """All fields of a concept that are about pictures."""
 
 
@@ -31,18 +31,20 @@ def check_shown(concept: Concept) -> None:
             f"{where} must say where it is in its images in one way, got {' and '.join(given)}; keep one of them, "
             "or make masks of all"
         )
-    for name in [*given, *(["within"] if concept.within else [])]:
-        count = len(getattr(concept, name))
-        if count != len(concept.images):
+    for name in (*given, "within", "not_boxes"):
+        owner = "not_images" if name == "not_boxes" else "images"
+        count, wanted = len(getattr(concept, name)), len(getattr(concept, owner))
+        if count not in {0, wanted}:
             raise VocabularyError(
                 f"{where} must have one entry of {name} per image or none, got {count} {name} for "
-                f"{len(concept.images)} images; leave out {name}, or give one for each image"
+                f"{wanted} {owner}; leave out {name}, or give one for each image"
             )
     for number, box in enumerate(concept.boxes):
         _check_box(box, where=f"box {number} of {where}")
-    for number, box in enumerate(concept.within):
-        if box is not None:
-            _check_box(box, where=f"within {number} of {where}")
+    for name in ("within", "not_boxes"):
+        for number, box in enumerate(getattr(concept, name)):
+            if box is not None:
+                _check_box(box, where=f"{name} {number} of {where}")
     for number, points in enumerate(concept.points):
         as_points(points, where=f"points {number} of {where}")
     if not concept.use_name and not concept.images:

@@ -19,6 +19,7 @@ from ovseg.models.build import build_model
 from ovseg.models.config import read_model_config
 from ovseg.models.download import fetch
 from ovseg.pipeline.segmenter import Segmenter
+from ovseg.vocabulary.labels import Concept
 
 CONFIG = read_model_config("sam3")
 LABELS = ["a cat", "road", "the blue sky"]
@@ -128,3 +129,43 @@ def test_a_gated_model_says_what_to_click(tmp_path: Path, monkeypatch: pytest.Mo
 def test_phrases_that_are_too_long_are_refused(segmenter: Segmenter) -> None:
     with pytest.raises(VocabularyError, match="at most 32 tokens"):
         segmenter.queries(["very " * 40 + "old cat"])
+
+
+MUG, CAT, NOT_CAT = (10.0, 8.0, 40.0, 50.0), (50.0, 5.0, 80.0, 30.0), (0.0, 0.0, 12.0, 60.0)
+
+
+def test_boxes_in_the_photo_show_a_label_as_in_transformers(segmenter: Segmenter, folder: Path) -> None:
+    """One label by its name, one by name and boxes on it and off it, one by a box alone."""
+    cat = Concept("a cat", images=[PHOTO], boxes=[CAT], not_images=[PHOTO], not_boxes=[NOT_CAT])
+    mug = Concept("mug", images=[PHOTO], boxes=[MUG], use_name=False)
+    spec = segmenter.model.image.spec
+    processor = Sam3Processor(Sam3ImageProcessor(), AutoTokenizer.from_pretrained(folder))
+    pixels = prepare(PHOTO, spec, size=spec.size)[0]
+    expected = []
+    for text, boxes, labels in (("a cat", [CAT, NOT_CAT], [1, 0]), ("road", None, None), ("visual", [MUG], [1])):
+        asked = {} if boxes is None else {"input_boxes": [list(map(list, boxes))], "input_boxes_labels": [labels]}
+        inputs = processor(text=[text], original_sizes=[SIZE], return_tensors="pt", **asked)
+        inputs.pop("original_sizes")
+        with torch.inference_mode():
+            output = sam3_of_transformers()(pixel_values=pixels, **inputs)
+        (semantic,) = processor.post_process_semantic_segmentation(output, [SIZE], return_segmentation_scores=True)
+        expected.append(semantic.segmentation_scores[0] * output.presence_logits.sigmoid()[0, 0])
+    found = segmenter.segment(PHOTO, [cat, "road", mug], keep_scores=True)
+    assert found.scores is not None and found.labels == ("a cat", "road", "mug")
+    np.testing.assert_allclose(found.scores, torch.stack(expected), atol=1e-3)
+    plain = segmenter.segment(PHOTO, ["a cat", "road", "mug"], keep_scores=True).scores
+    assert plain is not None
+    same = [np.abs(plain[row] - found.scores[row]).max() < 1e-3 for row in range(3)]
+    assert same == [False, True, False]
+
+
+def test_a_label_that_is_not_shown_by_boxes_of_the_photo_is_refused(segmenter: Segmenter) -> None:
+    here = {"images": [PHOTO], "boxes": [MUG]}
+    with pytest.raises(VocabularyError, match=r"'mug' is shown in another picture .* 'sam3', which reads boxes in"):
+        segmenter.segment(PHOTO[:, ::-1], [Concept("mug", **here)])
+    told = "by boxes in the picture that is segmented, got none for (not_images|image) 0 of concept 'mug'"
+    for fields in ({"images": [PHOTO]}, {"images": [PHOTO], "points": [(3, 4)]}, {**here, "not_images": [PHOTO]}):
+        with pytest.raises(VocabularyError, match=told):
+            segmenter.queries([Concept("mug", **fields)])
+    with pytest.raises(VocabularyError, match="must lie inside its 90 x 60 pixels"):
+        segmenter.queries([Concept("mug", images=[PHOTO], boxes=[(10, 10, 91, 20)])])

@@ -46,6 +46,24 @@ def test_from_photos_to_concepts_and_labels(run: Run) -> None:
     assert "cup" in run("photos", "--groups", "3").stdout  # names outlive another run
 
 
+def test_stuff_has_groups_of_its_own_and_labels_without_names(run: Run) -> None:
+    printed = run("photos", "--groups", "2", "--stuff", "3", "--pseudo-labels", "pseudo", "--unnamed").stdout
+    groups = json.loads(Path("discovered/groups.json").read_text())["groups"]
+    stuff = [each for each in groups if each["stuff"]]
+    regions = sum(each["size"] for each in stuff)
+    assert 1 <= len(stuff) <= 3 and f"{len(stuff)} groups of {regions} regions of stuff, 10 photos" in printed
+    labels = json.loads(Path("pseudo/labels.json").read_text())["labels"]
+    assert labels == [f"group {each['number']}" for each in groups]
+    assert "10 label maps in pseudo" in printed
+    for arguments in (("--stuff", "0"), ("--stuff", "many")):
+        assert "Invalid value for '--stuff'" in run("photos", *arguments, code=2).stderr
+
+
+def test_unnamed_groups_are_no_labels_unless_asked(run: Run) -> None:
+    refused = run("photos", "--groups", "2", "--pseudo-labels", "pseudo", code=1).exception
+    assert "expected named groups, got none" in str(refused)
+
+
 def test_bad_photos_are_told_and_the_status_says_so(run: Run) -> None:
     Path("photos/3.png").write_bytes(b"cut")
     assert "bad: " in run("photos", code=1).stderr

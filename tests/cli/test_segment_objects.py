@@ -121,3 +121,29 @@ def test_labels_without_objects_are_refused_before_the_model_is_loaded(invoke: I
     done = invoke("a.png", "sky", "road", "--instances")
     assert isinstance(done.exception, OvsegError) and "got sky, road, only areas" in str(done.exception)
     assert segmenter.calls == []
+
+
+def test_objects_of_named_labels_alone_are_found(invoke: Invoke, segmenter: Counting) -> None:
+    done = invoke("a.png", "cat", "dog", "sky", "--instances-of", " sky, cat,sky")
+    assert done.exit_code == 0, done.output
+    assert segmenter.calls[-1]["instances"] == ["sky", "cat"]
+    counted = {line.split()[0]: len(line.split()) for line in done.stdout.splitlines()[1:4]}
+    assert counted["sky"] == counted["cat"] == counted["dog"] + 1  # the dog is not counted
+    for other in (("--instances",), ("--instances-of", "cat"), ("--instances", "--instances-of", "cat,sky")):
+        invoke("a.png", "cat", "dog", "sky", *other)
+    assert [call["instances"] for call in segmenter.calls[1:]] == [True, ["cat"], ["cat", "sky"]]
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ("dogs", "instances asks for 'dogs', which is none of the labels; did you mean 'dog'"),
+        (" ,", "--instances-of expects labels with commas between, got ' ,'"),
+    ],
+)
+def test_named_labels_that_are_none_are_refused_before_the_model_is_loaded(
+    invoke: Invoke, segmenter: Counting, names: str, told: str
+) -> None:
+    done = invoke("a.png", "cat", "dog", "--instances-of", names)
+    assert isinstance(done.exception, OvsegError) and told in str(done.exception)
+    assert segmenter.calls == []

@@ -249,17 +249,14 @@ def test_named_groups_are_pseudo_labels_that_training_reads(found: Discovery, tm
         write_named_labels(named.with_names({numbers["yellow"]: "sun"}), tmp_path / "pseudo")
 
 
-def test_smaller_objects_lie_on_larger_ones(found: Discovery) -> None:
-    from dataclasses import replace
-
+def test_smaller_objects_lie_on_larger_ones() -> None:
     from ovseg.discovery.export import _painted
     from ovseg.result.segments import Segment
 
-    photo = found.objects().photos[0]
     large, small = np.zeros((8, 8), bool), np.zeros((8, 8), bool)
     large[1:7, 1:7], small[3:5, 3:5] = True, True
-    segments = tuple(Segment.of_mask(mask, "object", 1.0, corner=(0, 0), size=(8, 8)) for mask in (small, large))
-    maps, scores = _painted(replace(photo, segments=segments), [(1, 1, 0.5), (0, 0, 0.75)])
+    first, second = (Segment.of_mask(mask, "object", 1.0, corner=(0, 0), size=(8, 8)) for mask in (small, large))
+    maps, scores = _painted([(1, second, 0.5), (0, first, 0.75)])
     assert maps[3, 3] == 0 and maps[1, 1] == 1 and maps[0, 0] == 255
     assert (scores[3, 3], scores[1, 1], scores[0, 0]) == (0.75, 0.5, 0.0)
 

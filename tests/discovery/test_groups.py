@@ -66,3 +66,10 @@ def test_what_cannot_be_grouped_is_refused() -> None:
         group_vectors(clouds(3), groups=0)
     with pytest.raises(ShapeError, match="float32"):
         group_vectors(np.zeros((2, 3)))
+
+
+def test_everything_may_have_a_group_however_small_and_far() -> None:
+    vectors = np.concatenate([clouds(20), unit(-clouds(1)[:1])])
+    some, everything = (group_vectors(vectors, groups=2, everything=each) for each in (False, True))
+    assert some.owner[-1] == -1 and (everything.owner >= 0).all()
+    assert sorted(np.bincount(everything.owner).tolist()) == [1, 20]

@@ -43,6 +43,42 @@ def test_the_mask_of_a_pasted_cutout_is_where_it_lies(program: dict[str, Any], t
     assert np.array_equal(pixels[..., 0] > 127, truth) and 0.05 < truth.mean() < 0.6
 
 
+def test_figures_of_stuff_by_hand(program: dict[str, Any]) -> None:
+    """Two groups, three kinds, of which the last is nowhere; 5 pixels of the second are in no group."""
+    counts = program["gathered"](np.array([[8, 0, 0], [0, 3, 0], [2, 2, 0]]), np.array([0, 1, 0]), 2)
+    assert counts.tolist() == [[10, 2, 0], [0, 3, 0]]
+    found = program["stuff_figures"](counts, np.array([10, 10, 0]))
+    assert found == pytest.approx(
+        {"purity": 1300 / 15, "mean IoU": 50 * (10 / 12 + 3 / 10), "accuracy": 100 * 13 / 20}
+    )
+
+
+def test_stuff_of_a_few_photos_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Blue above, green below: groups are of one kind each, and one group of all is half wrong."""
+    toy = make_segmenter()
+    monkeypatch.setattr(ovseg, "load", lambda name="mini", **_: toy, raising=False)
+    for folder in ("photos", "masks"):
+        (tmp_path / folder).mkdir()
+    for number in range(4):
+        pixels, truth = np.zeros((96, 96, 3), np.uint8), np.full((96, 96), 7, np.uint8)
+        pixels[:48], pixels[48:], truth[48:] = (60, 60, 230), (60, 200 + number, 60), 9
+        truth[:4] = 1  # a thing, which does not count
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
+        Image.fromarray(truth).save(tmp_path / "masks" / f"{number}.png")
+    kinds = [{"id": number, "name": str(number), "isthing": int(number == 1)} for number in (1, 7, 9)]
+    (tmp_path / "categories.json").write_text(json.dumps({"categories": kinds}))
+    monkeypatch.setattr("ovseg.discovery.found.propose", lambda *_, **__: ())
+    places = [str(tmp_path / name) for name in ("photos", "masks", "categories.json")]
+    monkeypatch.setattr(sys, "argv", [PROGRAM.name, "stuff", *places, "--groups", "2"])
+    runpy.run_path(str(PROGRAM), run_name="__main__")
+    found = json.loads(capsys.readouterr().out)
+    assert found["photos"] == 4 and found["groups"] == found["kinds"] == 2 and found["stuff that has a group"] > 95
+    assert found["groups of discover"]["purity"] > 97 and found["groups of discover"]["mean IoU"] > 92
+    assert found["all in one"]["purity"] < 60
+
+
 def test_groups_of_a_few_photos_are_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,14 +6,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.checkpoints import saved_sam
+from helpers.mask_models import written
 from helpers.toy import COLOURS, make_segmenter, paint
+from helpers.universal_models import universal_files
+from safetensors.torch import load_file, save_file
 
 from ovseg.discovery import propose
-from ovseg.discovery.proposers import cell_shares, object_vectors
+from ovseg.discovery.found import find_objects
+from ovseg.discovery.proposers import cell_shares, object_vectors, way_mark
 from ovseg.errors import ConfigError, ModelError
+from ovseg.files import sha256_of
 from ovseg.images.load import load_image
 from ovseg.pipeline.segmenter import Segmenter
 from ovseg.proposals.proposal import Proposals
+from ovseg.proposals.universal import load_universal, universal_masks
 
 
 class OneBox:
@@ -71,10 +78,43 @@ def test_an_objects_vector_is_the_unit_mean_of_its_cells(tmp_path: Path, segment
     assert object_vectors(encoded, ()).shape == (0, 7)
 
 
+def test_a_network_after_a_colon_draws_the_objects_and_decides_what_a_folder_holds(
+    tmp_path: Path, segmenter: Segmenter
+) -> None:
+    (tmp_path / "eomt").mkdir()
+    network = written(universal_files("eomt"), tmp_path / "eomt")
+    photo = paint(tmp_path, "a.png", ["red"], seed=3)
+    by = f"universal:{network}"
+    pixels = torch.from_numpy(load_image(photo))
+    masks = dict((round(score, 6), mask) for mask, score in universal_masks(pixels, model=str(network)))
+    found = propose(segmenter, photo, by=by)
+    assert found and all(np.array_equal(each.mask(), masks[round(each.score, 6)]) for each in found)
+    assert way_mark(by) == sha256_of(network / "model.safetensors")[:16] and way_mark("sam") == ""
+    find_objects(photo.parent, tmp_path / "out", segmenter=segmenter, by=by)
+    load_universal.cache_clear()
+    other = load_file(network / "model.safetensors")
+    save_file({name: value + 1 for name, value in other.items()}, network / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigError, match=r"weights.*choose another folder, or delete this one"):
+        find_objects(photo.parent, tmp_path / "out", segmenter=segmenter, by=by)
+
+
+def test_another_sam_may_stand_after_a_colon(tmp_path: Path, segmenter: Segmenter) -> None:
+    photo = paint(tmp_path, "a.png", ["red"], seed=3)
+    (tmp_path / "sam").mkdir()
+    saved_sam(tmp_path / "sam")
+    assert len(way_mark(f"sam:{tmp_path / 'sam'}")) == 16
+    with pytest.raises(ModelError, match="expected mobile-sam, a repository on the hub or a folder"):
+        propose(segmenter, photo, by="sam:/no/such/folder")
+
+
 def test_what_cannot_be_asked_is_refused(tmp_path: Path, segmenter: Segmenter) -> None:
     photo = paint(tmp_path, "a.png", ["red"], seed=3)
     with pytest.raises(ConfigError, match=r"unknown way to propose objects 'sams'; did you mean 'sam'\?"):
         propose(segmenter, photo, by="sams")
+    with pytest.raises(ConfigError, match="expected universal:MODEL, got 'universal'; give a repository"):
+        propose(segmenter, photo, by="universal")
+    with pytest.raises(ConfigError, match="sam and universal take a model after a colon, got 'detector:x'"):
+        propose(segmenter, photo, by="detector:x")
     with pytest.raises(ModelError, match="model 'toy' has no detector"):
         propose(segmenter, photo, by="detector")
     with pytest.raises(ConfigError, match="most must be at least 1, got 0"):

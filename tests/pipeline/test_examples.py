@@ -112,8 +112,21 @@ def test_the_identity_knows_pictures_and_places() -> None:
         {"images": [photo("red")], "boxes": [(16, 16, 48, 48)]},
         {**same, "use_name": False},
         {**same, "not_images": [photo("blue")]},
+        {**same, "not_images": [photo("blue")], "not_boxes": [(0, 0, 32, 32)]},
     ]
-    assert len({mark(**same), *(mark(**fields) for fields in changed)}) == 6
+    assert len({mark(**same), *(mark(**fields) for fields in changed)}) == 7
+
+
+def test_of_a_picture_that_does_not_show_it_only_the_box_counts(segmenter: Segmenter) -> None:
+    """The negative shows the very same thing, outside of its box: as a whole picture it would speak against it."""
+    shown = {"images": [photo("red")], "masks": [square()], "use_name": False, "not_images": [photo("red")]}
+    corner = Concept("mug", **shown, not_boxes=[(64, 0, 96, 64)])
+    result = segmenter.segment(photo("red", left=56), [corner, "white"], background=["blue"], refine=False)
+    assert overlap(result.mask("mug"), square(left=56)) > 0.95
+    _, other = pictures_of(corner)
+    assert other.kind == "none" and other.window((64, 96)) == (slice(0, 64), slice(64, 96))
+    with pytest.raises(VocabularyError, match=r"the box of not_images 0 of .* must lie inside its 96 x 64"):
+        segmenter.queries([Concept("mug", **shown, not_boxes=[(64, 0, 97, 64)]), "white"])
 
 
 def test_masks_may_be_files_of_many_kinds(segmenter: Segmenter, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from helpers.toy import COLOURS, make_segmenter
 
 from ovseg.errors import ConfigError
 from ovseg.pipeline.naming import UnnamedMasks, label_scores, named_objects, pooled
+from ovseg.proposals.masks import Masks
 
 RED = (slice(8, 40), slice(8, 40))
 BLUE = (slice(8, 40), slice(72, 112))
@@ -80,9 +81,27 @@ def test_a_small_sam_asked_everywhere_finds_both_objects() -> None:
     assert result.count("red") == result.count("blue") == 1
 
 
-def test_a_sam_that_proposes_must_be_named() -> None:
-    with pytest.raises(ConfigError, match="needs the name of a SAM"):
-        make_segmenter().with_objects(proposals="sam", masks="map")
+@pytest.mark.parametrize("way", ["sam", "universal"])
+def test_a_network_that_proposes_must_be_named(way: str) -> None:
+    with pytest.raises(ConfigError, match=f"proposals: {way} needs the name of a network"):
+        make_segmenter().with_objects(proposals=way, masks="map")
+
+
+def test_masks_of_a_universal_segmenter_become_objects_of_the_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def masks(image: torch.Tensor, *, model: str) -> Masks:
+        asked.append(model)
+        return iter([(square(RED), 0.9), (square(BLUE), 0.8)])
+
+    monkeypatch.setattr("ovseg.pipeline.naming.universal_masks", masks)
+    segmenter = make_segmenter().with_objects(proposals="universal", masks="some/mask2former")
+    encoded = segmenter.encode(picture())
+    for labels in (["red", "blue"], ["blue"]):
+        result = segmenter.segment(encoded, labels, instances=True)
+        assert result.instances is not None
+        assert {each.label for each in result.instances} == set(labels)
+    assert asked == ["some/mask2former"]  # once for both vocabularies
 
 
 def test_support_is_the_mean_probability_of_the_label_inside_the_mask() -> None:

@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from ovseg.errors import ShapeError
-from ovseg.proposals.masks import apartness, at_most_cells, box_masks, cut_masks, sam_masks, sharp_masks
+from ovseg.proposals.masks import (
+    apartness,
+    at_most_cells,
+    box_masks,
+    cut_masks,
+    sam_masks,
+    sharp_masks,
+    sharp_partition,
+)
 from ovseg.proposals.proposal import Proposals
 from ovseg.sam import load_sam
 
@@ -37,6 +45,25 @@ def test_borders_follow_the_image_where_cells_are_coarse() -> None:
     (sharp,) = sharp_masks(image, coarse)
     truth = image[..., 0] == 220
     assert overlap(sharp, truth) > overlap(plain, truth) + 0.1
+
+
+def test_a_partition_gives_each_pixel_one_number_and_follows_the_borders() -> None:
+    """The rectangle ends in the middle of cells; by the cells alone its border would be off by four pixels."""
+    image, _ = scene(slice(20, 44), slice(28, 60))
+    owner = torch.zeros(8, 12, dtype=torch.int64)
+    owner[2:5, 3:7], owner[7] = 1, 3  # 2 is nowhere
+    numbers = sharp_partition(image, owner)
+    assert (
+        numbers.shape == (64, 96) and numbers.dtype == torch.int64 and set(numbers.unique().tolist()) == {0, 1, 3}
+    )
+    truth = image[..., 0] == 220
+    plain = torch.nn.functional.interpolate(owner[None, None].float(), (64, 96), mode="nearest")[0, 0] == 1
+    assert overlap(numbers == 1, truth) > overlap(plain, truth) + 0.1
+    assert (numbers[60:] == 3).all() and not (numbers[:52] == 3).any()  # no edge in the image: within half a cell
+    one = torch.zeros(2, 3, dtype=torch.int64)
+    assert torch.equal(sharp_partition(image, one), torch.zeros(64, 96, dtype=torch.int64))
+    with pytest.raises(ShapeError, match="owner must be"):
+        sharp_partition(image, torch.zeros(4, dtype=torch.int64))
 
 
 def test_of_no_maps_there_are_no_masks() -> None:

@@ -21,6 +21,14 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"images": ["a"], "points": [[]]}, r"must be \(x, y\) in pixels or a list"),
     ({"use_name": False}, "neither name nor images"),
     ({"not_images": ["a"]}, "not_images but no images"),
+    (
+        {"images": ["a"], "not_images": ["b", "c"], "not_boxes": [(0, 0, 1, 1)]},
+        "one entry of not_boxes per image or none, got 1 not_boxes for 2 not_images",
+    ),
+    (
+        {"images": ["a"], "not_images": ["b"], "not_boxes": [(0, 9, 1, 1)]},
+        "not_boxes 0 of .* must be x0",
+    ),
     ({"images": "mug.jpg"}, r"images of concept 'mug' must be a list, got str"),
 ]
 
