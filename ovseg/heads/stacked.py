@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +82,13 @@ class StackedHead(nn.Module):
     def base(self) -> Head:
         """The head below."""
         return self._base[0]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # the head below moves to a device with this one
+        if isinstance(self.base, nn.Module):
+            self.base._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        moved: Self = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return moved
 
     def pixels(self, features: DenseFeatures) -> DenseFeatures:
         """(B, C, h, w) encoder features to the joint space of the head below, with this head's inputs."""

@@ -120,15 +120,16 @@ def _outlines(index_map: IndexMap) -> Image.Image:
 
 
 def _thickened(lines: npt.NDArray[np.uint8], reach: int) -> npt.NDArray[np.uint8]:
-    """The largest value within ``reach`` pixels, along rows, then columns; Pillow's own filter takes far longer."""
-    for axis in (0, 1):
-        along = lines.swapaxes(0, axis)
-        wide = along.copy()
-        for shift in range(1, reach + 1):
-            np.maximum(wide[shift:], along[:-shift], out=wide[shift:])
-            np.maximum(wide[:-shift], along[shift:], out=wide[:-shift])
-        lines = wide.swapaxes(0, axis)
-    return np.ascontiguousarray(lines)
+    """The largest value within ``reach`` pixels, down and up, then across; Pillow's own filter takes far longer."""
+    tall = lines.copy()
+    for shift in range(1, reach + 1):
+        np.maximum(tall[shift:], lines[:-shift], out=tall[shift:])
+        np.maximum(tall[:-shift], lines[shift:], out=tall[:-shift])
+    wide = tall.copy()
+    for shift in range(1, reach + 1):
+        np.maximum(wide[:, shift:], tall[:, :-shift], out=wide[:, shift:])
+        np.maximum(wide[:, :-shift], tall[:, shift:], out=wide[:, :-shift])
+    return wide
 
 
 @dataclass(frozen=True)

@@ -198,6 +198,21 @@ def test_fusioner_takes_an_image_of_one_cell() -> None:
     torch.testing.assert_close(found, expected)
 
 
+def test_the_head_below_moves_with_the_head_and_its_weights_stay_its_own() -> None:
+    class Below(IdentityHead, torch.nn.Module):
+        def __init__(self) -> None:
+            torch.nn.Module.__init__(self)
+            IdentityHead.__init__(self, "toy")
+            self.weight = torch.nn.Parameter(torch.ones(2))
+
+    below = Below()
+    values = {"widths": WIDTHS, "width": WIDTH, "layers": 1, "attention_heads": 2, "inner": 12, "residual": False}
+    head = Fusioner(below, FusionerSettings.model_validate({**values, "pixels": False}))
+    torch.nn.Sequential(head).to("meta")
+    assert below.weight.device.type == "meta"
+    assert not any(value is below.weight for value in head.parameters())
+
+
 def test_gain_and_offset_belong_to_the_scores_of_the_head_below() -> None:
     own = set(fusioner(residual=True).state_dict()) - set(fusioner(residual=False).state_dict())
     assert own == {"gain", "offset"}

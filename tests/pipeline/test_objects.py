@@ -95,6 +95,16 @@ def test_a_detector_parts_what_touches_and_an_unsure_box_takes_nothing_from_a_su
     assert (first.score, second.score) == pytest.approx((0.9, 0.6 * (1 - covered / 2)), abs=0.01)
 
 
+def test_a_known_label_that_the_detector_misses_has_objects_where_it_fills_much_of_the_image() -> None:
+    image = squares((slice(8, 40), slice(8, 40)))
+    image[:, 64:] = COLOURS["blue"]  # half of the image; the toy detector boxes red alone
+    result = toy((8, 8, 40, 40)).segment(image, ["red", "blue", "green"], instances=True)
+    assert (result.count("red"), result.count("blue"), result.count("green")) == (1, 1, 0)
+    small = squares((slice(8, 40), slice(8, 40)))
+    small[56:, 120:] = COLOURS["blue"]  # under 5 % of it
+    assert toy((8, 8, 40, 40)).segment(small, ["red", "blue"], instances=True).count("blue") == 0
+
+
 def test_an_encoded_image_is_looked_at_once_for_all_vocabularies() -> None:
     segmenter = toy((8, 8, 52, 40))
     detector = ToyDetector((8, 8, 52, 40))
