@@ -20,6 +20,7 @@ from ovseg.heads.registry import HeadConfig
 from ovseg.models.sections import (
     AgainConfig,
     BackgroundConfig,
+    BoxesConfig,
     CorrectionConfig,
     ExamplesConfig,
     GatherConfig,
@@ -93,7 +94,7 @@ class ModelConfig(Config):
     ``words`` names a list of ``prompts/words/``, which the classes of a benchmark are then asked by.
     ``parameters`` are millions. ``correction`` names regions that are painted in their most frequent label.
     ``gather`` changes the features of an image as a whole. ``again`` asks for a second pass.
-    ``redraw`` lets a SAM draw the label map anew.
+    ``redraw`` lets a SAM draw the label map anew. ``boxes`` lets the model's detector say where labels are.
     ``datasets`` holds, by benchmark, the constants that a paper changes for it, with dotted keys;
     ``for_benchmark`` applies them.
     """
@@ -116,6 +117,7 @@ class ModelConfig(Config):
     again: AgainConfig | None = None
     redraw: RedrawConfig | None = None
     correction: CorrectionConfig | None = None
+    boxes: BoxesConfig | None = None
     objects: QualityConfig = QualityConfig()
     examples: ExamplesConfig = ExamplesConfig()
     parameters: float

@@ -182,6 +182,20 @@ class ObjectsConfig(Config):
         return self.proposals in {"sam", "universal"}
 
 
+class BoxesConfig(Config):
+    """What the boxes of a model's own detector add to the label of each cell; see ``pipeline.boxes.BoxEvidence``.
+
+    Attributes:
+        inside: what a label gains in a box of it, times the score of the box.
+        outside: what a label that the detector knows loses everywhere where it has no box.
+        least_score: boxes less sure say nothing.
+    """
+
+    inside: float = Field(default=2.0, ge=0)
+    outside: float = Field(default=1.0, ge=0)
+    least_score: float = Field(default=0.35, ge=0, le=1)
+
+
 class QualityConfig(Config):
     """How objects are found by ``quality``: "fast" in hardly more time than the labels, "best" with a SAM."""
 

@@ -15,24 +15,23 @@ from ovseg.errors import ConfigError, ModelError
 from ovseg.heads.maskqueries import MaskQueries
 from ovseg.models.model import Model
 from ovseg.models.sections import ObjectsConfig
+from ovseg.pipeline.boxes import boxes_of_labels, class_shares, known_labels, proposals_of
 from ovseg.pipeline.candidates import (
     Candidates,
     apart,
     cut_from_map,
     masks_apart,
-    named_boxes,
     part_boxes,
     segment_of_mask,
 )
 from ovseg.pipeline.decide import Decision
 from ovseg.pipeline.encoded import EncodedImage
-from ovseg.pipeline.logits import ClassLogits, best_query
+from ovseg.pipeline.logits import ClassLogits
 from ovseg.pipeline.maskqueries import boxes_of, query_objects
 from ovseg.pipeline.naming import named_objects, pooled, proposed_masks, split_masks
 from ovseg.pipeline.queries import QueryBank
 from ovseg.pipeline.sharpening import sharpen, weighed
 from ovseg.proposals.boxes import BOX_OVERLAP, box_area, box_shared
-from ovseg.proposals.proposal import NamesClasses
 from ovseg.result.segments import Segment
 from ovseg.sam import PromptedSam, SamEmbedding, ask_sam, to_image
 from ovseg.vocabulary.labels import Vocabulary, check_things
@@ -42,7 +41,6 @@ Quality: TypeAlias = Literal["fast", "best"]
 _COVERED_BOX = 0.2  # share of its score that a box loses where a surer one of its label covers it
 _COVERED_ALONE = 0.5  # and where no masks will tell more
 _SPREAD = 0.05  # share of the cells from which a label has objects even where the detector sees none
-_KNOWN = 0.3  # share of a detector's classes at which it knows a label
 _SUPPORT = 0.25  # power of the mean probability of the label inside the mask, in the score
 
 
@@ -223,18 +221,13 @@ class ObjectFinder:
         things: Sequence[int],
     ) -> Candidates:
         """Boxes of the detector for labels that it knows, and of connected parts for the others; the surest."""
-        shares = self._shares(logits)
-        known = [] if shares is None else [label for label in things if float(shares[label].sum()) >= _KNOWN]
+        by_detector = self.config.proposals == "detector"
+        shares = class_shares(self.model.head, logits.queries) if by_detector else None
+        known = [] if shares is None else [label for label in known_labels(shares) if label in things]
         found = Candidates.none()
         if shares is not None and known:
-            assert self.model.detector is not None
-            detector = self.model.detector()
-            closer = self.config.closer
-            kept_as = f"proposals {closer} {self.model.weights['image']}"
-            proposals = encoded.once(kept_as, lambda: detector.propose(encoded.image, closer=closer))
-            wanted = torch.zeros_like(shares)
-            wanted[known] = shares[known]
-            found = named_boxes(proposals, wanted, least_score=self.least_score)
+            proposals = proposals_of(self.model, encoded, closer=self.config.closer)
+            found = boxes_of_labels(proposals, shares, known, least_score=self.least_score)
         boxed = set(found.labels.tolist())
         others = [label for label in things if label not in known]
         others += [label for label in _spread(logits, known) if label not in boxed]
@@ -245,15 +238,6 @@ class ObjectFinder:
         kept, scores = apart(shared, found.labels, found.scores, loss=loss, most_overlap=BOX_OVERLAP)
         kept = kept[scores[kept] >= self.least_score]
         return replace(found, scores=scores).pick(kept[: self.config.most])
-
-    def _shares(self, logits: ClassLogits) -> Tensor | None:
-        """(L, C) what share of each of the detector's classes the labels are; None without a detector."""
-        head = self.model.head
-        if self.config.proposals != "detector" or not isinstance(head, NamesClasses):
-            return None
-        queries = logits.queries
-        shares = head.detector_classes(queries.embeddings).float().cpu()
-        return best_query(shares, queries.class_of_query.cpu(), classes=queries.classes)[: queries.labels]
 
     def _cut_with_sam(self, candidates: Candidates, encoded: EncodedImage, logits: ClassLogits) -> list[Segment]:
         """A mask by SAM for each box; copies are dropped, scores weighed with what the pixels and SAM say."""

@@ -14,21 +14,19 @@ import torch
 
 from ovseg._version import __version__
 from ovseg.backends.answers import AnsweringHead
-from ovseg.encoders.spec import whole_space
 from ovseg.errors import ConfigError, ImageError, VocabularyError
-from ovseg.heads.maskqueries import MaskQueries
 from ovseg.identity import digest
 from ovseg.images.load import ImageSource, read_image
 from ovseg.images.reading import MAX_PIXELS, Reading
 from ovseg.models.config import for_benchmark, with_examples, with_objects
 from ovseg.models.model import Model
 from ovseg.pipeline.batches import path_of, stream
+from ovseg.pipeline.chain import modifiers_of
 from ovseg.pipeline.decide import Decision, DecisionRules
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.examples import ExampleReader, lesson_mark
 from ovseg.pipeline.logits import ClassLogits, answered_logits, class_logits
-from ovseg.pipeline.maskqueries import QueryMaps
-from ovseg.pipeline.modifiers import LabelWeights, Modifier, Pruning
+from ovseg.pipeline.modifiers import Modifier
 from ovseg.pipeline.objects import ObjectSearch, Quality, find_objects
 from ovseg.pipeline.photos import PhotoEncoder
 from ovseg.pipeline.queries import QueryBank, encode_vocabulary, phrases_of
@@ -36,7 +34,6 @@ from ovseg.pipeline.recent import RecentQueries
 from ovseg.pipeline.selection import Using, select
 from ovseg.pipeline.selection.prompts import Box, Points, check_previous, join_prompts
 from ovseg.pipeline.text_cache import TextCache
-from ovseg.pipeline.whole import WholeImage
 from ovseg.result import SegmentationResult, Selection
 from ovseg.vocabulary.labels import Background, Concept, Vocabulary, without_pictures
 from ovseg.vocabulary.templates import Templates
@@ -89,20 +86,7 @@ class Segmenter:
     @property
     def modifiers(self) -> tuple[Modifier, ...]:
         """What changes the logits, in order, besides what queries bring along."""
-        return self._modifiers(())
-
-    def _modifiers(self, brought: Sequence[Modifier]) -> tuple[Modifier, ...]:
-        modifiers: list[Modifier] = [LabelWeights()]
-        if self.config.prune is not None:
-            # The image as a whole is compared with text alone, which knows less of a label than its own modifier.
-            spared = {name for modifier in (*brought, *self.added) for name in modifier.names}
-            modifiers.append(Pruning(self.config.prune, whole_space(self.model.image), spared))
-        whole, space = self.config.whole, whole_space(self.model.image)
-        first = [] if whole is None else [WholeImage(whole, self.model.head, self.config.smoothing, space)]
-        if isinstance(self.model.head, MaskQueries):  # last: they ask what all others made of the map
-            modifiers.append(QueryMaps(self.model.head))
-        # weights last: a weight counts in full, whatever the logits were mixed from
-        return (*brought, *first, *self.added, *modifiers)
+        return modifiers_of(self.model, (), self.added)
 
     @property
     def info(self) -> dict[str, str]:
@@ -245,7 +229,7 @@ class Segmenter:
         if self._photos.twice:
             encoded = self._photos.second(found, encoded)
             found = self.plain_logits(encoded, queries)
-        for modifier in self._modifiers(queries.modifiers):
+        for modifier in modifiers_of(self.model, queries.modifiers, self.added):
             found = modifier(found, encoded)
         return found
 

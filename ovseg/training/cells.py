@@ -25,7 +25,7 @@ _SQUARE = 256  # named photos are small: one size for all
 
 
 class CellData(MaskData):
-    """Images with masks for the alignment; the names of each entry compete only with one another.
+    """Images with masks for the alignment; names compete only with those of entries with the same classes.
 
     Attributes:
         weight: factor on their loss.
@@ -68,7 +68,7 @@ class Cells:
         self.dataset = open_masks(data)
         self.rows = range(0, len(self.dataset.names), data.every)
         self.names = list(self.dataset.protocol.names)
-        self._data, self._model, self._cache, self._coverage = data, model, cache, coverage
+        self.data, self._model, self._cache, self._coverage = data, model, cache, coverage
         # a cell of the background counts for nothing: no word asks for it
         background = self.dataset.protocol.background_index
         self._ignored = [*held_out_classes(data, self.dataset), *([] if background is None else [background])]
@@ -85,7 +85,7 @@ class Cells:
         files = self.dataset.files(row)
         arrays = self._cache.fetch({**self._key, "image": self._images[row]}, files, lambda: self._make(row))
         hidden = np.isin(arrays["classes"], self._ignored)
-        if self._data.held_out is not None and place % self._data.folds == self._data.held_out:
+        if self.data.held_out is not None and place % self.data.folds == self.data.held_out:
             hidden[:] = True
         return {**arrays, "classes": np.where(hidden, -1, arrays["classes"])}
 

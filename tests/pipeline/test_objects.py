@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.toy import COLOURS, SPACE, make_segmenter
-from torch import Tensor
+from helpers.toy import COLOURS, SPACE, KnowingHead, ToyDetector, make_segmenter
 
 from ovseg.errors import ConfigError, ModelError, VocabularyError
-from ovseg.heads.base import IdentityHead
 from ovseg.models.sections import ObjectsConfig, QualityConfig
 from ovseg.pipeline.candidates import apart, named_boxes, part_boxes
 from ovseg.pipeline.decide import Decision
@@ -22,25 +20,6 @@ from ovseg.pipeline.sharpening import sharpen, weighed
 from ovseg.proposals.proposal import Proposals
 from ovseg.result.segments import Segment
 from ovseg.vocabulary.labels import Concept, Vocabulary
-
-
-class KnowingHead(IdentityHead):
-    """Its queries are the detector's classes."""
-
-    def detector_classes(self, queries: Tensor) -> Tensor:
-        return queries[:, :6]
-
-
-class ToyDetector:
-    """Boxes as they were told."""
-
-    def __init__(self, *boxes: tuple[float, float, float, float], colour: str = "red") -> None:
-        self.boxes = torch.tensor(boxes)
-        self.classes = torch.zeros(len(boxes), 6)
-        self.classes[:, list(COLOURS).index(colour)] = torch.linspace(0.9, 0.6, len(boxes))
-
-    def propose(self, image: np.ndarray, *, closer: bool = True) -> Proposals:
-        return Proposals(self.boxes, self.classes)
 
 
 def toy(*boxes: tuple[float, float, float, float], sharpen: float | None = None) -> Segmenter:

@@ -42,6 +42,7 @@ class AlignmentConfig(TrainingConfig):
 
     Attributes:
         masks: images with masks; their cells are the training examples, those of the first give the principal axes.
+            Entries with the same classes and weight are one set, in which all names that have a mask compete.
         named: images with names, or none.
         principal: width that features are reduced to while training; the result is folded back.
         dropout: share of principal channels dropped per step.
@@ -119,7 +120,7 @@ class AlignmentTask(Task):
     Args:
         head: the head to start from; its frozen tables are used, its maps are replaced.
         config: the run.
-        cells: per entry of ``config.masks`` its cells, and (L, 384) unit vectors of the class names.
+        cells: of each set the cells of its entries, and (L, 384) unit vectors of the class names.
         device: where the data are kept.
     """
 
@@ -130,26 +131,25 @@ class AlignmentTask(Task):
         self,
         head: AlignmentHead,
         config: AlignmentConfig,
-        cells: Sequence[tuple[Cells, Tensor]],
+        cells: Sequence[tuple[Sequence[Cells], Tensor]],
         *,
         device: torch.device,
     ) -> None:
         super().__init__()
         self.head = head.requires_grad_(False)
         self.config, self.device = config, device
-        sample = torch.cat([head.trained_part(features)[::4] for features, _ in cells[0][0].images()])
+        sample = torch.cat([head.trained_part(features)[::4] for features, _ in cells[0][0][0].images()])
         self.mean, self.axes = principal_axes(sample, count=config.principal)
         self.visual = nn.Linear(self.axes.shape[1], head.visual.out_features)
         self.textual = head.textual.requires_grad_(True)
         self.log_scale = nn.Parameter(torch.tensor(config.scale).log())
         self.log_evidence = nn.Parameter(torch.tensor(config.evidence).log())
-        self.sets = [
-            self._cell_set(known, text, data) for data, (known, text) in zip(config.masks, cells, strict=True)
-        ]
+        self.sets = [self._cell_set(known, text) for known, text in cells]
         self.named: list[NamedSet] = []
         self.manifest = [
-            {"data": data.model_dump(mode="json"), "images": len(known), "classes": len(one.text)}
-            for data, (known, _), one in zip(config.masks, cells, self.sets, strict=True)
+            {"data": images.data.model_dump(mode="json"), "images": len(images), "classes": len(one.text)}
+            for (known, _), one in zip(cells, self.sets, strict=True)
+            for images in known
         ]
 
     def add_named(self, data: NamedData, features: Tensor, names: Tensor, text: Tensor) -> None:
@@ -217,24 +217,27 @@ class AlignmentTask(Task):
         reduced: Tensor = (self.head.trained_part(features) - self.mean) @ self.axes
         return reduced
 
-    def _cell_set(self, cells: Cells, text: Tensor, data: CellData) -> CellSet:
-        """The known cells; a name without a mask is no wrong answer, so only those with one compete.
+    def _cell_set(self, cells: Sequence[Cells], text: Tensor) -> CellSet:
+        """The known cells of a set; a name without a mask is no wrong answer, so only those with one compete.
 
         Raises:
             DatasetError: they show fewer than two classes.
         """
-        present = cells.present()
-        Lesson(data.path, len(cells), [cells.names[index] for index in present.tolist()]).check("softmax")
+        present = torch.unique(torch.cat([each.present() for each in cells]))
+        names = [cells[0].names[index] for index in present.tolist()]
+        Lesson(cells[0].data.path, sum(map(len, cells)), names).check("softmax")
         prototypes = self.head.prototypes(text[present])
         rows = []
-        for features, classes in cells.images():
+        for features, classes in (image for each in cells for image in each.images()):
             known = classes >= 0
             evidence = self.head.evidence_parts(features, prototypes)[known].half()
             rows.append((self._reduced(features[known]), evidence, torch.searchsorted(present, classes[known])))
         reduced, evidence, classes = (torch.cat(part) for part in zip(*rows, strict=True))
         chance = torch.bincount(classes).float()[classes] ** -self.config.balance
         cumulative = (chance / chance.sum()).cumsum(0)
-        return _moved(CellSet(text[present], reduced, evidence, classes, cumulative, data.weight), self.device)
+        return _moved(
+            CellSet(text[present], reduced, evidence, classes, cumulative, cells[0].data.weight), self.device
+        )
 
 
 def alignment_identity(config: AlignmentConfig, model: Model, cache: FeatureCache) -> dict[str, str]:
@@ -268,11 +271,12 @@ def build_alignment(
     if config.named:
         why = "half as many named photos are drawn beside the cells"
         check_share(config.schedule.batch, processes=accelerator.num_processes, least=2, why=why)
-    cells = []
+    sets: dict[tuple[float, str, tuple[str, ...]], list[Cells]] = {}
     for data in config.masks:
         known = Cells(data, model, cache, coverage=config.coverage)
         cache.fill(f"cells of {data.protocol}", len(known), known.fetch, accelerator=accelerator)
-        cells.append((known, encode(known.names)))
+        sets.setdefault((data.weight, data.protocol, tuple(known.names)), []).append(known)
+    cells = [(group, encode(names)) for (_, _, names), group in sets.items()]
     photos = [
         (named, *read_named(named, model, own, encode, cache=cache, accelerator=accelerator))
         for named in config.named

@@ -111,6 +111,20 @@ def test_the_names_of_two_sets_compete_only_with_their_own(small: Segmenter, fol
     assert both == pytest.approx(alone[0] + 0.5 * alone[1], rel=0.2)
 
 
+def test_entries_with_the_same_classes_and_weight_are_one_set(
+    small: Segmenter, folder: Path, tmp_path: Path
+) -> None:
+    whole = {"protocol": "folder", "path": folder, "held_out_classes": ("cat",)}
+    more = {"protocol": "folder", "path": folder, "every": 2}
+    task = built(settings(folder, masks=[whole, more]), small, tmp_path / "features")
+    (cells,) = task.sets
+    one = built(settings(folder, masks=[whole]), small, tmp_path / "features").sets[0]
+    other = built(settings(folder, masks=[more]), small, tmp_path / "features").sets[0]
+    assert [len(each.text) for each in (cells, one, other)] == [3, 2, 3]  # a name that either shows
+    assert len(cells.classes) == len(one.classes) + len(other.classes)
+    assert [row["classes"] for row in task.manifest] == [3, 3]
+
+
 def _loss_of(task: Any, cells: Any) -> float:
     """The cross-entropy of one set by itself, over many draws, one vector after the other."""
     generator = torch.Generator().manual_seed(1)

@@ -1,0 +1,104 @@
+"""A detector's boxes: what classes of it the labels are, and what the boxes say of the label of each cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ovseg.heads.base import Head
+from ovseg.images.geometry import ImageGeometry
+from ovseg.models.model import Model
+from ovseg.models.sections import BoxesConfig
+from ovseg.pipeline.candidates import Candidates, named_boxes
+from ovseg.pipeline.encoded import EncodedImage
+from ovseg.pipeline.logits import ClassLogits, best_query
+from ovseg.pipeline.modifiers import Modifier
+from ovseg.pipeline.queries import QueryBank
+from ovseg.proposals.proposal import NamesClasses, Proposals
+
+_KNOWN = 0.3  # share of a detector's classes at which it knows a label
+
+
+def class_shares(head: Head, queries: QueryBank) -> Tensor | None:
+    """(L, C) what share of each of the detector's classes the labels are; None for a head that cannot say."""
+    if not isinstance(head, NamesClasses):
+        return None
+    shares = head.detector_classes(queries.embeddings).float().cpu()
+    return best_query(shares, queries.class_of_query.cpu(), classes=queries.classes)[: queries.labels]
+
+
+def known_labels(shares: Tensor) -> list[int]:
+    """The labels that the detector knows, by their (L, C) shares of its classes."""
+    return (shares.sum(1) >= _KNOWN).nonzero().flatten().tolist()
+
+
+def proposals_of(model: Model, encoded: EncodedImage, *, closer: bool) -> Proposals:
+    """The boxes of the model's detector, looked for once for all vocabularies; ``closer`` as of ``Detector``."""
+    assert model.detector is not None
+    detector = model.detector()
+    kept_as = f"proposals {closer} {model.weights['image']}"
+    return encoded.once(kept_as, lambda: detector.propose(encoded.image, closer=closer))
+
+
+def boxes_of_labels(proposals: Proposals, shares: Tensor, labels: list[int], *, least_score: float) -> Candidates:
+    """The boxes that show some of the labels, without near copies; see ``named_boxes``."""
+    wanted = torch.zeros_like(shares)
+    wanted[labels] = shares[labels]
+    return named_boxes(proposals, wanted, least_score=least_score)
+
+
+@dataclass(frozen=True)
+class BoxEvidence(Modifier):
+    """Adds to the logits of labels that the detector knows what its boxes say.
+
+    A cell gains ``inside`` times the score of the surest box of the label that covers it, times the share that is
+    covered. Where no box is sure, the label loses ``outside`` at every cell.
+
+    Attributes:
+        model: with a detector.
+        rule: the weights.
+    """
+
+    model: Model
+    rule: BoxesConfig
+
+    def __call__(self, logits: ClassLogits, encoded: EncodedImage) -> ClassLogits:
+        """The logits with what the boxes say; unchanged for images that were encoded in windows of their own."""
+        shares = class_shares(self.model.head, logits.queries)
+        known = [] if shares is None else known_labels(shares)
+        if shares is None or not known or not isinstance(encoded.geometry, ImageGeometry):
+            return logits
+        proposals = proposals_of(self.model, encoded, closer=False)
+        found = boxes_of_labels(proposals, shares, known, least_score=self.rule.least_score)
+        grid = encoded.unpadded(logits.values).shape[-2:]
+        shown = box_cover(found.boxes, size=encoded.geometry.original, grid=(grid[0], grid[1]))
+        amounts = torch.zeros(len(known), *logits.grid)
+        for row, label in enumerate(known):
+            own = found.labels == label
+            if bool(own.any()):
+                inside = (shown[own] * found.scores[own, None, None]).amax(0)
+                amounts[row, : grid[0], : grid[1]] = self.rule.inside * inside
+            else:
+                amounts[row] = -self.rule.outside
+        return logits.plus(torch.tensor(known), amounts)
+
+
+def box_cover(boxes: Tensor, *, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Which share of each cell boxes cover.
+
+    Args:
+        boxes: (n, 4) x0, y0, x1, y1 in pixels of an image of ``size`` (H, W).
+        grid: rows and columns of the cells that show the image.
+
+    Returns:
+        (n, rows, columns) in [0, 1].
+    """
+    parts = []
+    for first, (pixels, cells) in enumerate(zip(reversed(size), reversed(grid), strict=True)):
+        low, high = (boxes[:, place, None] * (cells / pixels) for place in (first, first + 2))
+        edges = torch.arange(cells)
+        parts.append((torch.minimum(high, edges + 1) - torch.maximum(low, edges)).clamp(0, 1))
+    across, down = parts
+    return down[:, :, None] * across[:, None, :]

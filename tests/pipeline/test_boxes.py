@@ -1,0 +1,74 @@
+"""A detector's boxes as evidence for the label of cells."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from helpers.toy import COLOURS, SPACE, KnowingHead, ToyDetector, make_segmenter
+
+from ovseg.models.sections import BoxesConfig
+from ovseg.pipeline.boxes import BoxEvidence, box_cover
+from ovseg.pipeline.segmenter import Segmenter
+
+
+def with_boxes(*boxes: tuple[float, float, float, float]) -> Segmenter:
+    """The toy segmenter with a detector that finds these boxes red, whose scores are 0.9 down to 0.6."""
+    plain = make_segmenter()
+    detector = ToyDetector(*boxes)
+    model = replace(plain.model, head=KnowingHead(SPACE), detector=lambda: detector)
+    return Segmenter(model, device=torch.device("cpu"))
+
+
+GREY = np.full((64, 128, 3), 120, np.uint8)
+
+
+def test_a_box_covers_cells_in_whole_and_in_part() -> None:
+    # cells of 10 x 10 pixels; the box ends in the middle of the second column and the third row
+    (cover,) = box_cover(torch.tensor([[0.0, 10.0, 15.0, 25.0]]), size=(30, 40), grid=(3, 4))
+    expected = torch.tensor([[0, 0, 0, 0], [1, 0.5, 0, 0], [0.5, 0.25, 0, 0]])
+    torch.testing.assert_close(cover, expected)
+    assert box_cover(torch.zeros(0, 4), size=(30, 40), grid=(3, 4)).shape == (0, 3, 4)
+
+
+def test_a_label_gains_in_its_surest_box_and_loses_where_it_has_none() -> None:
+    segmenter = with_boxes((0, 0, 64, 64), (0, 0, 128, 64))
+    encoded = segmenter.encode(GREY)
+    queries = segmenter.queries(["red", "blue"], background=None)
+    before = segmenter.logits(encoded, queries)
+    after = BoxEvidence(segmenter.model, BoxesConfig(inside=2.0, outside=1.5))(before, encoded)
+    added = after.values - before.values
+    columns = added.shape[2]
+    assert torch.allclose(added[0, :, : columns // 2], torch.tensor(2 * 0.9))
+    assert torch.allclose(added[0, :, columns // 2 :], torch.tensor(2 * 0.6))
+    assert torch.allclose(added[1], torch.tensor(-1.5))  # the detector knows blue and sees none
+
+
+def test_unsure_boxes_say_nothing_and_unknown_labels_are_left_alone() -> None:
+    segmenter = with_boxes((0, 0, 64, 64))
+    encoded = segmenter.encode(GREY)
+    queries = segmenter.queries(["red"], background=None)
+    before = segmenter.logits(encoded, queries)
+    unsure = BoxEvidence(segmenter.model, BoxesConfig(least_score=0.95, outside=0.0))(before, encoded)
+    torch.testing.assert_close(unsure.values, before.values)
+    plain = make_segmenter()  # its head does not know a detector
+    assert BoxEvidence(plain.model, BoxesConfig())(before, encoded) is before
+
+
+def test_a_model_file_asks_for_it() -> None:
+    plain = with_boxes((8, 8, 56, 56))
+    config = plain.config.model_copy(update={"boxes": BoxesConfig(inside=50.0)})
+    asked = Segmenter(replace(plain.model, config=config), device=torch.device("cpu"))
+    image = GREY.copy()
+    image[:, 64:] = COLOURS["blue"]
+    result = asked.segment(image, ["red", "blue"], background=None)
+    assert result.mask("red")[16:48, 16:48].all()
+    assert not plain.segment(image, ["red", "blue"], background=None).mask("red")[16:48, 16:48].all()
+
+
+@pytest.mark.parametrize("values", [{"inside": -1}, {"least_score": 2}])
+def test_weights_out_of_range_are_refused(values: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="greater|less"):
+        BoxesConfig.model_validate(values)
