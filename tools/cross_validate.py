@@ -131,7 +131,7 @@ def main() -> None:
 
 def report_others(config: AlignmentConfig, segmenter: Segmenter, every: int) -> None:
     """Mean IoU on images of further sets that lie between those trained on: at most 50 of each."""
-    for data in config.masks[1:]:
+    for data in (each for each in config.masks[1:] if each.every > 1):
         dataset = open_dataset(load_protocol(data.protocol), data.path)
         unseen = list(range(len(dataset.names)))[data.every // 2 :: data.every][:: 2 * every][:50]
         for title, present in (("all names", False), ("only those present", True)):
