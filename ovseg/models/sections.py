@@ -60,6 +60,7 @@ class BackgroundConfig(Config):
         margin: none where s1·sqrt(s1−s2) of the two best probabilities is under this (ActiveSAM, 2026).
         threshold: none where the best probability is under this.
         objectness: none where the best probability is under this and the converter sees no object.
+        holes: what one label surrounds takes that label, where its area is at most this share of the label's.
         area: labels whose share of all labelled pixels is not over this lose their pixels to the next class.
         presence: labels whose presence is under this are not painted.
         presence_slope, presence_offset: logistic calibration of a label's strongest evidence to its presence.
@@ -68,6 +69,7 @@ class BackgroundConfig(Config):
     margin: float = 0.0
     threshold: float = 0.0
     objectness: float = 0.0
+    holes: float = Field(default=0.0, ge=0, le=1)
     area: float = 0.0
     presence: float = 0.0
     presence_slope: float = 1.0

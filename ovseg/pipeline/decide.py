@@ -19,6 +19,7 @@ from ovseg.pipeline.pixels import BandRefinement, decide_pixels, label_scores, n
 from ovseg.pipeline.redraw import redraw
 from ovseg.pipeline.upsample import Winners, find_winners
 from ovseg.refine import METHODS, reach_of, refine_maps
+from ovseg.regions.holes import fill_holes
 from ovseg.regions.sources import build_regions
 from ovseg.regions.vote import majority_label
 
@@ -104,6 +105,8 @@ class DecisionRules:
             index, best = redraw(index, best, probabilities, encoded, stride=stride, rule=rule)
         if background:
             index = torch.where(index >= logits.labels, -1, index)
+            if self.config.background.holes:
+                index = fill_holes(index, share=self.config.background.holes)
         if self._regions is not None:
             index = self._correct(index, encoded)
         return Decision(index, best, presence)
