@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 TRAINED = "trained"  # the method of models whose head reads shots
 _POINTING: dict[str, Kind] = {"boxes": "box", "points": "point"}
-_KEPT = 64  # pictures, some 6 MB each
+_KEPT = 64  # pictures, some 6 MB each; 14 with what a trained head reads
 _LESSONS = 8
 
 
@@ -49,8 +49,8 @@ class ExampleEvidence(Modifier):
 
     Attributes:
         sight: what was learned of M labels.
-        rows: (M,) the classes that these labels are.
-        labels: their names.
+        rows: (M,) the classes that these labels are; those that have pictures come first.
+        labels: names of those that have pictures.
         mark: what pictures, places and method are known by.
         masks: a name of ``ovseg.sam.load_sam``, which then draws where these labels are likely; None for none.
     """
@@ -83,8 +83,9 @@ class ExampleEvidence(Modifier):
         found = logits.plus(self.rows, doubted + logits.smooth(evidence.to(words)))
         if self.masks is None:
             return found
-        odds = odds_of(by_class(found), self.rows)
-        return found.plus(self.rows, drawn_by_sam(odds, encoded, model=self.masks, stride=logits.stride))
+        shown = self.rows[: len(self.labels)]
+        odds = odds_of(by_class(found), shown)
+        return found.plus(shown, drawn_by_sam(odds, encoded, model=self.masks, stride=logits.stride))
 
 
 class ExampleReader:

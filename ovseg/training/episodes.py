@@ -86,23 +86,18 @@ class Episodes:
         image, number = _draw(len(self.views), generator), _draw(self.count, generator)
         classes = self._classes(image, number, rules.ways, generator)
         spoken = [self._spoken(each, rules, generator) for each in classes]
-        named, shown = self._ways(classes, image, generator)
-        shots: list[Shot] = []
-        seen: dict[tuple[int, int], Seen] = {}
-        for label, (each, is_shown) in enumerate(zip(classes, shown, strict=True)):
-            others = [other for other in self.images_of[each] if other != image] if is_shown else []
-            wanted = 1 + _draw(rules.shots, generator)
-            for place in torch.randperm(len(others), generator=generator)[:wanted].tolist():
-                shots += self._shot(head, others[place], each, label, rules, seen, generator)
-        labels_shown = {shot.label for shot in shots}
-        named = [is_named or label not in labels_shown for label, is_named in enumerate(named)]
+        ways = self._ways(len(classes), generator)
+        shown = [each if way < 2 else None for each, way in zip(classes, ways, strict=True)]
+        shots = self._shots(head, rules, shown, asked=image, generator=generator)
+        with_shots = {shot.label for shot in shots}
+        named = torch.tensor([way > 0 or label not in with_shots for label, way in enumerate(ways)])
         view = self.views.fetch(image, number)
-        lesson = Lesson(shots, torch.arange(len(classes)), torch.tensor(named), self._words(head, spoken))
         truth = torch.full(view.truth.shape, -1)
         for label, each in enumerate(classes):
             truth[torch.from_numpy(view.truth == each)] = label
-        seen_view = self._seen(head, view, spoken)
-        return Episode(lesson, seen_view, truth), f"view {number} of '{self.views.source.names[image]}'"
+        lesson = Lesson(shots, torch.arange(len(classes)), named, self._words(head, spoken))
+        asked = f"view {number} of '{self.views.source.names[image]}'"
+        return Episode(lesson, self._seen(head, view, spoken), truth), asked
 
     def cells(self, head: ShotHead, *, each: int) -> Tensor:
         """(n, C) of all images, as ``head`` reads them; at most ``each`` of an image, evenly taken."""
@@ -123,34 +118,33 @@ class Episodes:
         wrong = float(torch.rand((), generator=generator)) < rules.wrong_words
         return _some(sorted(self.images_of), 1, generator)[0] if wrong else number
 
-    def _ways(
-        self, classes: Sequence[int], image: int, generator: torch.Generator
-    ) -> tuple[list[bool], list[bool]]:
-        """Which classes are named, and which are shown: all by pictures, all by both, or each as it is drawn."""
-        way = _draw(4, generator)
-        each = [3 if way > 1 else way for _ in classes]
-        each = [_draw(3, generator) if one == 3 else one for one in each]  # 0 pictures, 1 both, 2 words
-        return [one > 0 for one in each], [one < 2 for one in each]
+    def _ways(self, count: int, generator: torch.Generator) -> list[int]:
+        """How each class is given: 0 by pictures, 1 by both, 2 by words.
 
-    def _shot(
-        self,
-        head: ShotHead,
-        image: int,
-        wanted: int,
-        label: int,
-        rules: Rules,
-        seen: dict[tuple[int, int], Seen],
-        generator: torch.Generator,
+        A quarter of the episodes are all of pictures, a quarter all of both; in the others each class is drawn.
+        """
+        way = _draw(4, generator)
+        return [way] * count if way < 2 else [_draw(3, generator) for _ in range(count)]
+
+    def _shots(
+        self, head: ShotHead, rules: Rules, shown: Sequence[int | None], *, asked: int, generator: torch.Generator
     ) -> list[Shot]:
-        number = _draw(self.count, generator)
-        view = self.views.fetch(image, number)
-        mask = view.truth == wanted
-        kind = _kind(rules.prompts, generator)
-        if not mask.any():
-            return []
-        if (image, number) not in seen:
-            seen[image, number] = self._seen(head, view, None)
-        return [Shot(seen[image, number], label, prompt_of(mask, kind, generator), kind)]
+        """Shots of classes, by label, from other images than the one that is asked; None is not shown."""
+        shots: list[Shot] = []
+        seen: dict[tuple[int, int], Seen] = {}  # an image may show several classes
+        for label, wanted in enumerate(shown):
+            count = 1 + _draw(rules.shots, generator)
+            images = [] if wanted is None else [one for one in self.images_of[wanted] if one != asked]
+            for image in _some(images, count, generator):
+                place, kind = (image, _draw(self.count, generator)), _kind(rules.prompts, generator)
+                view = self.views.fetch(*place)
+                mask = view.truth == wanted
+                if not mask.any():  # cut off in this view
+                    continue
+                if place not in seen:
+                    seen[place] = self._seen(head, view, None)
+                shots.append(Shot(seen[place], label, prompt_of(mask, kind, generator), kind))
+        return shots
 
     def _words(self, head: ShotHead, spoken: Sequence[int]) -> Words:
         rows = [(self.owner == each).nonzero()[:, 0] for each in spoken]

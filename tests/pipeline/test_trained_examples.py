@@ -126,6 +126,19 @@ def test_more_labels_than_the_head_was_built_for_are_refused() -> None:
         trained("labelanything", classes=2).queries(shown)
 
 
+def test_a_sam_draws_only_what_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def drawn(odds: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        asked.append(tuple(odds.shape[:1]))
+        return torch.zeros_like(odds)
+
+    monkeypatch.setattr("ovseg.pipeline.examples.drawn_by_sam", drawn)
+    segmenter = trained("multimodal").with_examples(masks="mobile-sam")
+    logits(segmenter, ["white", Concept("red", images=[PHOTO], masks=[SQUARE]), "blue"])
+    assert asked == [(1,)]
+
+
 def test_a_lesson_is_given_all_classes_and_their_phrases() -> None:
     queries = make_segmenter().queries([Concept("red", synonyms=("green",)), "white"], background=["blue", "black"])
     lesson = with_words(Lesson([], torch.tensor([1]), torch.tensor([False])), queries)

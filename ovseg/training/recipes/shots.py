@@ -25,7 +25,7 @@ from ovseg.training.episodes import Episode, Episodes, Rules
 from ovseg.training.features import FeatureCache
 from ovseg.training.lesson import Lesson
 from ovseg.training.losses import softmax_loss
-from ovseg.training.recipe import Recipe, Task, fill_in
+from ovseg.training.recipe import Recipe, Task, fill_in, groups_by_rank
 from ovseg.training.recipes.masks import HeadSchedule, phrases_and_owners
 from ovseg.training.views import Views
 from ovseg.vocabulary.templates import Templates
@@ -121,19 +121,8 @@ class ShotsTask(Task):
         return softmax_loss(fine, truth[None], weights=weights)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups for AdamW: matrices with decay, vectors without, single numbers with a rate of their own."""
-        schedule = self.config.schedule
-        rate, decay = schedule.learning_rate, schedule.weight_decay
-        parameters = list(self.head.parameters())
-        return [
-            {"params": [p for p in parameters if p.ndim > 1], "lr": rate, "weight_decay": decay},
-            {"params": [p for p in parameters if p.ndim == 1], "lr": rate, "weight_decay": 0.0},
-            {
-                "params": [p for p in parameters if p.ndim == 0],
-                "lr": rate * schedule.evidence_rate,
-                "weight_decay": 0.0,
-            },
-        ]
+        """See ``groups_by_rank``."""
+        return groups_by_rank(self.head.parameters(), self.config.schedule)
 
 
 def shots_identity(config: ShotsConfig, model: Model, cache: FeatureCache) -> dict[str, str]:
