@@ -18,7 +18,7 @@ from torch.nn import functional
 from ovseg.backends.answers import AnsweringHead
 from ovseg.encoders.spec import DenseFeatures
 from ovseg.errors import ConfigError, SpaceError
-from ovseg.examples import METHODS, Shot, Sight, View, teach
+from ovseg.examples import METHODS, MeanSight, Shot, Sight, View, teach
 from ovseg.examples.shot import Kind, Lesson, Words
 from ovseg.heads.shots import ShotHead
 from ovseg.identity import digest
@@ -135,10 +135,16 @@ class ExampleReader:
         rows = torch.tensor([queries.vocabulary.labels.index(label) for label in labels], dtype=torch.int64)
         named = torch.tensor([concepts[label].use_name for label in labels], dtype=torch.bool)
         chosen = segmenter.config.examples
+        lesson = Lesson(shots, rows, named)
+        by_method = partial(teach, lesson, fusion=chosen.fusion)
+        sight: Sight
         if chosen.method == TRAINED:
-            lesson = with_words(Lesson(shots, rows, named), queries)
-            return ExampleEvidence(shot_head(segmenter).learn(lesson), lesson.rows, labels, mark, chosen.masks)
-        sight = teach(Lesson(shots, rows, named), method=chosen.method, fusion=chosen.fusion)
+            widened = with_words(lesson, queries)
+            sight, rows = shot_head(segmenter).learn(widened), widened.rows
+        else:
+            sight = by_method(method=chosen.method)
+        if chosen.beside is not None and labels:
+            sight = MeanSight(sight, by_method(method=chosen.beside))
         return ExampleEvidence(sight, rows, labels, mark, chosen.masks)
 
     def _seen(self, segmenter: Segmenter, picture: Picture) -> _Kept:

@@ -126,6 +126,19 @@ def test_more_labels_than_the_head_was_built_for_are_refused() -> None:
         trained("labelanything", classes=2).queries(shown)
 
 
+def test_another_method_beside_is_the_mean_of_both_and_leaves_the_rest() -> None:
+    asked = [Concept("red", images=[PHOTO], masks=[SQUARE]), "white"]
+    segmenter = trained("multimodal")
+    alone, other = logits(segmenter, asked), logits(segmenter.with_examples(method="learned"), asked)
+    both = logits(segmenter.with_examples(beside="learned"), asked)
+    torch.testing.assert_close(both[0], (alone[0] + other[0]) / 2, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(both[1:], alone[1:])
+    words = segmenter.with_examples(beside="learned")
+    torch.testing.assert_close(logits(words, ["red", "white"]), logits(segmenter, ["red", "white"]))
+    with pytest.raises(ConfigError, match="unknown method for examples"):
+        logits(segmenter.with_examples(beside="learnt"), asked)
+
+
 def test_a_sam_draws_only_what_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, ...]] = []
 
