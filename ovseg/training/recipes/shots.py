@@ -79,7 +79,7 @@ class ShotsTask(Task):
         settings: the head's section of the model file.
     """
 
-    changes: ClassVar[dict[str, Any]] = {"examples": {"method": "trained"}}
+    changes: ClassVar[dict[str, Any]] = {"examples": {"method": "trained", "beside": "auto"}}
 
     def __init__(
         self, head: ShotHead, config: ShotsConfig, episodes: Sequence[Episodes], *, settings: HeadConfig

@@ -70,7 +70,8 @@ def test_colours_are_learned_from_shots(kind: str, tmp_path: Path) -> None:
     steps = [loss for _, loss in train_steps(task, config, config.out)]
     assert np.mean(steps[-5:]) < 0.6 * np.mean(steps[:5])
     segmenter = segmenter_of(make_segmenter().model, task.eval())
-    assert segmenter.config.examples.method == "trained"
+    assert segmenter.config.examples.method == "trained" and segmenter.config.examples.beside == "auto"
+    segmenter = segmenter.with_examples(beside=None)
     photo, mask = (np.asarray(Image.open(root / part / "0.png")) for part in ("images", "masks"))
     shown = [
         Concept(name, images=[photo], masks=[mask == number], use_name=False) for number, name in enumerate("abc")
