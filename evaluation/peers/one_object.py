@@ -30,6 +30,7 @@ def main() -> None:
     """Draw, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
+    parser.add_argument("--model", default="mini")
     parser.add_argument("--episodes", type=int, default=40)
     parser.add_argument("--shots", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
@@ -37,7 +38,7 @@ def main() -> None:
     given = parser.parse_args()
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(given.data / "instances.json")
-    segmenter = ovseg.load("mini")
+    segmenter = ovseg.load(given.model)
 
     def mask(image: int, kind: int) -> Any:
         found = coco.loadAnns(coco.getAnnIds(imgIds=[image], catIds=[kind]))

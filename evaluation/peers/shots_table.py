@@ -65,10 +65,12 @@ def main() -> None:
     parser.add_argument("--limit", type=int)
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 5])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--method", default="auto")
-    parser.add_argument("--fusion", default="growing")
+    parser.add_argument("--method", help="in place of the model file's")
+    parser.add_argument("--fusion", help="in place of the model file's")
+    parser.add_argument("--beside", help="a further method, half of whose answer counts")
     given = parser.parse_args()
-    segmenter = ovseg.load(given.model).with_examples(method=given.method, fusion=given.fusion)
+    asked = {name: getattr(given, name) for name in ("method", "fusion", "beside")}
+    segmenter = ovseg.load(given.model).with_examples(**{key: value for key, value in asked.items() if value})
     task = Task(given.benchmark, given.data, limit=given.limit, labels=given.labels)
     print(
         "| shots | name | pictures | name and pictures | s an image: name, pictures, both |\n|---|---|---|---|---|"

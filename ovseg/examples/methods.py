@@ -39,6 +39,26 @@ class JoinedSight:
         return torch.cat(trusts)[self.order], torch.cat(evidence)[self.order]
 
 
+@dataclass(frozen=True)
+class MeanSight:
+    """What two methods learned of the same labels, half of each; a method may know of further labels.
+
+    Attributes:
+        first: of M labels.
+        second: of the first m of them.
+    """
+
+    first: Sight
+    second: Sight
+
+    def __call__(self, view: View) -> tuple[Tensor, Tensor]:
+        """See ``Sight``: the mean of the logits, which is the geometric mean of the odds."""
+        (trust, evidence), (also, more) = self.first(view), self.second(view)
+        count = len(also)
+        trust = torch.cat([(trust[:count] + also.to(trust)) / 2, trust[count:]])
+        return trust, torch.cat([(evidence[:count] + more.to(evidence)) / 2, evidence[count:]])
+
+
 def by_name(lesson: Lesson, rule: str) -> Sight:
     """Labels with a name are learned; those without, where there are few shots, are matched as INSID3 does.
 

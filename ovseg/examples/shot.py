@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from ovseg.tensors import check_shape
+
+Kind = Literal["mask", "box", "point"]
 
 
 @dataclass(frozen=True)
@@ -21,18 +23,22 @@ class View:
         text: (K, h, w) float32 logits of all classes by words alone.
         colours: (3, h, w) float32 in [0, 1].
         structure: (S, h, w) float32 unit, tells which cells belong together; None for ``features``.
+        inputs: (I, h, w) float, what a trained head reads of the encoder itself; None for ``features``.
     """
 
     features: Tensor
     text: Tensor
     colours: Tensor
     structure: Tensor | None = None
+    inputs: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_shape("features", self.features, "C h w")
         h, w = self.grid
         check_shape("text", self.text, "K h w", h=h, w=w)
         check_shape("colours", self.colours, "3 h w", h=h, w=w)
+        if self.inputs is not None:
+            check_shape("inputs", self.inputs, "I h w", h=h, w=w)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -53,11 +59,14 @@ class Shot:
         view: the picture.
         label: number of the label among the M labels that have pictures.
         share: (h, w) float32 in [0, 1], how much of each cell shows the label; 0 everywhere for what it is not.
+        kind: what ``share`` was drawn by: the outline of the label, a box around it (the cells of which may also
+            show other things), or a point on it (of all other cells nothing is known).
     """
 
     view: View
     label: int
     share: Tensor
+    kind: Kind = "mask"
 
     def __post_init__(self) -> None:
         h, w = self.view.grid
@@ -84,18 +93,37 @@ class Sight(Protocol):
 
 
 @dataclass(frozen=True)
+class Words:
+    """The phrases of the labels of a lesson, for methods that read them.
+
+    Attributes:
+        vectors: (Q, D) in the space of the words.
+        label: (Q,) int64, number of the label that each stands for.
+    """
+
+    vectors: Tensor
+    label: Tensor
+
+    def __post_init__(self) -> None:
+        check_shape("vectors", self.vectors, "Q D")
+        check_shape("label", self.label, "Q", Q=len(self.vectors))
+
+
+@dataclass(frozen=True)
 class Lesson:
     """All that a method learns from.
 
     Attributes:
-        shots: of M labels, each at least one that shows it.
+        shots: of M labels, each at least one that shows it; trained methods also judge labels that none shows.
         rows: (M,) int64, the classes of ``View.text`` that the labels are.
         named: (M,) bool, whether words count as well; else a label is known by sight alone.
+        words: of the labels; None where the method reads none.
     """
 
     shots: Sequence[Shot]
     rows: Tensor
     named: Tensor
+    words: Words | None = None
 
     def __post_init__(self) -> None:
         check_shape("rows", self.rows, "M")

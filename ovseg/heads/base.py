@@ -1,8 +1,8 @@
 """What a head is: features and phrases brought into one space, where a dot product is a logit.
 
-A head whose text depends on the image answers with score maps instead (``FusionHead``). Heads that return masks
-of their own (FrozenSeg's queries) or take visual examples (multi-modal prototypes) fit the same two protocols:
-``fuse`` may compute its maps from masks, and ``Phrases`` is any set of rows, pictures included.
+A head whose text depends on the image answers with score maps instead (``FusionHead``). One that returns masks of
+its own (``MaskQueries``) or learns labels from pictures (``ShotHead``) keeps the two of the head below, and adds to
+them.
 """
 
 from __future__ import annotations

@@ -18,7 +18,9 @@ from ovseg.heads.alignment import AlignmentHead
 from ovseg.heads.base import Head
 from ovseg.heads.denseclip import DenseClip, DenseClipSettings
 from ovseg.heads.fusioner import Fusioner, FusionerSettings
+from ovseg.heads.labelanything import LabelAnything, LabelAnythingSettings
 from ovseg.heads.maskqueries import MaskQueries, MaskQueriesSettings
+from ovseg.heads.multimodal import MultiModal, MultiModalSettings
 from ovseg.heads.prototypes import Prototypes, PrototypesSettings
 from ovseg.heads.textmap import TextMap, TextMapSettings
 
@@ -51,7 +53,9 @@ HEADS: dict[str, HeadKind] = {
     "fusioner": HeadKind(
         FusionerSettings, lambda base, settings, text: Fusioner(base, settings), form="as released"
     ),
+    "labelanything": HeadKind(LabelAnythingSettings, lambda base, settings, text: LabelAnything(base, settings)),
     "maskqueries": HeadKind(MaskQueriesSettings, lambda base, settings, text: MaskQueries(base, settings)),
+    "multimodal": HeadKind(MultiModalSettings, lambda base, settings, text: MultiModal(base, settings)),
     "prototypes": HeadKind(PrototypesSettings, lambda base, settings, text: Prototypes(base, settings)),
     "textmap": HeadKind(TextMapSettings, lambda base, settings, text: TextMap(base, settings)),
 }

@@ -219,15 +219,20 @@ class ExamplesConfig(Config):
     """How labels are known that are shown by pictures (``Concept.images``).
 
     Attributes:
-        method: a name of ``ovseg.examples.METHODS``.
+        method: a name of ``ovseg.examples.METHODS``, or "trained" of a model whose head was trained to read shots.
         fusion: how words and pictures are put together by methods that do not weigh them themselves; a name of
             ``ovseg.examples.fusion.RULES``.
+        beside: another name of ``METHODS``, half of whose answer counts; None for the method alone.
+        cut_out: whether a SAM cuts out what a box or point shows; else methods are given the cells of the box or
+            point, and trained heads are told which it is.
         masks: the name of a SAM of ``ovseg.sam`` that is shown where these labels are likely, and whose masks then
             sharpen what words and pictures say; None asks none.
     """
 
     method: str = "auto"
     fusion: str = "growing"
+    beside: str | None = None
+    cut_out: bool = True
     masks: str | None = None
 
 

@@ -17,9 +17,10 @@ from torch.nn import functional
 
 from ovseg.backends.answers import AnsweringHead, ExemplarHead
 from ovseg.encoders.spec import DenseFeatures
-from ovseg.errors import SpaceError
-from ovseg.examples import Shot, Sight, View, teach
-from ovseg.examples.shot import Lesson
+from ovseg.errors import ConfigError, SpaceError
+from ovseg.examples import METHODS, MeanSight, Shot, Sight, View, teach
+from ovseg.examples.shot import Kind, Lesson, Words
+from ovseg.heads.shots import ShotHead
 from ovseg.identity import digest
 from ovseg.images.geometry import ImageGeometry
 from ovseg.models.sections import ExamplesConfig
@@ -37,7 +38,9 @@ from ovseg.vocabulary.labels import Concept
 if TYPE_CHECKING:
     from ovseg.pipeline.segmenter import Segmenter
 
-_KEPT = 64  # pictures, some 6 MB each
+TRAINED = "trained"  # the method of models whose head reads shots
+_POINTING: dict[str, Kind] = {"boxes": "box", "points": "point"}
+_KEPT = 64  # pictures, some 6 MB each; 14 with what a trained head reads
 _LESSONS = 8
 
 
@@ -47,8 +50,8 @@ class ExampleEvidence(Modifier):
 
     Attributes:
         sight: what was learned of M labels.
-        rows: (M,) the classes that these labels are.
-        labels: their names.
+        rows: (M,) the classes that these labels are; those that have pictures come first.
+        labels: names of those that have pictures.
         mark: what pictures, places and method are known by.
         masks: a name of ``ovseg.sam.load_sam``, which then draws where these labels are likely; None for none.
     """
@@ -81,8 +84,9 @@ class ExampleEvidence(Modifier):
         found = logits.plus(self.rows, doubted + logits.smooth(evidence.to(words)))
         if self.masks is None:
             return found
-        odds = odds_of(by_class(found), self.rows)
-        return found.plus(self.rows, drawn_by_sam(odds, encoded, model=self.masks, stride=logits.stride))
+        shown = self.rows[: len(self.labels)]
+        odds = odds_of(by_class(found), shown)
+        return found.plus(shown, drawn_by_sam(odds, encoded, model=self.masks, stride=logits.stride))
 
 
 class ExampleReader:
@@ -131,20 +135,31 @@ class ExampleReader:
         labels = tuple(concepts)
         pictures = [(number, each) for number, label in enumerate(labels) for each in pictures_of(concepts[label])]
         shots = _Shots(partial(self._seen, segmenter), segmenter, queries, pictures)
-        rows = torch.tensor([queries.vocabulary.labels.index(label) for label in labels])
-        named = torch.tensor([concepts[label].use_name for label in labels])
+        rows = torch.tensor([queries.vocabulary.labels.index(label) for label in labels], dtype=torch.int64)
+        named = torch.tensor([concepts[label].use_name for label in labels], dtype=torch.bool)
         chosen = segmenter.config.examples
-        sight = teach(Lesson(shots, rows, named), method=chosen.method, fusion=chosen.fusion)
+        lesson = Lesson(shots, rows, named)
+        by_method = partial(teach, lesson, fusion=chosen.fusion)
+        sight: Sight
+        if chosen.method == TRAINED:
+            widened = with_words(lesson, queries)
+            sight, rows = shot_head(segmenter).learn(widened), widened.rows
+        else:
+            sight = by_method(method=chosen.method)
+        if chosen.beside is not None and labels:
+            sight = MeanSight(sight, by_method(method=chosen.beside))
         return ExampleEvidence(sight, rows, labels, mark, chosen.masks)
 
     def _seen(self, segmenter: Segmenter, picture: Picture) -> _Kept:
         """A picture encoded, with the share of each cell that shows the label."""
-        key = f"{segmenter.model.info['features']} {picture.mark}"
+        cut_out = segmenter.config.examples.cut_out
+        key = f"{segmenter.model.info['features']} {picture.mark} {cut_out}"
         found = self._pictures.get(key)
         if found is None:
             (encoded,) = segmenter.encode_batch([picture.pixels])
-            mask = picture.mask_in(encoded, sam=segmenter.config.objects.best.masks)
-            found = _Kept.of(encoded, mask, picture.window(encoded.geometry.original))
+            mask = picture.mask_in(encoded, sam=segmenter.config.objects.best.masks if cut_out else None)
+            kind = "mask" if cut_out else _POINTING.get(picture.kind, "mask")
+            found = _Kept.of(encoded, mask, picture.window(encoded.geometry.original), kind)
         _keep(self._pictures, key, found, most=_KEPT)
         return found
 
@@ -165,7 +180,7 @@ class _Shots(Sequence[Shot]):
         label, picture = self.pictures[place]
         kept = self.see(picture)
         words = by_class(self.segmenter.plain_logits(kept.encoded(), self.queries))
-        return Shot(kept.view(words), label, kept.share)
+        return Shot(kept.view(words), label, kept.share, kept.kind)
 
 
 @dataclass(frozen=True)
@@ -176,6 +191,7 @@ class _Kept:
         features, geometry: of all of it.
         known: rows and columns of the cells that were looked at.
         colours, share: of these cells.
+        kind: what points at the concept.
     """
 
     features: DenseFeatures
@@ -183,17 +199,21 @@ class _Kept:
     known: tuple[slice, slice]
     colours: Tensor
     share: Tensor
+    kind: Kind
 
     @classmethod
-    def of(cls, encoded: EncodedImage, mask: npt.NDArray[np.bool_], window: tuple[slice, slice]) -> _Kept:
+    def of(
+        cls, encoded: EncodedImage, mask: npt.NDArray[np.bool_], window: tuple[slice, slice], kind: Kind
+    ) -> _Kept:
         """The picture with its mask, (H, W), of which the pixels in ``window`` are known."""
         assert isinstance(encoded.geometry, ImageGeometry)
         down, across = window
         box = (down.start, across.start, down.stop, across.stop)
         known = encoded.geometry.block(box, stride=encoded.features.stride)
         share = cell_shares(torch.from_numpy(mask)[None].float(), encoded)[0]
+        share = (share > 0).float() if kind == "point" else share  # a cell is no smaller than a point
         features = _halved(encoded.features, torch.float16)
-        return cls(features, encoded.geometry, known, cell_colours(encoded)[:, *known], share[known])
+        return cls(features, encoded.geometry, known, cell_colours(encoded)[:, *known], share[known], kind)
 
     def encoded(self) -> EncodedImage:
         """As it was encoded; its image is blank, as nothing looks at it."""
@@ -207,7 +227,8 @@ class _Kept:
         structure = None if features.structure is None else features.structure[0, :, rows, columns]
         words = on_grid(words, features.grid)[:, rows, columns]
         unit = functional.normalize(features.values[0], dim=0)[:, rows, columns]
-        return View(unit.cpu(), words.cpu(), self.colours, structure)
+        inputs = None if features.inputs is None else features.inputs[0, :, rows, columns].cpu()
+        return View(unit.cpu(), words.cpu(), self.colours, structure, inputs)
 
 
 def view_of(encoded: EncodedImage, words: Tensor) -> View:
@@ -217,15 +238,51 @@ def view_of(encoded: EncodedImage, words: Tensor) -> View:
         encoded: the image.
         words: (K, h', w') logits of all classes by words.
     """
-    features = encoded.features
-    unit = functional.normalize(features.values[0].float(), dim=0)
-    structure = None if features.structure is None else features.structure[0].float()
 
     def colours() -> Tensor:
         return with_padding(cell_colours(encoded), encoded)
 
-    colour = encoded.once("colours of cells", colours).to(unit)
-    return View(unit, on_grid(words, features.grid), colour, structure)
+    return view_from(encoded.features, words, encoded.once("colours of cells", colours))
+
+
+def view_from(features: DenseFeatures, words: Tensor, colours: Tensor) -> View:
+    """Features of one image as methods see them, with logits by words and colours (3, h, w)."""
+    unit = functional.normalize(features.values[0].float(), dim=0)
+    structure, inputs = (
+        None if maps is None else maps[0].float() for maps in (features.structure, features.inputs)
+    )
+    return View(unit, on_grid(words, features.grid), colours.to(unit), structure, inputs)
+
+
+def shot_head(segmenter: Segmenter) -> ShotHead:
+    """The head of a model, which was trained to read shots.
+
+    Raises:
+        ConfigError: the model has no such head.
+    """
+    head = segmenter.model.head
+    if not isinstance(head, ShotHead):
+        raise ConfigError(
+            f"examples: method '{TRAINED}' needs a model with a head that was trained to read them, got "
+            f"'{segmenter.config.name}'; ovseg train few-shot, or choose another method: {', '.join(METHODS)}"
+        )
+    return head
+
+
+def judges_words(segmenter: Segmenter) -> bool:
+    """Whether labels without pictures, too, are judged by a trained head."""
+    return segmenter.config.examples.method == TRAINED and shot_head(segmenter).judges_words
+
+
+def with_words(lesson: Lesson, queries: QueryBank) -> Lesson:
+    """The lesson with all other classes, which nothing shows, and the phrases of all."""
+    others = torch.tensor(
+        [row for row in range(queries.classes) if row not in lesson.rows.tolist()], dtype=torch.int64
+    )
+    rows = torch.cat([lesson.rows, others])
+    named = torch.cat([lesson.named, torch.ones(len(others), dtype=torch.bool)])
+    words = Words(queries.embeddings, rows.argsort()[queries.class_of_query.cpu()])
+    return Lesson(lesson.shots, rows, named, words)
 
 
 def by_class(logits: ClassLogits) -> Tensor:

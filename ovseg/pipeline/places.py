@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,12 +59,13 @@ class Picture:
         """
         return read_image(self.source).pixels
 
-    def mask_in(self, encoded: EncodedImage, *, sam: str) -> Mask:
+    def mask_in(self, encoded: EncodedImage, *, sam: str | None) -> Mask:
         """(H, W) bool where the concept is.
 
         Args:
             encoded: the picture.
-            sam: a name of ``ovseg.sam.load_sam``, which cuts out what a box or point shows.
+            sam: a name of ``ovseg.sam.load_sam``, which cuts out what a box or point shows; None gives the pixels
+                in the box, or that of the point.
 
         Raises:
             VocabularyError: the place is of another size, empty, or outside the picture.
@@ -100,7 +102,7 @@ class Picture:
             )
         return slice(y0, y1), slice(x0, x1)
 
-    def _cut_out(self, encoded: EncodedImage, sam: str) -> Mask:
+    def _cut_out(self, encoded: EncodedImage, sam: str | None) -> Mask:
         height, width = encoded.geometry.original
         if self.kind == "boxes":
             x0, y0, x1, y1 = (float(number) for number in self.place)
@@ -115,11 +117,24 @@ class Picture:
                     f"the {self.kind} of {self.where} must lie inside its {width} x {height} pixels, got "
                     f"{self.place!r}"
                 )
+        if sam is None:
+            return _around(corners, (height, width))
         several = self.kind == "points"  # what a point means is open: the mask that the SAM is surest of
         network, embedding = ask_sam(encoded, sam)
         masks, quality = network.masks(embedding, **prompts, multimask=several)
         (mask,) = to_image(embedding, masks[0, quality[0].argmax()][None])
         return mask.numpy()
+
+
+def _around(corners: Sequence[tuple[float, float]], size: tuple[int, int]) -> Mask:
+    """(H, W) bool: the pixels from the first corner (x, y) to the last, at least one."""
+    mask = np.zeros(size, bool)
+    spans = []
+    for axis, side in ((1, size[0]), (0, size[1])):
+        first = min(int(corners[0][axis]), side - 1)
+        spans.append(slice(first, max(first + 1, round(corners[-1][axis]))))
+    mask[tuple(spans)] = True
+    return mask
 
 
 def pictures_of(concept: Concept) -> list[Picture]:

@@ -24,7 +24,7 @@ from ovseg.pipeline.batches import path_of, stream
 from ovseg.pipeline.chain import modifiers_of
 from ovseg.pipeline.decide import Decision, DecisionRules
 from ovseg.pipeline.encoded import EncodedImage
-from ovseg.pipeline.examples import ExampleReader, lesson_mark
+from ovseg.pipeline.examples import ExampleReader, judges_words, lesson_mark
 from ovseg.pipeline.logits import ClassLogits, answered_logits, class_logits
 from ovseg.pipeline.modifiers import Modifier
 from ovseg.pipeline.objects import ObjectSearch, Quality, find_objects
@@ -113,7 +113,7 @@ class Segmenter:
         else:
             words, shown = without_pictures(wanted)
             vocabulary = Vocabulary.of(words, background=self._contrasts(background))
-            pictures = [lesson_mark(shown, self.config.examples)] if shown else []
+            pictures = [lesson_mark(shown, self.config.examples)] if shown or judges_words(self) else []
             asked = digest(asdict(vocabulary), phrases_of(vocabulary), *pictures)
         return {**self.info, "asked": asked, "background": str(background), "refine": str(self._refines(refine))}
 
@@ -216,7 +216,7 @@ class Segmenter:
             return wanted
         words, shown = without_pictures(wanted)
         queries = self._recent.of(words, self._contrasts(background), self._encode_words)
-        return self._examples.taught(self, queries, shown) if shown else queries
+        return self._examples.taught(self, queries, shown) if shown or judges_words(self) else queries
 
     @torch.inference_mode()
     def logits(self, encoded: EncodedImage, queries: QueryBank) -> ClassLogits:

@@ -5,7 +5,7 @@ Adding a recipe is adding a file to ``training/recipes`` and a line to its table
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -18,7 +18,7 @@ from ovseg.config import choose
 from ovseg.heads.prompts import context_width
 from ovseg.heads.registry import HEADS, HeadConfig, spaces_of
 from ovseg.models.model import Model
-from ovseg.training.config import TrainingConfig
+from ovseg.training.config import Schedule, TrainingConfig
 from ovseg.training.features import FeatureCache
 from ovseg.weights import save_weights
 
@@ -59,6 +59,17 @@ class Task(nn.Module):
     def export(self, path: Path, *, metadata: dict[str, str]) -> str:
         """Write the head's weights and return their SHA-256."""
         return save_weights(self.head.state_dict(), path, metadata={**metadata, **spaces_of(self.head)})
+
+
+def groups_by_rank(parameters: Iterable[nn.Parameter], schedule: Schedule) -> list[dict[str, Any]]:
+    """Groups for AdamW: matrices with decay, vectors without, single numbers with a rate of their own."""
+    rate, every = schedule.learning_rate, list(parameters)
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in every if p.ndim > 1], "lr": rate, "weight_decay": schedule.weight_decay},
+        {"params": [p for p in every if p.ndim == 1], "lr": rate, "weight_decay": 0.0},
+        {"params": [p for p in every if p.ndim == 0], "lr": rate * schedule.evidence_rate, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 @dataclass(frozen=True)

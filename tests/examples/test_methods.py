@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from ovseg.examples import Shot, View, teach
+from ovseg.examples import MeanSight, Shot, Sight, View, teach
 from ovseg.examples.shot import Lesson
 
 
@@ -29,6 +29,17 @@ def test_names_are_learned_few_nameless_shots_are_matched_and_many_are_learned()
     torch.testing.assert_close(evidence[1:2], matched[1])
     torch.testing.assert_close(evidence[[0, 2]], learned[1])
     assert trust.tolist() == [float(learned[0][0]), 0, 0]
+
+
+def test_half_of_each_of_two_counts_and_labels_that_one_knows_alone_stay() -> None:
+    """By hand: three labels, of which the second method knows the first two."""
+
+    def says(trust: list[float], evidence: list[float]) -> Sight:
+        return lambda view: (torch.tensor(trust), torch.tensor(evidence)[:, None, None].expand(-1, 4, 5))
+
+    trust, evidence = MeanSight(says([1, 0.5, 1], [2, 4, 7]), says([0, 0.5], [6, -4]))(view(0))
+    assert trust.tolist() == [0.5, 0.5, 1] and evidence[:, 0, 0].tolist() == [4, 0, 7]
+    assert evidence.shape == (3, 4, 5)
 
 
 def test_with_names_alone_all_labels_are_learned_together() -> None:

@@ -30,17 +30,21 @@ def one_thread() -> object:
     torch.set_num_threads(before)
 
 
-def write_recipe(folder: Path, out: Path, **schedule: object) -> TrainingConfig:
+OF_CROPS = {"recipe": "masks", "crop": [2, 2]}
+OF_EPISODES = {"recipe": "shots", "ways": 3, "shots": 2}
+
+
+def write_recipe(folder: Path, out: Path, kind: str = "fusioner", **schedule: object) -> TrainingConfig:
     model = yaml.safe_load((ROOT / "configs/models/mini.yaml").read_text())
     model["input"] = {"short_side": 64, "max_long_side": 96}
     (folder.parent / "tiny.yaml").write_text(yaml.safe_dump(model))
-    settings = {"width": 16, "layers": 1, "attention_heads": 2, "inner": 16, "upsamplings": 1, "dropout": 0.2}
+    settings = {"width": 16, "layers": 1, "attention_heads": 2, "inner": 16, "dropout": 0.2}
+    settings |= {"upsamplings": 1} if kind == "fusioner" else {}
     values = {
-        "recipe": "masks",
+        **(OF_CROPS if kind == "fusioner" else OF_EPISODES),
         "model": str(folder.parent / "tiny.yaml"),
-        "head": {"kind": "fusioner", "settings": settings},
+        "head": {"kind": kind, "settings": settings},
         "data": [{"protocol": "folder", "path": str(folder)}],
-        "crop": [2, 2],
         "schedule": {"steps": 12, "batch": 2, "ema": 0.9, **schedule},
         "save_every": 2,
         "features": str(folder.parent / "features"),
@@ -55,8 +59,9 @@ def command(*arguments: object) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_process_that_was_killed_goes_on_as_if_it_had_not_been(folder: Path, tmp_path: Path) -> None:
-    whole, parts = (write_recipe(folder, tmp_path / name) for name in ("whole", "parts"))
+@pytest.mark.parametrize("kind", ["fusioner", "multimodal", "labelanything"])
+def test_a_process_that_was_killed_goes_on_as_if_it_had_not_been(kind: str, folder: Path, tmp_path: Path) -> None:
+    whole, parts = (write_recipe(folder, tmp_path / name, kind) for name in ("whole", "parts"))
     train(whole)
     process = subprocess.Popen(command("ovseg.cli", "train", tmp_path / "parts.yaml"), env=ENVIRONMENT, cwd=ROOT)
     metrics = parts.out / "metrics.jsonl"

@@ -12,12 +12,14 @@ from ovseg.training.recipes.alignment import ALIGNMENT
 from ovseg.training.recipes.captions import CAPTIONS
 from ovseg.training.recipes.maskqueries import MASKQUERIES
 from ovseg.training.recipes.masks import MASKS
+from ovseg.training.recipes.shots import SHOTS
 
 RECIPES: dict[str, Recipe[Any]] = {
     "alignment": ALIGNMENT,
     "masks": MASKS,
     "captions": CAPTIONS,
     "maskqueries": MASKQUERIES,
+    "shots": SHOTS,
 }
 
 

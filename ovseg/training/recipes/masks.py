@@ -44,7 +44,7 @@ from ovseg.training.data import (
 from ovseg.training.features import FeatureCache
 from ovseg.training.lesson import Lesson
 from ovseg.training.losses import binary_loss, softmax_loss
-from ovseg.training.recipe import Recipe, Task, fill_in
+from ovseg.training.recipe import Recipe, Task, fill_in, groups_by_rank
 from ovseg.training.views import FINER, Views, batch_of
 from ovseg.vocabulary.templates import Templates
 from ovseg.weights import freeze
@@ -167,20 +167,8 @@ class MasksTask(Task):
         return total
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups for AdamW: matrices with decay, vectors without, single numbers with a rate of their own."""
-        schedule = self.config.schedule
-        rate, decay = schedule.learning_rate, schedule.weight_decay
-        parameters = list(self.head.parameters())
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in parameters if p.ndim > 1], "lr": rate, "weight_decay": decay},
-            {"params": [p for p in parameters if p.ndim == 1], "lr": rate, "weight_decay": 0.0},
-            {
-                "params": [p for p in parameters if p.ndim == 0],
-                "lr": rate * schedule.evidence_rate,
-                "weight_decay": 0.0,
-            },
-        ]
-        return [group for group in groups if group["params"]]
+        """See ``groups_by_rank``."""
+        return groups_by_rank(self.head.parameters(), self.config.schedule)
 
     def _answers(self, logits: Tensor, structure: Tensor | None, owner: Tensor, *, classes: int) -> Tensor:
         """(B, Q, h, w) logits of phrases to (B, classes, h, w), smoothed as they are when the model is used.
