@@ -189,13 +189,15 @@ class BoxesConfig(Config):
 
     Attributes:
         inside: what a label gains in a box of it, times the score of the box.
-        outside: what a label that the detector knows loses everywhere where it has no box.
         least_score: boxes less sure say nothing.
+        missed: how often a label that is there has no such box.
+        shown: of the labels that are asked for and that the detector knows, how many an image shows.
     """
 
-    inside: float = Field(default=2.0, ge=0)
-    outside: float = Field(default=1.0, ge=0)
-    least_score: float = Field(default=0.35, ge=0, le=1)
+    inside: float = Field(default=2.5, ge=0)
+    least_score: float = Field(default=0.25, ge=0, le=1)
+    missed: float = Field(default=0.3, gt=0, le=1)
+    shown: float = Field(default=5.0, gt=0)
 
 
 class QualityConfig(Config):

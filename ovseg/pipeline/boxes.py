@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ from ovseg.pipeline.modifiers import Modifier
 from ovseg.pipeline.queries import QueryBank
 from ovseg.proposals.proposal import NamesClasses, Proposals
 
+_MOST_LIKELY = 0.5  # probability that a label is there because it is asked for
 _KNOWN = 0.3  # share of a detector's classes at which it knows a label
 
 
@@ -54,7 +56,7 @@ class BoxEvidence(Modifier):
     """Adds to the logits of labels that the detector knows what its boxes say.
 
     A cell gains ``inside`` times the score of the surest box of the label that covers it, times the share that is
-    covered. Where no box is sure, the label loses ``outside`` at every cell.
+    covered. A label without a sure box gains ``absence`` at every cell, which is less than 0.
 
     Attributes:
         model: with a detector.
@@ -81,8 +83,22 @@ class BoxEvidence(Modifier):
                 inside = (shown[own] * found.scores[own, None, None]).amax(0)
                 amounts[row, : grid[0], : grid[1]] = self.rule.inside * inside
             else:
-                amounts[row] = -self.rule.outside
+                amounts[row] = absence(self.rule, asked=len(known))
         return logits.plus(torch.tensor(known), amounts)
+
+
+def absence(rule: BoxesConfig, *, asked: int) -> float:
+    """The logarithm of the probability that a label without a box is there all the same.
+
+    An image shows ``rule.shown`` of the ``asked`` labels that the detector knows, so that a label is there with the
+    probability p = shown / asked, at most 0.5. Where it is there the detector misses it with the probability
+    m = ``rule.missed``: by Bayes what is left is m p / (m p + 1 − p).
+
+    >>> round(absence(BoxesConfig(missed=0.5, shown=5), asked=20), 3)  # 0.125 / 0.875
+    -1.946
+    """
+    there = min(_MOST_LIKELY, rule.shown / asked)
+    return math.log(rule.missed * there / (rule.missed * there + 1 - there))
 
 
 def box_cover(boxes: Tensor, *, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from helpers.toy import COLOURS, SPACE, KnowingHead, ToyDetector, make_segmenter
 
 from ovseg.models.sections import BoxesConfig
-from ovseg.pipeline.boxes import BoxEvidence, box_cover
+from ovseg.pipeline.boxes import BoxEvidence, absence, box_cover
 from ovseg.pipeline.segmenter import Segmenter
 
 
@@ -38,23 +39,32 @@ def test_a_label_gains_in_its_surest_box_and_loses_where_it_has_none() -> None:
     encoded = segmenter.encode(GREY)
     queries = segmenter.queries(["red", "blue"], background=None)
     before = segmenter.logits(encoded, queries)
-    after = BoxEvidence(segmenter.model, BoxesConfig(inside=2.0, outside=1.5))(before, encoded)
+    after = BoxEvidence(segmenter.model, BoxesConfig(inside=2.0, missed=0.3, shown=1))(before, encoded)
     added = after.values - before.values
     columns = added.shape[2]
     assert torch.allclose(added[0, :, : columns // 2], torch.tensor(2 * 0.9))
     assert torch.allclose(added[0, :, columns // 2 :], torch.tensor(2 * 0.6))
-    assert torch.allclose(added[1], torch.tensor(-1.5))  # the detector knows blue and sees none
+    # the detector knows blue and sees none: one of two is shown, so 0.3 · 0.5 / (0.3 · 0.5 + 0.5)
+    assert torch.allclose(added[1], torch.tensor(0.3 / 1.3).log())
 
 
-def test_unsure_boxes_say_nothing_and_unknown_labels_are_left_alone() -> None:
+def test_unsure_boxes_are_no_boxes_and_heads_without_a_detector_are_left_alone() -> None:
     segmenter = with_boxes((0, 0, 64, 64))
     encoded = segmenter.encode(GREY)
     queries = segmenter.queries(["red"], background=None)
     before = segmenter.logits(encoded, queries)
-    unsure = BoxEvidence(segmenter.model, BoxesConfig(least_score=0.95, outside=0.0))(before, encoded)
-    torch.testing.assert_close(unsure.values, before.values)
+    unsure = BoxEvidence(segmenter.model, BoxesConfig(least_score=0.95, missed=0.25))(before, encoded)
+    torch.testing.assert_close(unsure.values, before.values + math.log(0.125 / 0.625))  # as without any box
     plain = make_segmenter()  # its head does not know a detector
     assert BoxEvidence(plain.model, BoxesConfig())(before, encoded) is before
+
+
+def test_the_more_is_asked_for_the_less_likely_is_a_label_without_a_box() -> None:
+    rule = BoxesConfig(missed=0.3, shown=5)
+    few, some, many = (absence(rule, asked=number) for number in (2, 20, 80))
+    assert few == pytest.approx(math.log(0.3 * 0.5 / (0.3 * 0.5 + 0.5)))
+    assert some == pytest.approx(math.log(0.3 * 0.25 / (0.3 * 0.25 + 0.75)))
+    assert 0 > few > some > many
 
 
 def test_a_model_file_asks_for_it() -> None:
@@ -68,7 +78,7 @@ def test_a_model_file_asks_for_it() -> None:
     assert not plain.segment(image, ["red", "blue"], background=None).mask("red")[16:48, 16:48].all()
 
 
-@pytest.mark.parametrize("values", [{"inside": -1}, {"least_score": 2}])
+@pytest.mark.parametrize("values", [{"inside": -1}, {"least_score": 2}, {"missed": 1.5}])
 def test_weights_out_of_range_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="than or equal"):
         BoxesConfig.model_validate(values)
