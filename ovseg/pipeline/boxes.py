@@ -68,6 +68,13 @@ class BoxEvidence(Modifier):
 
     def __call__(self, logits: ClassLogits, encoded: EncodedImage) -> ClassLogits:
         """The logits with what the boxes say; unchanged for images that were encoded in windows of their own."""
+        return self._changed(logits, encoded, sign=1)
+
+    def undone(self, logits: ClassLogits, encoded: EncodedImage) -> ClassLogits:
+        """The logits without it, for those who weigh the boxes themselves."""
+        return self._changed(logits, encoded, sign=-1)
+
+    def _changed(self, logits: ClassLogits, encoded: EncodedImage, *, sign: int) -> ClassLogits:
         shares = class_shares(self.model.head, logits.queries)
         known = [] if shares is None else known_labels(shares)
         if shares is None or not known or not isinstance(encoded.geometry, ImageGeometry):
@@ -84,7 +91,7 @@ class BoxEvidence(Modifier):
                 amounts[row, : grid[0], : grid[1]] = self.rule.inside * inside
             else:
                 amounts[row] = absence(self.rule, asked=len(known))
-        return logits.plus(torch.tensor(known), amounts)
+        return logits.plus(torch.tensor(known), sign * amounts)
 
 
 def absence(rule: BoxesConfig, *, asked: int) -> float:

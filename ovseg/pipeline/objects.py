@@ -15,7 +15,7 @@ from ovseg.errors import ConfigError, ModelError
 from ovseg.heads.maskqueries import MaskQueries
 from ovseg.models.model import Model
 from ovseg.models.sections import ObjectsConfig
-from ovseg.pipeline.boxes import boxes_of_labels, class_shares, known_labels, proposals_of
+from ovseg.pipeline.boxes import BoxEvidence, boxes_of_labels, class_shares, known_labels, proposals_of
 from ovseg.pipeline.candidates import (
     Candidates,
     apart,
@@ -246,6 +246,9 @@ class ObjectFinder:
         network, embedding = ask_sam(encoded, self.config.masks)
         masks, quality, row_of = _ask(network, embedding, candidates)
         inside = embedding.inside(masks)[row_of]
+        if self.config.proposals == "detector" and self.model.config.boxes is not None:
+            # the score of the box counts already
+            logits = BoxEvidence(self.model, self.model.config.boxes).undone(logits, encoded)
         support = pooled(logits, encoded, candidates.labels, inside > 0)
         scores = candidates.scores * support**_SUPPORT * quality[row_of].clamp(0, 1)
         kept, scores = masks_apart(inside > 0, candidates.labels, scores)

@@ -44,6 +44,8 @@ def test_a_label_gains_in_its_surest_box_and_loses_where_it_has_none() -> None:
     columns = added.shape[2]
     assert torch.allclose(added[0, :, : columns // 2], torch.tensor(2 * 0.9))
     assert torch.allclose(added[0, :, columns // 2 :], torch.tensor(2 * 0.6))
+    undone = BoxEvidence(segmenter.model, BoxesConfig(inside=2.0, missed=0.3, shown=1)).undone(after, encoded)
+    torch.testing.assert_close(undone.values, before.values)
     # the detector knows blue and sees none: one of two is shown, so 0.3 · 0.5 / (0.3 · 0.5 + 0.5)
     assert torch.allclose(added[1], torch.tensor(0.3 / 1.3).log())
 
