@@ -28,6 +28,7 @@ COMMANDS = (
     "pseudo-label",
     "suggest",
     "discover",
+    "serve",
     "cache",
 )
 
