@@ -41,12 +41,12 @@ def serve(
     """
     from ovseg.errors import ConfigError, require
 
-    uvicorn = require("uvicorn", extra="serve")
-    for name in ("fastapi", "python_multipart", *(("gradio",) if page else ())):
+    for name in ("uvicorn", "fastapi", "python_multipart", *(("gradio",) if page else ())):
         require(name, extra="serve")
     import ovseg
     from ovseg.serve.app import create_app, make_service
     from ovseg.serve.options import Access, Limits
+    from ovseg.serve.run import run
 
     if folder is not None and not folder.is_dir():
         raise ConfigError(f"--folder must be a folder, got '{folder}'; give one that is there")
@@ -62,8 +62,13 @@ def serve(
     hosts = tuple(sorted({*_LOCAL, host})) if host in _LOCAL else None
     segmenter = ovseg.load(model, device=device, weights=weights)
     access = Access(folder=folder, token=token, hosts=hosts)
-    app = create_app(make_service(segmenter, access=access, limits=limits, bank=bank))
+    service = make_service(segmenter, access=access, limits=limits, bank=bank)
+    app = create_app(service)
+    if page:
+        from ovseg.serve.page.mount import mount_page
+
+        mount_page(app, service)
     echo(f"{segmenter.config.name} answers at http://{host}:{port}/; Ctrl-C stops it")
     if hosts is None and token is None:
         echo("anybody who reaches this machine may ask: give --token, or leave out --host", err=True)
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=int(seconds) + 5)
+    run(app, service, host=host, port=port)

@@ -59,6 +59,10 @@ class Worker:
         future.add_done_callback(self._release)
         return future
 
+    def stop(self) -> None:
+        """Take nothing more; what was accepted is still done."""
+        self._thread.shutdown(wait=False)
+
     def close(self) -> None:
         """Finish what was accepted, and take nothing more."""
         self._thread.shutdown(wait=True)

@@ -23,11 +23,11 @@ def run(*arguments: object) -> Any:
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     needs_server()
-    import uvicorn
+    from ovseg.serve import run as running
 
     seen: list[dict[str, Any]] = []
     monkeypatch.setattr(ovseg, "load", lambda model, **chosen: make_segmenter())
-    monkeypatch.setattr(uvicorn, "run", lambda app, **given: seen.append({"app": app, **given}))
+    monkeypatch.setattr(running, "run", lambda app, service, **given: seen.append({"service": service, **given}))
     return seen
 
 
@@ -35,6 +35,8 @@ def test_it_listens_on_this_machine_alone_unless_told(started: list[dict[str, An
     done = run("--folder", tmp_path, "--port", 8123)
     assert done.exit_code == 0 and "toy answers at http://127.0.0.1:8123/" in done.stdout
     assert (started[0]["host"], started[0]["port"]) == ("127.0.0.1", 8123)
+    access = started[0]["service"].access
+    assert access.folder == tmp_path and access.hosts == ("127.0.0.1", "[::1]", "localhost")
     assert "--token" not in done.output
 
 

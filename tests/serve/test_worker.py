@@ -132,13 +132,14 @@ def test_a_client_that_leaves_frees_its_place_and_is_counted() -> None:
 
 def test_a_server_that_is_stopped_finishes_what_it_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     import httpx
-    import uvicorn
+
+    from ovseg.serve.run import Server
 
     client, busy = make_client(), Busy()
     service = client.app.state.service
     segment = service.segment
     monkeypatch.setattr(service, "segment", lambda *given: (busy(), segment(*given))[1])
-    server = uvicorn.Server(uvicorn.Config(client.app, host="127.0.0.1", port=0, log_level="error"))
+    server = Server(client.app, service, host="127.0.0.1", port=0)
     running = threading.Thread(target=server.run)
     running.start()
     while not server.started:
