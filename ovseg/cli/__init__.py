@@ -29,6 +29,7 @@ COMMANDS = (
     "suggest",
     "discover",
     "serve",
+    "doctor",
     "cache",
 )
 

@@ -45,7 +45,7 @@ def create_app(service: Service) -> FastAPI:
     @asynccontextmanager
     async def lifetime(_: FastAPI) -> AsyncIterator[None]:
         yield
-        await run_in_threadpool(service.worker.close)
+        await run_in_threadpool(service.close)
 
     # the pages that FastAPI shows a schema by fetch their program from the web
     app = FastAPI(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,17 @@ class Service:
         self.worker = Worker(limits.queue)
         self.photos = PhotoCache(segmenter, limits)
         self.metrics = Metrics()
+        self._last: list[Callable[[], None]] = []
+
+    def at_the_end(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called by ``close``."""
+        self._last.append(call)
+
+    def close(self) -> None:
+        """Finish what was accepted, and clear up."""
+        self.worker.close()
+        for call in self._last:
+            call()
 
     def photo(self, fields: PhotoFields, file: bytes | None = None) -> Photo:
         """The photo of a request.

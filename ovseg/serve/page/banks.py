@@ -68,7 +68,9 @@ class BanksTab:
         with gr.Row():
             place = gr.Textbox(".", label=f"Folder ({one_line(opened)})", elem_id="folder", scale=3, min_width=200)
             build = gr.Button("Build a bank of it", elem_id="build", scale=1, min_width=140)
-        status = gr.Markdown(elem_id="bank-status")
+        status = gr.Markdown(
+            self._first_status(), min_height=72, elem_id="bank-status"
+        )  # the progress shows over it
         with gr.Row():
             text = gr.Textbox(label="Search by words", placeholder="a red bus", elem_id="query", min_width=200)
             photo = photo_input("Or by a photo", height=140)
@@ -79,6 +81,7 @@ class BanksTab:
                 label="Learn a concept from it", placeholder="traffic cone", elem_id="concept", scale=3
             )
             learn = gr.Button("Learn", elem_id="learn", scale=1, min_width=140)
+        learned = gr.Markdown(elem_id="learned")
         seeds = gr.Gallery(label="What it was learned from", columns=5, height=320, object_fit="contain")
         with gr.Row():
             yes = gr.Button("This shows it", min_width=120)
@@ -91,13 +94,17 @@ class BanksTab:
             [learn.click, name.submit],
             self.learn,
             [name, shelf, session],
-            [seeds, status, shelf, session],
+            [seeds, learned, shelf, session],
             **outputs,
         )
-        seeds.select(self.choose, shelf, [status, shelf], **outputs)
-        yes.click(self.accept, shelf, [status, shelf], **outputs)
-        no.click(self.reject, shelf, [status, shelf], **outputs)
-        again.click(self.refine, [shelf, session], [seeds, status, shelf, session], **outputs)
+        seeds.select(self.choose, shelf, [learned, shelf], **outputs)
+        yes.click(self.accept, shelf, [learned, shelf], **outputs)
+        no.click(self.reject, shelf, [learned, shelf], **outputs)
+        again.click(self.refine, [shelf, session], [seeds, learned, shelf, session], **outputs)
+
+    def _first_status(self) -> str:
+        bank = self._desk.service.bank
+        return "No bank yet." if bank is None else f"The server's bank of {len(bank)} photos."
 
     def build(self, place: str, shelf: Shelf, progress: gr.Progress = gr.Progress()) -> tuple[str, Shelf]:  # noqa: B008
         """Status, and the shelf with a bank of the folder."""
@@ -182,11 +189,14 @@ class BanksTab:
             for seed in seeds
         ]
         shelf = replace(shelf, concepts=concepts, seeds=seeds)
-        told_of = "" if concept.found else " This bank does not seem to show it."
         label = for_markdown(concept.name)
+        use = (
+            f"in the first tab the word '{label}' now finds what was learned."
+            if concept.found
+            else ("this bank does not seem to show it.")
+        )
         status = (
-            f"Learned **{label}**, confidence {concept.confidence:.2f}.{told_of} Click on a photo to say whether "
-            f"it shows it; in the first tab the word '{label}' now finds what was learned."
+            f"**{label}**: confidence {concept.confidence:.2f}; {use} Click on a photo to say whether it shows it."
         )
         return [(tile, "") for tile in tiles], status, shelf, replace(session, concepts=concepts)
 

@@ -42,6 +42,7 @@ class Desk:
     def __init__(self, service: Service) -> None:
         self.service = service
         self._folder = TemporaryDirectory(prefix="ovseg-page-")
+        service.at_the_end(self._folder.cleanup)
 
     @property
     def folder(self) -> Path:
@@ -119,4 +120,4 @@ class InTurn:
 
 def told(error: object) -> gr.Error:
     """What a visitor reads, in one sentence and no traceback."""
-    return gr.Error(sentence(error), print_exception=False, title="Not done")
+    return gr.Error(sentence(error), print_exception=False)

@@ -146,6 +146,14 @@ def test_photos_over_the_limits_are_refused(photo: str) -> None:
             make_desk(**limits).photo(photo)  # type: ignore[arg-type]
 
 
+def test_files_of_visitors_are_gone_when_the_server_ends(tab: WordsTab, photo: str) -> None:
+    tab.find(photo, "red", 0, False, [], Session())
+    folder = tab._desk.folder
+    assert list(folder.iterdir())
+    tab._desk.service.close()
+    assert not folder.exists()
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Twelve pictures with red and a green square, in ``root/photos``; beside the root a secret, linked to."""
@@ -174,7 +182,7 @@ def test_a_folder_is_searched_learned_from_and_corrected(banks: BanksTab) -> Non
     found = banks.search("red", None, shelf)
     assert len(found) == 12 and all(int(caption.split()[1][:2]) % 2 for _, caption in found[:6])
     tiles, status, shelf, session = banks.learn("red", shelf, Session())
-    assert len(tiles) == len(shelf.seeds) > 0 and "Learned **red**" in status
+    assert len(tiles) == len(shelf.seeds) > 0 and status.startswith("**red**: confidence")
     assert session.concepts is not None and session.concepts.names == ("red",)
     _, shelf = banks.choose(shelf, clicked(0))
     path = shelf.seeds[0].path
