@@ -46,7 +46,7 @@ def serve(
     import ovseg
     from ovseg.serve.app import create_app, make_service
     from ovseg.serve.options import Access, Limits
-    from ovseg.serve.run import run
+    from ovseg.serve.run import Server, listen
 
     if folder is not None and not folder.is_dir():
         raise ConfigError(f"--folder must be a folder, got '{folder}'; give one that is there")
@@ -60,6 +60,7 @@ def serve(
         cache_bytes=cache_mb * 2**20,
     )
     hosts = tuple(sorted({*_LOCAL, host})) if host in _LOCAL else None
+    bound = listen(host, port)  # a port that is taken is told before the model is loaded
     segmenter = ovseg.load(model, device=device, weights=weights)
     access = Access(folder=folder, token=token, hosts=hosts)
     service = make_service(segmenter, access=access, limits=limits, bank=bank)
@@ -71,4 +72,4 @@ def serve(
     echo(f"{segmenter.config.name} answers at http://{host}:{port}/; Ctrl-C stops it")
     if hosts is None and token is None:
         echo("anybody who reaches this machine may ask: give --token, or leave out --host", err=True)
-    run(app, service, host=host, port=port)
+    Server(app, service).run(sockets=[bound])

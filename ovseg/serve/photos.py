@@ -33,10 +33,12 @@ class Photo:
     Attributes:
         mark: SHA-256 of the file, hexadecimal.
         content: the file; None where only its mark was sent.
+        pixels: that decoding it makes; the limit where its header does not say.
     """
 
     mark: str
     content: bytes | None = field(default=None, repr=False)
+    pixels: int = 0
 
     @classmethod
     def of(cls, content: bytes, *, max_pixels: int) -> Photo:
@@ -45,12 +47,12 @@ class Photo:
         Raises:
             Refusal: it has too many pixels (413), or is of no format that is read here (415).
         """
-        check_header(content, max_pixels=max_pixels)
-        return cls(sha256_of_bytes(content), content)
+        pixels = check_header(content, max_pixels=max_pixels)
+        return cls(sha256_of_bytes(content), content, pixels or max_pixels)
 
 
-def check_header(content: bytes, *, max_pixels: int) -> None:
-    """Refuse what is too large or of another format; see ``Photo.of``."""
+def check_header(content: bytes, *, max_pixels: int) -> int:
+    """The pixels that a file promises, 0 where it does not say; refuses as ``Photo.of``."""
     if not content:
         raise Refusal(415, "expected an image, got 0 bytes; send the file again")
     try:
@@ -64,6 +66,7 @@ def check_header(content: bytes, *, max_pixels: int) -> None:
         raise Refusal(
             413, f"the photo has {width} x {height} pixels, more than the limit of {max_pixels}; shrink it"
         )
+    return width * height
 
 
 class PhotoCache:

@@ -72,8 +72,21 @@ class Service:
         return Photo.of(self._content(fields, file), max_pixels=self.limits.max_pixels)
 
     def examples(self, examples: Sequence[Example]) -> list[tuple[Example, Photo]]:
-        """The photos of the examples of a request; raises as ``photo``."""
-        return [(each, self.photo(each)) for each in examples]
+        """The photos of the examples of a request, which together have no more pixels than one photo may have.
+
+        Raises:
+            Refusal: as ``photo``; or there are more pixels (413).
+        """
+        found, pixels = [], 0
+        for each in examples:
+            photo = self.photo(each)
+            mask = 0 if each.mask is None else self._drawn(each.mask)[1]
+            pixels += photo.pixels + mask
+            if pixels > self.limits.max_pixels:
+                limit = self.limits.max_pixels
+                raise Refusal(413, f"the examples have more than the limit of {limit} pixels together; shrink them")
+            found.append((each, photo))
+        return found
 
     def check_labels(self, *lists: Sequence[Any]) -> None:
         """Refuse more labels than are allowed (422)."""
@@ -166,9 +179,13 @@ class Service:
         kind, place = given[0] if given else (ALONE, None)
         return Shown(example.label, image, kind, tuple(place) if isinstance(place, list) else place)
 
-    def _mask(self, text: str) -> npt.NDArray[np.bool_]:
+    def _drawn(self, text: str) -> tuple[bytes, int]:
+        """The file of a mask, and its pixels."""
         content = from_base64(text, where="mask")
-        check_header(content, max_pixels=self.limits.max_pixels)
+        return content, check_header(content, max_pixels=self.limits.max_pixels) or self.limits.max_pixels
+
+    def _mask(self, text: str) -> npt.NDArray[np.bool_]:
+        content, _ = self._drawn(text)
         drawn: npt.NDArray[np.bool_] = load_image(content, max_pixels=self.limits.max_pixels).max(axis=2) > 0
         return drawn
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ def run(*arguments: object) -> Any:
     return CliRunner().invoke(build_app(), ["serve", "--no-page", *map(str, arguments)])
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     needs_server()
@@ -27,22 +34,41 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     seen: list[dict[str, Any]] = []
     monkeypatch.setattr(ovseg, "load", lambda model, **chosen: make_segmenter())
-    monkeypatch.setattr(running, "run", lambda app, service, **given: seen.append({"service": service, **given}))
+
+    def run_server(self: running.Server, sockets: Any) -> None:
+        (bound,) = sockets
+        seen.append({"service": self._service, "address": bound.getsockname()})
+        bound.close()
+
+    monkeypatch.setattr(running.Server, "run", run_server)
     return seen
 
 
 def test_it_listens_on_this_machine_alone_unless_told(started: list[dict[str, Any]], tmp_path: Path) -> None:
-    done = run("--folder", tmp_path, "--port", 8123)
-    assert done.exit_code == 0 and "toy answers at http://127.0.0.1:8123/" in done.stdout
-    assert (started[0]["host"], started[0]["port"]) == ("127.0.0.1", 8123)
+    port = free_port()
+    done = run("--folder", tmp_path, "--port", port)
+    assert done.exit_code == 0 and f"toy answers at http://127.0.0.1:{port}/" in done.stdout
+    assert started[0]["address"] == ("127.0.0.1", port)
     access = started[0]["service"].access
     assert access.folder == tmp_path and access.hosts == ("127.0.0.1", "[::1]", "localhost")
     assert "--token" not in done.output
 
 
 def test_an_open_door_is_told(started: list[dict[str, Any]]) -> None:
-    assert "give --token" in run("--host", "0.0.0.0").output
-    assert "give --token" not in run("--host", "0.0.0.0", "--token", "sesame").output
+    everywhere = ["--host", "0.0.0.0", "--port", free_port()]
+    assert "give --token" in run(*everywhere).output
+    assert "give --token" not in run(*everywhere, "--token", "sesame").output
+    assert started[1]["service"].access.token == "sesame" and started[1]["service"].access.hosts is None
+
+
+def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_server()
+    monkeypatch.setattr(ovseg, "load", lambda model, **chosen: pytest.fail("the model was loaded"))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = run("--port", taken.getsockname()[1])
+    assert isinstance(done.exception, ConfigError) and "choose another --port" in str(done.exception)
 
 
 @pytest.mark.parametrize("missing", ["fastapi", "uvicorn", "python_multipart"])

@@ -130,6 +130,15 @@ def test_examples_are_given_to_the_model_as_concepts(monkeypatch: pytest.MonkeyP
     refused(form(client, labels="red", examples=twice), 422, "one of box, point and mask for 'x'")
 
 
+def test_examples_are_bounded_together() -> None:
+    client = make_client(limits={"max_pixels": 2 * 64 * 96})
+    examples = [{"label": "red", "image": b64(png()), "point": [24, 32]} for _ in range(3)]
+    asked = {"image": b64(png()), "labels": ["blue"]}
+    answer = client.post("/segment", json=asked | {"examples": examples})
+    refused(answer, 413, "more than the limit of 12288 pixels together")
+    assert client.app.state.service.photos.misses == 0
+
+
 def test_a_second_request_of_a_photo_encodes_nothing() -> None:
     client = make_client()
     photos = client.app.state.service.photos

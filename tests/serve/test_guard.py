@@ -83,6 +83,44 @@ def test_a_body_is_refused_by_its_stated_length_or_while_it_comes() -> None:
     assert start["status"] == 413 and b"limit of 1000 bytes" in body["body"] and read == 4
 
 
+def test_large_bodies_on_their_way_at_once_are_bounded() -> None:
+    import asyncio
+
+    app = make_client(limits={"max_bytes": 1000}).app
+
+    async def ask(number: int, statuses: list[int]) -> None:
+        parts = [b"x" * 900]
+
+        async def receive() -> dict[str, Any]:
+            if not parts:
+                await asyncio.sleep(0.2)  # the rest is late
+                return {"type": "http.request", "body": b"", "more_body": False}
+            return {"type": "http.request", "body": parts.pop(), "more_body": True}
+
+        async def send(message: Any) -> None:
+            statuses.extend([message["status"]] if "status" in message else [])
+
+        headers = [(b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": "/segment", "headers": headers, "query_string": b""}
+        await app(scope, receive, send)
+
+    async def ask_all(count: int) -> list[int]:
+        statuses: list[int] = []
+        await asyncio.gather(*(ask(number, statuses) for number in range(count)))
+        return sorted(statuses)
+
+    assert asyncio.run(ask_all(10)) == [422] * 8 + [429] * 2  # 8 times 1000 bytes, 900 each
+    assert asyncio.run(ask_all(8)) == [422] * 8  # and there is room again
+
+
+def test_a_web_socket_is_closed_at_once() -> None:
+    from starlette.websockets import WebSocketDisconnect
+
+    client = make_client(token="sesame")
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/anything"):
+        pass
+
+
 @pytest.mark.parametrize("length", ["-1", "1e3", "abc", "9" * 40, "٣"])
 def test_a_length_that_is_no_number_is_refused(length: str) -> None:
     headers = {"Content-Length": length.encode("utf-8"), "Content-Type": b"application/json"}

@@ -105,6 +105,22 @@ def test_a_request_that_takes_too_long_is_given_up() -> None:
     busy.end.set()
 
 
+def test_a_request_that_does_not_arrive_in_time_is_given_up() -> None:
+    client, sent = make_client(limits={"seconds": 0.05}), []
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/segment", "headers": headers, "query_string": b""}
+    asyncio.run(client.app(scope, receive, send))
+    assert sent[0]["status"] == 408 and b"did not arrive within 0.05 seconds" in sent[1]["body"]
+    assert client.app.state.service.worker.taken == 0
+
+
 def test_a_client_that_leaves_frees_its_place_and_is_counted() -> None:
     client, busy = make_client(limits={"queue": 2}), Busy()
     service = client.app.state.service
@@ -133,20 +149,19 @@ def test_a_client_that_leaves_frees_its_place_and_is_counted() -> None:
 def test_a_server_that_is_stopped_finishes_what_it_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     import httpx
 
-    from ovseg.serve.run import Server
+    from ovseg.serve.run import Server, listen
 
     client, busy = make_client(), Busy()
     service = client.app.state.service
     segment = service.segment
     monkeypatch.setattr(service, "segment", lambda *given: (busy(), segment(*given))[1])
-    server = Server(client.app, service, host="127.0.0.1", port=0)
-    running = threading.Thread(target=server.run)
+    server, bound = Server(client.app, service), listen("127.0.0.1", 0)
+    running = threading.Thread(target=server.run, args=([bound],))
+    answers: list[Any] = []
+    url = f"http://127.0.0.1:{bound.getsockname()[1]}/segment"
     running.start()
     while not server.started:
         time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    answers: list[Any] = []
-    url = f"http://127.0.0.1:{port}/segment"
     asking = threading.Thread(target=lambda: answers.append(httpx.post(url, json=ASKED, timeout=20)))
     asking.start()
     assert busy.begun.wait(10)

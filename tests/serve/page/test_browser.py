@@ -30,15 +30,13 @@ WAIT = 30_000  # milliseconds, at most
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from ovseg.serve.page.mount import mount_page
-    from ovseg.serve.run import Server
+    from ovseg.serve.run import Server, listen
 
     app = make_client(folder=tmp_path_factory.mktemp("open")).app
     mount_page(app, app.state.service)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = Server(app, app.state.service, host="127.0.0.1", port=port)
-    running = threading.Thread(target=server.run)
+    server, bound = Server(app, app.state.service), listen("127.0.0.1", 0)
+    port = bound.getsockname()[1]
+    running = threading.Thread(target=server.run, args=([bound],))
     running.start()
     while not server.started:
         time.sleep(0.05)
