@@ -19,6 +19,7 @@ from ovseg.serve.places import read_inside
 from ovseg.serve.refusals import Refusal
 from ovseg.serve.requests import Example, PhotoFields, SearchRequest, SegmentRequest, SelectRequest
 from ovseg.serve.worker import Worker
+from ovseg.vocabulary.labels import Concept
 from ovseg.vocabulary.shown_labels import ALONE, Shown, join_shown
 
 if TYPE_CHECKING:
@@ -197,16 +198,13 @@ class Service:
         return key
 
 
-def as_words(text: str | None) -> str:
-    """Words to search by; never the path or address of a picture, which a search would open.
+def as_words(text: str | None) -> Concept:
+    """Words to search by; a plain text might be the path or address of a picture, which a search would open.
 
     Raises:
-        Refusal: there are none, or they name a picture (422).
+        Refusal: there are none (422).
+        VocabularyError: they cannot be used.
     """
-    from ovseg.images.find import names_image
-
     if text is None or not text.strip():
         raise Refusal(422, "expected 'text' or a photo to search by, got neither; send one")
-    if names_image(text):
-        raise Refusal(422, f"expected words, got '{text[:100]}', which names a picture; send the photo itself")
-    return text
+    return Concept(text)

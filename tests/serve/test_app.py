@@ -187,16 +187,20 @@ def test_a_bank_is_searched_by_words_and_by_photo(bank: ImageBank, segmenter: Se
     assert by_path == alike
 
 
-@pytest.mark.parametrize("text", ["/etc/hostname.png", "http://127.0.0.1:1/x.png", "photo.png"])
-def test_words_of_a_search_open_no_picture(
+@pytest.mark.parametrize(
+    "text", ["/etc/hostname", "/etc", "../none.png", "http://127.0.0.1:1/x.png", "photo.png", "photo"]
+)
+def test_a_text_is_words_and_never_a_file_or_an_address(
     bank: ImageBank, segmenter: Segmenter, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "photo.png").write_bytes(png())
+    for name in ("photo.png", "photo"):
+        (tmp_path / name).write_bytes(png())
     client = make_client(bank=bank, segmenter=segmenter)
-    for fields in ({"text": text}, {"text": "red", "without": text}):
-        answer = client.post("/search", json=fields)
-        assert answer.status_code in {415, 422} and "error" in answer.json()
+    monkeypatch.setattr(segmenter, "encode", lambda *given, **named: pytest.fail("a picture was read"))
+    found = client.post("/search", json={"text": text, "count": 2})
+    assert found.status_code == 200 and len(found.json()["found"]) == 2
+    assert client.post("/search", json={"text": "red", "without": text, "count": 2}).status_code == 200
 
 
 def test_a_search_without_a_bank_says_how_to_give_one(client: Any) -> None:

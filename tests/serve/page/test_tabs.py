@@ -209,8 +209,8 @@ def test_what_the_second_tab_cannot_do_is_told(banks: BanksTab, folder: Path) ->
     with pytest.raises(gr.Error, match="click on one of the photos first"):
         banks.accept(Shelf())
     _, shelf = banks.build("photos", Shelf(), silent)
-    with pytest.raises(gr.Error, match="names a picture"):
-        banks.search(str(folder / "photos" / "01.png"), None, shelf)
+    with pytest.raises(gr.Error, match="looks like a path"):
+        banks.learn(str(folder / "photos" / "01.png"), shelf, Session())
     with pytest.raises(gr.Error, match="neither"):
         banks.search(" ", None, shelf)
 
