@@ -130,6 +130,14 @@ def test_the_keyboard_alone_is_enough(page: Any, tmp_path: Path) -> None:
     says(page, "#status", "Selected: ")
 
 
+def test_the_page_gives_out_no_file_of_this_machine(url: str) -> None:
+    import httpx
+
+    for path in ("/etc/passwd", __file__, str(Path.cwd() / "pyproject.toml"), "../../etc/passwd"):
+        for way in ("gradio_api/file=", "gradio_api/file/", "file="):
+            assert httpx.get(url + way + path).status_code in {403, 404}
+
+
 def test_no_address_is_fetched_for_a_client(url: str) -> None:
     import httpx
 
