@@ -15,7 +15,7 @@ _CHECKOUT = _PACKAGE.parent
 
 
 def asset_root(top: str) -> Path:
-    """The folder that holds the asset tree ``top`` ("prompts", "configs", "retrieval", "evaluation", "models")."""
+    """The folder that holds the asset tree ``top``: prompts, configs, retrieval, evaluation, examples or models."""
     if top != "models" and (_CHECKOUT / "pyproject.toml").is_file() and (_CHECKOUT / top).is_dir():
         return _CHECKOUT / top
     return _PACKAGE / "_assets" / top

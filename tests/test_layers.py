@@ -35,6 +35,7 @@ LAYERS = [
     {"discovery"},
     {"evaluation"},
     {"training"},
+    {"serve"},
     {"api", "cli", "__init__", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

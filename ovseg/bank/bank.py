@@ -238,8 +238,8 @@ class ImageBank:
         """The k images nearest to a query.
 
         Args:
-            query: words, or the path or address of an image; a ``pathlib.Path``, PIL image or array; a ``Region``;
-                a list or a weighted mapping.
+            query: words, or the path or address of an image; a ``Concept``, whose label is words, whatever it looks
+                like; a ``pathlib.Path``, PIL image or array; a ``Region``; a list or a weighted mapping.
             k: how many; a smaller bank gives all it has.
             negative: a query to keep away from.
             regions: rank images by their best region instead of by the whole picture.

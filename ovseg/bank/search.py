@@ -71,8 +71,9 @@ def query_vector(query: Any, segmenter: Segmenter, *, negative: Any = None) -> N
     """(D,) float32 unit vector of a query.
 
     Args:
-        query: words, or the path or address of an image; a ``pathlib.Path``, PIL image, array or encoded image; a
-            ``Region``; a list of these, which count alike; or a mapping from these to weights.
+        query: words, or the path or address of an image; a ``Concept``, whose label is words, whatever it looks
+            like; a ``pathlib.Path``, PIL image, array or encoded image; a ``Region``; a list of these, which count
+            alike; or a mapping from these to weights.
         segmenter: the bank's model.
         negative: another query, which is taken away: "cone" without "ice cream".
 
@@ -107,6 +108,8 @@ def _mixture(query: Any, segmenter: Segmenter) -> NDArray[np.float32]:
 def _single(query: Any, segmenter: Segmenter) -> NDArray[np.float32]:
     from ovseg.pipeline.encoded import EncodedImage
 
+    if isinstance(query, Concept):
+        return text_vector(query.label, segmenter)
     if isinstance(query, str) and not names_image(query):
         return text_vector(query, segmenter)
     if isinstance(query, Region):

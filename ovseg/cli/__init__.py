@@ -28,6 +28,8 @@ COMMANDS = (
     "pseudo-label",
     "suggest",
     "discover",
+    "serve",
+    "doctor",
     "cache",
 )
 

@@ -21,33 +21,23 @@ def with_examples(labels: list[str], examples: list[str]) -> list[str | Concept]
         ImageError: a file is missing.
     """
     from ovseg.errors import VocabularyError
-    from ovseg.vocabulary.labels import Concept
+    from ovseg.vocabulary.shown_labels import Shown, join_shown
 
-    shown: dict[str, list[tuple[str, str, Any]]] = {}
+    shown: list[Shown] = []
     for text in examples:
         label, equals, rest = text.partition("=")
         if not equals or not label.strip() or not rest.strip():
             raise VocabularyError(f"--example must be {_FORM}, got '{text}'")
-        shown.setdefault(label.strip(), []).append(_parse(rest.strip()))
-    concepts: dict[str, Concept] = {}
-    for label, found in shown.items():
-        kinds = {kind for _, kind, _ in found}
-        if len(kinds) > 1:
-            raise VocabularyError(
-                f"the examples of '{label}' must say in one way where it is, got {' and '.join(sorted(kinds))}; "
-                "use a mask for each"
-            )
-        (kind,) = kinds
-        places = {} if kind == "images alone" else {kind: [place for *_, place in found]}
-        concepts[label] = Concept(label, images=[image for image, *_ in found], **places)  # type: ignore[arg-type]
-    listed: list[str | Concept] = [concepts.get(label, label) for label in labels]
-    return [*listed, *(concept for label, concept in concepts.items() if label not in labels)]
+        shown.append(Shown(label.strip(), *_parse(rest.strip())))
+    return join_shown(labels, shown)
 
 
 def _parse(rest: str) -> tuple[str, str, Any]:
     """Image, kind of place, and place."""
+    from ovseg.vocabulary.shown_labels import ALONE
+
     if Path(rest).is_file():
-        return rest, "images alone", None
+        return rest, ALONE, None
     for count, kind in sorted(_KINDS.items(), reverse=True):
         image, *numbers = rest.rsplit(",", count)
         try:
@@ -57,7 +47,7 @@ def _parse(rest: str) -> tuple[str, str, Any]:
         if len(place) == count:
             return _existing(image), kind, place
     image, comma, mask = rest.rpartition(",")
-    return (_existing(image), "masks", _existing(mask)) if comma else (_existing(rest), "images alone", None)
+    return (_existing(image), "masks", _existing(mask)) if comma else (_existing(rest), ALONE, None)
 
 
 def _existing(path: str) -> str:

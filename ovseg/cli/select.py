@@ -90,11 +90,8 @@ def select(
     if level is not None:
         selection = selection.at(level.value)
     files = selection.save(out)
-    echo(
-        for_json(json.dumps(_document(image, selection, files), ensure_ascii=False))
-        if as_json
-        else _told(selection)
-    )
+    document = {"image": image, "files": [str(file) for file in files]} | selection.to_dict()
+    echo(for_json(json.dumps(document, ensure_ascii=False)) if as_json else _told(selection))
     if not as_json:
         echo(f"mask: {out}\noverlay: {files[-1]}")
 
@@ -146,16 +143,3 @@ def _told(selection: Selection) -> str:
     x0, y0, x1, y1 = selection.box
     share = selection.area / selection.mask.size
     return f"{share:.1%} of the image, box {x0},{y0},{x1},{y1}, score {selection.score:.2f}{level}"
-
-
-def _document(image: str, selection: Selection, files: list[Path]) -> dict[str, Any]:
-    return {
-        "image": image,
-        "files": [str(file) for file in files],
-        "score": round(selection.score, 4),
-        "level": selection.level,
-        "levels": {name: round(each.score, 4) for name, each in selection.levels.items()},
-        "box": None if selection.box is None else list(selection.box),
-        "area": selection.area,
-        "using": selection.using,
-    }

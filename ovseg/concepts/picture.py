@@ -27,7 +27,9 @@ def concept_picture(concepts: ConceptSet, segmenter: Segmenter, *, images: int, 
     parts: list[Image.Image] = []
     for concept in concepts.references:
         seeds = sorted(concept.seeds, key=lambda seed: not seed.verdict)  # what a person said comes first
-        tiles = [_tile(concept, seed, segmenter, features=concepts.features, side=side) for seed in seeds[:images]]
+        tiles = [
+            seed_tile(concept, seed, segmenter, features=concepts.features, side=side) for seed in seeds[:images]
+        ]
         verdict = "" if concept.found else ": this bank does not seem to contain it"
         text = (
             f"{concept.name}: confidence {concept.confidence:.2f} (purity {concept.purity:.2f}, separation "
@@ -37,7 +39,7 @@ def concept_picture(concepts: ConceptSet, segmenter: Segmenter, *, images: int, 
     return stack(parts)
 
 
-def _tile(
+def seed_tile(
     concept: ConceptReference, seed: Seed, segmenter: Segmenter, *, features: Features, side: int
 ) -> Image.Image:
     """An image with its mask and seed, what became of the seed, and the name of the file."""

@@ -151,6 +151,17 @@ class Selection:
         height, width = self.mask.shape
         return Segment.of_mask(self.mask, self.prompts.label, self.score, corner=(0, 0), size=(height, width))
 
+    def to_dict(self) -> dict[str, Any]:
+        """All but the pixels, as plain values that fit into JSON."""
+        return {
+            "score": round(self.score, 4),
+            "level": self.level,
+            "levels": {name: round(each.score, 4) for name, each in self.levels.items()},
+            "box": None if self.box is None else list(self.box),
+            "area": self.area,
+            "using": self.using,
+        }
+
     def to_result(self, label: str | None = None) -> SegmentationResult:
         """A result with one label and one object, for files, COCO, outlines and crops.
 

@@ -43,7 +43,7 @@ def save(result: SegmentationResult, folder: Path, *, name: str, overwrite: bool
     if not overwrite:
         _check_place(paths, record)
     with atomic_paths(paths) as (index, overlay, document):
-        _index_image(result.index_map, colours).save(index)
+        index_image(result.index_map, colours).save(index)
         result.overlay().save(overlay, compress_level=_FAST)
         document.write_text(to_json(record), "utf-8", "backslashreplace")
     return paths
@@ -177,7 +177,8 @@ def _find_json(source: Path) -> Path:
     return source
 
 
-def _index_image(index_map: npt.NDArray[np.int32], colours: npt.NDArray[np.uint8]) -> Image.Image:
+def index_image(index_map: npt.NDArray[np.int32], colours: npt.NDArray[np.uint8]) -> Image.Image:
+    """The picture of ``SegmentationResult.save``: each pixel is its label's position, in the label's colour."""
     if len(colours) > NONE_8_BIT:
         return Image.fromarray(np.where(index_map < 0, NONE_16_BIT, index_map).astype(np.uint16))
     image = Image.fromarray(np.where(index_map < 0, NONE_8_BIT, index_map).astype(np.uint8))

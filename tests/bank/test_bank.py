@@ -40,6 +40,7 @@ from ovseg.files import write_json
 from ovseg.identity import sealed
 from ovseg.journal import read_journal
 from ovseg.pipeline.segmenter import Segmenter
+from ovseg.vocabulary.labels import Concept
 
 TESTS = Path(__file__).parents[1]
 PROGRAM = f"""
@@ -755,3 +756,14 @@ def test_mirrored_turned_and_grey_copies_are_found_and_named(segmenter: Segmente
     assert {(Path(pair.first).name, Path(pair.second).name) for pair in both} == {
         (second, first) for first, (second, _) in found.items()
     }
+
+
+def test_a_concept_as_a_query_is_words_whatever_it_looks_like(
+    bank: ImageBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = bank.search("red", 5)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "red").write_bytes(Path(bank.paths[-1]).read_bytes())  # a picture by that name
+    np.testing.assert_array_equal(bank.search(Concept("red"), 5).cosine, expected.cosine)
+    assert bank.search("red", 1).cosine[0, 0] != expected.cosine[0, 0]
+    assert len(bank.search(Concept("/no/such.png"), 2).paths[0]) == 2
