@@ -38,7 +38,7 @@ from ovseg.vocabulary.labels import Vocabulary, check_things
 
 Quality: TypeAlias = Literal["fast", "best"]
 
-_COVERED_BOX = 0.2  # share of its score that a box loses where a surer one of its label covers it
+_COVERED_BOX = 0.3  # share of its score that a box loses where a surer one of its label covers it
 _COVERED_ALONE = 0.5  # and where no masks will tell more
 _SPREAD = 0.05  # share of the cells from which a label has objects even where the detector sees none
 _SUPPORT = 0.25  # power of the mean probability of the label inside the mask, in the score
