@@ -14,6 +14,7 @@ from ovseg.files import atomic_path, read_json
 from ovseg.identity import FileMark, digest
 from ovseg.images.find import find_images
 from ovseg.images.web import fetch, name_of
+from ovseg.result.formats import Place
 from ovseg.result.storage import check_name, same_file, source_of
 from ovseg.vocabulary.labels import Background
 
@@ -70,21 +71,6 @@ class Job:
         return self.folder / f"{self.name}.png"
 
     @property
-    def masks(self) -> Path:
-        """The folder for a picture of each label."""
-        return self.folder / f"{self.name}_masks"
-
-    @property
-    def crops(self) -> Path:
-        """The folder for its objects cut out."""
-        return self.folder / f"{self.name}_crops"
-
-    @property
-    def panoptic(self) -> Path:
-        """The picture of COCO's panoptic format."""
-        return self.folder / f"{self.name}_panoptic.png"
-
-    @property
     def record(self) -> Path:
         """The JSON file, which is written last."""
         return self.folder / f"{self.name}.json"
@@ -93,6 +79,13 @@ class Job:
     def overlay(self) -> Path:
         """The photo with colours and legend."""
         return self.folder / f"{self.name}_overlay.png"
+
+    def place(self, out: Path) -> Place:
+        """Where the files of other formats go, ``out`` being the folder of all results."""
+        below = _plain(self.folder).relative_to(_plain(out)).as_posix()
+        return Place(
+            out, "" if below == "." else below, self.name, self.image, self.source, lasting=self.copy is None
+        )
 
 
 def plan_jobs(sources: Sequence[str | Copy], out: Path) -> list[Job]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from rich.console import Console
 
+    from ovseg.cli.formats import Write
     from ovseg.cli.jobs import Copy, Job
     from ovseg.errors import ImageError
     from ovseg.identity import FileMark
@@ -68,8 +69,9 @@ def segment(
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Drop pixels with a lower score.")] = 0,
     formats: Annotated[
         list[Format] | None,
-        typer.Option("--format", help="Write also: png, a mask of each label; coco, panoptic: one file for all."),
+        typer.Option("--format", help="Write also for other programs; README.md says what each holds. Repeatable."),
     ] = None,
+    tolerance: Annotated[float, typer.Option(min=0, help="Pixels that outlines in such files may be off.")] = 0.5,
     crops: Annotated[
         bool, typer.Option("--crops", help="Write also each object cut out; see --instances.")
     ] = False,
@@ -108,6 +110,7 @@ def segment(
             if value
         },
         formats=frozenset([*(formats or ()), *([Format.CROPS] if crops else [])]),
+        tolerance=tolerance,
     )
     with sources_of([images, *more]) as sources:
         failed = run.do_all(sources, out=out, overwrite=overwrite, as_json=as_json)
@@ -129,6 +132,7 @@ class Run:
     reading: Reading
     changes: dict[str, Any]  # further keywords of ``segment``, which decide the result too
     formats: frozenset[Format]
+    tolerance: float  # pixels that an outline in one of these may be off
 
     def __post_init__(self) -> None:
         from ovseg.errors import VocabularyError
@@ -152,7 +156,6 @@ class Run:
         """Do every image that is not done, and return the number of failures."""
         from rich.console import Console
 
-        from ovseg.cli.formats import written
         from ovseg.cli.jobs import plan_jobs
         from ovseg.errors import ImageError
         from ovseg.progress import progress_bar
@@ -162,7 +165,7 @@ class Run:
         failed = 0
         bar = progress_bar("segmenting", total=len(jobs), shown=several)
         notes: dict[str, str] = {}
-        with bar as advance, written(self.formats, out) as write:
+        with bar as advance, self._written(out, console) as write:
             for job, outcome, fresh in self._outcomes(jobs, overwrite=overwrite):
                 if isinstance(outcome, ImageError):
                     failed += 1
@@ -179,6 +182,14 @@ class Run:
         if several:
             _note(console, f"{len(jobs) - failed} of {len(jobs)} images done, results in {out}")
         return failed
+
+    def _written(self, out: Path, console: Console) -> AbstractContextManager[Write]:
+        from ovseg.cli.formats import written
+
+        def tell(sentence: str) -> None:
+            _note(console, f"note: {sentence}")
+
+        return written(self.formats, out, tolerance=self.tolerance, tell=tell)
 
     def _outcomes(
         self, jobs: list[Job], *, overwrite: bool
@@ -229,14 +240,15 @@ class Run:
             return error
 
     def _load(self, job: Job) -> SegmentationResult:
-        """A result that is done; with its photo where crops are wanted."""
+        """A result that is done; with its photo where a format needs it."""
         from dataclasses import replace
 
         from ovseg.images.load import read_image
         from ovseg.result import SegmentationResult
+        from ovseg.result.formats import FORMATS
 
         result = SegmentationResult.load(job.record)
-        if Format.CROPS not in self.formats:
+        if not any(FORMATS[name].needs_photo for name in self.formats):
             return result
         return replace(result, image=read_image(job.image, self.reading, name=job.source).pixels)
 

@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 from ovseg.errors import ShapeError, VocabularyError, did_you_mean
 from ovseg.result import coco, descriptors, html, masks, overlay, storage
+from ovseg.result.formats.base import TOLERANCE
+from ovseg.result.formats.registry import export
 from ovseg.result.panoptic import Panoptic, to_panoptic
 from ovseg.result.polygons import Polygon, polygons
 from ovseg.result.segments import Segment, boxes, cut_out, encode_mask, paint, small_parts
@@ -325,6 +327,25 @@ class SegmentationResult:
             Plain values that fit into JSON; the score of an annotation is the mean of its pixels.
         """
         return coco.to_coco(self, image_id=image_id, per_component=per_component)
+
+    def export(self, format: str, folder: str | Path, *, name: str = "", tolerance: float = TOLERANCE) -> list[str]:
+        """Write the result for another program; ``ovseg.result.formats`` writes many.
+
+        Args:
+            format: one of ``ovseg.result.formats.FORMATS``: coco, yolo and so on.
+            folder: made if need be.
+            name: what the files begin with; if empty, the photo's own without its ending, which
+                ``provenance["source"]`` says.
+            tolerance: pixels that outlines may be off.
+
+        Returns:
+            What the format cannot hold, or had to leave out, as sentences.
+
+        Raises:
+            OutputError: no such format, the photo is needed and not there, or the folder cannot be written to.
+            MissingDependencyError: the format needs a package that is not installed.
+        """
+        return export(self, format, Path(folder), name=name, tolerance=tolerance)
 
     def to_panoptic(self, *, image_id: int = 0, min_area: int = 0) -> Panoptic:
         """COCO's panoptic format: each pixel belongs to one object, or to all of what a label covers, or to none.
