@@ -21,6 +21,9 @@ class Format(StrEnum):
     COCO = "coco"
     PANOPTIC = "panoptic"
     YOLO = "yolo"
+    LABELME = "labelme"
+    CVAT = "cvat"
+    LABELSTUDIO = "labelstudio"
 
 
 class Quality(StrEnum):

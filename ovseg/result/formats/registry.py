@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovseg.errors import OutputError, did_you_mean, require
-from ovseg.result.formats import cocos, pictures, yolo
+from ovseg.result.formats import cocos, cvat, labelme, labelstudio, pictures, yolo
 from ovseg.result.formats.base import Add, Format, Options, Place
 from ovseg.result.storage import check_name
 
@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from ovseg.result.core import SegmentationResult
 
 FORMATS: dict[str, Format] = {
-    each.name: each for each in (pictures.PNG, pictures.CROPS, cocos.COCO, cocos.PANOPTIC, yolo.YOLO)
+    each.name: each
+    for each in (
+        pictures.PNG,
+        pictures.CROPS,
+        cocos.COCO,
+        cocos.PANOPTIC,
+        yolo.YOLO,
+        labelme.LABELME,
+        cvat.CVAT,
+        labelstudio.LABELSTUDIO,
+    )
 }
 
 

@@ -97,6 +97,6 @@ YOLO = Format(
     "yolo",
     f"{FOLDER}/labels/NAME.txt, {FOLDER}/images/NAME.jpg",
     f"{FOLDER}/{TABLE}",
-    "scores, and neither holes nor objects in several parts: seams without width join these to one outline",
+    "scores, holes or objects in several parts: seams without width join these to one outline",
     _yolo,
 )

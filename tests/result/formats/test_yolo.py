@@ -33,7 +33,7 @@ def test_holes_and_parts_of_an_object_are_joined_by_seams_that_cover_nothing(tmp
     rows = ["aaaaaaaa..", "a..aa..a..", "aaaaaaaa.B", "........BB", "BBB.......", "B.B.....a.", "BBB......."]
     result = drawn(rows, "road", "cup", things=["cup"])
     (told,) = write(tmp_path / "out", "yolo", result)
-    assert "yolo cannot hold scores, and neither holes nor" in told
+    assert "yolo cannot hold scores, holes or objects in several parts" in told
     found = read(tmp_path / "out/_yolo/labels/photo.txt", (7, 10))
     assert [number for number, _ in found] == [1, 0, 0]  # one line for the object, one for each part of the road
     letters = np.array([list(row) for row in rows])
