@@ -24,6 +24,9 @@ class Format(StrEnum):
     LABELME = "labelme"
     CVAT = "cvat"
     LABELSTUDIO = "labelstudio"
+    GEOJSON = "geojson"
+    GEOTIFF = "geotiff"
+    AREAS = "areas"
 
 
 class Quality(StrEnum):

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ovseg.errors import ShapeError, VocabularyError, did_you_mean
-from ovseg.result import coco, descriptors, html, masks, overlay, storage
+from ovseg.result import coco, descriptors, html, masks, overlay, storage, tables
 from ovseg.result.formats.base import TOLERANCE
 from ovseg.result.formats.registry import export
 from ovseg.result.panoptic import Panoptic, to_panoptic
@@ -357,6 +357,34 @@ class SegmentationResult:
             min_area: pixels that a segment must keep, else its pixels are none's.
         """
         return to_panoptic(self, image_id=image_id, min_area=min_area)
+
+    def to_pandas(self) -> Any:
+        """A pandas DataFrame with a row for each label: label, pixels, area, score, presence, objects.
+
+        ``area`` is the share of the image, in [0, 1]; ``objects`` is missing where none were looked for.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        return tables.to_pandas(self)
+
+    def to_supervision(self) -> Any:
+        """supervision's Detections: the objects, then all that each label covers of which none were looked for.
+
+        ``class_id`` is the position in ``labels``, ``data["class_name"]`` the label, ``confidence`` the score;
+        boxes are as supervision counts them, their last pixels included. Masks are compact where they are many.
+
+        Raises:
+            MissingDependencyError: supervision is not installed.
+        """
+        return tables.to_supervision(self)
+
+    def to_huggingface(self) -> list[dict[str, Any]]:
+        """What the pipeline "image-segmentation" of transformers returns: dictionaries of score, label and mask.
+
+        A mask is a grey PIL image, 255 inside and 0 outside; they are of the same as in ``to_supervision``.
+        """
+        return tables.to_huggingface(self)
 
     def crops(self, *, padding: int = 0) -> Iterator[Image.Image]:
         """Each object cut out of the photo, RGBA, transparent where the object is not; in order.

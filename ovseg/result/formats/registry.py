@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovseg.errors import OutputError, did_you_mean, require
-from ovseg.result.formats import cocos, cvat, labelme, labelstudio, pictures, yolo
+from ovseg.result.formats import areas, cocos, cvat, geo, labelme, labelstudio, pictures, yolo
 from ovseg.result.formats.base import Add, Format, Options, Place
 from ovseg.result.storage import check_name
 
@@ -26,6 +26,9 @@ FORMATS: dict[str, Format] = {
         labelme.LABELME,
         cvat.CVAT,
         labelstudio.LABELSTUDIO,
+        geo.GEOJSON,
+        geo.GEOTIFF,
+        areas.AREAS,
     )
 }
 
