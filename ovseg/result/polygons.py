@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -95,22 +95,28 @@ def simplify(rings: Sequence[Ring], tolerance: float) -> list[Ring]:
     ]
 
 
-def bridged(rings: Iterable[Ring]) -> Ring:
-    """One (N, 2) ring of several: each is entered where it is nearest to the one before, and left the same way.
+def bridged(rings: Sequence[Ring]) -> Ring:
+    """One (N, 2) ring of several: each is entered where it is nearest to the longest, and left the same way.
 
     Filled by either rule it covers what they cover, as the seams have no width: holes stay open. Its last point is
     its first.
-
-    Source: ultralytics, data/converter.py, merge_multi_segment.
     """
-    first, *others = rings
-    heads, tails, current = [], [], first
-    for ring in sorted(others, key=lambda ring: tuple(ring.min(0)[::-1])):  # top down, so that seams are short
-        here, there = _nearest(current, ring)
-        heads.append(current[: here + 1])
-        tails.append(current[here:])
-        current = np.concatenate([ring[there:-1], ring[: there + 1]])
-    return np.concatenate([*heads, current, *reversed(tails)])
+    if len(rings) == 1:
+        return rings[0]
+    longest = max(range(len(rings)), key=lambda place: len(rings[place]))
+    main, others = rings[longest], [*rings[:longest], *rings[longest + 1 :]]
+    distances, places = _nearest(np.concatenate(others), main)
+    seams, begin = [], 0
+    for ring in others:
+        there = int(np.argmin(distances[begin : begin + len(ring) - 1]))
+        turned = np.concatenate([ring[there:-1], ring[: there + 1]])
+        seams.append((int(places[begin + there]), turned))
+        begin += len(ring)
+    pieces, start = [], 0
+    for here, turned in sorted(seams, key=lambda seam: seam[0]):
+        pieces += [main[start : here + 1], turned]
+        start = here
+    return np.concatenate([*pieces, main[start:]])
 
 
 def _farthest(ring: Ring) -> int:
@@ -133,14 +139,12 @@ def _distances(points: Ring, starts: Ring, ends: Ring) -> npt.NDArray[np.float64
     return distances
 
 
-def _nearest(joined: Ring, ring: Ring) -> tuple[int, int]:
-    """The place in each of two rings where they are nearest."""
+def _nearest(points: Ring, ring: Ring) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
+    """How far each point is from the nearest point of a ring, by some rising measure, and which one that is."""
     from scipy.spatial import KDTree
 
-    if len(joined) * len(ring) <= _FEW:
-        apart = ((joined[:, None] - ring[None]) ** 2).sum(-1)
-        here, there = divmod(int(apart.argmin()), len(ring))
-        return here, there
-    distances, places = KDTree(joined).query(ring)
-    there = int(np.argmin(distances))
-    return int(places[there]), there % (len(ring) - 1)
+    if len(points) * len(ring) > _FEW:
+        found: tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]] = KDTree(ring).query(points)
+        return found
+    apart = ((points[:, None] - ring[None]) ** 2).sum(-1)
+    return apart.min(1), apart.argmin(1)

@@ -82,6 +82,7 @@ class Format:
             other, and keeps none. What covers all photos has its name when the block ends without error.
         extra: the optional dependencies that it needs.
         needs_photo: whether a result must have its pixels.
+        by_object: whether it has no place for what a label covers besides its objects, where these were looked for.
     """
 
     name: str
@@ -91,3 +92,4 @@ class Format:
     open: Open
     extra: str | None = None
     needs_photo: bool = False
+    by_object: bool = False

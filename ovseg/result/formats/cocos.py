@@ -42,11 +42,12 @@ def _panoptic(out: Path, options: Options) -> Iterator[Add]:
         )
 
 
-COCO = Format("coco", "", COCO_FILE, "", _coco)
+COCO = Format("coco", "", COCO_FILE, "", _coco, by_object=True)
 PANOPTIC = Format(
     "panoptic",
     "NAME_panoptic.png",
     PANOPTIC_FILE,
     "overlapping objects: a pixel belongs to the surest",
     _panoptic,
+    by_object=True,
 )

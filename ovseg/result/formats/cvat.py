@@ -81,4 +81,4 @@ def _head(labels: list[str]) -> str:
     )
 
 
-CVAT = Format("cvat", "", FILE, "scores", _cvat)
+CVAT = Format("cvat", "", FILE, "scores", _cvat, by_object=True)

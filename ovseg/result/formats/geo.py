@@ -210,5 +210,5 @@ def _write_tiff(path: Path, result: SegmentationResult, found: Reference | None)
                 file.write_colormap(1, dict(enumerate(map(tuple, palette(len(result.labels)).tolist()))))
 
 
-GEOJSON = Format("geojson", "NAME.geojson", "", "", _geojson)
+GEOJSON = Format("geojson", "NAME.geojson", "", "", _geojson, by_object=True)
 GEOTIFF = Format("geotiff", "NAME_labels.tif", "", "objects and scores", _geotiff, extra="geo")

@@ -83,4 +83,5 @@ LABELME = Format(
     "",
     "scores or holes: seams without width join these to the outline",
     _labelme,
+    by_object=True,
 )

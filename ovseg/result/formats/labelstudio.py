@@ -130,4 +130,4 @@ def _view(labels: list[str]) -> str:
     )
 
 
-LABELSTUDIO = Format("labelstudio", "", f"{TASKS}, {VIEW}", "", _labelstudio)
+LABELSTUDIO = Format("labelstudio", "", f"{TASKS}, {VIEW}", "", _labelstudio, by_object=True)

@@ -56,12 +56,29 @@ def written(names: Collection[str], out: Path, *, options: Options = Options()) 
             options.tell(f"{each.name} cannot hold {each.cannot}")
     with ExitStack() as stack:
         adds = [stack.enter_context(each.open(out, options)) for each in chosen]
+        wary = [each.name for each in chosen if each.by_object]
 
         def add(result: SegmentationResult, place: Place) -> None:
+            if wary and (rest := _besides_objects(result)):
+                options.tell(
+                    f"what a label covers besides its objects is not in {', '.join(wary)}: {rest} of "
+                    f"'{place.source}', for one; png has it, and so have they where no objects of it are asked for"
+                )
+                wary.clear()
             for each in adds:
                 each(result, place)
 
         yield add
+
+
+def _besides_objects(result: SegmentationResult) -> str:
+    """A label that covers something besides its objects, and how much of the image; empty where there is none."""
+    if result.things:
+        free = result.instance_map == 0
+        for label in result.things:
+            if share := float((result.mask(label) & free).mean()):
+                return f"'{label}' on {share:.1%}"
+    return ""
 
 
 def export(result: SegmentationResult, format: str, folder: Path, *, name: str, tolerance: float) -> list[str]:

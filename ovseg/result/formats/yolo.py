@@ -99,4 +99,5 @@ YOLO = Format(
     f"{FOLDER}/{TABLE}",
     "scores, holes or objects in several parts: seams without width join these to one outline",
     _yolo,
+    by_object=True,
 )

@@ -87,6 +87,19 @@ def test_what_a_format_cannot_hold_is_told_once_before_anything_is_written(name:
 
 
 @pytest.mark.parametrize("name", USABLE)
+def test_what_a_label_covers_besides_its_objects_is_told_once_where_it_is_left_out(
+    name: str, tmp_path: Path
+) -> None:
+    rest = _with_photo(drawn(["AAab", "bbbb"], "cup", "table", things=["cup"]))
+    whole = _with_photo(drawn(["AABB", "bbbb"], "cup", "table", things=["cup"]))
+    places = [place_of(tmp_path / "out", each, size=(2, 4)) for each in ("whole", "one", "two")]
+    told = write(tmp_path / "out", name, whole, rest, rest, places=places)
+    expected = f"besides its objects is not in {name}: 'cup' on 12.5% of '{places[1].source}', for one; png has it"
+    assert sum(expected in sentence for sentence in told) == FORMATS[name].by_object
+    assert sum("besides" in sentence for sentence in told) == FORMATS[name].by_object
+
+
+@pytest.mark.parametrize("name", USABLE)
 def test_any_label_and_none_objects_and_areas_and_two_photos_of_one_name_are_written(
     name: str, tmp_path: Path
 ) -> None:
