@@ -130,7 +130,9 @@ def _open_coco(path: Path, kind: str, data: Path, *, labels: str) -> Dataset:
     protocol = load_protocol(kind)
     found = read_annotations(path, kind=protocol.objects or "instances")
     first = found.images[0] if found.images else None
-    images = ["images/{name}.*", "{name}.*", f"{path.parent.relative_to(data).as_posix()}/{{name}}.*"]
+    beside = path.parent.relative_to(data).as_posix()
+    above = [f"{'../' * up}{{name}}.*" for up in (1, 2, 3)]  # a path from the folder where the file was made
+    images = ["images/{name}.*", "{name}.*", f"{beside}/{{name}}.*", *above]
     masks = ["{name}.png", f"{path.stem}/{{name}}.png", f"annotations/{path.stem}/{{name}}.png", "masks/{name}.png"]
     layout = Layout(
         images=_first_there(data, images, first.name if first else ""),

@@ -75,6 +75,15 @@ def test_a_panoptic_file_is_read_where_it_lies(tmp_path: Path) -> None:
     np.testing.assert_array_equal(truth(data), EXPECTED)
 
 
+@pytest.mark.parametrize("stated", ["photo.png", "data/images/photo.png", "/{data}/images/photo.png"])
+def test_photos_of_coco_are_found_by_name_or_by_the_path_that_made_them(tmp_path: Path, stated: str) -> None:
+    data = exported(tmp_path, "coco")
+    content = json.loads((tmp_path / "out/_annotations.coco.json").read_text())
+    content["images"][0]["file_name"] = stated.replace("/{data}", str(data))
+    (data / "result.json").write_text(json.dumps(content))
+    np.testing.assert_array_equal(truth(data), EXPECTED)
+
+
 def tasks_of(tmp_path: Path) -> list[dict[str, Any]]:
     tasks = json.loads((tmp_path / "out/_tasks.labelstudio.json").read_text())
     return [{"data": task["data"], "annotations": task["predictions"]} for task in tasks]
