@@ -109,12 +109,10 @@ def test_any_label_and_none_objects_and_areas_and_two_photos_of_one_name_are_wri
     results = [_with_photo(each) for each in (mixed, nothing, no_labels)]
     places = [place_of(out, "same", below="one"), place_of(out, "same", below="two"), place_of(out, "no & label")]
     write(out, name, *results, places=places)
-    beside = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
-    assert all(path.startswith(("out/", "photos/")) for path in beside)
-    assert all("script" not in path.rpartition(".")[0] or "/same_" in path for path in beside)
-    assert len([path for path in beside if "/one/same" in path]) == len(
-        [p for p in beside if "/two/same" in p]
-    ) or (name in {"png", "crops"})
+    files = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
+    assert all(path.startswith(("out/", "photos/")) for path in files)  # whatever slashes a label has
+    of_one, of_two = ([path for path in files if f"/{folder}/same" in path] for folder in ("one", "two"))
+    assert len(of_one) == len(of_two) or name == "crops"  # where nothing is found, there is nothing to cut out
 
 
 @pytest.mark.parametrize("name", USABLE)
