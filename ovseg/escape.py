@@ -57,6 +57,18 @@ def for_html(text: object) -> str:
     return html.escape(one_line(text))
 
 
+def for_xml(text: object) -> str:
+    r"""The text as it is read in XML, between tags or in an attribute in quotes.
+
+    Line breaks and tabulators are kept; characters that XML cannot hold are written out.
+
+    >>> for_xml('a"b & \x00\n')
+    'a&quot;b &amp; \\x00&#10;'
+    """
+    held = "".join(letter if letter in "\t\n\r" else _held(letter) for letter in str(text))
+    return html.escape(held, quote=True).replace("\t", "&#9;").replace("\n", "&#10;").replace("\r", "&#13;")
+
+
 def for_json(text: str) -> str:
     r"""A JSON text on one line, in whose strings such characters are escaped: it says the same.
 
@@ -68,6 +80,12 @@ def for_json(text: str) -> str:
 
 def _written_out(letter: str) -> str:
     return letter.encode("unicode_escape").decode("ascii") if _is_unseen(letter) else letter
+
+
+def _held(letter: str) -> str:
+    """The letter, or how it is written in code where XML has no place for it."""
+    unheld = letter < " " or "\ud800" <= letter <= "\udfff" or letter in "\ufffe\uffff"
+    return letter.encode("unicode_escape").decode("ascii") if unheld else letter
 
 
 def _is_unseen(letter: str) -> bool:

@@ -60,6 +60,34 @@ def atomic_paths(paths: Sequence[str | Path]) -> Iterator[list[Path]]:
         Path(paths[-1]).unlink(missing_ok=True)
 
 
+@contextmanager
+def renewed_folder(path: Path, *, marker: str) -> Iterator[Path]:
+    """A new folder that takes the place of ``path``, and of what is there, when the block ends without error.
+
+    Args:
+        path: the folder.
+        marker: a file that the block writes, and by which an older folder of this kind is known.
+
+    Raises:
+        OutputError: something else has that name, or the folder cannot be written to.
+    """
+    if path.exists() and not (path / marker).is_file():
+        raise OutputError(f"'{path}' is there and has no '{marker}'; choose another folder, or remove it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as room:
+            new, old = Path(room) / "new", Path(room) / "old"
+            new.mkdir()
+            yield new
+            if path.exists():
+                path.rename(old)
+            new.rename(path)
+    except OvsegError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write '{path}': {error.strerror or error}; is the disk full?") from error
+
+
 def to_json(value: Any) -> str:
     """Indented JSON with a line break at its end."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,6 +186,40 @@ def read_pseudo_labels(root: Path) -> tuple[dict[str, Any], list[dict[str, Any]]
                 )
             rows.append(row)
     return stated, rows
+
+
+def read_results(root: str | Path) -> Iterator[tuple[str, SegmentationResult]]:
+    """The key of each labelled image of a folder of pseudo-labels, and its labels as a result.
+
+    Raises:
+        DatasetError: a file is missing or damaged.
+    """
+    from ovseg.result import SegmentationResult
+
+    stated, rows = read_pseudo_labels(Path(root))
+    labels = tuple(stated["labels"])
+    for row in rows:
+        if "error" in row:
+            continue
+        ids, sure = (_load_png(Path(root) / folder / row["name"]) for folder in ("labels", "confidence"))
+        yield (
+            row["path"],
+            SegmentationResult(
+                index_map=np.where(ids == IGNORE, -1, ids.astype(np.int32)),
+                labels=labels,
+                score_map=(sure / 255).astype(np.float32),
+                presence={label: float(count > 0) for label, count in zip(labels, row["pixels"], strict=True)},
+                provenance={"source": row["path"]},
+            ),
+        )
+
+
+def _load_png(path: Path) -> NDArray[np.uint8]:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image)
+    except OSError as error:
+        raise DatasetError(f"cannot read '{path}' ({error}); delete it, and run again") from error
 
 
 def _is_line(row: dict[str, Any], *, labels: int) -> bool:

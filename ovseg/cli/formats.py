@@ -14,16 +14,19 @@ if TYPE_CHECKING:
 
 
 class Format(StrEnum):
-    """What can be asked for besides a result's own files.
-
-    ``png`` is a folder of masks for each image, ``crops`` one of its objects cut out, ``coco`` one file for all
-    images, ``panoptic`` a picture for each image and one file for all.
-    """
+    """The names of ``ovseg.result.formats.FORMATS``, which says what each is; here nothing needs to be loaded."""
 
     PNG = "png"
     CROPS = "crops"
     COCO = "coco"
     PANOPTIC = "panoptic"
+    YOLO = "yolo"
+    LABELME = "labelme"
+    CVAT = "cvat"
+    LABELSTUDIO = "labelstudio"
+    GEOJSON = "geojson"
+    GEOTIFF = "geotiff"
+    AREAS = "areas"
 
 
 class Quality(StrEnum):
@@ -37,29 +40,19 @@ Write = Callable[["Job", "SegmentationResult"], None]
 
 
 @contextmanager
-def written(formats: Collection[Format], out: Path) -> Iterator[Write]:
+def written(
+    formats: Collection[Format], out: Path, *, tolerance: float, tell: Callable[[str], None]
+) -> Iterator[Write]:
     """A function to call with each image and its result, which has its photo where crops are wanted.
 
-    What covers all images is written at the end.
+    Args:
+        formats: which ones.
+        out: the folder of all results.
+        tolerance: pixels that an outline may be off.
+        tell: called with what a format cannot hold, before it is written.
     """
-    from ovseg.files import write_json
-    from ovseg.result import CocoDataset, PanopticDataset
-    from ovseg.result.storage import COCO_FILE, PANOPTIC_FILE
+    from ovseg.result.formats import Options
+    from ovseg.result.formats import written as written_in
 
-    dataset, panoptic = CocoDataset(), PanopticDataset()
-
-    def write(job: Job, result: SegmentationResult) -> None:
-        if Format.PNG in formats:
-            result.save_masks(job.masks)
-        if Format.CROPS in formats:
-            result.save_crops(job.crops)
-        if Format.COCO in formats:
-            dataset.add(result)
-        if Format.PANOPTIC in formats:
-            panoptic.add(result, job.panoptic, file_name=job.panoptic.relative_to(out).as_posix())
-
-    yield write
-    if Format.COCO in formats:
-        write_json(out / COCO_FILE, dataset.to_dict())
-    if Format.PANOPTIC in formats:
-        write_json(out / PANOPTIC_FILE, panoptic.to_dict())
+    with written_in(formats, out, options=Options(tolerance, tell)) as add:
+        yield lambda job, result: add(result, job.place(out))

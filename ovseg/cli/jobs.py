@@ -13,7 +13,9 @@ from ovseg.errors import OutputError, VocabularyError
 from ovseg.files import atomic_path, read_json
 from ovseg.identity import FileMark, digest
 from ovseg.images.find import find_images
+from ovseg.images.sources import is_file_key
 from ovseg.images.web import fetch, name_of
+from ovseg.result.formats import Place
 from ovseg.result.storage import check_name, same_file, source_of
 from ovseg.vocabulary.labels import Background
 
@@ -70,21 +72,6 @@ class Job:
         return self.folder / f"{self.name}.png"
 
     @property
-    def masks(self) -> Path:
-        """The folder for a picture of each label."""
-        return self.folder / f"{self.name}_masks"
-
-    @property
-    def crops(self) -> Path:
-        """The folder for its objects cut out."""
-        return self.folder / f"{self.name}_crops"
-
-    @property
-    def panoptic(self) -> Path:
-        """The picture of COCO's panoptic format."""
-        return self.folder / f"{self.name}_panoptic.png"
-
-    @property
     def record(self) -> Path:
         """The JSON file, which is written last."""
         return self.folder / f"{self.name}.json"
@@ -93,6 +80,13 @@ class Job:
     def overlay(self) -> Path:
         """The photo with colours and legend."""
         return self.folder / f"{self.name}_overlay.png"
+
+    def place(self, out: Path) -> Place:
+        """Where the files of other formats go, ``out`` being the folder of all results."""
+        below = _plain(self.folder).relative_to(_plain(out)).as_posix()
+        return Place(
+            out, "" if below == "." else below, self.name, self.image, self.source, lasting=self.copy is None
+        )
 
 
 def plan_jobs(sources: Sequence[str | Copy], out: Path) -> list[Job]:
@@ -113,6 +107,20 @@ def plan_jobs(sources: Sequence[str | Copy], out: Path) -> list[Job]:
     names = _names(files)
     jobs = [Job(image, folder, name) for (image, folder), name in zip(places, names, strict=False)]
     return jobs + [Job(copy.path, out, name, copy) for copy, name in zip(copies, names[len(jobs) :], strict=True)]
+
+
+def places_of_keys(keys: Sequence[str], out: Path) -> dict[str, Place]:
+    """Where the files of each image of a bank go under ``out``: they keep the sub-folders that tell them apart."""
+    if not keys:
+        return {}
+    paths = [_plain(Path(key)) for key in keys]
+    root = Path(os.path.commonpath([path.parent for path in paths]))
+    below = [path.parent.relative_to(root).as_posix() for path in paths]
+    names = _names([(out / folder, path.name) for folder, path in zip(below, paths, strict=True)])
+    return {
+        key: Place(out, "" if folder == "." else folder, name, path, key, lasting=is_file_key(key))
+        for key, folder, name, path in zip(keys, below, names, paths, strict=True)
+    }
 
 
 def _files_of(sources: Sequence[str], out: Path) -> list[tuple[Path, Path]]:

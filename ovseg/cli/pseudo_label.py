@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ovseg.cli.formats import Format
 from ovseg.cli.output import echo
 from ovseg.escape import one_line
 
@@ -27,6 +28,11 @@ def pseudo_label(
     ] = "auto",
     worker: Annotated[str, typer.Option(help="This worker's number and the count of all, as 0/1.")] = "0/1",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    formats: Annotated[
+        list[Format] | None,
+        typer.Option("--format", help="Write also for other programs, once the labels are there. Repeatable."),
+    ] = None,
+    tolerance: Annotated[float, typer.Option(min=0, help="Pixels that outlines in such files may be off.")] = 0.5,
 ) -> None:
     """Segment a bank's images into label maps (255: ignore); an interrupted run goes on where it stopped.
 
@@ -63,6 +69,24 @@ def pseudo_label(
     echo(f"{report.images} label maps in {out}, {report.failed} failed, {report.coverage:.1%} of pixels labelled")
     for name, share in report.balance.items():
         echo(f"  {share:6.1%}  {one_line(name)}")
+    if formats:
+        _write_formats(out, formats, tolerance=tolerance)
+
+
+def _write_formats(out: Path, formats: list[Format], *, tolerance: float) -> None:
+    """All labels in the folder, those of other workers too; photos keep their sub-folders."""
+    from ovseg.bank.pseudo_labels import read_pseudo_labels, read_results
+    from ovseg.cli.jobs import places_of_keys
+    from ovseg.result.formats import Options, written
+
+    def tell(sentence: str) -> None:
+        echo(f"note: {sentence}", err=True)
+
+    keys = [row["path"] for row in read_pseudo_labels(out)[1] if "error" not in row]
+    places = places_of_keys(keys, out)
+    with written(formats, out, options=Options(tolerance, tell)) as add:
+        for key, result in read_results(out):
+            add(result, places[key])
 
 
 def _parse_worker(text: str) -> tuple[int, int]:

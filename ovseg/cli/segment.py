@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ import typer
 from ovseg.cli.formats import Format, Quality
 from ovseg.cli.output import echo
 from ovseg.cli.reading import Bands, Range, parse_reading
+from ovseg.cli.sources import sources_of, split
 from ovseg.escape import for_json, for_terminal, one_line
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from rich.console import Console
 
+    from ovseg.cli.formats import Write
     from ovseg.cli.jobs import Copy, Job
     from ovseg.errors import ImageError
     from ovseg.identity import FileMark
@@ -68,8 +69,9 @@ def segment(
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Drop pixels with a lower score.")] = 0,
     formats: Annotated[
         list[Format] | None,
-        typer.Option("--format", help="Write also: png, a mask of each label; coco, panoptic: one file for all."),
+        typer.Option("--format", help="Write also for other programs; README.md says what each holds. Repeatable."),
     ] = None,
+    tolerance: Annotated[float, typer.Option(min=0, help="Pixels that outlines in such files may be off.")] = 0.5,
     crops: Annotated[
         bool, typer.Option("--crops", help="Write also each object cut out; see --instances.")
     ] = False,
@@ -87,7 +89,7 @@ def segment(
     from ovseg.cli.examples import with_examples
     from ovseg.cli.jobs import parse_background, parse_names
 
-    more, words = _split(labels or [])
+    more, words = split(labels or [])
     run = Run(
         labels=with_examples([*words, *_read_labels(labels_file)], example or []),
         background=parse_background(background),
@@ -108,6 +110,7 @@ def segment(
             if value
         },
         formats=frozenset([*(formats or ()), *([Format.CROPS] if crops else [])]),
+        tolerance=tolerance,
     )
     with sources_of([images, *more]) as sources:
         failed = run.do_all(sources, out=out, overwrite=overwrite, as_json=as_json)
@@ -129,6 +132,7 @@ class Run:
     reading: Reading
     changes: dict[str, Any]  # further keywords of ``segment``, which decide the result too
     formats: frozenset[Format]
+    tolerance: float  # pixels that an outline in one of these may be off
 
     def __post_init__(self) -> None:
         from ovseg.errors import VocabularyError
@@ -152,7 +156,6 @@ class Run:
         """Do every image that is not done, and return the number of failures."""
         from rich.console import Console
 
-        from ovseg.cli.formats import written
         from ovseg.cli.jobs import plan_jobs
         from ovseg.errors import ImageError
         from ovseg.progress import progress_bar
@@ -162,7 +165,7 @@ class Run:
         failed = 0
         bar = progress_bar("segmenting", total=len(jobs), shown=several)
         notes: dict[str, str] = {}
-        with bar as advance, written(self.formats, out) as write:
+        with bar as advance, self._written(out, console) as write:
             for job, outcome, fresh in self._outcomes(jobs, overwrite=overwrite):
                 if isinstance(outcome, ImageError):
                     failed += 1
@@ -179,6 +182,14 @@ class Run:
         if several:
             _note(console, f"{len(jobs) - failed} of {len(jobs)} images done, results in {out}")
         return failed
+
+    def _written(self, out: Path, console: Console) -> AbstractContextManager[Write]:
+        from ovseg.cli.formats import written
+
+        def tell(sentence: str) -> None:
+            _note(console, f"note: {sentence}")
+
+        return written(self.formats, out, tolerance=self.tolerance, tell=tell)
 
     def _outcomes(
         self, jobs: list[Job], *, overwrite: bool
@@ -229,14 +240,15 @@ class Run:
             return error
 
     def _load(self, job: Job) -> SegmentationResult:
-        """A result that is done; with its photo where crops are wanted."""
+        """A result that is done; with its photo where a format needs it."""
         from dataclasses import replace
 
         from ovseg.images.load import read_image
         from ovseg.result import SegmentationResult
+        from ovseg.result.formats import FORMATS
 
         result = SegmentationResult.load(job.record)
-        if Format.CROPS not in self.formats:
+        if not any(FORMATS[name].needs_photo for name in self.formats):
             return result
         return replace(result, image=read_image(job.image, self.reading, name=job.source).pixels)
 
@@ -282,60 +294,6 @@ class _Picture:
     pixels: npt.NDArray[np.uint8]
     note: str
     mark: FileMark
-
-
-def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The arguments that name files or folders, and those that are labels."""
-    from ovseg.images.find import find_images, looks_like_path
-    from ovseg.images.web import is_address
-
-    images: list[str] = []
-    labels: list[str] = []
-    for argument in arguments:
-        if is_address(argument) or os.path.isfile(argument):
-            images.append(argument)
-        elif looks_like_path(argument):
-            find_images(argument)  # where nothing matches, it says so
-            images.append(argument)
-        else:
-            labels.append(argument)
-            if os.path.isdir(argument):
-                echo(f"'{argument}' is taken for a label; the folder is '{argument}/'", err=True)
-    return images, labels
-
-
-@contextmanager
-def sources_of(arguments: list[str]) -> Iterator[list[str | Copy]]:
-    """The arguments with copies in place of ``-`` (the image on standard input) and of addresses.
-
-    Standard input is named by its content, so that results of different images are different files, and that of the
-    same image is found again.
-    """
-    from tempfile import TemporaryDirectory
-
-    from ovseg.cli.jobs import Copy
-    from ovseg.errors import ImageError
-    from ovseg.images.web import is_address
-
-    if "-" in arguments and len(arguments) > 1:
-        raise ImageError(f"expected '-' alone, got {arguments}; read standard input in a call of its own")
-    with TemporaryDirectory() as folder:
-        if "-" in arguments:
-            yield [_standard_input(Path(folder))]
-        else:
-            yield [Copy.of_address(each, Path(folder)) if is_address(each) else each for each in arguments]
-
-
-def _standard_input(folder: Path) -> Copy:
-    import sys
-
-    from ovseg.cli.jobs import Copy
-    from ovseg.files import sha256_of_bytes
-
-    content = sys.stdin.buffer.read()
-    name = f"stdin-{sha256_of_bytes(content)[:12]}"
-    (folder / name).write_bytes(content)
-    return Copy(folder / name, name, name)
 
 
 def _read_labels(path: Path | None) -> list[str]:

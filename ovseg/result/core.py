@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ovseg.errors import ShapeError, VocabularyError, did_you_mean
-from ovseg.result import coco, descriptors, html, masks, overlay, storage
+from ovseg.result import coco, descriptors, html, masks, overlay, storage, tables
+from ovseg.result.formats.base import TOLERANCE
+from ovseg.result.formats.registry import export
 from ovseg.result.panoptic import Panoptic, to_panoptic
 from ovseg.result.polygons import Polygon, polygons
 from ovseg.result.segments import Segment, boxes, cut_out, encode_mask, paint, small_parts
@@ -326,6 +328,25 @@ class SegmentationResult:
         """
         return coco.to_coco(self, image_id=image_id, per_component=per_component)
 
+    def export(self, format: str, folder: str | Path, *, name: str = "", tolerance: float = TOLERANCE) -> list[str]:
+        """Write the result for another program; ``ovseg.result.formats`` writes many.
+
+        Args:
+            format: one of ``ovseg.result.formats.FORMATS``: coco, yolo and so on.
+            folder: made if need be.
+            name: what the files begin with; if empty, the photo's own without its ending, which
+                ``provenance["source"]`` says.
+            tolerance: pixels that outlines may be off.
+
+        Returns:
+            What the format cannot hold, or had to leave out, as sentences.
+
+        Raises:
+            OutputError: no such format, the photo is needed and not there, or the folder cannot be written to.
+            MissingDependencyError: the format needs a package that is not installed.
+        """
+        return export(self, format, Path(folder), name=name, tolerance=tolerance)
+
     def to_panoptic(self, *, image_id: int = 0, min_area: int = 0) -> Panoptic:
         """COCO's panoptic format: each pixel belongs to one object, or to all of what a label covers, or to none.
 
@@ -336,6 +357,34 @@ class SegmentationResult:
             min_area: pixels that a segment must keep, else its pixels are none's.
         """
         return to_panoptic(self, image_id=image_id, min_area=min_area)
+
+    def to_pandas(self) -> Any:
+        """A pandas DataFrame with a row for each label: label, pixels, area, score, presence, objects.
+
+        ``area`` is the share of the image, in [0, 1]; ``objects`` is missing where none were looked for.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        return tables.to_pandas(self)
+
+    def to_supervision(self) -> Any:
+        """supervision's Detections: the objects, then all that each label covers of which none were looked for.
+
+        ``class_id`` is the position in ``labels``, ``data["class_name"]`` the label, ``confidence`` the score;
+        boxes are as supervision counts them, their last pixels included. Masks are compact where they are many.
+
+        Raises:
+            MissingDependencyError: supervision is not installed.
+        """
+        return tables.to_supervision(self)
+
+    def to_huggingface(self) -> list[dict[str, Any]]:
+        """What the pipeline "image-segmentation" of transformers returns: dictionaries of score, label and mask.
+
+        A mask is a grey PIL image, 255 inside and 0 outside; they are of the same as in ``to_supervision``.
+        """
+        return tables.to_huggingface(self)
 
     def crops(self, *, padding: int = 0) -> Iterator[Image.Image]:
         """Each object cut out of the photo, RGBA, transparent where the object is not; in order.

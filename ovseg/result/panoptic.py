@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ovseg.files import atomic_path
+from ovseg.result.coco import Growing
 
 if TYPE_CHECKING:
     from ovseg.result.core import SegmentationResult
@@ -43,11 +44,21 @@ class Panoptic(NamedTuple):
 
 @dataclass
 class PanopticDataset:
-    """One data set of the results of many images in COCO's panoptic format; ids are counted from 1."""
+    """One data set of the results of many images in COCO's panoptic format; ids are counted from 1.
 
-    _images: list[dict[str, Any]] = field(default_factory=list)
-    _annotations: list[dict[str, Any]] = field(default_factory=list)
+    Attributes:
+        images: where the rows of images go.
+        annotations: where those of annotations go.
+    """
+
+    images: Growing = field(default_factory=list[dict[str, Any]])
+    annotations: Growing = field(default_factory=list[dict[str, Any]])
     _categories: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def categories(self) -> list[dict[str, Any]]:
+        """The rows of labels so far."""
+        return list(self._categories.values())
 
     def add(self, result: SegmentationResult, picture: Path, *, file_name: str) -> None:
         """Add an image, and write its picture.
@@ -57,7 +68,7 @@ class PanopticDataset:
             picture: where the picture is written.
             file_name: what the data set calls the picture.
         """
-        found = to_panoptic(result, image_id=len(self._images) + 1, min_area=0)
+        found = to_panoptic(result, image_id=len(self.images) + 1, min_area=0)
         names = {row["id"]: row["name"] for row in found.categories}
         for row in found.categories:
             known = self._categories.setdefault(row["name"], row | {"id": len(self._categories) + 1})
@@ -67,18 +78,14 @@ class PanopticDataset:
         ]
         height, width = result.size
         source = str(result.provenance.get("source", ""))
-        self._images.append({"id": found.image_id, "file_name": source, "height": height, "width": width})
-        self._annotations.append({"image_id": found.image_id, "file_name": file_name, "segments_info": info})
+        self.images.append({"id": found.image_id, "file_name": source, "height": height, "width": width})
+        self.annotations.append({"image_id": found.image_id, "file_name": file_name, "segments_info": info})
         with atomic_path(picture) as temporary:
             found.picture.save(temporary, format="PNG")
 
     def to_dict(self) -> dict[str, Any]:
         """``images``, ``annotations`` and ``categories``: plain values that fit into JSON."""
-        return {
-            "images": self._images,
-            "annotations": self._annotations,
-            "categories": list(self._categories.values()),
-        }
+        return {"images": self.images, "annotations": self.annotations, "categories": self.categories}
 
 
 def to_panoptic(result: SegmentationResult, *, image_id: int, min_area: int) -> Panoptic:

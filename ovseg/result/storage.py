@@ -177,11 +177,21 @@ def _find_json(source: Path) -> Path:
     return source
 
 
+def index_values(
+    index_map: npt.NDArray[np.int32], *, labels: int
+) -> tuple[npt.NDArray[np.uint8] | npt.NDArray[np.uint16], int]:
+    """The map in as few bits as its labels need, (H, W) uint8 or uint16, and its value for none of them."""
+    if labels > NONE_8_BIT:
+        return np.where(index_map < 0, NONE_16_BIT, index_map).astype(np.uint16), NONE_16_BIT
+    return np.where(index_map < 0, NONE_8_BIT, index_map).astype(np.uint8), NONE_8_BIT
+
+
 def index_image(index_map: npt.NDArray[np.int32], colours: npt.NDArray[np.uint8]) -> Image.Image:
     """The picture of ``SegmentationResult.save``: each pixel is its label's position, in the label's colour."""
-    if len(colours) > NONE_8_BIT:
-        return Image.fromarray(np.where(index_map < 0, NONE_16_BIT, index_map).astype(np.uint16))
-    image = Image.fromarray(np.where(index_map < 0, NONE_8_BIT, index_map).astype(np.uint8))
+    values, none = index_values(index_map, labels=len(colours))
+    image = Image.fromarray(values)
+    if none == NONE_16_BIT:
+        return image
     table = np.zeros((256, 3), dtype=np.uint8)
     table[: len(colours)] = colours
     image.putpalette(table.ravel().tolist())

@@ -1,3 +1,4 @@
+import csv
 import json
 import re
 import shlex
@@ -92,6 +93,19 @@ def test_pseudo_labels_are_written_once_and_reported(run: Run) -> None:
     for line in lines[:20]:
         path = Path("p/labels") / json.loads(line)["name"]
         assert path.stat().st_mtime_ns == times[path]
+
+
+def test_pseudo_labels_are_also_written_for_other_programs(run: Run) -> None:
+    run("bank", "build", "photos", "--out", "b")
+    arguments = ("pseudo-label", "b", "--label", "red", "--label", "green", "--out", "p")
+    assert "note: yolo cannot hold scores" in run(*arguments, "--format", "yolo", "--format", "areas").stderr
+    photos = sorted(path.stem for path in Path("photos").rglob("*.png"))
+    assert sorted(path.stem for path in Path("p/_yolo/labels").rglob("*.txt")) == photos
+    rows = {row["name"]: row for row in map(json.loads, Path("p/manifest-000.jsonl").read_text().splitlines())}
+    with open("p/_areas.csv", newline="") as stream:
+        table = list(csv.DictReader(stream))
+    assert len(table) == 2 * len(rows)
+    assert sum(int(each["pixels"]) for each in table) == sum(sum(row["pixels"]) for row in rows.values())
 
 
 def test_usage_errors_say_what_to_do(run: Run) -> None:

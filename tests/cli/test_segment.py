@@ -536,6 +536,24 @@ def test_masks_and_one_coco_file_are_written_on_demand(
     assert [(each["id"], each["image_id"]) for each in coco["annotations"]] == [(1, 1), (2, 2)]
 
 
+def test_a_format_says_once_what_it_cannot_hold_and_keeps_the_folders_of_photos(
+    invoke: Invoke, tmp_path: Path
+) -> None:
+    for name in ("photos/one/a.png", "photos/two/a.png"):
+        make_image(tmp_path / name)
+    done = invoke("photos", "cat", "--format", "yolo", "--tolerance", "0")
+    assert done.exit_code == 0 and done.stderr.count("note: yolo cannot hold scores") == 1
+    labels = tmp_path / "out/_yolo/labels"
+    assert sorted(path.relative_to(labels).as_posix() for path in labels.rglob("*.txt")) == [
+        "one/a.txt",
+        "two/a.txt",
+    ]
+    assert (labels / "one/a.txt").read_text().startswith("0 ")
+    assert (tmp_path / "out/_yolo/images/two/a.png").samefile(tmp_path / "photos/two/a.png")
+    exact, loose = len((labels / "one/a.txt").read_text()), invoke("photos", "cat", "--format", "yolo")
+    assert loose.exit_code == 0 and len((labels / "one/a.txt").read_text()) < exact / 5
+
+
 def test_a_lowest_score_decides_the_result_and_is_refused_out_of_range(
     invoke: Invoke, segmenter: FakeSegmenter, tmp_path: Path
 ) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from ovseg.errors import DatasetError
 from ovseg.evaluation.data.check import check_all
+from ovseg.evaluation.data.colours import open_coloured
 from ovseg.evaluation.data.episodes import open_episodes
 from ovseg.evaluation.data.examples import Dataset, check_same_size
-from ovseg.evaluation.data.files import FileDataset, open_files
+from ovseg.evaluation.data.files import FileDataset, has_folders, open_files
 from ovseg.evaluation.data.hub import open_hub
+from ovseg.evaluation.data.labelled import open_labelled
 from ovseg.evaluation.data.objects import open_objects
 from ovseg.evaluation.data.protocol import Protocol
 from ovseg.evaluation.data.shown import open_shown
@@ -42,6 +44,11 @@ def open_dataset(protocol: Protocol, data: str | Path, *, labels: str = "all") -
         return open_shown(protocol, protocol.episodes, Path(data), labels=labels)
     if protocol.episodes is not None:
         return open_episodes(protocol, Path(data))
+    if protocol.labelled:
+        there = any(has_folders(layout, protocol, Path(data)) for layout in protocol.layouts)
+        found = (open_coloured if there else open_labelled)(protocol, Path(data), labels=labels)
+        if found is not None:
+            return found
     return open_files(protocol, Path(data), labels=labels)
 
 

@@ -114,7 +114,7 @@ def find_pairs(protocol: Protocol, data: Path) -> tuple[Layout, tuple[FilePair, 
         DatasetError: no layout fits, a listed file is missing, there is no image, or two have one name.
     """
     for layout in protocol.layouts:
-        if not all(_folder_of(data, pattern, protocol).is_dir() for pattern in (layout.images, layout.masks)):
+        if not has_folders(layout, protocol, data):
             continue
         pattern = layout.images if layout.found_by == "images" else layout.masks
         listed = layout.names is not None
@@ -129,6 +129,11 @@ def find_pairs(protocol: Protocol, data: Path) -> tuple[Layout, tuple[FilePair, 
         _refuse_unusable(names, listed=listed)
         return layout, tuple(_pair(name, layout, protocol, data) for name in names)
     raise DatasetError(f"'{data}' is not laid out as '{protocol.name}' needs; {protocol.layout_help}")
+
+
+def has_folders(layout: Layout, protocol: Protocol, data: Path) -> bool:
+    """Whether the folders of images and masks are there."""
+    return all(_folder_of(data, pattern, protocol).is_dir() for pattern in (layout.images, layout.masks))
 
 
 def _split_pattern(pattern: str, split: str) -> tuple[str, str, str]:

@@ -118,6 +118,7 @@ class Protocol(Config):
     orientation: Literal["auto", "upright", "stored"] = "auto"  # how masks lie on photos that EXIF data turn
     split: str = "val"
     layouts: tuple[Layout, ...]
+    labelled: bool = False  # also reads what labelling tools write, where no layout fits
     episodes: Episodes | None = None
     resize: Resize = Resize()
     metric: Literal["mean_iou", "foreground_mean_iou"] = "mean_iou"
@@ -243,7 +244,9 @@ class Protocol(Config):
 
     def fingerprint(self, **choices: Any) -> str:
         """Hexadecimal SHA-256 of what the score depends on, without titles and sources."""
-        content = self.model_dump(mode="json", exclude={"title", "sources", "expected", "orientation", "words_of"})
+        content = self.model_dump(
+            mode="json", exclude={"title", "sources", "expected", "orientation", "words_of", "labelled"}
+        )
         optional = (
             (content, "objects"),
             (content, "saliency"),
