@@ -23,6 +23,7 @@ EXTRAS = {
     "serve": Extra(("fastapi", "uvicorn", "python_multipart", "gradio"), "ovseg serve"),
     "crf": Extra(("pydensecrf",), "refinement by a dense CRF"),
     "geo": Extra(("rasterio",), "images of the earth"),
+    "notebook": Extra(("pandas", "supervision"), "results as tables and as supervision's detections"),
     "onnx": Extra(("onnx", "onnxruntime", "onnxscript"), "ONNX graphs"),
     "distributed": Extra(("ray",), "many machines, by Ray"),
     "faiss-gpu": Extra(("faiss",), "banks searched by a GPU, in place of faiss-cpu"),
