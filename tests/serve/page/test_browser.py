@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium, such as Debian's package"),
 ]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-WAIT = 30_000  # milliseconds, at most
+WAIT = 120_000  # milliseconds, at most
 
 
 @pytest.fixture(scope="module")
