@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 import numpy.typing as npt
 
-from ovseg.serve.brush import encode_brush
+from ovseg.result.formats.brush import encode_brush
 from ovseg.serve.photos import Photo
 from ovseg.serve.refusals import Refusal
 from ovseg.serve.requests import PhotoFields, SegmentRequest, SelectRequest, checked

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.brush import decode_brush
 from helpers.serving import (
     b64,
-    decode_brush,
     folder_of_photos,
     make_client,
     needs_server,

@@ -1,7 +1,4 @@
-"""Label Studio's tasks with predictions: brush strokes in its own runs, which hold holes and several parts.
-
-Source: label-studio-sdk, converter/brush.py, after thi.ng's rle-pack.
-"""
+"""Label Studio's tasks with predictions: brush strokes in its own runs, which hold holes and several parts."""
 
 from __future__ import annotations
 
@@ -12,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
-import numpy.typing as npt
 
 from ovseg.escape import for_xml
 from ovseg.images.web import is_address
 from ovseg.result.formats.base import Add, Format, Options, Place
+from ovseg.result.formats.brush import encode_brush
 from ovseg.result.formats.spool import open_text, rows
 from ovseg.result.items import Item, items
 from ovseg.result.overlay import palette
@@ -27,10 +24,6 @@ if TYPE_CHECKING:
 TASKS = "_tasks.labelstudio.json"
 VIEW = "_view.labelstudio.xml"
 _FROM, _TO = "label", "image"
-_SIZES = np.array([3, 4, 8, 16])  # bits in which the length of a run less one may be written
-_LONGEST = 1 << _SIZES
-_PLACES = np.arange(3 + 16 + 8)[::-1]  # of the bits of the longest word
-_SIZE_BITS = [int(bit) for bit in "00111" + "".join(f"{bits - 1:04b}" for bits in _SIZES)]
 
 
 @contextmanager
@@ -77,45 +70,12 @@ def _region(item: Item, size: tuple[int, int], *, number: int) -> dict[str, Any]
         "original_height": height,
         "image_rotation": 0,
         "score": item.score,
-        "value": {"format": "rle", "rle": brush(item, size), "brushlabels": [item.label]},
+        "value": {
+            "format": "rle",
+            "rle": encode_brush(item.mask, corner=item.corner, size=size),
+            "brushlabels": [item.label],
+        },
     }
-
-
-def brush(item: Item, size: tuple[int, int]) -> list[int]:
-    """The bytes of Label Studio's runs of a mask in an image of ``size`` (H, W), row by row.
-
-    Each pixel stands four times, as red, green, blue and opacity: 255 where the mask is, else 0. First come the
-    number of values (32 bits), the bits of a value less one (5), and four sizes less one (4 each); then for each
-    run a 1, which of the sizes it takes (2), its length less one in so many bits, and its value.
-    """
-    lengths, values = _runs(item, size)
-    kinds = np.searchsorted(_LONGEST, lengths)  # the smallest size that holds the length
-    bits = _SIZES[kinds]
-    words = ((4 | kinds) << (bits + 8)) | ((lengths - 1) << 8) | values
-    spread = (words[:, None] >> _PLACES) & 1  # the highest first
-    used = spread[bits[:, None] + 11 > _PLACES]
-    count = np.array([4 * size[0] * size[1]], dtype=">u4").tobytes()
-    packed: bytes = np.packbits(np.concatenate([_SIZE_BITS, used]).astype(np.uint8)).tobytes()
-    return list(count + packed)
-
-
-def _runs(item: Item, size: tuple[int, int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Lengths, 1 to 65536, and values, 0 or 255, of the runs of four values a pixel."""
-    (top, left), (height, width) = item.corner, item.mask.shape
-    framed = np.zeros((height, width + 2), dtype=bool)
-    framed[:, 1:-1] = item.mask
-    rows, columns = np.nonzero(framed[:, 1:] != framed[:, :-1])  # where runs begin and end, in turn
-    places = 4 * ((rows + top) * size[1] + columns + left)
-    apart = np.ones(len(places), dtype=bool)
-    apart[1:-1] = np.repeat(places[1:-1:2] < places[2::2], 2)  # not where one ends right and goes on left
-    ends = np.concatenate([[0], places[apart], [4 * size[0] * size[1]]])
-    lengths = ends[1:] - ends[:-1]
-    pieces = -(-lengths // _LONGEST[-1])  # none of an empty run
-    last = np.cumsum(pieces) - 1
-    split = np.full(last[-1] + 1, _LONGEST[-1])
-    some = pieces > 0
-    split[last[some]] = (lengths - (pieces - 1) * _LONGEST[-1])[some]
-    return split, np.repeat(np.arange(len(lengths)) % 2 * 255, pieces)
 
 
 def _view(labels: list[str]) -> str:

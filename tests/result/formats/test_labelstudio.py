@@ -8,31 +8,17 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from helpers.brush import decode_brush
 from helpers.results import WILD, drawn, place_of, write
 
 from ovseg.result.formats import Place
-from ovseg.result.formats.labelstudio import brush, task
-from ovseg.result.items import items
+from ovseg.result.formats.brush import encode_brush
+from ovseg.result.formats.labelstudio import task
+from ovseg.result.items import Item, items
 
 
-def decoded(packed: list[int]) -> np.ndarray:
-    """The values of Label Studio's runs, bit by bit as its JavaScript reads them."""
-    bits = "".join(f"{byte:08b}" for byte in packed)
-    place = 0
-
-    def read(count: int) -> int:
-        nonlocal place
-        place += count
-        return int(bits[place - count : place], 2)
-
-    total, word = read(32), read(5) + 1
-    sizes = [read(4) + 1 for _ in range(4)]
-    values: list[int] = []
-    while len(values) < total:
-        same = read(1)
-        count = read(sizes[read(2)]) + 1
-        values += [read(word)] * count if same else [read(word) for _ in range(count)]
-    return np.array(values)
+def code(item: Item, size: tuple[int, int]) -> list[int]:
+    return encode_brush(item.mask, corner=item.corner, size=size)
 
 
 def test_runs_are_packed_bit_by_bit() -> None:
@@ -46,7 +32,7 @@ def test_runs_are_packed_bit_by_bit() -> None:
         ]
     )  # fmt: skip
     expected = [int(bits[start : start + 8].ljust(8, "0"), 2) for start in range(0, len(bits), 8)]
-    assert brush(item, (1, 2)) == expected
+    assert code(item, (1, 2)) == expected
 
 
 @pytest.mark.parametrize("kind", ["empty corner", "full", "wide", "holes", "noise"])
@@ -60,7 +46,7 @@ def test_unpacked_runs_are_the_mask(kind: str) -> None:
     }[kind]
     result = drawn(rows, "cat")
     (item,) = items(result)
-    values = decoded(brush(item, result.size)).reshape(*result.size, 4)
+    values = decode_brush(code(item, result.size)).reshape(*result.size, 4)
     np.testing.assert_array_equal(values, np.repeat(result.mask("cat")[..., None] * 255, 4, axis=2))
 
 
@@ -73,7 +59,7 @@ def test_a_task_has_the_photo_and_a_region_for_each_object_and_area(tmp_path: Pa
     (prediction,) = found["predictions"]
     assert (prediction["model_version"], prediction["score"]) == ("ovseg", (0.5 + 0.75) / 2)
     cup, road = prediction["result"]
-    assert cup["value"].pop("rle") == brush(next(items(result)), (1, 4))
+    assert cup["value"].pop("rle") == code(next(items(result)), (1, 4))
     assert cup == {
         "id": "region1", "from_name": "label", "to_name": "image", "type": "brushlabels", "original_width": 4,
         "original_height": 1, "image_rotation": 0, "score": 0.5, "value": {"format": "rle", "brushlabels": ["cup"]},
@@ -102,7 +88,7 @@ def test_label_studio_reads_the_same_pixels() -> None:
     library = pytest.importorskip("label_studio_sdk.converter.brush", reason="label-studio-sdk is not installed")
     result = drawn(["aaa....", "a.a..BB", "aaaaaaa"], "road", "cup", things=["cup"])
     cup, road = (
-        library.decode_rle(brush(item, result.size)).reshape(*result.size, 4)[..., 3] for item in items(result)
+        library.decode_rle(code(item, result.size)).reshape(*result.size, 4)[..., 3] for item in items(result)
     )
     np.testing.assert_array_equal(cup > 0, result.instances[0].mask())
     np.testing.assert_array_equal(road > 0, result.mask("road"))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers.serving import decode_brush
+from helpers.brush import decode_brush
 
-from ovseg.serve.brush import encode_brush
+from ovseg.result.formats.brush import encode_brush
 
 
 @pytest.mark.parametrize("seed", range(3))
