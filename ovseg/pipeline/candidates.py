@@ -134,6 +134,25 @@ def masks_apart(masks: Tensor, labels: Tensor, scores: Tensor) -> tuple[Tensor, 
     return apart(flat @ flat.T, labels, scores, loss=_COVERED_MASK, most_overlap=_MASK_OVERLAP)
 
 
+def surest(
+    masks: Tensor, scores: Tensor, labels: Sequence[int], *, least_score: float, most: int
+) -> list[tuple[int, int, float]]:
+    """Which masks are objects of which labels: row, label and score of each, the surest first.
+
+    Args:
+        masks: (n, a, b) bool.
+        scores: (n, L) how surely each mask shows each label; a mask may show several.
+        labels: L positions of the labels.
+        least_score: those less sure are dropped, before and after ``masks_apart`` has weighed them.
+        most: at most so many.
+    """
+    rows, places = (scores >= max(least_score, 1e-6)).nonzero(as_tuple=True)
+    shown = torch.tensor(list(labels), dtype=torch.long, device=rows.device)[places]
+    kept, weighed = masks_apart(masks[rows], shown, scores[rows, places])
+    kept = kept[weighed[kept] >= least_score][:most]
+    return [(int(rows[row]), int(shown[row]), float(weighed[row])) for row in kept.tolist()]
+
+
 def segment_of_mask(mask: Tensor, label: str, score: float) -> list[Segment]:
     """The segment of an (H, W) bool mask of the whole image; none where it is empty."""
     box = mask_box(mask)

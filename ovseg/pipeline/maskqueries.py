@@ -14,7 +14,7 @@ from ovseg.errors import ConfigError
 from ovseg.heads.maskqueries import MaskQueries, class_trust
 from ovseg.heads.stacked import inputs_of
 from ovseg.images.geometry import ImageGeometry
-from ovseg.pipeline.candidates import Candidates, masks_apart, segment_of_mask
+from ovseg.pipeline.candidates import Candidates, segment_of_mask, surest
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits, NamedMasks, best_query
 from ovseg.pipeline.modifiers import Modifier
@@ -130,14 +130,9 @@ def query_objects(
         1
     ).clamp_min(1)
     scores = found.objectness[:, None] * found.classes[:, list(things)] * sure[:, None]  # (n, things)
-    rows, places = (scores >= max(least_score, 1e-6)).nonzero(as_tuple=True)
-    labels = torch.tensor(list(things), dtype=torch.long, device=rows.device)[places]
-    kept, weighed = masks_apart(found.masks[rows] > 0, labels, scores[rows, places])
-    kept = kept[weighed[kept] >= least_score][:most]
     segments = []
-    for row in kept.tolist():
-        mask = _in_pixels(found.masks[rows[row]], encoded)
-        segments += segment_of_mask(mask, names[int(labels[row])], float(weighed[row]))
+    for row, label, score in surest(found.masks > 0, scores, things, least_score=least_score, most=most):
+        segments += segment_of_mask(_in_pixels(found.masks[row], encoded), names[label], score)
     return segments
 
 

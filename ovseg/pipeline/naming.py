@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ovseg.models.sections import ObjectsConfig
-from ovseg.pipeline.candidates import masks_apart
+from ovseg.pipeline.candidates import surest
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits
 from ovseg.proposals.masks import Masks, part_masks, sam_masks
@@ -31,14 +31,12 @@ class UnnamedMasks:
     """n masks of one image, before they have names.
 
     Attributes:
-        segments: their pixels, all with the same label.
+        segments: their pixels, all with the same label; the score says how surely each is an object.
         cells: (n, a, b) bool, the masks on at most 256 cells a side.
-        quality: (n,) float32 in [0, 1], how surely each is an object.
     """
 
     segments: tuple[Segment, ...]
     cells: Tensor
-    quality: Tensor
 
     @classmethod
     def of(cls, masks: Masks, *, size: tuple[int, int]) -> UnnamedMasks:
@@ -52,7 +50,7 @@ class UnnamedMasks:
                 segments.append(Segment.of_mask(mask.cpu().numpy(), "", quality, corner=(0, 0), size=size))
                 cells.append(small)
         stacked = torch.stack(cells) if cells else torch.zeros(0, *grid, dtype=torch.bool)
-        return cls(tuple(segments), stacked, torch.tensor([each.score for each in segments]))
+        return cls(tuple(segments), stacked)
 
 
 def proposed_masks(encoded: EncodedImage, config: ObjectsConfig) -> UnnamedMasks:
@@ -70,7 +68,7 @@ def proposed_masks(encoded: EncodedImage, config: ObjectsConfig) -> UnnamedMasks
         else:
             network, embedding = ask_sam(encoded, config.masks)
             masks = sam_masks(network, embedding, points_per_side=config.points, **_SAM_LIMITS)
-        return UnnamedMasks.of(masks, size=size_of(encoded))
+        return UnnamedMasks.of(masks, size=encoded.geometry.original)
 
     return encoded.once(f"masks {config.proposals} {config.masks} {config.points}", propose)
 
@@ -78,17 +76,12 @@ def proposed_masks(encoded: EncodedImage, config: ObjectsConfig) -> UnnamedMasks
 def split_masks(encoded: EncodedImage, index: Tensor, things: Sequence[int], *, by: str) -> UnnamedMasks:
     """The connected parts of labels in a label map, split by "watershed" or "affinity" (``proposals.splits``)."""
     masks = by_watershed(index, things) if by == "watershed" else by_affinity(index, things, structure_of(encoded))
-    return UnnamedMasks.of(masks, size=size_of(encoded))
+    return UnnamedMasks.of(masks, size=encoded.geometry.original)
 
 
 def structure_of(encoded: EncodedImage) -> Tensor:
     """(S, h, w) the structure features of the cells that show the image, or the joint ones where there are none."""
     return encoded.unpadded(encoded.features.likeness[0])
-
-
-def size_of(encoded: EncodedImage) -> tuple[int, int]:
-    """(H, W) of the image."""
-    return encoded.image.shape[0], encoded.image.shape[1]
 
 
 def named_objects(
@@ -112,15 +105,12 @@ def named_objects(
     """
     size = (found.cells.shape[-2], found.cells.shape[-1])
     maps = label_maps(logits, encoded, torch.tensor(list(things)), size=size)
-    scores = label_scores(found.cells, maps) * found.quality[:, None]
-    rows, places = (scores >= max(least_score, 1e-6)).nonzero(as_tuple=True)
-    labels = torch.tensor(list(things), dtype=torch.long)[places]
-    kept, weighed = masks_apart(found.cells[rows], labels, scores[rows, places])
-    kept = kept[weighed[kept] >= least_score][:most]
+    quality = torch.tensor([each.score for each in found.segments])
+    scores = label_scores(found.cells, maps) * quality[:, None]
     names = logits.queries.vocabulary.labels
     return [
-        replace(found.segments[int(rows[row])], label=names[int(labels[row])], score=float(weighed[row]))
-        for row in kept.tolist()
+        replace(found.segments[row], label=names[label], score=score)
+        for row, label, score in surest(found.cells, scores, things, least_score=least_score, most=most)
     ]
 
 
