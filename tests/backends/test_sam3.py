@@ -134,6 +134,7 @@ def test_phrases_that_are_too_long_are_refused(segmenter: Segmenter) -> None:
 MUG, CAT, NOT_CAT = (10.0, 8.0, 40.0, 50.0), (50.0, 5.0, 80.0, 30.0), (0.0, 0.0, 12.0, 60.0)
 
 
+@pytest.mark.slow
 def test_boxes_in_the_photo_show_a_label_as_in_transformers(segmenter: Segmenter, folder: Path) -> None:
     """One label by its name, one by name and boxes on it and off it, one by a box alone."""
     cat = Concept("a cat", images=[PHOTO], boxes=[CAT], not_images=[PHOTO], not_boxes=[NOT_CAT])

@@ -115,6 +115,7 @@ def test_any_label_and_none_objects_and_areas_and_two_photos_of_one_name_are_wri
     assert len(of_one) == len(of_two) or name == "crops"  # where nothing is found, there is nothing to cut out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", USABLE)
 def test_no_result_is_kept(name: str, tmp_path: Path) -> None:
     rows = ["B" * 128 + "A." * 64, "b" * 128 + "A." * 64] * 8  # kilobytes of runs, column by column and row by row
