@@ -11,15 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ovseg.errors import DatasetError
+from ovseg.evaluation.data.class_masks import ClassMasks, Pairs, open_class_masks
 from ovseg.evaluation.data.classes import read_text
-from ovseg.evaluation.data.examples import Dataset, Example, Support
+from ovseg.evaluation.data.examples import BACKGROUND, Dataset, Example, Support
 from ovseg.evaluation.data.files import FileDataset, find_pairs, open_files
 from ovseg.evaluation.data.orientation import Reading
 from ovseg.evaluation.data.protocol import Episodes, Protocol
 from ovseg.evaluation.metrics.confusion import IGNORE
-
-BACKGROUND = 0  # its position in every protocol of this module
-Pairs = dict[int, list[int]]  # class index -> positions of the images that show it
 
 
 @dataclass(frozen=True)
@@ -77,12 +75,12 @@ class EpisodeDataset(DrawnDataset):
     def load(self, index: int) -> Example:
         """The query with its binary truth, one candidate class, and the visual examples of it."""
         episode = self.episodes[index]
-        query = self.base.load(episode.query)
+        query = self.base.load_class(episode.query, episode.class_index)
         supports = tuple(self._support(place, episode.class_index) for place in episode.supports)
         return Example(
             name=episode.name,
             image=query.image,
-            truth=only_class(query.truth, episode.class_index),
+            truth=query.truth,
             candidates=(episode.class_index,),
             supports={episode.class_index: supports} if supports else {},
         )
@@ -92,7 +90,7 @@ class EpisodeDataset(DrawnDataset):
         return self.episodes[index].query, *self.episodes[index].supports
 
     def _support(self, place: int, class_index: int) -> Support:
-        example = self.base.load(place)
+        example = self.base.load_class(place, class_index)
         return Support(example.image, example.truth == class_index)
 
 
@@ -169,13 +167,34 @@ def open_episodes(protocol: Protocol, data: Path) -> Dataset:
 
 def open_few_shot(protocol: Protocol, episodes: Episodes, data: Path) -> EpisodeDataset:
     """Episodes over the classes of one fold; see ``draw_episodes``."""
-    base = open_files(protocol, data)
-    if not 0 <= episodes.fold < len(episodes.folds):
-        raise DatasetError(
-            f"'{protocol.name}' has folds 0 to {len(episodes.folds) - 1}, got {episodes.fold}; choose one"
-        )
-    pairs = images_by_class(base, episodes.folds[episodes.fold], min_pixels=episodes.min_pixels)
+    folds = episodes.fold_count or len(episodes.folds)
+    if not 0 <= episodes.fold < folds:
+        raise DatasetError(f"'{protocol.name}' has folds 0 to {folds - 1}, got {episodes.fold}; choose one")
+    base: FileDataset
+    if episodes.fold_count:
+        base = open_class_masks(protocol, data)
+        pairs = pairs_of_fold(base, episodes)
+    else:
+        base = open_files(protocol, data)
+        pairs = images_by_class(base, episodes.folds[episodes.fold], min_pixels=episodes.min_pixels)
     return EpisodeDataset(base, tuple(draw_episodes(pairs, episodes, base=base)))
+
+
+def pairs_of_fold(base: ClassMasks, episodes: Episodes) -> Pairs:
+    """Images of the classes of a fold: of all with more images than ``shots``, in order of id, every n-th.
+
+    Raises:
+        DatasetError: so few classes have enough images that the fold has none.
+    """
+    pairs = base.images_by_class()
+    enough = [index for index, places in pairs.items() if len(places) > episodes.shots]
+    chosen = enough[episodes.fold :: episodes.fold_count][: len(enough) // episodes.fold_count]
+    if not chosen:
+        raise DatasetError(
+            f"{episodes.fold_count} folds of {episodes.shots}-shot episodes need {episodes.fold_count} classes "
+            f"with {episodes.shots + 1} images each, '{base.protocol.name}' found {len(enough)}; complete the data"
+        )
+    return {index: pairs[index] for index in chosen}
 
 
 def images_by_class(base: FileDataset, classes: tuple[int, ...], *, min_pixels: int) -> Pairs:
@@ -193,7 +212,7 @@ def draw_episodes(pairs: Pairs, episodes: Episodes, *, base: Dataset) -> list[Ep
     """The episodes of a fold.
 
     Zero-shot: every (image, class) once, or ``count`` of them without replacement. Few-shot: ``count`` draws
-    of a class, a query and ``shots`` other images of the class.
+    of a class (or the classes in turn), a query and ``shots`` other images of the class.
 
     Raises:
         DatasetError: a class has too few images.
@@ -211,9 +230,9 @@ def draw_episodes(pairs: Pairs, episodes: Episodes, *, base: Dataset) -> list[Ep
             f"{episodes.shots}-shot episodes need {episodes.shots + 1} images of each class; "
             f"too few of {', '.join(scarce)}; ask for fewer shots or complete the data"
         )
-    drawn = []
+    drawn, classes = [], sorted(pairs)
     for number in range(episodes.count or sum(map(len, pairs.values()))):
-        index = int(generator.choice(sorted(pairs)))
+        index = classes[number % len(classes)] if episodes.in_turn else int(generator.choice(classes))
         query, *supports = generator.choice(pairs[index], size=episodes.shots + 1, replace=False).tolist()
         drawn.append(Episode(f"{number:05d}-{names[query]}@{index}", query, index, tuple(supports)))
     return drawn
@@ -289,12 +308,6 @@ def open_mosaics(base: OneClassFiles, episodes: Episodes) -> MosaicDataset:
         classes = generator.choice(sorted(by_class), size=4, replace=False).tolist()
         quadruples.append(tuple(int(generator.choice(by_class[index])) for index in classes))
     return MosaicDataset(base, tuple(quadruples), episodes.tile)
-
-
-def only_class(truth: NDArray[np.int32], class_index: int) -> NDArray[np.int32]:
-    """(H, W) int32: the class kept, every other labelled pixel background, ignored ones still ignored."""
-    kept = np.where((truth == class_index) | (truth == IGNORE), truth, BACKGROUND)
-    return kept.astype(np.int32, copy=False)
 
 
 def two_by_two(tiles: list[NDArray[Any]]) -> NDArray[Any]:

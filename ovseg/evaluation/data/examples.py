@@ -13,8 +13,11 @@ from PIL import Image
 from ovseg.errors import DatasetError
 from ovseg.evaluation.data.orientation import Reading
 from ovseg.evaluation.data.protocol import Protocol, Resize
+from ovseg.evaluation.metrics.confusion import IGNORE
 from ovseg.evaluation.metrics.objects import TrueObjects
 from ovseg.evaluation.metrics.panoptic import Segments
+
+BACKGROUND = 0  # its position in every protocol that asks for one class an image
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,12 @@ class Dataset(Interface):
     def image_files(self, index: int) -> tuple[Path, ...]:
         """Those of ``files`` that show the image to segment; none where it has no file of its own."""
         ...
+
+
+def only_class(truth: NDArray[np.int32], class_index: int) -> NDArray[np.int32]:
+    """(H, W) int32: the class kept, every other labelled pixel background (0), ignored ones still ignored."""
+    kept = np.where((truth == class_index) | (truth == IGNORE), truth, BACKGROUND)
+    return kept.astype(np.int32, copy=False)
 
 
 def check_same_size(image: NDArray[np.uint8], mask: NDArray[np.int32], *, image_name: str, mask_name: str) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ovseg.errors import DatasetError
 from ovseg.evaluation.data.classes import ids_by_name, read_classes, read_text
-from ovseg.evaluation.data.examples import Example, check_same_size, resize_pair
+from ovseg.evaluation.data.examples import Example, check_same_size, only_class, resize_pair
 from ovseg.evaluation.data.masks import read_image, read_mask, to_classes
 from ovseg.evaluation.data.orientation import Reading, as_masked, mask_reading, orientation_of
 from ovseg.evaluation.data.protocol import Layout, Protocol
@@ -63,6 +63,11 @@ class FileDataset:
         truth = to_classes(ids, self.lookup, protocol=self.protocol, path=str(pair.mask))
         image, truth = resize_pair(image, truth, resize=self.protocol.resize)
         return Example(pair.name, image, truth)
+
+    def load_class(self, index: int, class_index: int) -> Example:
+        """The example at ``index`` with one class: what is not of it is background (0)."""
+        example = self.load(index)
+        return Example(example.name, example.image, only_class(example.truth, class_index))
 
     def files(self, index: int) -> tuple[Path, ...]:
         """The image file and the mask file at ``index``."""

@@ -15,6 +15,7 @@ from ovseg.errors import DatasetError
 from ovseg.evaluation.data.annotations import (
     AnnotatedImage,
     Annotations,
+    Kind,
     annotated_twice,
     checked_rle,
     read_annotations,
@@ -124,15 +125,39 @@ def open_objects(protocol: Protocol, data: Path, *, labels: str = "all") -> Obje
         ConfigError: the classes do not fit the protocol's.
     """
     assert protocol.objects is not None
-    layout = _layout(protocol, data)
-    path = data / layout.annotations.replace("{split}", protocol.split)
-    found = read_annotations(path, kind=protocol.objects)
+    files = find_annotated(protocol, data, kind=protocol.objects)
+    protocol = _with_categories(protocol, files.found, files.path)
+    lookup = protocol.lookup(labels)
+    return ObjectDataset(protocol, files.pairs, files.layout, lookup, files.fingerprint, files.found.images)
+
+
+@dataclass(frozen=True)
+class AnnotatedFiles:
+    """The annotations at ``path`` and the files that they name, in order of ``found.images``."""
+
+    layout: Layout
+    path: Path
+    found: Annotations
+    pairs: tuple[FilePair, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """What the annotations are known by."""
+        return sha256_of(self.path)[:_DIGITS]
+
+
+def find_annotated(protocol: Protocol, data: Path, *, kind: Kind) -> AnnotatedFiles:
+    """The annotations under ``data`` and the images that they list; raises as ``open_objects`` does."""
+    layouts = _layouts(protocol, data)
+    path = data / layouts[0].annotations.replace("{split}", protocol.split)
+    found = read_annotations(path, kind=kind)
     if not found.images:
         raise DatasetError(f"'{path}' lists no image; {protocol.layout_help}")
-    protocol = _with_categories(protocol, found, path)
+    first = found.images[0]
+    holding = (layout for layout in layouts if _image_file(first, layout, protocol, data).is_file())
+    layout = next(holding, layouts[0])
     pairs = tuple(_pair(image, layout, protocol, data, path) for image in found.images)
-    fingerprint = sha256_of(path)[:_DIGITS]
-    return ObjectDataset(protocol, pairs, layout, protocol.lookup(labels), fingerprint, found.images)
+    return AnnotatedFiles(layout, path, found, pairs)
 
 
 def read_panoptic(path: Path) -> NDArray[np.int32]:
@@ -166,21 +191,18 @@ def _area(row: dict[str, Any], rle: dict[str, Any]) -> float:
     return float(row["area"] if "area" in row else masks.area(rle))
 
 
-def _layout(protocol: Protocol, data: Path) -> Layout:
+def _layouts(protocol: Protocol, data: Path) -> list[Layout]:
+    """Those whose annotations are the first that are there; they differ in where the images lie."""
     if not data.is_dir():
         raise DatasetError(f"no folder '{data}' for the data of '{protocol.name}'; {protocol.layout_help}")
     for layout in protocol.layouts:
         if (data / layout.annotations.replace("{split}", protocol.split)).is_file():
-            return layout
+            return [other for other in protocol.layouts if other.annotations == layout.annotations]
     raise DatasetError(f"'{data}' is not laid out as '{protocol.name}' needs; {protocol.layout_help}")
 
 
 def _pair(image: AnnotatedImage, layout: Layout, protocol: Protocol, data: Path, annotations: Path) -> FilePair:
-    filled = {"{split}": protocol.split, "{id}": image.key, "{group}": image.key.partition("_")[0]}
-    pattern = layout.images
-    for slot, value in filled.items():
-        pattern = pattern.replace(slot, value)
-    file = existing(data, pattern, image.name)
+    file = _image_file(image, layout, protocol, data)
     picture = annotations
     if image.picture:
         picture = existing(data, layout.masks.replace("{split}", protocol.split), image.picture)
@@ -188,6 +210,14 @@ def _pair(image: AnnotatedImage, layout: Layout, protocol: Protocol, data: Path,
         if not path.is_file():
             raise DatasetError(f"the {kind} '{path}' of '{annotations}' is missing; {protocol.layout_help}")
     return FilePair(image.name, file, picture)
+
+
+def _image_file(image: AnnotatedImage, layout: Layout, protocol: Protocol, data: Path) -> Path:
+    filled = {"{split}": protocol.split, "{id}": image.key, "{group}": image.key.partition("_")[0]}
+    pattern = layout.images
+    for slot, value in filled.items():
+        pattern = pattern.replace(slot, value)
+    return existing(data, pattern, image.name)
 
 
 def _with_categories(protocol: Protocol, found: Annotations, path: Path) -> Protocol:

@@ -87,9 +87,11 @@ class Episodes(Config):
 
     kind: Literal["few-shot", "one-class", "mosaic", "shown"]
     folds: tuple[tuple[int, ...], ...] = ()  # class positions tested in each fold
+    fold_count: int = 0  # with annotations: so many folds of the classes that have images enough (LVIS-92i)
     fold: int = 0
     shots: int = 0
     count: int | None = None  # episodes drawn; None: every (image, class) once
+    in_turn: bool = False  # whether the classes of a fold take turns; else each is drawn
     seed: int = 0
     min_pixels: int = 1
     first: bool = False  # of one-class: the first images of a folder are the examples of all others (PerSeg)
@@ -251,10 +253,11 @@ class Protocol(Config):
             (content, "objects"),
             (content, "saliency"),
             *((layout, "annotations") for layout in content["layouts"]),
+            *((content["episodes"] or {}, key) for key in ("fold_count", "in_turn")),
         )
         for part, key in optional:
-            if not part[key]:
-                del part[key]  # as it was before there were any
+            if not part.get(key):
+                part.pop(key, None)  # as it was before there were any
         text = json.dumps({"protocol": content, "choices": choices}, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ovseg.evaluation.data.episodes import DrawnDataset, Pairs
+from ovseg.evaluation.data.class_masks import Pairs
+from ovseg.evaluation.data.episodes import DrawnDataset
 from ovseg.evaluation.data.examples import Example, Support
 from ovseg.evaluation.data.files import open_files
 from ovseg.evaluation.data.protocol import Episodes, Protocol

@@ -29,6 +29,7 @@ WANTED = [
     "pascal-5i",
     "coco-20i",
     "fss-1000",
+    "lvis-92i",
     "perseg",
     "mosaic-4",
     "ecssd",
