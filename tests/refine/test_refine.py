@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import math
 import sys
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from ovseg.errors import MissingDependencyError, ShapeError
 from ovseg.images.geometry import ImageGeometry
 from ovseg.images.resize import restore
 from ovseg.refine import affinity, dense_crf, guided_filter, pamr, refine_maps
+
+pamr_module = importlib.import_module("ovseg.refine.pamr")  # its name in the package is the function's
 
 
 def slow_pamr(image: Tensor, maps: Tensor, *, iterations: int, dilations: tuple[int, ...]) -> Tensor:
@@ -57,6 +60,24 @@ def test_pamr_equals_a_loop_over_pixels() -> None:
     maps = torch.rand(2, 6, 9, generator=generator, dtype=torch.float64)
     fast = pamr(image[None], maps[None], iterations=3, dilations=(1, 2))[0]
     torch.testing.assert_close(fast, slow_pamr(image, maps, iterations=3, dilations=(1, 2)), atol=1e-6, rtol=0)
+
+
+def test_pamr_is_the_same_with_and_without_a_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(3)
+    image, maps = torch.rand(1, 3, 9, 11, generator=generator), torch.rand(1, 4, 9, 11, generator=generator)
+    by_matrix = pamr(image, maps, iterations=4, dilations=(1, 3, 12))
+    monkeypatch.setattr(pamr_module, "_MATRIX_ENTRIES", 0)
+    torch.testing.assert_close(by_matrix, pamr(image, maps, iterations=4, dilations=(1, 3, 12)), atol=1e-6, rtol=0)
+
+
+def test_pamr_keeps_its_deviation_exact_where_colours_are_large_and_alike() -> None:
+    """As the variance of all values minus the square of the mean, it would be lost in single precision."""
+    image = 1000 + 0.01 * torch.rand(1, 3, 9, 11, generator=torch.Generator().manual_seed(4))
+    maps = torch.rand(1, 2, 9, 11, generator=torch.Generator().manual_seed(5))
+    exact = slow_pamr(image[0].double(), maps[0].double(), iterations=1, dilations=(1, 2))
+    torch.testing.assert_close(
+        pamr(image, maps, iterations=1, dilations=(1, 2))[0].double(), exact, atol=1e-4, rtol=0
+    )
 
 
 def test_pamr_moves_a_border_to_the_edge_of_the_image() -> None:
