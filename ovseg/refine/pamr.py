@@ -135,7 +135,7 @@ def _places(height: int, width: int, dilations: Sequence[int]) -> Tensor:
 
 @cache
 def _multiplies_sparse() -> bool:
-    """Whether this build of torch multiplies sparse matrices; where it warns that they are new, that is not told."""
+    """Whether this build of torch multiplies sparse matrices; its warning that they are new is not shown."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
