@@ -28,6 +28,7 @@ LAYERS = [
     {"attention", "sam", "regions", "refine", "proposals", "examples"},
     {"encoders", "heads", "backends"},
     {"models"},
+    {"runtimes"},
     {"result"},
     {"pipeline"},
     {"concepts"},

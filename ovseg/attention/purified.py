@@ -177,7 +177,7 @@ def mend(patches: Tensor, outliers: Tensor, grid: tuple[int, int]) -> Tensor:
         outliers: (B, h·w) bool.
         grid: (h, w).
     """
-    maps = patches.transpose(1, 2).reshape(len(patches), -1, *grid)
+    maps = patches.transpose(1, 2).reshape(patches.shape[0], -1, *grid)
     sound = ~outliers.view(-1, 1, *grid)
     total = _around(maps.float() * sound)
     count = _around(sound.float())

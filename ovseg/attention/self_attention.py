@@ -132,7 +132,8 @@ def neighbourhood(grid: tuple[int, int], prefix: int, *, sigma: float) -> Tensor
         (N, N) float32 in [0, 1], N = prefix + h·w; 1 on the diagonal of the patches.
     """
     rows, columns = (_falloff(size, sigma) for size in grid)
-    near = torch.kron(rows, columns)  # (h·w, h·w)
+    near = rows[:, None, :, None] * columns[None, :, None]  # (h, w, h, w)
+    near = near.flatten(2).flatten(0, 1)
     return functional.pad(near, (prefix, 0, prefix, 0))
 
 

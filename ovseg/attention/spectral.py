@@ -71,7 +71,7 @@ def _structure_keys(block: LastBlock) -> Tensor:
             "choose a structure encoder as wide as the tower"
         )
     resized = functional.interpolate(structure.float(), size=block.grid, mode="bilinear", align_corners=False)
-    return resized.view(len(resized), heads, -1, block.grid[0] * block.grid[1]).transpose(2, 3)
+    return resized.view(resized.shape[0], heads, -1, block.grid[0] * block.grid[1]).transpose(2, 3)
 
 
 def to_range(source: Tensor, target: Tensor, *, within: int = 1) -> Tensor:

@@ -21,6 +21,7 @@ COMMANDS = (
     "segment",
     "select",
     "models",
+    "export",
     "evaluate",
     "train",
     "bank",

@@ -24,7 +24,8 @@ EXTRAS = {
     "crf": Extra(("pydensecrf",), "refinement by a dense CRF"),
     "geo": Extra(("rasterio",), "images of the earth"),
     "notebook": Extra(("pandas", "supervision"), "results as tables and as supervision's detections"),
-    "onnx": Extra(("onnx", "onnxruntime", "onnxscript"), "ONNX graphs"),
+    "onnx": Extra(("onnx", "onnxruntime", "onnxscript"), "models as ONNX graphs (--runtime onnx, ovseg export)"),
+    "openvino": Extra(("openvino", "onnx", "onnxscript"), "models in OpenVINO (--runtime openvino)"),
     "distributed": Extra(("ray",), "many machines, by Ray"),
     "faiss-gpu": Extra(("faiss",), "banks searched by a GPU, in place of faiss-cpu"),
 }
@@ -102,8 +103,14 @@ def _caches() -> dict[str, Path]:
 
     from ovseg.own_files import OWN_FILES
     from ovseg.pipeline.text_cache import DEFAULT_FOLDER
+    from ovseg.runtimes.attach import CACHE
 
-    return {"text vectors": DEFAULT_FOLDER, "files of your own": OWN_FILES, "models of the hub": Path(HF_HUB_CACHE)}
+    return {
+        "text vectors": DEFAULT_FOLDER,
+        "graphs of models": CACHE,
+        "files of your own": OWN_FILES,
+        "models of the hub": Path(HF_HUB_CACHE),
+    }
 
 
 def _size(folder: Path) -> int:

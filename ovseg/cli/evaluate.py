@@ -62,6 +62,9 @@ def evaluate(
         Path | None, typer.Option(help="Folder with the model's weights.", rich_help_panel=_MODEL)
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=_MODEL)] = "auto",
+    runtime: Annotated[
+        str, typer.Option(help="torch, openvino, onnx, auto, or an export's folder.", rich_help_panel=_MODEL)
+    ] = "torch",
     batch_size: Annotated[int, typer.Option(help="Images at once.", rich_help_panel=_MODEL)] = 1,
     synonyms: Annotated[
         bool, typer.Option(help="Give the protocol's synonyms to the model.", rich_help_panel=_MODEL)
@@ -142,13 +145,13 @@ def evaluate(
             f"--using says what answers clicks, got '{using}' without --clicks; add it, or drop --using"
         )
     if clicks:
-        segmenter = _load(model, weights=weights, device=device)
+        segmenter = _load(model, weights=weights, device=device, runtime=runtime)
         _clicks(segmenter, task, using=using, out=out, options=options, as_json=as_json)
         return
     from ovseg.evaluation.run.runner import evaluate_task
 
     before = None if baseline is None else _report(baseline)  # a missing one is told before the run, not after
-    segmenter = _load(model, weights=weights, device=device)
+    segmenter = _load(model, weights=weights, device=device, runtime=runtime)
     report = evaluate_task(segmenter, task, out=out, bank=bank, options=options)
     echo(json.dumps(_summary(report)) if as_json else report.to_markdown())
     if robustness:
@@ -188,12 +191,12 @@ def _clicks(
     echo(json.dumps({"scores": report.scores, "manifest": report.manifest}) if as_json else report.to_markdown())
 
 
-def _load(model: str, *, weights: Path | None, device: str) -> Any:
+def _load(model: str, *, weights: Path | None, device: str, runtime: str) -> Any:
     import ovseg
     from ovseg.evaluation.run.processes import Processes
 
     Processes.join()  # before the model is loaded: it decides which GPU "auto" means
-    return ovseg.load(model, device=device, weights=weights)
+    return ovseg.load(model, device=device, weights=weights, runtime=runtime)
 
 
 def _compare(first: Path, second: Path, *, as_json: bool) -> None:

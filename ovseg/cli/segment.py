@@ -50,6 +50,9 @@ def segment(
     model: Annotated[str, typer.Option(help="A name from 'ovseg models'.")] = "mini",
     weights: Annotated[Path | None, typer.Option(help="Folder with the model's weights.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    runtime: Annotated[
+        str, typer.Option(help="On the CPU: torch, openvino, onnx, auto, or a folder of 'ovseg export'.")
+    ] = "torch",
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out"),
     background: Annotated[
         str, typer.Option(help="auto, none (every pixel gets a label), or phrases with commas between.")
@@ -97,6 +100,7 @@ def segment(
         model=model,
         device=device,
         weights=weights,
+        runtime=runtime,
         concepts=concepts,
         reading=parse_reading(value_range, bands, max_pixels=max_pixels),
         changes={
@@ -128,6 +132,7 @@ class Run:
     model: str
     device: str
     weights: Path | None
+    runtime: str
     concepts: Path | None
     reading: Reading
     changes: dict[str, Any]  # further keywords of ``segment``, which decide the result too
@@ -281,7 +286,7 @@ class Run:
         """The model, with the concepts."""
         import ovseg
 
-        segmenter = ovseg.load(self.model, device=self.device, weights=self.weights)
+        segmenter = ovseg.load(self.model, device=self.device, weights=self.weights, runtime=self.runtime)
         if self.concepts is not None:
             segmenter = segmenter.with_concepts(ovseg.ConceptSet.load(self.concepts))
         return segmenter

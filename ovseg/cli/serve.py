@@ -21,6 +21,9 @@ def serve(
     model: Annotated[str, typer.Option(help="A name from 'ovseg models'.")] = "mini",
     weights: Annotated[Path | None, typer.Option(help="Folder with the model's weights.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    runtime: Annotated[
+        str, typer.Option(help="On the CPU: torch, openvino, onnx, auto, or a folder of 'ovseg export'.")
+    ] = "torch",
     host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in; then give --token too.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     folder: Annotated[Path | None, typer.Option(help="Photos that requests may name by path; else none.")] = None,
@@ -61,7 +64,7 @@ def serve(
     )
     hosts = tuple(sorted({*_LOCAL, host})) if host in _LOCAL else None
     bound = listen(host, port)  # a port that is taken is told before the model is loaded
-    segmenter = ovseg.load(model, device=device, weights=weights)
+    segmenter = ovseg.load(model, device=device, weights=weights, runtime=runtime)
     access = Access(folder=folder, token=token, hosts=hosts)
     service = make_service(segmenter, access=access, limits=limits, bank=bank)
     app = create_app(service)

@@ -48,7 +48,7 @@ class HuggingFaceViT(ViTTower):
     def _embedded(self, pixels: Tensor, grid: Grid, *, offset: float) -> Tensor:
         parts, size = self.vision.embeddings, self.vision.config.image_size // self.stride
         patches = parts.patch_embedding(pixels).flatten(2).transpose(1, 2)
-        special = [parts.class_embedding.expand(len(patches), 1, -1)] if self.prefix_tokens else []
+        special = [parts.class_embedding.expand(patches.shape[0], 1, -1)] if self.prefix_tokens else []
         known = parts.position_embedding.weight
         positions = resize_positions(known, self.prefix_tokens, old=(size, size), new=grid, offset=offset)
         return torch.cat([*special, patches], 1) + positions

@@ -44,7 +44,7 @@ class OpenClipViT(ViTTower):
         maps = visual.conv1(pixels)
         grid = (maps.shape[-2], maps.shape[-1])
         patches = maps.flatten(2).transpose(1, 2)
-        token = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        token = visual.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         offset = self.position_offset or 0.0
         positions = resize_positions(visual.positional_embedding, 1, old=visual.grid_size, new=grid, offset=offset)
         values = visual.ln_pre(torch.cat([token, patches], 1) + positions.to(patches.dtype))

@@ -93,7 +93,7 @@ class TimmViT(ViTTower):
     def _with_prefix(self, patches: Tensor, positions: Tensor | None) -> Tensor:
         trunk = self.trunk
         special = [token for token in (trunk.cls_token, trunk.reg_token) if token is not None]
-        prefix = [token.expand(len(patches), -1, -1) for token in special]
+        prefix = [token.expand(patches.shape[0], -1, -1) for token in special]
         if positions is None:
             return torch.cat([*prefix, patches], 1)
         if trunk.no_embed_class:

@@ -244,7 +244,7 @@ class ViTTower(nn.Module, ABC):
 
 def as_maps(values: Tensor, grid: Grid) -> Tensor:
     """(B, h·w, C), rows first, to (B, C, h, w)."""
-    return values.transpose(1, 2).reshape(len(values), -1, *grid)
+    return values.transpose(1, 2).reshape(values.shape[0], -1, *grid)
 
 
 def check_pixels(pixels: Tensor, stride: int) -> None:

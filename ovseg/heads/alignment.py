@@ -102,7 +102,7 @@ class AlignmentHead(nn.Module):
         embedded, detected = values[:, self._penultimate], values[:, self._detected]
         whole = functional.normalize(embedded.mean((2, 3), keepdim=True), dim=1)
         anywhere = detected.amax((2, 3), keepdim=True)
-        offsets = weights[4:].view(1, 2, 1, 1).expand(len(values), 2, *values.shape[2:])
+        offsets = weights[4:].view(1, 2, 1, 1).expand(values.shape[0], 2, *values.shape[2:])
         classes = weights[0] * embedded + weights[3] * whole
         things = weights[1] * detected + weights[2] * anywhere
         return torch.cat([classes, things, offsets], 1)

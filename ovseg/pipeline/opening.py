@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from ovseg.encoders.compiled import compile_blocks
 from ovseg.encoders.spec import choose_device, choose_dtype
+from ovseg.errors import ModelError
 from ovseg.models.build import build_model
 from ovseg.models.config import read_model_config
 from ovseg.pipeline.segmenter import Segmenter
 from ovseg.pipeline.text_cache import DEFAULT_FOLDER
+from ovseg.runtimes.attach import with_runtime
 
 
 def load(
@@ -20,6 +24,7 @@ def load(
     weights: str | Path | None = None,
     cache: str | Path | None = None,
     compile: bool = False,
+    runtime: str | Path = "torch",
 ) -> Segmenter:
     """A segmenter by the name of its model file.
 
@@ -30,18 +35,41 @@ def load(
         weights: folder with the weights, in place of the package's or the hub's.
         cache: folder for text vectors; None takes ``~/.cache/ovseg/text``.
         compile: run transformer blocks through ``torch.compile``; the first image waits for the compiler.
+        runtime: what computes the features on the CPU: "torch", "openvino", "onnx", "auto" (the first of OpenVINO,
+            ONNX Runtime and torch that is installed; torch on a GPU), or a folder that ``ovseg export`` wrote. The
+            first use of a model writes its graph to ``~/.cache/ovseg/runtimes``.
 
     Raises:
-        ModelError: unknown model, missing or damaged weights, no such device, or nothing to compile or with.
+        ModelError: unknown model, missing or damaged weights, no such device or runtime, nothing to compile or
+            with, or a model that a runtime cannot take.
+        MissingDependencyError: the runtime is not installed.
     """
     config = read_model_config(name)
-    chosen = choose_device(device)
+    chosen = _device(device, runtime)
+    precision = choose_dtype(dtype, chosen)
+    elsewhere = chosen.type == "cpu" and str(runtime) != "torch"
     model = build_model(
         config,
         device=chosen,
-        dtype=choose_dtype(dtype, chosen),
+        dtype=torch.float32 if elsewhere else precision,
         weights=Path(weights) if weights is not None else None,
     )
+    if elsewhere:
+        model = with_runtime(model, runtime, dtype=precision)
     if compile:
         compile_blocks(model.image, device=chosen)
     return Segmenter(model, device=chosen, cache=DEFAULT_FOLDER if cache is None else Path(cache))
+
+
+def _device(name: str, runtime: str | Path) -> torch.device:
+    """The device called ``name``; the CPU where a runtime other than torch is named.
+
+    Raises:
+        ModelError: there is no such device, or the runtime does not run on it.
+    """
+    if str(runtime) in ("torch", "auto"):
+        return choose_device(name)
+    device = choose_device("cpu" if name == "auto" else name)
+    if device.type != "cpu":
+        raise ModelError(f"runtime '{runtime}' runs on the CPU, got device '{name}'; leave one of them out")
+    return device

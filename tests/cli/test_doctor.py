@@ -15,6 +15,7 @@ import ovseg
 from ovseg import own_files
 from ovseg.cli import build_app, doctor
 from ovseg.pipeline import text_cache
+from ovseg.runtimes import attach
 from ovseg.sam import mobile
 
 
@@ -26,6 +27,7 @@ def run(*arguments: str) -> Any:
 def own_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(text_cache, "DEFAULT_FOLDER", tmp_path / "text")
     monkeypatch.setattr(own_files, "OWN_FILES", tmp_path / "files")
+    monkeypatch.setattr(attach, "CACHE", tmp_path / "graphs")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
 
 
@@ -36,7 +38,7 @@ def test_a_sound_installation_is_told_in_a_few_lines(tmp_path: Path) -> None:
     assert done.exit_code == 0
     assert f"ovseg {ovseg.__version__}" in done.stdout and "the 6 files in the package are whole" in done.stdout
     assert f"text vectors: {tmp_path / 'text'}, 3.0 MB" in done.stdout
-    assert len(done.stdout.splitlines()) < 16
+    assert len(done.stdout.splitlines()) < 18
 
 
 def test_json_says_the_same_for_machines(tmp_path: Path) -> None:
