@@ -23,7 +23,7 @@ lint: $(READY)
 # The site of docs/, in site/; any doubt about it is an error
 docs: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 benchmark: $(READY)
 	$(BIN)/python evaluation/peers/speed.py
