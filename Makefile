@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow lint benchmark results mutants clean
+.PHONY: demo test slow lint docs benchmark results mutants clean
 
 demo: $(READY)
 	$(BIN)/ovseg segment examples/cat.jpg cat wall --out out
@@ -19,6 +19,11 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy ovseg
+
+# The site of docs/, in site/; any doubt about it is an error
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 benchmark: $(READY)
 	$(BIN)/python evaluation/peers/speed.py
@@ -40,4 +45,4 @@ $(READY): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) out site

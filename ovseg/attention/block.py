@@ -46,7 +46,9 @@ class LastBlock:
     """Queries, keys and values of the last block, with what a recipe may look at besides.
 
     Attributes:
-        q, k, v: (B, heads, N, d); the first ``prefix`` tokens are the class token and registers.
+        q: (B, heads, N, d) queries; the first ``prefix`` tokens are the class token and registers.
+        k: (B, heads, N, d) keys.
+        v: (B, heads, N, d) values.
         prefix: number of tokens that are no patches; the class token, where there is one, is the first.
         grid: (h, w) patches, N = prefix + h·w, rows first.
         structure: (B, S, hs, ws) of another encoder, unit vectors over S unless the recipe asks for their

@@ -72,7 +72,7 @@ def segment(
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Drop pixels with a lower score.")] = 0,
     formats: Annotated[
         list[Format] | None,
-        typer.Option("--format", help="Write also for other programs; README.md says what each holds. Repeatable."),
+        typer.Option("--format", help="Write also for other programs; docs/formats.md says what each keeps."),
     ] = None,
     tolerance: Annotated[float, typer.Option(min=0, help="Pixels that outlines in such files may be off.")] = 0.5,
     crops: Annotated[

@@ -68,7 +68,8 @@ class ConceptReference:
         purity: estimated share of the retrieved images that show the concept.
         separation: how well the threshold parts the bank's cells: true minus false positive rate.
         seeds: one per image that was looked at, then what was rejected, and what was accepted and is gone.
-        synonyms, not_: the further words that it was learned by.
+        synonyms: further words that it was learned by.
+        not_: words that it was kept apart from.
         k: images retrieved.
         given: (n, C) float32 unit, features at the seeds of pictures that were given; None without.
     """

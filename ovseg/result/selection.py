@@ -32,7 +32,8 @@ class SelectionPrompts:
     """What was pointed at, over all rounds.
 
     Attributes:
-        positive, negative: x, y in pixels of the image, in the order of the clicks; on the thing, and off it.
+        positive: x, y in pixels of the image of clicks on the thing, in their order.
+        negative: the same of clicks off it.
         box: x0, y0, x1, y1 in pixels around the thing; or None.
         mask: (H, W) bool, roughly the thing; or None.
         text: what it is in words; or None.

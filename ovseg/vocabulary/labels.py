@@ -18,6 +18,7 @@ MAX_PHRASE_LENGTH = 500
 _SEPARATOR = re.compile(r"[,;|]|(?<!\S)\.(?!\S)")
 
 Background: TypeAlias = Literal["auto"] | Sequence[str] | None
+"""What a pixel may be besides the labels: the model's own contrasts, your phrases, or nothing."""
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ FORMATS: dict[str, Format] = {
         areas.AREAS,
     )
 }
+"""Every format by its name, in the order of the command line."""
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from ovseg.errors import MissingDependencyError, OutputError
 from ovseg.result import SegmentationResult
 from ovseg.result.formats import FORMATS, Options, registry, written
 
-HERE = Path(registry.__file__).parent
+TABLES = Path(__file__).parents[3] / "docs" / "formats.md"
 
 
 def is_there(package: str) -> bool:
@@ -36,12 +36,14 @@ def test_the_command_line_has_the_names_of_all_formats() -> None:
 
 
 def test_the_table_says_of_every_format_what_it_writes_and_what_it_cannot_hold() -> None:
-    table = (HERE / "README.md").read_text()
+    table = TABLES.read_text("utf-8")
     for each in FORMATS.values():
-        (row,) = [line for line in table.splitlines() if line.startswith(f"| `{each.name}` ")]
+        row, kept = (line for line in table.splitlines() if line.startswith(f"| `{each.name}` "))
         for said in (*each.photo.split(", "), *each.folder.split(", ")):
             assert f"`{said}`" in row or not said, each.name
         assert each.cannot in row
+        assert ("scores" in each.cannot or each.name == "crops") == ("lost" in kept.split(" | ")[6])
+        assert ("holes" in each.cannot) == (kept.split(" | ")[2] == "seams")
 
 
 def test_a_format_that_does_not_exist_is_refused_with_the_nearest(tmp_path: Path) -> None:
