@@ -143,9 +143,7 @@ class DecisionRules:
             method=settings.method,
             options=settings.options,
         )
-        winners = find_winners(refined.maps, refined.geometry, stride=1)
-        index = refined.classes[winners.index.long()].to(torch.int32)
-        return Winners(index, winners.best, winners.second)
+        return find_winners(refined.maps, refined.geometry, stride=1, classes=refined.classes)
 
     def _band_refinement(self, encoded: EncodedImage, *, refine: bool) -> BandRefinement | None:
         """Refinement on the image as the network saw it, at its own size; None where none is decided at pixels."""
