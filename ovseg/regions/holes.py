@@ -50,7 +50,7 @@ def fill_holes(index: Tensor, *, share: float) -> Tensor:
 
 
 def _hole(parts: npt.NDArray[np.int32], pixels: npt.NDArray[np.int32], box: Box, part: int) -> int:
-    """The one label that touches a part of the pixels without label, which ``box`` holds; −1 where there are more."""
+    """The label that touches a part of the pixels without label, which ``box`` holds; −1 where several do."""
     rows, columns = box
     frame = np.s_[rows.start - 1 : rows.stop + 1, columns.start - 1 : columns.stop + 1]  # no part at the border
     inside, near = parts[frame] == part, pixels[frame]
