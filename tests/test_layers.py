@@ -33,6 +33,7 @@ LAYERS = [
     {"concepts"},
     {"bank"},
     {"discovery"},
+    {"video"},
     {"evaluation"},
     {"training"},
     {"serve"},

@@ -1,0 +1,64 @@
+"""How labels are carried through a clip."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ovseg.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """How labels are carried through a clip; the defaults hold for any model.
+
+    Attributes:
+        every: words are asked again every so many frames (key frames); 1 asks them on every frame.
+        context: frames before the present one that are remembered, beside the first; memory grows with this number
+            and not with the length of the clip.
+        radius: cells that a thing may have moved between two frames, in rows and columns.
+        top: cells of the remembered frames that a cell takes its label from.
+        temperature: of the weights of these.
+        blend: share of what was carried, in [0, 1], where a key frame has both it and what words say now.
+        weak: cosine below which a cell has no match; there words count alone.
+        lost: share of cells without a match from which a frame is made a key frame.
+        cut: share of cells without a match from which everything is forgotten: another scene begins.
+        overlap: IoU from which an object that is found on a key frame is the one that was carried there.
+        patience: key frames on which an object may be missed in a row before its number ends.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    every: int = 5
+    context: int = 7
+    radius: int = 12
+    top: int = 5
+    temperature: float = 0.1
+    blend: float = 0.5
+    weak: float = 0.5
+    lost: float = 0.2
+    cut: float = 0.5
+    overlap: float = 0.3
+    patience: int = 2
+
+    def __post_init__(self) -> None:
+        least = {"every": 1, "context": 1, "radius": 0, "top": 1, "patience": 0}
+        for name, low in least.items():
+            _check(name, getattr(self, name), low, None)
+        for name in ("blend", "lost", "cut", "overlap"):
+            _check(name, getattr(self, name), 0, 1)
+        _check("weak", self.weak, -1, 1)
+        if not self.temperature > 0:
+            raise ConfigError(f"temperature must be above 0, got {self.temperature}; 0.1 is usual")
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """All values, as a description of what decides a result."""
+        return asdict(self)
+
+
+def _check(name: str, value: float, low: float, high: float | None) -> None:
+    if not low <= value <= (float("inf") if high is None else high):
+        wanted = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise ConfigError(f"{name} must be {wanted}, got {value}; leave it out for the usual value")
