@@ -93,7 +93,15 @@ class Memory:
         maps = torch.stack([_stacked(frame, numbers) for frame in frames])
         options = self.options
         context = torch.stack([frame.keys for frame in frames])
-        found = carry(keys, context, maps, radius=options.radius, top=options.top, temperature=options.temperature)
+        found = carry(
+            keys,
+            context,
+            maps,
+            radius=options.radius,
+            top=options.top,
+            temperature=options.temperature,
+            nearness=options.nearness,
+        )
         count = len(frames[0].maps)
         shares, known = found.maps[count:].chunk(2) if numbers else ((), ())
         objects = {

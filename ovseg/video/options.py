@@ -19,6 +19,7 @@ class VideoOptions:
         radius: cells that a thing may have moved between two frames, in rows and columns.
         top: cells of the remembered frames that a cell takes its label from.
         temperature: of the weights of these.
+        nearness: cosine that a cell at the edge of the radius loses: of two things that look alike, the nearer counts.
         blend: share of what was carried, in [0, 1], where a key frame has both it and what words say now.
         weak: cosine below which a cell has no match; there words count alone.
         lost: share of cells without a match from which a frame is made a key frame.
@@ -35,6 +36,7 @@ class VideoOptions:
     radius: int = 12
     top: int = 5
     temperature: float = 0.1
+    nearness: float = 0.1
     blend: float = 0.5
     weak: float = 0.5
     lost: float = 0.2
@@ -43,7 +45,7 @@ class VideoOptions:
     patience: int = 2
 
     def __post_init__(self) -> None:
-        least = {"every": 1, "context": 1, "radius": 0, "top": 1, "patience": 0}
+        least = {"every": 1, "context": 1, "radius": 0, "top": 1, "patience": 0, "nearness": 0}
         for name, low in least.items():
             _check(name, getattr(self, name), low, None)
         for name in ("blend", "lost", "cut", "overlap"):

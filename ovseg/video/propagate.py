@@ -25,11 +25,22 @@ class Carried:
     match: Tensor
 
 
-def carry(keys: Tensor, context: Tensor, maps: Tensor, *, radius: int, top: int, temperature: float) -> Carried:
+def carry(
+    keys: Tensor,
+    context: Tensor,
+    maps: Tensor,
+    *,
+    radius: int,
+    top: int,
+    temperature: float,
+    nearness: float = 0.0,
+) -> Carried:
     """Maps of earlier frames, carried to a frame by the likeness of cells.
 
     Each cell takes the mean of the ``top`` cells that are most like it among all that lie within ``radius`` rows
-    and columns of it in any of the earlier frames, weighted by exp(cosine / temperature).
+    and columns of it in any of the earlier frames, weighted by exp(cosine / temperature). With ``nearness``, a cell
+    at distance d counts as less alike by ``nearness`` (d / radius)²: of two things that look the same, the nearer is
+    taken.
 
     Args:
         keys: (C, h, w) of the frame, unit length over C.
@@ -37,14 +48,15 @@ def carry(keys: Tensor, context: Tensor, maps: Tensor, *, radius: int, top: int,
         maps: (n, K, h, w) of these.
         radius: cells, at least 0.
         top: cells that are taken, at least 1.
-        temperature: > 0; smaller keeps more to the nearest.
+        temperature: > 0; smaller keeps more to the most alike.
+        nearness: cosine that a cell at the edge of the square, straight up or aside, loses; at least 0.
 
     Raises:
         ShapeError: the shapes do not go together.
 
     Source: Caron et al., Emerging properties in self-supervised vision transformers (DINO), ICCV 2021, section
     4.2.2, by the released eval_video_segmentation.py: exp(cosine / 0.1), the first frame and the last 7, radius 12,
-    5 of all context frames together, weights add to 1. Its protocol is Jabri et al., Space-time correspondence as
+    5 of all context frames together, weights add to 1. ``nearness`` is ours. Its protocol is Jabri et al., Space-time correspondence as
     a contrastive random walk, NeurIPS 2020.
     """
     check_shape("keys", keys, "C h w")
@@ -53,36 +65,46 @@ def carry(keys: Tensor, context: Tensor, maps: Tensor, *, radius: int, top: int,
     check_shape("maps", maps, "n K h w", n=len(context), h=rows, w=columns)
     band = max(1, _BAND_VALUES // (columns * len(context) * min(rows, 2 * radius + 1) * columns))
     parts = [
-        _carry_rows(keys, context, maps, range(first, min(rows, first + band)), radius, top, temperature)
+        _carry_rows(keys, context, maps, range(first, min(rows, first + band)), radius, top, temperature, nearness)
         for first in range(0, rows, band)
     ]
     return Carried(torch.cat([part.maps for part in parts], 1), torch.cat([part.match for part in parts]))
 
 
 def _carry_rows(
-    keys: Tensor, context: Tensor, maps: Tensor, band: range, radius: int, top: int, temperature: float
+    keys: Tensor,
+    context: Tensor,
+    maps: Tensor,
+    band: range,
+    radius: int,
+    top: int,
+    temperature: float,
+    nearness: float,
 ) -> Carried:
     """The same for some rows of the frame, against the rows that they can reach."""
     rows, columns = keys.shape[1:]
     reach = slice(max(0, band.start - radius), min(rows, band.stop + radius))
     wanted = keys[:, band.start : band.stop].flatten(1).T  # (b·w, C)
     sources = context[:, :, reach].transpose(0, 1).flatten(1)  # (C, n·m·w)
-    far = _far(range(band.start, band.stop), range(reach.start, reach.stop), columns, radius, device=keys.device)
-    scores = (wanted @ sources).view(len(wanted), len(context), -1).masked_fill(far[:, None], -torch.inf).flatten(1)
+    loss = _losses(band, range(reach.start, reach.stop), columns, radius, nearness).to(keys)
+    cosines = wanted @ sources  # (b·w, n·m·w)
+    scores = (cosines.view(len(wanted), len(context), -1) - loss[:, None]).flatten(1)
     best, place = scores.topk(min(top, scores.shape[1]), dim=1)  # (b·w, top)
     weights = (best / temperature).softmax(1).to(maps.dtype)
     values = maps[:, :, reach].transpose(0, 1).flatten(1)  # (K, n·m·w)
     mixed = torch.stack([(row[place] * weights).sum(1) for row in values]) if len(values) else values.new_zeros(0)
     shape = (len(band), columns)
-    return Carried(mixed.view(len(values), *shape), best[:, 0].view(shape))
+    match = cosines.gather(1, place[:, :1])
+    return Carried(mixed.view(len(values), *shape), match.view(shape))
 
 
-def _far(wanted: range, reach: range, columns: int, radius: int, *, device: torch.device) -> Tensor:
-    """(b·w, m·w) bool: whether a cell lies outside the square around another."""
+def _losses(wanted: range, reach: range, columns: int, radius: int, nearness: float) -> Tensor:
+    """(b·w, m·w) what each cell loses by its distance from another; infinite outside the square around it."""
 
-    def apart(one: range, other: range) -> Tensor:
-        first, second = (torch.arange(each.start, each.stop, device=device) for each in (one, other))
-        return (first[:, None] - second[None]).abs() > radius
+    def losses(one: range, other: range) -> Tensor:
+        first, second = (torch.arange(each.start, each.stop) for each in (one, other))
+        distance = (first[:, None] - second[None]).abs().float()
+        return torch.where(distance > radius, torch.inf, nearness * (distance / max(radius, 1)) ** 2)
 
-    down, across = apart(wanted, reach), apart(range(columns), range(columns))
-    return (down[:, None, :, None] | across[None, :, None, :]).flatten(2).flatten(0, 1)
+    down, across = losses(wanted, reach), losses(range(columns), range(columns))
+    return (down[:, None, :, None] + across[None, :, None, :]).flatten(2).flatten(0, 1)

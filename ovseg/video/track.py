@@ -28,7 +28,7 @@ from ovseg.video.options import VideoOptions
 from ovseg.video.reading import Frame
 from ovseg.vocabulary.labels import Vocabulary
 
-_TINY = 1e-6  # probability that counts as none
+_TINY = 1e-6  # probability that counts as none, and as much below 1 as all
 _NONE = "none of them"
 
 
@@ -176,11 +176,11 @@ class Tracker:
     def _words(self, encoded: EncodedImage, recalled: tuple[Remembered, Tensor] | None) -> ClassLogits:
         """What words say, mixed with what was carried where that has a match."""
         logits = self.segmenter.logits(encoded, self.asked.queries)
-        maps = logits.probabilities(logits.values)
-        if recalled is not None:
-            matched = (recalled[1] >= self.options.weak).float()[None]
-            share = self.options.blend * on_grid(matched, logits.grid)
-            maps = torch.lerp(maps, on_grid(recalled[0].maps, logits.grid), share)
+        if recalled is None:
+            return logits
+        matched = (recalled[1] >= self.options.weak).float()[None]
+        share = self.options.blend * on_grid(matched, logits.grid)
+        maps = torch.lerp(logits.probabilities(logits.values), on_grid(recalled[0].maps, logits.grid), share)
         return replace(logits, values=_unnormalised(maps, apart=logits.apart), class_of_row=None)
 
     def _as_logits(self, maps: Tensor, encoded: EncodedImage) -> ClassLogits:
@@ -239,4 +239,4 @@ class Tracker:
 
 def _unnormalised(maps: Tensor, *, apart: bool) -> Tensor:
     """Values that have these probabilities (K, h, w)."""
-    return maps.clamp(_TINY, 1 - _TINY).logit() if apart else maps.clamp_min(_TINY).log()
+    return maps.clamp(_TINY, 1 - _TINY).logit() if apart else maps.clamp_min(_TINY**2).log()

@@ -18,7 +18,13 @@ def unit(*shape: int, seed: int) -> torch.Tensor:
 
 
 def slowly(
-    keys: torch.Tensor, context: torch.Tensor, maps: torch.Tensor, radius: int, top: int, temperature: float
+    keys: torch.Tensor,
+    context: torch.Tensor,
+    maps: torch.Tensor,
+    radius: int,
+    top: int,
+    temperature: float,
+    nearness: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cell by cell, from the words of the paper."""
     _, rows, columns = keys.shape
@@ -26,30 +32,37 @@ def slowly(
     for row in range(rows):
         for column in range(columns):
             near = [
-                (float(keys[:, row, column] @ context[frame, :, y, x]), maps[frame, :, y, x].numpy())
+                (
+                    cosine - nearness * ((y - row) ** 2 + (x - column) ** 2) / max(radius, 1) ** 2,
+                    cosine,
+                    maps[frame, :, y, x].numpy(),
+                )
                 for frame in range(len(context))
                 for y in range(rows)
                 for x in range(columns)
                 if abs(y - row) <= radius and abs(x - column) <= radius
+                for cosine in [float(keys[:, row, column] @ context[frame, :, y, x])]
             ]
             best = sorted(near, key=lambda pair: -pair[0])[:top]
-            weights = np.exp(np.array([cosine for cosine, _ in best]) / temperature)
+            weights = np.exp(np.array([score for score, _, _ in best]) / temperature)
             carried[:, row, column] = (
-                sum(w * value for w, (_, value) in zip(weights, best, strict=True)) / weights.sum()
+                sum(w * value for w, (_, _, value) in zip(weights, best, strict=True)) / weights.sum()
             )
-            match[row, column] = best[0][0]
+            match[row, column] = best[0][1]
     return carried, match
 
 
-@pytest.mark.parametrize(("radius", "top", "band"), [(1, 5, 1), (2, 3, 10**6), (12, 5, 200), (0, 4, 10**6)])
+@pytest.mark.parametrize(
+    ("radius", "top", "band", "nearness"), [(1, 5, 1, 0), (2, 3, 10**6, 0), (12, 5, 200, 0.5), (0, 4, 10**6, 0.1)]
+)
 def test_carrying_equals_a_loop_over_cells(
-    radius: int, top: int, band: int, monkeypatch: pytest.MonkeyPatch
+    radius: int, top: int, band: int, nearness: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(propagate, "_BAND_VALUES", band)
     keys, context = unit(6, 5, 4, seed=0), unit(3, 6, 5, 4, seed=1)
     maps = torch.rand(3, 2, 5, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    found = carry(keys, context, maps, radius=radius, top=top, temperature=0.1)
-    carried, match = slowly(keys, context, maps, radius, top, 0.1)
+    found = carry(keys, context, maps, radius=radius, top=top, temperature=0.1, nearness=nearness)
+    carried, match = slowly(keys, context, maps, radius, top, 0.1, nearness)
     np.testing.assert_allclose(found.maps.numpy(), carried, atol=1e-12)
     np.testing.assert_allclose(found.match.numpy(), match, atol=1e-12)
 

@@ -40,8 +40,8 @@ def test_an_outline_that_is_half_off_by_hand() -> None:
     truth[:30] = True
     prediction[:30, :40] = True
     prediction[:35, 40:] = True
-    # the outline of the prediction: row 29 at columns 0 to 39, row 34 at columns 39 to 79, and column 39 at rows 30 to
-    # 33; near row 29 (one pixel): the first 40, and row 30 of the step
+    # the outline of the prediction: row 29 at columns 0 to 39, row 34 at columns 39 to 79, and column 39 at rows 30
+    # to 33; near row 29 (one pixel): the first 40, and row 30 of the step
     precision = 41 / (40 + 41 + 4)
     # of the 80 pixels of the true outline, columns 0 to 40 are within one pixel of (29, 39) and those left of it
     recall = 41 / 80
