@@ -60,7 +60,7 @@ def write_video(
     options: VideoOptions,
     folder: Path,
     overwrite: bool = False,
-    advance: Callable[..., None] = lambda: None,
+    advance: Callable[[VideoFrame], Any] = lambda _: None,
 ) -> WrittenClip:
     """Segment a clip into a folder: ``masks/000000.png`` and so on, ``frames.csv``, ``overlay.mp4`` and a record.
 

@@ -19,7 +19,8 @@ class VideoOptions:
         radius: cells that a thing may have moved between two frames, in rows and columns.
         top: cells of the remembered frames that a cell takes its label from.
         temperature: of the weights of these.
-        nearness: cosine that a cell at the edge of the radius loses: of two things that look alike, the nearer counts.
+        nearness: cosine that a cell at the edge of the radius loses: of two things that look alike, the nearer
+            counts.
         blend: share of what was carried, in [0, 1], where a key frame has both it and what words say now.
         weak: cosine below which a cell has no match; there words count alone.
         lost: share of cells without a match from which a frame is made a key frame.

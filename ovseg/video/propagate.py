@@ -38,9 +38,9 @@ def carry(
     """Maps of earlier frames, carried to a frame by the likeness of cells.
 
     Each cell takes the mean of the ``top`` cells that are most like it among all that lie within ``radius`` rows
-    and columns of it in any of the earlier frames, weighted by exp(cosine / temperature). With ``nearness``, a cell
-    at distance d counts as less alike by ``nearness`` (d / radius)²: of two things that look the same, the nearer is
-    taken.
+    and columns of it in any of the earlier frames, weighted by exp(cosine / temperature). With ``nearness``, the
+    cosine of a cell at distance d is less by ``nearness`` (d / radius)²: of two things that look the same, the
+    nearer is taken.
 
     Args:
         keys: (C, h, w) of the frame, unit length over C.
@@ -56,8 +56,8 @@ def carry(
 
     Source: Caron et al., Emerging properties in self-supervised vision transformers (DINO), ICCV 2021, section
     4.2.2, by the released eval_video_segmentation.py: exp(cosine / 0.1), the first frame and the last 7, radius 12,
-    5 of all context frames together, weights add to 1. ``nearness`` is ours. Its protocol is Jabri et al., Space-time correspondence as
-    a contrastive random walk, NeurIPS 2020.
+    5 of all context frames together, weights add to 1. Its protocol is that of Jabri et al., Space-time
+    correspondence as a contrastive random walk, NeurIPS 2020. ``nearness`` is ours.
     """
     check_shape("keys", keys, "C h w")
     channels, rows, columns = keys.shape

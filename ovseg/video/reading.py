@@ -46,7 +46,7 @@ class Clip:
     Attributes:
         source: path of a file or folder; or arrays (H, W, 3) uint8, which are read once if they are no sequence.
         rate: frames a second of pictures without times; a video file has times of its own.
-        notes: what was found on the way, such as a broken tail; filled while frames are read.
+        notes: what was found on the way, such as a broken tail, by the last call of ``frames``.
     """
 
     source: ClipSource
@@ -82,6 +82,7 @@ class Clip:
             ImageError: there is no such file, it is no video, or not one frame of it can be decoded.
             MissingDependencyError: PyAV is not installed, and the source is a file.
         """
+        self.notes.clear()
         found = self._decoded()
         first = next(found, None)
         if first is None:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from helpers.clips import SIZE, moving, square
 from helpers.toy import COLOURS, SPACE, KnowingHead, ToyDetector, make_segmenter
+
 from ovseg.errors import ConfigError, ImageError, ShapeError, VocabularyError
 from ovseg.models.sections import ObjectsConfig, QualityConfig
 from ovseg.pipeline.segmenter import Segmenter
