@@ -1,4 +1,4 @@
-"""What is remembered of the frames so far: the first and the last few, on the cells of their features."""
+"""What is remembered of the frames so far, on the cells of their features: a key frame, and a few after it."""
 
 from __future__ import annotations
 
@@ -29,91 +29,69 @@ class Remembered:
 
 
 class Memory:
-    """The first frame of a scene and the last ``options.context`` of it; its size is bounded."""
+    """A key frame and the last ``options.context`` frames after it, which have its objects; the size is bounded.
+
+    What came before a key frame is not needed: what was carried to it is part of what it says. Older frames would
+    outvote what words have just found to be new.
+    """
 
     def __init__(self, options: VideoOptions) -> None:
         self.options = options
-        self.first: Remembered | None = None
-        self.last: deque[Remembered] = deque(maxlen=options.context)
+        self.frames: list[Remembered] = []
+        self._last: deque[Remembered] = deque(maxlen=options.context)
 
-    @property
-    def frames(self) -> list[Remembered]:
-        """What is remembered, the first frame once."""
-        return ([] if self.first is None or any(self.first is each for each in self.last) else [self.first]) + list(
-            self.last
-        )
+    def begin(self, frame: Remembered) -> None:
+        """Remember a key frame, and forget all before it."""
+        self._last.clear()
+        self.frames = [frame]
 
     def add(self, frame: Remembered) -> None:
-        """Remember a frame; the oldest but the first is forgotten where there are too many."""
-        self.first = self.first or frame
-        self.last.append(frame)
+        """Remember a frame; the oldest after the key frame is forgotten where there are too many."""
+        self._last.append(frame)
+        self.frames = [self.frames[0], *self._last]
 
-    def forget(self) -> None:
-        """Forget everything."""
-        self.first = None
-        self.last.clear()
-
-    def state(self) -> tuple[dict[str, Tensor], str]:
-        """The frames as tensors, and their order as text; the tensors of a frame begin with its number."""
+    def state(self) -> dict[str, Tensor]:
+        """The frames as tensors, each with the number of its frame before its name."""
         tensors: dict[str, Tensor] = {}
         for place, frame in enumerate(self.frames):
             tensors |= {f"{place}.keys": frame.keys, f"{place}.maps": frame.maps}
             tensors |= {f"{place}.object.{number}": share for number, share in frame.objects.items()}
-        return tensors, f"{len(self.frames)} {len(self.last)}"
+        return tensors
 
-    def restore(self, tensors: Mapping[str, Tensor], order: str) -> None:
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Remember what ``state`` gave.
 
         Raises:
             KeyError, ValueError: it is something else.
         """
-        count, last = map(int, order.split())
-        objects: list[dict[int, Tensor]] = [{} for _ in range(count)]
+        objects: dict[int, dict[int, Tensor]] = {}
         for name, share in tensors.items():
             place, kind, *number = name.split(".")
+            found = objects.setdefault(int(place), {})
             if kind == "object":
-                objects[int(place)][int(number[0])] = share
-        frames = [
-            Remembered(tensors[f"{place}.keys"], tensors[f"{place}.maps"], objects[place]) for place in range(count)
-        ]
-        self.forget()
-        self.first = frames[0] if frames else None
-        self.last.extend(frames[count - last :])
+                found[int(number[0])] = share
+        for order in sorted(objects):
+            frame = Remembered(tensors[f"{order}.keys"], tensors[f"{order}.maps"], objects[order])
+            self.add(frame) if order else self.begin(frame)
 
     def recall(self, keys: Tensor) -> tuple[Remembered, Tensor] | None:
         """What a frame with these keys (C, h, w) takes from the frames so far, and how well its cells match.
 
-        An object that was not known yet in some of them is taken from the others alone. None where nothing is
-        remembered, or of frames of another size.
+        The match is (h, w) in [-1, 1]. None where nothing is remembered.
         """
-        frames = self.frames
-        if not frames or frames[0].keys.shape != keys.shape:
+        if not self.frames:
             return None
-        numbers = sorted({number for frame in frames for number in frame.objects})
-        maps = torch.stack([_stacked(frame, numbers) for frame in frames])
-        options = self.options
-        context = torch.stack([frame.keys for frame in frames])
+        options, numbers = self.options, list(self.frames[0].objects)
+        maps = [torch.stack([*frame.maps, *(frame.objects[number] for number in numbers)]) for frame in self.frames]
         found = carry(
             keys,
-            context,
-            maps,
+            torch.stack([frame.keys for frame in self.frames]),
+            torch.stack(maps),
             radius=options.radius,
             top=options.top,
             temperature=options.temperature,
             nearness=options.nearness,
         )
-        count = len(frames[0].maps)
-        shares, known = found.maps[count:].chunk(2) if numbers else ((), ())
-        objects = {
-            number: share / weight.clamp_min(1e-6)
-            for number, share, weight in zip(numbers, shares, known, strict=True)
-        }
+        count = len(self.frames[0].maps)
+        objects = dict(zip(numbers, found.maps[count:], strict=True))
         return Remembered(keys, found.maps[:count], objects), found.match
-
-
-def _stacked(frame: Remembered, numbers: list[int]) -> Tensor:
-    """(K + 2M, h, w): classes, objects, and for each object 1 where the frame knows it."""
-    none = torch.zeros_like(frame.maps[0])
-    shares = [frame.objects.get(number, none) for number in numbers]
-    known = [torch.full_like(none, float(number in frame.objects)) for number in numbers]
-    return torch.cat([frame.maps, *(map_[None] for map_ in (*shares, *known))])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -105,14 +104,14 @@ class Tracker:
         match = None if recalled is None else float(encoded.unpadded(recalled[1]).mean())
         carried, weak = (None, 0.0) if recalled is None else (recalled[0], self._weak(recalled[1], encoded))
         if carried is None or (weak > self.options.cut and self.asked.first is None):
-            self.memory.forget()
             self.tracks.forget()
             carried = recalled = None
         if self.asked.first is not None:
             key = carried is None
             logits = self._first(encoded) if carried is None else self._carried(carried, encoded)
         else:
-            key = carried is None or frame.number % self.options.every == 0 or weak > self.options.lost
+            due = self.options.is_key(frame.number, objects=self.asked.search.wanted)
+            key = carried is None or due or weak > self.options.lost
             logits = self._words(encoded, recalled) if key else self._carried(carried, encoded)
         result, objects = self._decide(logits, encoded, carried, key=key)
         self._remember(keys, logits, encoded, carried, objects, key=key)
@@ -128,8 +127,7 @@ class Tracker:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """All that the next frames depend on, besides the arguments: tensors and text, for a safetensors file."""
-        tensors, numbers = self.memory.state()
-        return tensors, {"memory": numbers, "tracks": self.tracks.state()}
+        return self.memory.state(), {"tracks": self.tracks.state()}
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
         """Go on from what ``state`` gave.
@@ -137,9 +135,7 @@ class Tracker:
         Raises:
             KeyError, ValueError: it is something else.
         """
-        self.memory.restore(
-            {name: value.to(self.segmenter.device) for name, value in tensors.items()}, facts["memory"]
-        )
+        self.memory.restore({name: value.to(self.segmenter.device) for name, value in tensors.items()})
         self.tracks.restore(facts["tracks"])
 
     def _encode(self, frame: Frame) -> EncodedImage:
@@ -178,8 +174,8 @@ class Tracker:
         logits = self.segmenter.logits(encoded, self.asked.queries)
         if recalled is None:
             return logits
-        matched = (recalled[1] >= self.options.weak).float()[None]
-        share = self.options.blend * on_grid(matched, logits.grid)
+        trust = (recalled[1] - self.options.weak) / (self.options.sure - self.options.weak)
+        share = self.options.blend * on_grid(trust.clamp(0, 1)[None], logits.grid)
         maps = torch.lerp(logits.probabilities(logits.values), on_grid(recalled[0].maps, logits.grid), share)
         return replace(logits, values=_unnormalised(maps, apart=logits.apart), class_of_row=None)
 
@@ -227,14 +223,10 @@ class Tracker:
     ) -> None:
         maps = on_grid(logits.probabilities(logits.values), encoded.features.grid)
         if key:
-            shares: Any = shares_of(objects, encoded)
+            self.memory.begin(Remembered(keys, maps, shares_of(objects, encoded)))
         else:
-            shares = (
-                {number: carried.objects[number] for number in self.tracks.known if number in carried.objects}
-                if carried
-                else {}
-            )
-        self.memory.add(Remembered(keys, maps, shares))
+            assert carried is not None
+            self.memory.add(replace(carried, maps=maps))
 
 
 def _unnormalised(maps: Tensor, *, apart: bool) -> Tensor:

@@ -77,17 +77,17 @@ def test_what_matches_nothing_remembered_is_asked_by_words_at_once() -> None:
         square(8, colour="blue", top=0, side=64),
         square(8, colour="blue", top=0, side=64),
     ]
-    found = run(frames, ["red", "blue"], every=100, weak=0.9, lost=0.2, cut=1)
+    found = run(frames, ["red", "blue"], every=100, weak=0.9, sure=1, lost=0.2, cut=1)
     assert [frame.key for frame in found] == [True, False, True, False]
     assert found[1].result.area("blue") == 0 and found[2].result.area("blue") > 0.5
     assert found[2].result.area("red") == 0
-    unlost = run(frames, ["red", "blue"], every=100, weak=0.9, lost=1, cut=1)
+    unlost = run(frames, ["red", "blue"], every=100, weak=0.9, sure=1, lost=1, cut=1)
     assert [frame.key for frame in unlost] == [True, False, False, False]
 
 
 def test_another_scene_forgets_what_was_remembered() -> None:
     frames = [square(8, side=64, top=0)] * 2 + [np.full((*SIZE, 3), COLOURS["green"], np.uint8)] * 2
-    found = run(frames, ["red", "green"], every=100, weak=0.9, cut=0.5)
+    found = run(frames, ["red", "green"], every=100, weak=0.9, sure=1, cut=0.5)
     assert [frame.key for frame in found] == [True, False, True, False]
     assert found[2].match < 0.9 < found[3].match
     assert [round(frame.result.area("green")) for frame in found] == [0, 0, 1, 1]
@@ -112,8 +112,10 @@ def test_a_key_frame_mixes_words_with_what_was_carried() -> None:
 def test_memory_is_bounded_whatever_the_length() -> None:
     options = VideoOptions(context=3)
     memory = Memory(options)
-    for number in range(50):
-        memory.add(Remembered(torch.full((2, 1, 1), float(number)), torch.zeros(1, 1, 1), {}))
+    remembered = [Remembered(torch.full((2, 1, 1), float(n)), torch.zeros(1, 1, 1), {}) for n in range(50)]
+    memory.begin(remembered[0])
+    for frame in remembered[1:]:
+        memory.add(frame)
     assert [float(frame.keys[0, 0, 0]) for frame in memory.frames] == [0, 47, 48, 49]
 
 
@@ -213,6 +215,8 @@ def test_what_cannot_be_asked_is_refused() -> None:
         run(frames, ["red"], evry=2)
     with pytest.raises(ConfigError, match="every must be at least 1, got 0"):
         run(frames, ["red"], every=0)
+    with pytest.raises(ConfigError, match=r"sure must be above weak, 0.5, got 0.5"):
+        run(frames, ["red"], sure=0.5)
     with pytest.raises(ConfigError, match="temperature must be above 0"):
         run(frames, ["red"], temperature=0)
     with pytest.raises(ImageError, match="got none"):
