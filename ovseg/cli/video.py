@@ -135,8 +135,8 @@ def _tell(done: WrittenClip) -> None:
     record = done.record
     if not done.fresh:
         echo("already done with these settings; --overwrite does it again", err=True)
-    echo(f"{record['frames']} frames, {record['seconds']:.1f} s, words asked on {record['key_frames']}")
+    echo(f"{record['frames']} frames, {record['seconds']:.1f} s, {record['key_frames']} key frames")
     for label, share in sorted(record["areas"].items(), key=lambda row: -row[1]):
-        objects = "" if record["objects"] is None else f"  {record['objects'][label]} objects"
-        echo(f"  {share:6.1%}  {one_line(label)}{objects}")
+        count = (record["objects"] or {}).get(label)
+        echo(f"  {share:6.1%}  {one_line(label)}" + ("" if count is None else f", {count} objects"))
     echo(f"overlay: {done.folder / 'overlay.mp4'}")

@@ -103,6 +103,7 @@ class _Run:
         source = Path(str(self.clip.source))
         self.files = find_images(str(source)) if source.is_dir() else [source]
         self.labels: tuple[str, ...] = ()
+        self.things: tuple[str, ...] = ()
 
     def found(self) -> dict[str, Any] | None:
         """The record of the clip, where it is done; None where there is something to do.
@@ -140,7 +141,7 @@ class _Run:
         frames = self.clip.frames()
         first = next(frames)
         tracker = Tracker(self.segmenter, self.request.asked(self.segmenter, lambda: first.pixels), self.options)
-        self.labels = tracker.labels
+        self.labels, self.things = tracker.labels, tracker.asked.search.reported
         check_count(len(self.labels))
         if not anew and self._same(self._record()):
             start = self._resume(tracker)
@@ -166,7 +167,9 @@ class _Run:
         self._tables(rows)
         self._film(rows)
         (self.folder / _STATE).unlink(missing_ok=True)
-        record = self._described() | _summary(rows, self.labels) | {"notes": self.clip.notes, "done": True}
+        record = (
+            self._described() | _summary(rows, self.labels, self.things) | {"notes": self.clip.notes, "done": True}
+        )
         write_json(self.folder / RECORD, record)
         return record
 
@@ -233,7 +236,7 @@ class _Run:
                 for label in row["table"]
             ),
         )
-        if any(row["objects"] is not None for row in rows):
+        if self.things:
             found = ({**_time(row), **_object(each)} for row in rows for each in row["objects"] or ())
             _write_table(self.folder / OBJECT_TABLE, _OBJECT_COLUMNS, found)
 
@@ -305,16 +308,14 @@ def _write_table(path: Path, columns: Sequence[str], rows: Iterator[dict[str, An
         table.writerows(rows)
 
 
-def _summary(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> dict[str, Any]:
+def _summary(rows: Sequence[dict[str, Any]], labels: Sequence[str], things: Sequence[str]) -> dict[str, Any]:
     """What the record says of all frames together."""
     areas = {label: [each["table"][place]["area"] for each in rows] for place, label in enumerate(labels)}
     objects = {(each["id"], each["label"]) for row in rows for each in row["objects"] or ()}
-    asked = any(row["objects"] is not None for row in rows)
-    counts = {label: sum(name == label for _, name in objects) for label in labels}
     return {
         "frames": len(rows),
         "seconds": rows[-1]["seconds"] if rows else 0.0,
         "key_frames": sum(row["key"] for row in rows),
         "areas": {label: sum(shares) / max(1, len(shares)) for label, shares in areas.items()},
-        "objects": counts if asked else None,
+        "objects": {label: sum(name == label for _, name in objects) for label in things} if things else None,
     }

@@ -43,7 +43,7 @@ def test_words_make_a_film_maps_and_a_table(invoke: Invoke, clip: Path, tmp_path
     done = invoke(clip, "red", "blue", "--every", 2, "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
     out = tmp_path / "out" / "clip"
-    assert "4 frames, 0.3 s, words asked on 2" in done.stdout and f"overlay: {out / 'overlay.mp4'}" in done.stdout
+    assert "4 frames, 0.3 s, 2 key frames" in done.stdout and f"overlay: {out / 'overlay.mp4'}" in done.stdout
     assert (out / "overlay.mp4").is_file() and len(list((out / "masks").iterdir())) == 4
     again = invoke(clip, "red", "blue", "--every", 2, "--out", tmp_path / "out")
     assert "already done with these settings" in again.output
