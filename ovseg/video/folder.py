@@ -6,6 +6,7 @@ import csv
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -200,8 +201,9 @@ class _Run:
             "made": {"by": self.by, "clip": self._marks},
         }
 
-    @property
+    @cached_property
     def _marks(self) -> list[dict[str, Any]]:
+        """What the clip is known by; taken once, as its bytes may be many."""
         return mark_files(self.files)
 
     def _record(self) -> dict[str, Any]:

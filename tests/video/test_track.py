@@ -119,6 +119,18 @@ def test_memory_is_bounded_whatever_the_length() -> None:
     assert [float(frame.keys[0, 0, 0]) for frame in memory.frames] == [0, 47, 48, 49]
 
 
+@pytest.mark.parametrize("every", [1, 4, 1000])
+def test_what_a_tracker_holds_does_not_grow_with_the_clip(every: int) -> None:
+    segmenter, _ = finding((8, 16, 32, 40))
+    request = Request(["red"], instances=["red"])
+    tracker = Tracker(segmenter, request.asked(segmenter, lambda: square(8)), VideoOptions(every=every, context=2))
+    held = []
+    for number in range(24):
+        tracker.step(Frame(number, number / 10, square(8)))
+        held.append(sum(tensor.numel() for tensor in tracker.state()[0].values()))
+    assert max(held) == held[min(every, 3) - 1] == max(held[:4])
+
+
 def test_a_mask_of_the_first_frame_is_followed() -> None:
     frames = [
         np.where(square(8 + 4 * n)[..., :] == 120, square(60, colour="blue", top=36, side=20), square(8 + 4 * n))
