@@ -36,10 +36,7 @@ def video(
         list[str] | None,
         typer.Option(metavar="X,Y", help="Follow the thing here on the first frame; several times."),
     ] = None,
-    every: Annotated[
-        int | None,
-        typer.Option(min=1, help="Ask words on every so many frames; if not given 1, and 5 with objects."),
-    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Ask words on every so many frames.")] = 3,
     instances: Annotated[
         bool, typer.Option("--instances", help="Also find the objects of LABELs that are things, and number them.")
     ] = False,

@@ -19,6 +19,7 @@ from ovseg.video.track import Asked
 from ovseg.vocabulary.labels import Background, Concept
 
 DEFAULT_NAME = "object"
+MAX_OBJECTS = 255
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +29,7 @@ class Request:
     Raises:
         ConfigError: things are asked for that exclude each other.
         VocabularyError: nothing is asked for, or labels do not name what the mask shows one by one.
-        ShapeError: the mask is no (H, W) map, or shows nothing.
+        ShapeError: the mask is no (H, W) map, shows nothing, or more than ``MAX_OBJECTS``.
     """
 
     labels: Labels | None = None
@@ -95,6 +96,11 @@ def _numbered(mask: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
     values, places = np.unique(mask, return_inverse=True)
     if not (values != 0).any():
         raise ShapeError("the mask must show something on the first frame, got 0 everywhere; draw what to follow")
+    if np.count_nonzero(values) > MAX_OBJECTS:
+        raise ShapeError(
+            f"the mask must have at most {MAX_OBJECTS} objects, got {np.count_nonzero(values)} values besides 0; "
+            "give one value to each object, in a PNG, which blurs nothing"
+        )
     numbers = np.cumsum(values != 0) * (values != 0)
     return np.asarray(numbers[places].reshape(mask.shape), np.int32)
 

@@ -221,6 +221,8 @@ def test_what_cannot_be_asked_is_refused() -> None:
         run(frames, mask=~mask)
     with pytest.raises(ShapeError, match=r"bool or integers, got \(64, 96\) float32"):
         run(frames, mask=mask.astype(np.float32))
+    with pytest.raises(ShapeError, match="at most 255 objects, got 6143 values besides 0"):
+        run(frames, mask=np.arange(64 * 96).reshape(SIZE))
     with pytest.raises(VocabularyError, match="a name for each of 1 objects on the first frame, got 2"):
         run(frames, ["a", "b"], mask=mask)
     with pytest.raises(TypeError, match="no option 'evry'; did you mean 'every'"):
