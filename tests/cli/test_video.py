@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.clips import SIZE, moving, write_clip
+from helpers.clips import SIZE, finding, moving, write_clip
 from helpers.toy import make_segmenter
 from PIL import Image
 from typer.testing import CliRunner, Result
@@ -49,7 +49,10 @@ def test_words_make_a_film_maps_and_a_table(invoke: Invoke, clip: Path, tmp_path
     assert "already done with these settings" in again.output
 
 
-def test_json_says_what_was_done(invoke: Invoke, clip: Path, tmp_path: Path) -> None:
+def test_json_says_what_was_done(
+    invoke: Invoke, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ovseg, "load", lambda model, **chosen: finding((8, 16, 32, 40))[0])
     done = invoke(clip, "red", "--instances-of", "red", "--json", "--out", tmp_path / "out")
     said = json.loads(done.stdout)
     assert (said["frames"], said["objects"], said["labels"]) == (4, {"red": 1}, ["red"])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from helpers.toy import COLOURS
+from helpers.toy import COLOURS, SPACE, KnowingHead, ToyDetector, make_segmenter
+from ovseg.models.sections import ObjectsConfig, QualityConfig
+from ovseg.pipeline.segmenter import Segmenter
 
 SIZE = (64, 96)  # cells of 8 pixels
 
@@ -22,6 +26,19 @@ def square(left: int, *, colour: str = "red", top: int = 16, side: int = 24, gro
 
 def moving(count: int, *, step: int = 4, colour: str = "red") -> list[np.ndarray]:
     return [square(8 + step * number, colour=colour) for number in range(count)]
+
+
+def finding(*boxes: tuple[float, float, float, float]) -> tuple[Segmenter, ToyDetector]:
+    """A segmenter whose detector finds these boxes red, without a SAM, and the detector, to be told others."""
+    plain = make_segmenter()
+    config, detector = ObjectsConfig(proposals="detector", sharpen=None), ToyDetector(*boxes)
+    model = replace(
+        plain.model,
+        config=plain.config.model_copy(update={"objects": QualityConfig(fast=config, best=config)}),
+        head=KnowingHead(SPACE),
+        detector=lambda: detector,
+    )
+    return Segmenter(model, device=torch.device("cpu")), detector
 
 
 def write_clip(

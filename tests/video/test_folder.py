@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.clips import moving, square, write_clip
+from helpers.clips import finding, moving, square, write_clip
 from helpers.toy import make_segmenter
 from PIL import Image
 
@@ -84,7 +84,8 @@ def test_a_clip_becomes_maps_tables_a_film_and_a_record(clip: Path, tmp_path: Pa
 
 def test_objects_are_written_with_their_numbers(clip: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = write(clip, out, "red", instances=["red"], every=2)
+    segmenter, _ = finding((8, 16, 32, 40))
+    done = write(clip, out, "red", instances=["red"], every=2, segmenter=segmenter)
     assert done.record["objects"] == {"red": 1}
     table = rows(out / "objects.csv")
     assert [row["id"] for row in table] == ["1"] * 6 and table[0]["label"] == "red"
@@ -115,7 +116,8 @@ def test_a_stopped_run_goes_on_and_ends_the_same(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(folder, "_SAVED", 2)
-    options: dict[str, Any] = {"instances": ["red"], "every": 3, "context": 2}
+    segmenter, _ = finding((8, 16, 32, 40))
+    options: dict[str, Any] = {"instances": ["red"], "every": 3, "context": 2, "segmenter": segmenter}
     write(clip, tmp_path / "whole", "red", "blue", **options)
     steps: list[int] = []
 

@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.clips import SIZE, moving, square
-from helpers.toy import COLOURS, SPACE, KnowingHead, ToyDetector, make_segmenter
+from helpers.clips import SIZE, finding, moving, square
+from helpers.toy import COLOURS, ToyDetector, make_segmenter
 
 from ovseg.errors import ConfigError, ImageError, ShapeError, VocabularyError
-from ovseg.models.sections import ObjectsConfig, QualityConfig
-from ovseg.pipeline.segmenter import Segmenter
 from ovseg.video import VideoFrame, segment_video
 from ovseg.video.memory import Memory, Remembered
 from ovseg.video.options import VideoOptions
@@ -26,18 +24,6 @@ SEGMENTER = make_segmenter()
 
 def run(frames: list[np.ndarray], labels: Any = None, **options: Any) -> list[VideoFrame]:
     return list(segment_video(frames, labels, segmenter=options.pop("segmenter", SEGMENTER), **options))
-
-
-def finding(*boxes: tuple[float, float, float, float]) -> tuple[Segmenter, ToyDetector]:
-    """A segmenter whose detector finds these boxes red, and the detector, to be told others."""
-    config, detector = ObjectsConfig(proposals="detector", sharpen=None), ToyDetector(*boxes)
-    model = replace(
-        SEGMENTER.model,
-        config=SEGMENTER.config.model_copy(update={"objects": QualityConfig(fast=config, best=config)}),
-        head=KnowingHead(SPACE),
-        detector=lambda: detector,
-    )
-    return Segmenter(model, device=torch.device("cpu")), detector
 
 
 def red(frame: VideoFrame) -> np.ndarray:
