@@ -36,7 +36,10 @@ def video(
         list[str] | None,
         typer.Option(metavar="X,Y", help="Follow the thing here on the first frame; several times."),
     ] = None,
-    every: Annotated[int, typer.Option(min=1, help="Ask words on every so many frames.")] = 3,
+    every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Ask words on every so many frames; if not given 1, and 3 with objects."),
+    ] = None,
     instances: Annotated[
         bool, typer.Option("--instances", help="Also find the objects of LABELs that are things, and number them.")
     ] = False,

@@ -7,14 +7,17 @@ from typing import Any
 
 from ovseg.errors import ConfigError
 
+_EVERY_WITH_OBJECTS = 3
+
 
 @dataclass(frozen=True)
 class VideoOptions:
     """How labels are carried through a clip; the defaults hold for any model.
 
     Attributes:
-        every: words are asked every so many frames (key frames); 1 asks them on every frame, which is best where
-            things move fast.
+        every: words are asked every so many frames (key frames). None asks them on every frame, as they cost little
+            beside the features of a frame, which are needed anyway; and on every third where objects are looked
+            for, which may cost a SAM.
         context: frames that are remembered, at most, beside the last key frame or the first mask; memory grows with
             this number and not with the length of the clip.
         radius: cells that a thing may have moved between two frames, in rows and columns.
@@ -34,7 +37,7 @@ class VideoOptions:
         ConfigError: a value is out of range.
     """
 
-    every: int = 3
+    every: int | None = None
     context: int = 7
     radius: int = 12
     top: int = 5
@@ -49,16 +52,22 @@ class VideoOptions:
     patience: int = 2
 
     def __post_init__(self) -> None:
-        least = {"every": 1, "context": 1, "radius": 0, "top": 1, "patience": 0, "nearness": 0}
+        least = {"context": 1, "radius": 0, "top": 1, "patience": 0, "nearness": 0}
         for name, low in least.items():
             _check(name, getattr(self, name), low, None)
         for name in ("blend", "lost", "cut", "overlap"):
             _check(name, getattr(self, name), 0, 1)
+        if self.every is not None:
+            _check("every", self.every, 1, None)
         _check("weak", self.weak, -1, 1)
         if not self.sure > self.weak:
             raise ConfigError(f"sure must be above weak, {self.weak}, got {self.sure}; 0.9 is usual")
         if not self.temperature > 0:
             raise ConfigError(f"temperature must be above 0, got {self.temperature}; 0.1 is usual")
+
+    def is_key(self, number: int, *, objects: bool) -> bool:
+        """Whether words are asked on the frame of this number, whatever it shows."""
+        return number % (self.every or (_EVERY_WITH_OBJECTS if objects else 1)) == 0
 
     @property
     def described(self) -> dict[str, Any]:

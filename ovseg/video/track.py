@@ -110,7 +110,7 @@ class Tracker:
             key = carried is None
             logits = self._first(encoded) if carried is None else self._carried(carried, encoded)
         else:
-            due = frame.number % self.options.every == 0
+            due = self.options.is_key(frame.number, objects=self.asked.search.wanted)
             key = carried is None or due or weak > self.options.lost
             logits = self._words(encoded, recalled) if key else self._carried(carried, encoded)
         result, objects = self._decide(logits, encoded, carried, key=key)

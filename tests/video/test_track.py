@@ -49,6 +49,13 @@ def test_every_frame_shows_what_moves_and_words_are_asked_on_key_frames_alone() 
     assert found[0].match is None and all(frame.match > 0.99 for frame in found[1:])
 
 
+def test_words_are_asked_on_every_frame_and_with_objects_on_every_third() -> None:
+    assert [frame.key for frame in run(moving(4), ["red"])] == [True] * 4
+    segmenter, _ = finding((8, 16, 32, 40))
+    found = run([square(8)] * 5, ["red"], segmenter=segmenter, instances=True)
+    assert [frame.key for frame in found] == [True, False, False, True, False]
+
+
 def test_a_frame_alone_is_what_segment_says() -> None:
     plain = SEGMENTER.segment(square(8), ["red", "blue"])
     (found,) = run([square(8)], ["red", "blue"])
