@@ -34,6 +34,7 @@ LAYERS = [
     {"concepts"},
     {"bank"},
     {"discovery"},
+    {"video"},
     {"evaluation"},
     {"training"},
     {"serve"},
