@@ -88,8 +88,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def lay_out_clip(folder: Path, photo: Image.Image, mask: Image.Image) -> None:
-    """A clip of three frames as a file, where it can be written, and as a folder; a mask of the first one."""
+    """A clip of three frames as a file, where it can be written, and as a folder; two things on the first one."""
     frames = [ImageChops.offset(photo, 4 * number, 0) for number in range(3)]
+    ImageDraw.Draw(mask).rectangle((0, 90, 30, 119), fill=2)
     mask.save(folder / "first.png")
     (folder / "frames").mkdir()
     for number, frame in enumerate(frames):
