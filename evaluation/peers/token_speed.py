@@ -1,10 +1,10 @@
-"""What fewer tokens between two blocks of a tower save (``encoder.tokens``), and what they change, on random weights.
+"""What fewer tokens between two blocks of a tower save (``encoder.tokens``), and change, on random weights.
 
     .venv/bin/python evaluation/peers/token_speed.py [--model clip-b16-naclip-shared] [--side 448]
 
 Processor time of one thread, all tokens against fewer; the mean cosine of features with and without; the share of
-cells whose label agrees among 20 random text vectors. Random weights show what is saved; what trained ones lose must
-be measured with ``ovseg evaluate``.
+cells whose label agrees among 20 random text vectors. Random weights show what is saved; what trained ones lose
+must be measured with ``ovseg evaluate``.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import time
 import numpy as np
 import torch
 from PIL import Image
-from tower_speed import EXAMPLE, random_model
 from torch import Tensor
 from torch.nn import functional
+from tower_speed import EXAMPLE, random_model
 
 from ovseg.encoders.recipe_encoder import RecipeEncoder
 from ovseg.encoders.reduction import TokenReduction, TokensConfig
