@@ -24,6 +24,7 @@ from ovseg.encoders.embedded.vision import PARTS, STRIDE, part_slices
 from ovseg.encoders.embedded.vision import SPACE as FEATURE_SPACE
 from ovseg.encoders.spec import DenseFeatures, check_space
 from ovseg.heads.base import Phrases
+from ovseg.pooled import Pooled
 from ovseg.weights import load_module, load_weights
 
 TRAINED_PARTS = ("fine", "middle", "body", "near", "mid", "far")
@@ -58,6 +59,7 @@ class AlignmentHead(nn.Module):
         width = sum(PARTS[name] for name in TRAINED_PARTS)
         self._trained = slice(slices[TRAINED_PARTS[0]].start, slices[TRAINED_PARTS[-1]].stop)
         self._penultimate, self._detected = slices["penultimate"], slices["detected"]
+        self.pooled, self.largest = Pooled(), Pooled(largest=True)
         self.visual = nn.Linear(width, _JOINT)
         self.textual = nn.Sequential(nn.Linear(_TEXT, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, _JOINT))
         self.log_scale = nn.Parameter(torch.tensor(5.0).log())
@@ -100,8 +102,8 @@ class AlignmentHead(nn.Module):
         """The untrained parts, weighted: (B, 3440, h, w) to (B, 1280 + 80 + 2, h, w)."""
         weights = self.log_evidence.exp()
         embedded, detected = values[:, self._penultimate], values[:, self._detected]
-        whole = functional.normalize(embedded.mean((2, 3), keepdim=True), dim=1)
-        anywhere = detected.amax((2, 3), keepdim=True)
+        whole = functional.normalize(self.pooled(embedded), dim=1)
+        anywhere = self.largest(detected)
         offsets = weights[4:].view(1, 2, 1, 1).expand(values.shape[0], 2, *values.shape[2:])
         classes = weights[0] * embedded + weights[3] * whole
         things = weights[1] * detected + weights[2] * anywhere

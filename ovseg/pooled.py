@@ -1,0 +1,23 @@
+"""What a network knows of an image as a whole: one value of each channel."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class Pooled(nn.Module):
+    """The mean of each channel over the whole input, or its largest value.
+
+    A layer of its own, so that whoever shows a network an image piece by piece can give all pieces one value.
+
+    Args:
+        largest: take the largest value instead of the mean.
+    """
+
+    def __init__(self, *, largest: bool = False) -> None:
+        super().__init__()
+        self.largest = largest
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, C, 1, 1)."""
+        return maps.amax((2, 3), keepdim=True) if self.largest else maps.mean((2, 3), keepdim=True)
