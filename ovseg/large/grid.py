@@ -12,7 +12,9 @@ import numpy.typing as npt
 from ovseg.images.tiles import Tile, plan_tiles
 
 Scores = npt.NDArray[np.floating]
-_SHARED = 4  # windows share at least a quarter of their sides with their neighbours
+_SHARED = 2  # windows share at least half of their sides with their neighbours
+_TRIMMED = 0.25  # of what is shared: so near to the border a network sees more of the border than of the picture
+_LEAST = 0.02
 
 
 @dataclass(frozen=True)
@@ -26,26 +28,29 @@ class Grid:
         cell: side of a cell in pixels of the picture.
         window: side of a window in cells; a shorter side of the picture is covered by a window of its own length.
         overlap: cells that neighbouring windows share at least.
+        block: side in cells of the pieces that labels are decided in.
     """
 
     size: tuple[int, int]
     cell: int
     window: int
     overlap: int
+    block: int
 
     @classmethod
-    def of(cls, size: tuple[int, int], *, scale: float, side: int, stride: int) -> Grid:
-        """The grid on which windows look as large to a network as photos do.
+    def of(cls, size: tuple[int, int], *, scale: float, sides: tuple[int, int], stride: int) -> Grid:
+        """The grid on which things look as large to a network as they would in a photo.
 
         Args:
             size: (H, W) of the picture.
             scale: pixels of the network's input for each pixel of the picture; a cell has whole pixels, so that it
                 is nearly kept.
-            side: pixels of the network's input that a window becomes.
+            sides: pixels of the network's input of a photo, the shorter side and the longest: a block has the one,
+                a window the other.
             stride: of these, pixels a cell.
         """
-        window = max(1, side // stride)
-        return cls(size, max(1, round(stride / scale)), window, window // _SHARED)
+        block, window = (max(1, side // stride) for side in sides)
+        return cls(size, max(1, round(stride / scale)), window, window // _SHARED, block)
 
     @property
     def cells(self) -> tuple[int, int]:
@@ -60,12 +65,12 @@ class Grid:
 
     @property
     def blocks(self) -> list[Tile]:
-        """Pieces of the size of a window, or less at the end, that cover every cell once, row by row."""
-        height, width = self.cells
+        """Pieces, smaller ones at the end, that cover every cell once, row by row."""
+        (height, width), side = self.cells, self.block
         return [
-            Tile(top, left, min(self.window, height - top), min(self.window, width - left))
-            for top in range(0, height, self.window)
-            for left in range(0, width, self.window)
+            Tile(top, left, min(side, height - top), min(side, width - left))
+            for top in range(0, height, side)
+            for left in range(0, width, side)
         ]
 
     def pixels(self, tile: Tile) -> Tile:
@@ -103,7 +108,7 @@ class Grid:
                 total = np.zeros((len(found), region.height, region.width), np.float32)
             total[:, *here] += found[:, *there].astype(np.float32) * weight
             weights[here] += weight
-        return (None if total is None else total / np.maximum(weights, 1e-9)), weights
+        return (None if total is None else total / np.where(weights > 0, weights, 1)), weights
 
     def _weights(self, window: Tile) -> Scores:
         """(h, w) float32 in (0, 1]: rising over the overlap, 1 in the middle."""
@@ -112,10 +117,11 @@ class Grid:
 
 
 def _ramp(length: int, overlap: int) -> npt.NDArray[np.float32]:
-    """Half a wave over the overlap, so that neighbours change places without a step or a kink."""
+    """Half a wave over what is shared, after a part beside the border that counts only where there is no other."""
+    trimmed = overlap * _TRIMMED
     place = np.arange(length) + 0.5
-    near = np.minimum(place, length - place) / max(overlap, 0.5)
-    ramp: npt.NDArray[np.float32] = np.sin(np.pi / 2 * np.minimum(near, 1)).astype(np.float32) ** 2
+    near = (np.minimum(place, length - place) - trimmed) / max(overlap - trimmed, 0.5)
+    ramp: npt.NDArray[np.float32] = np.sin(np.pi / 2 * np.clip(near, _LEAST, 1)).astype(np.float32) ** 2
     return ramp
 
 

@@ -81,7 +81,9 @@ class KeptScores:
                 self._file.write(content)
                 self._file.flush()
             except OSError as error:
-                raise OutputError(f"cannot write to '{self.folder}': {error.strerror}; is the disk full?") from error
+                raise OutputError(
+                    f"cannot write to '{self.folder}': {error.strerror}; is the disk full?"
+                ) from error
         self._journal.append({"window": window, "digest": digest})
         self._digests[window] = digest
 

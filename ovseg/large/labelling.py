@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,21 +23,20 @@ from ovseg.pipeline.queries import QueryBank
 from ovseg.pipeline.segmenter import Segmenter
 from ovseg.pipeline.upsample import find_winners
 
-_MARGIN = 4  # a block is decided with a quarter of a window around it, which reaches as far as refinement does
+_MARGIN = 4  # a block is decided with a quarter of its side around it, which reaches as far as refinement does
 
 
 def grid_of(segmenter: Segmenter, size: tuple[int, int], *, scale: float) -> Grid:
     """The grid of a picture of this size (H, W); see ``Grid.of``."""
-    return Grid.of(
-        size,
-        scale=scale,
-        side=segmenter.config.input.short_side,
-        stride=segmenter.model.image.spec.granularity,
-    )
+    photo, stride = segmenter.config.input, segmenter.model.image.spec.granularity
+    return Grid.of(size, scale=scale, sides=(photo.short_side, photo.max_long_side), stride=stride)
 
 
 def for_windows(segmenter: Segmenter, grid: Grid) -> Segmenter:
-    """The model at the size that makes one cell of the grid of one of its own.
+    """The model at the size that makes one cell of the grid of one of its own, without what differs by window.
+
+    Sharing scores out over all cells that look alike (``smoothing``), and taking a label for absent that has no box
+    in a window (``boxes``), make of one cell something else in every window that holds it.
 
     Raises:
         ConfigError: its rules look at the picture as a whole.
@@ -45,7 +44,10 @@ def for_windows(segmenter: Segmenter, grid: Grid) -> Segmenter:
     _check_rules(segmenter.config)
     stride, window = segmenter.model.image.spec.granularity, grid.windows[0]
     sides = sorted((window.height * stride, window.width * stride))
-    return segmenter.with_input(short_side=sides[0], max_long_side=sides[1])
+    local = segmenter.config.model_copy(update={"smoothing": None, "boxes": None})
+    model = replace(segmenter.model, config=local)
+    ours = Segmenter(model, device=segmenter.device, benchmark=segmenter.benchmark, modifiers=segmenter.added)
+    return ours.with_input(short_side=sides[0], max_long_side=sides[1])
 
 
 def _check_rules(config: ModelConfig) -> None:
@@ -129,7 +131,7 @@ class Labelling:
     def block(self, number: int) -> BlockLabels | None:
         """The labels of one of the grid's blocks within the picture; None where it has no data."""
         grid, inner = self.grid, self.grid.blocks[number]
-        outer = grid.around(inner, max(1, grid.window // _MARGIN))
+        outer = grid.around(inner, max(1, grid.block // _MARGIN))
         scores, weights = grid.joined(outer, self.kept.scores)
         place = grid.pixels(outer)
         image, valid = self.scene.read(place)
@@ -174,10 +176,10 @@ class Labelling:
         return index.cpu().numpy(), winners.best.clamp(0, 1).cpu().numpy()
 
     def _refinement(self, size: tuple[int, int]) -> RefineConfig:
-        """The model's own, with the picture shrunk as much as a photo of the size of a window would be."""
+        """The model's own, with the picture shrunk as much as a photo of the size of a block would be."""
         settings = self.segmenter.config.refine
-        window = self.grid.window * self.grid.cell
-        return settings.model_copy(update={"long_side": max(1, round(settings.long_side * max(size) / window))})
+        photo = self.grid.block * self.grid.cell
+        return settings.model_copy(update={"long_side": max(1, round(settings.long_side * max(size) / photo))})
 
 
 def presence(segmenter: Segmenter, grid: Grid, kept: KeptScores, labels: int) -> npt.NDArray[np.float32]:

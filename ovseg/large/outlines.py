@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -51,10 +52,16 @@ def _parts(index: Path, labels: int) -> Iterator[tuple[int, list[Any]]]:
     import rasterio
     from rasterio.features import shapes
 
-    with rasterio.open(index) as file:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        file = rasterio.open(index)
+    with file:
+        # GDAL places the corners of pixels by the file's transform
+        back = np.array((~file.transform)[:6]).reshape(2, 3)
         for shape, value in shapes(rasterio.band(file, 1), connectivity=4):
             if value < labels:
-                yield int(value), [np.array(ring) for ring in shape["coordinates"]]
+                rings = [np.array(ring) @ back[:, :2].T + back[:, 2] for ring in shape["coordinates"]]
+                yield int(value), [ring.round() for ring in rings]
 
 
 def _features(

@@ -102,4 +102,6 @@ class LargeResult:
                 known["provenance"],
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise ImageError(f"expected a result in '{path}', but it is damaged ({error!r}); make it again") from error
+            raise ImageError(
+                f"expected a result in '{path}', but it is damaged ({error!r}); make it again"
+            ) from error

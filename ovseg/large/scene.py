@@ -108,9 +108,7 @@ class Scene:
         _, note = samples.to_rgb(self.reading, name=self.name)
         shown = samples.chosen(self.reading, name=self.name)[valid]
         ours, missing = self.reading, samples.missing
-        scale = choose_scale(
-            shown, given=ours.value_range, stated=samples.stated, name=self.name, missing=missing
-        )
+        scale = choose_scale(shown, given=ours.value_range, stated=samples.stated, name=self.name, missing=missing)
         if scale is not None:
             ours = replace(ours, value_range=(scale.low, scale.high))
         return replace(self, reading=ours, note=note)
@@ -156,8 +154,8 @@ def _tags(path: Path, file: Any) -> dict[int, Any]:
     turned = tags.get(_ORIENTATION, 1) if tags else _orientation(path)
     if turned != 1:
         raise ImageError(
-            f"expected an upright image, but '{path}' is stored turned (orientation {turned}) and cannot be read by "
-            "windows; store it upright"
+            f"expected an upright image, but '{path}' is stored turned (orientation {turned}), and cannot be read "
+            "by windows; store it upright"
         )
     meanings = [each.name for each in file.colorinterp]
     if meanings[:3] == ["red", "green", "blue"] or meanings[0] == "palette":

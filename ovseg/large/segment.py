@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from ovseg.large.outlines import write_outlines
 from ovseg.large.overview import Overview
 from ovseg.large.result import LargeResult
 from ovseg.large.scene import Scene, open_scene
+from ovseg.large.whole import with_one_view
 from ovseg.pipeline.queries import QueryBank
 from ovseg.pipeline.segmenter import Labels, Segmenter
 from ovseg.prefetch import chunks
@@ -39,6 +40,7 @@ _SCALES = (0.125, 4.0)
 _AT_ONCE = 4  # windows that an accelerator gets together
 _TILE = 256  # pixels a side of the pieces in which the GeoTIFF is stored
 _FAST = 1  # of zlib
+_VIEWED = 25  # windows, or up to twice as many, that say what the picture is like as a whole
 
 
 def segment_large(
@@ -117,13 +119,17 @@ def segment_large(
             tell(f"'{path}': {sentence}")
         settings = {"asked": asked, "reading": reading.described(), "image": FileMark.of(path).sha256}
         shape = (queries.classes, grid.windows[0].height, grid.windows[0].width)
-        settings["grid"] = f"{grid.size} {grid.cell} {grid.window} {grid.overlap}"
+        settings["grid"] = str(grid)
         kept = stack.enter_context(KeptScores(files.kept, settings=settings, shape=shape))
+        side, shared = (length * grid.cell for length in (grid.window, grid.overlap))
+        tell(f"'{path}' is read by {len(grid.windows)} windows of {side} pixels, which share {shared} or more")
         if len(kept):
             tell(f"{len(kept)} of {len(grid.windows)} windows are done by an earlier run")
         bar = progress_bar(path.name, total=len(grid.windows) + len(grid.blocks), shown=show_progress)
         with bar as advance:
-            _ask(for_windows(segmenter, grid), queries, scene, grid, kept, advance)
+            if len(kept) < len(grid.windows):
+                windows = with_one_view(for_windows(segmenter, grid), _some(scene, grid))
+                _ask(windows, queries, scene, grid, kept, advance)
             labelling = Labelling(
                 segmenter,
                 scene,
@@ -167,6 +173,15 @@ def _unplaced(scene: Scene) -> str:
     """Why outlines cannot be placed on the earth; empty where they can."""
     found = reference_of(scene.file)
     return "" if isinstance(found, Reference) else f"{found}: coordinates in GeoJSON are {PIXELS}"
+
+
+def _some(scene: Scene, grid: Grid) -> Iterator[npt.NDArray[np.uint8]]:
+    """Windows from all over the picture that have data, evenly spread in the order of all of them."""
+    every = max(1, len(grid.windows) // _VIEWED)
+    for window in grid.windows[::every]:
+        pixels, valid = scene.read(grid.pixels(window))
+        if valid.any():
+            yield pixels
 
 
 def _ask(

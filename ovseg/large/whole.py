@@ -20,9 +20,9 @@ from ovseg.pooled import Pooled
 def with_one_view(segmenter: Segmenter, windows: Iterable[npt.NDArray[np.uint8]]) -> Segmenter:
     """A segmenter whose networks take every window for a part of one picture.
 
-    Layers that look at an input as a whole (``Pooled``) make of a cell something else in every window that holds it,
-    and so seams. Here each gives for any window the mean of what it gave for some. A network without such layers is
-    left alone.
+    Layers that look at an input as a whole (``Pooled``) make of a cell something else in every window that holds
+    it, and so seams. Here each gives for any window the mean of what it gave for some. A network without such layers
+    is left alone.
 
     Args:
         segmenter: the model; its networks stay as they are.
@@ -32,9 +32,7 @@ def with_one_view(segmenter: Segmenter, windows: Iterable[npt.NDArray[np.uint8]]
         return segmenter
     image, head = copy.deepcopy((segmenter.model.image, segmenter.model.head))
     model = replace(segmenter.model, image=image, head=head)
-    ours = Segmenter(
-        model, device=segmenter.device, benchmark=segmenter.benchmark, modifiers=segmenter.added
-    )
+    ours = Segmenter(model, device=segmenter.device, benchmark=segmenter.benchmark, modifiers=segmenter.added)
     layers = _pooled(image, head)
     seen: dict[nn.Module, list[Tensor]] = {layer: [] for layer in layers}
     with _hooked(layers, lambda layer, given, found: seen[layer].append(found.mean(0, keepdim=True))):

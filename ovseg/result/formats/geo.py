@@ -128,7 +128,7 @@ def reference(place: Place, size: tuple[int, int]) -> Reference | str:
 
 
 def reference_of(photo: Any) -> Reference | str:
-    """How an open photo of rasterio's lies on the earth, without what it says of missing data; or why that is not known."""
+    """How an open photo of rasterio's lies on the earth, but for its missing data; or why that is not known."""
     if photo.crs is None or photo.transform.is_identity:
         return _NONE
     found = Reference(photo.crs, photo.transform)
