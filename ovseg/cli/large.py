@@ -46,7 +46,8 @@ def _outcome(
 ) -> tuple[LargeResult, bool]:
     from ovseg.cli.jobs import check_place, is_done, made_by
     from ovseg.identity import FileMark
-    from ovseg.large import SCALE, LargeResult, segment_large
+    from ovseg.large import LargeResult, segment_large
+    from ovseg.large.segment import SCALE
 
     _refuse(run, job)
     scale, outlines = run.scale or SCALE, Format.GEOJSON in run.formats

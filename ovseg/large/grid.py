@@ -21,7 +21,7 @@ _LEAST = 0.02
 class Grid:
     """Cells over a picture, and windows of whole cells that overlap.
 
-    The cells of the last row and column may reach past the picture.
+    The cells of the last rows and columns may reach past the picture.
 
     Attributes:
         size: (H, W) of the picture in pixels.
@@ -29,6 +29,7 @@ class Grid:
         window: side of a window in cells; a shorter side of the picture is covered by a window of its own length.
         overlap: cells that neighbouring windows share at least.
         block: side in cells of the pieces that labels are decided in.
+        multiple: of cells in the height and width of the grid and of windows, and where these begin.
     """
 
     size: tuple[int, int]
@@ -36,9 +37,12 @@ class Grid:
     window: int
     overlap: int
     block: int
+    multiple: int = 1
 
     @classmethod
-    def of(cls, size: tuple[int, int], *, scale: float, sides: tuple[int, int], stride: int) -> Grid:
+    def of(
+        cls, size: tuple[int, int], *, scale: float, sides: tuple[int, int], stride: int, granularity: int
+    ) -> Grid:
         """The grid on which things look as large to a network as they would in a photo.
 
         Args:
@@ -48,20 +52,28 @@ class Grid:
             sides: pixels of the network's input of a photo, the shorter side and the longest: a block has the one,
                 a window the other.
             stride: of these, pixels a cell.
+            granularity: of these, what the sides of its input are a multiple of.
         """
-        block, window = (max(1, side // stride) for side in sides)
-        return cls(size, max(1, round(stride / scale)), window, window // _SHARED, block)
+        multiple = max(1, granularity // stride)
+        block, window = (max(1, side // granularity) * multiple for side in sides)
+        overlap = window // multiple // _SHARED * multiple
+        return cls(size, max(1, round(stride / scale)), window, overlap, block, multiple)
 
     @property
     def cells(self) -> tuple[int, int]:
         """(h, w) of the grid."""
-        height, width = (-(-side // self.cell) for side in self.size)
+        height, width = (-(-side // (self.cell * self.multiple)) * self.multiple for side in self.size)
         return height, width
 
     @cached_property
     def windows(self) -> list[Tile]:
         """The windows in cells, row by row, all of one size."""
-        return plan_tiles(*self.cells, window=self.window, overlap=self.overlap)
+        step = self.multiple
+        height, width = (length // step for length in self.cells)
+        tiles = plan_tiles(height, width, window=self.window // step, overlap=self.overlap // step)
+        return [
+            Tile(tile.top * step, tile.left * step, tile.height * step, tile.width * step) for tile in tiles
+        ]
 
     @property
     def blocks(self) -> list[Tile]:

@@ -28,8 +28,9 @@ _MARGIN = 4  # a block is decided with a quarter of its side around it, which re
 
 def grid_of(segmenter: Segmenter, size: tuple[int, int], *, scale: float) -> Grid:
     """The grid of a picture of this size (H, W); see ``Grid.of``."""
-    photo, stride = segmenter.config.input, segmenter.model.image.spec.granularity
-    return Grid.of(size, scale=scale, sides=(photo.short_side, photo.max_long_side), stride=stride)
+    photo, spec = segmenter.config.input, segmenter.model.image.spec
+    sides = photo.short_side, photo.max_long_side
+    return Grid.of(size, scale=scale, sides=sides, stride=spec.stride, granularity=spec.granularity)
 
 
 def for_windows(segmenter: Segmenter, grid: Grid) -> Segmenter:
@@ -42,7 +43,7 @@ def for_windows(segmenter: Segmenter, grid: Grid) -> Segmenter:
         ConfigError: its rules look at the picture as a whole.
     """
     _check_rules(segmenter.config)
-    stride, window = segmenter.model.image.spec.granularity, grid.windows[0]
+    stride, window = segmenter.model.image.spec.stride, grid.windows[0]
     sides = sorted((window.height * stride, window.width * stride))
     local = segmenter.config.model_copy(update={"smoothing": None, "boxes": None})
     model = replace(segmenter.model, config=local)

@@ -21,8 +21,8 @@ def with_one_view(segmenter: Segmenter, windows: Iterable[npt.NDArray[np.uint8]]
     """A segmenter whose networks take every window for a part of one picture.
 
     Layers that look at an input as a whole (``Pooled``) make of a cell something else in every window that holds
-    it, and so seams. Here each gives for any window the mean of what it gave for some. A network without such layers
-    is left alone.
+    it, and so seams. Here each gives for any window the mean of what it gave for some. A network without such
+    layers is left alone.
 
     Args:
         segmenter: the model; its networks stay as they are.

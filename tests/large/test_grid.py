@@ -23,8 +23,10 @@ def test_cells_reach_past_the_end_and_windows_cover_them_all() -> None:
 
 
 def test_the_grid_is_that_of_a_photo_at_the_scale() -> None:
-    assert Grid.of((4000, 5000), scale=0.5, sides=(512, 1280), stride=16) == Grid((4000, 5000), 32, 80, 40, 32)
-    assert Grid.of((40, 50), scale=4, sides=(16, 8), stride=16).cell == 4
+    grid = Grid.of((4000, 5000), scale=0.5, sides=(512, 1280), stride=16, granularity=32)
+    assert grid == Grid((4000, 5000), 32, 80, 40, 32, 2)
+    assert grid.cells == (126, 158) and {each.top for each in grid.windows} == {0, 40, 46}
+    assert Grid.of((40, 50), scale=4, sides=(16, 8), stride=16, granularity=16).cell == 4
 
 
 def test_windows_change_places_smoothly() -> None:
