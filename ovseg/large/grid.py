@@ -71,9 +71,7 @@ class Grid:
         step = self.multiple
         height, width = (length // step for length in self.cells)
         tiles = plan_tiles(height, width, window=self.window // step, overlap=self.overlap // step)
-        return [
-            Tile(tile.top * step, tile.left * step, tile.height * step, tile.width * step) for tile in tiles
-        ]
+        return [Tile(tile.top * step, tile.left * step, tile.height * step, tile.width * step) for tile in tiles]
 
     @property
     def blocks(self) -> list[Tile]:
