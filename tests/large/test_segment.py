@@ -8,16 +8,22 @@ import signal
 import subprocess
 import sys
 import warnings
-from dataclasses import replace
+from dataclasses import fields, replace
+from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.documents import ROOT
 from helpers.toy import COLOURS, make_segmenter
+from PIL import Image
 
 from ovseg.errors import ConfigError, ImageError, MissingDependencyError, OutputError
+from ovseg.images.tiles import Tile
 from ovseg.large import LargeResult, segment_large
+from ovseg.large.grid import Grid
 from ovseg.large.labelling import grid_of
 from ovseg.pipeline.segmenter import Segmenter
 
@@ -258,3 +264,38 @@ def test_a_model_whose_rules_need_the_whole_picture_is_refused(toy: Segmenter, t
 def test_the_grid_of_the_toy(toy: Segmenter) -> None:
     grid = grid_of(toy, (SIDE, SIDE), scale=0.5)
     assert (grid.cell, grid.window, grid.overlap, len(grid.windows)) == (16, 16, 8, 9)
+
+
+class Elsewhere(Grid):
+    """The same grid; all windows but the first and the last of a row or column begin half a step away."""
+
+    @cached_property
+    def windows(self) -> list[Tile]:
+        step = self.window - self.overlap
+        starts = [
+            sorted({0, *range(step // 2, length - self.window, step), length - self.window})
+            for length in self.cells
+        ]
+        return [Tile(top, left, self.window, self.window) for top, left in product(*starts)]
+
+
+@pytest.mark.slow
+def test_windows_that_begin_elsewhere_give_the_same_labels_of_photos(
+    mini: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixteen photos side by side, of 640 pixels each, so that windows of 1280 pixels cut them."""
+    names = ["temple", "coffee", "cat", "flower", "astronaut"]
+    photos = [Image.open(ROOT / "examples" / f"{name}.jpg").convert("RGB").resize((640, 640)) for name in names]
+    rows = [np.hstack([np.asarray(photos[(3 * row + column) % 5]) for column in range(4)]) for row in range(4)]
+    path = write(tmp_path / "scene.tif", np.vstack(rows))
+    asked = ["temple", "tree", "sky", "cup", "cat", "flower", "person", "table"]
+    first = labels_of(segment_large(mini, path, asked, out=tmp_path / "first", scale=1))
+
+    def elsewhere(*given: Any, **named: Any) -> Grid:
+        grid = grid_of(*given, **named)
+        return Elsewhere(**{field.name: getattr(grid, field.name) for field in fields(Grid)})
+
+    monkeypatch.setattr("ovseg.large.segment.grid_of", elsewhere)
+    second = labels_of(segment_large(mini, path, asked, out=tmp_path / "second", scale=1))
+    assert (first == second).mean() >= 0.99
+    assert len(np.unique(first)) > 5
