@@ -83,6 +83,15 @@ class Grid:
             for left in range(0, width, side)
         ]
 
+    def views(self, most: int) -> list[Tile]:
+        """Windows spread evenly, wherever those of the grid begin: as few as cover it, at most ``most`` a side."""
+        side = self.windows[0]
+        tops, lefts = (
+            _spread(length, inner, most, multiple=self.multiple)
+            for length, inner in zip(self.cells, (side.height, side.width), strict=True)
+        )
+        return [Tile(top, left, side.height, side.width) for top in tops for left in lefts]
+
     def pixels(self, tile: Tile) -> Tile:
         """A tile of cells in pixels of the picture; it may reach past its end."""
         return Tile(*(self.cell * length for length in (tile.top, tile.left, tile.height, tile.width)))
@@ -124,6 +133,12 @@ class Grid:
         """(h, w) float32 in (0, 1]: rising over the overlap, 1 in the middle."""
         tall, wide = (_ramp(length, self.overlap) for length in (window.height, window.width))
         return tall[:, None] * wide[None]
+
+
+def _spread(length: int, window: int, most: int, *, multiple: int) -> list[int]:
+    count = min(most, -(-length // window))
+    gaps = max(1, count - 1) * multiple
+    return [number * (length - window) // gaps * multiple for number in range(count)]
 
 
 def _ramp(length: int, overlap: int) -> npt.NDArray[np.float32]:

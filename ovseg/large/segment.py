@@ -40,7 +40,7 @@ _SCALES = (0.125, 4.0)
 _AT_ONCE = 4  # windows that an accelerator gets together
 _TILE = 256  # pixels a side of the pieces in which the GeoTIFF is stored
 _FAST = 1  # of zlib
-_VIEWED = 25  # windows, or up to twice as many, that say what the picture is like as a whole
+_VIEWED = 5  # windows a side, at most, that say what the picture is like as a whole
 
 
 def segment_large(
@@ -128,7 +128,7 @@ def segment_large(
         bar = progress_bar(path.name, total=len(grid.windows) + len(grid.blocks), shown=show_progress)
         with bar as advance:
             if len(kept) < len(grid.windows):
-                windows = with_one_view(for_windows(segmenter, grid), _some(scene, grid))
+                windows = with_one_view(for_windows(segmenter, grid), _views(scene, grid))
                 _ask(windows, queries, scene, grid, kept, advance)
             labelling = Labelling(
                 segmenter,
@@ -175,11 +175,10 @@ def _unplaced(scene: Scene) -> str:
     return "" if isinstance(found, Reference) else f"{found}: coordinates in GeoJSON are {PIXELS}"
 
 
-def _some(scene: Scene, grid: Grid) -> Iterator[npt.NDArray[np.uint8]]:
-    """Windows from all over the picture that have data, evenly spread in the order of all of them."""
-    every = max(1, len(grid.windows) // _VIEWED)
-    for window in grid.windows[::every]:
-        pixels, valid = scene.read(grid.pixels(window))
+def _views(scene: Scene, grid: Grid) -> Iterator[npt.NDArray[np.uint8]]:
+    """The windows of the grid's views that have data."""
+    for view in grid.views(_VIEWED):
+        pixels, valid = scene.read(grid.pixels(view))
         if valid.any():
             yield pixels
 

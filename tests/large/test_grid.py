@@ -29,6 +29,13 @@ def test_the_grid_is_that_of_a_photo_at_the_scale() -> None:
     assert Grid.of((40, 50), scale=4, sides=(16, 8), stride=16, granularity=16).cell == 4
 
 
+def test_views_are_spread_evenly_wherever_windows_begin() -> None:
+    assert [(view.top, view.left) for view in GRID.views(5)] == [(0, 0), (0, 7), (0, 15), (2, 0), (2, 7), (2, 15)]
+    grid = Grid.of((20_000, 2000), scale=0.5, sides=(512, 1280), stride=16, granularity=32)
+    assert [view.top for view in grid.views(5)] == [0, 136, 272, 408, 546]
+    assert {(view.height, view.width) for view in grid.views(5)} == {(80, 64)}
+
+
 def test_windows_change_places_smoothly() -> None:
     """Of four shared cells the first counts for nothing: 2.5, 1.5 and 0.5 cells from it the weights are sin² of
     75, 45 and 15 degrees."""
