@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ovseg.pipeline.opening import load as load
     from ovseg.pipeline.segmenter import Segmenter as Segmenter
     from ovseg.result import SegmentationResult as SegmentationResult
+    from ovseg.video import VideoFrame as VideoFrame
+    from ovseg.video import segment_video as segment_video
     from ovseg.vocabulary.labels import Concept as Concept
 
 _HOMES = {
@@ -42,6 +44,8 @@ _HOMES = {
     "propose": "ovseg.discovery",
     "discover": "ovseg.discovery",
     "cosaliency": "ovseg.discovery",
+    "segment_video": "ovseg.video",
+    "VideoFrame": "ovseg.video",
     "list_models": "ovseg.models.catalogue",
     "OvsegError": "ovseg.errors",
 }
@@ -53,6 +57,7 @@ __all__ = [
     "OvsegError",
     "SegmentationResult",
     "Segmenter",
+    "VideoFrame",
     "__version__",
     "cosaliency",
     "discover",
@@ -62,6 +67,7 @@ __all__ = [
     "load",
     "propose",
     "segment",
+    "segment_video",
 ]
 
 

@@ -12,12 +12,13 @@ class Pooled(nn.Module):
 
     Args:
         largest: take the largest value instead of the mean.
+        over: the axes of height and width.
     """
 
-    def __init__(self, *, largest: bool = False) -> None:
+    def __init__(self, *, largest: bool = False, over: tuple[int, int] = (2, 3)) -> None:
         super().__init__()
-        self.largest = largest
+        self.largest, self.over = largest, over
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, C, 1, 1)."""
-        return maps.amax((2, 3), keepdim=True) if self.largest else maps.mean((2, 3), keepdim=True)
+        """(B, C, h, w) to (B, C, 1, 1), where channels come first."""
+        return maps.amax(self.over, keepdim=True) if self.largest else maps.mean(self.over, keepdim=True)

@@ -35,6 +35,7 @@ LAYERS = [
     {"concepts"},
     {"bank"},
     {"discovery"},
+    {"video"},
     {"evaluation"},
     {"training"},
     {"serve"},

@@ -16,6 +16,7 @@ PUBLIC = [
     "OvsegError",
     "SegmentationResult",
     "Segmenter",
+    "VideoFrame",
     "__version__",
     "cosaliency",
     "discover",
@@ -25,6 +26,7 @@ PUBLIC = [
     "load",
     "propose",
     "segment",
+    "segment_video",
 ]
 
 

@@ -20,6 +20,7 @@ from ovseg.escape import one_line
 COMMANDS = (
     "segment",
     "select",
+    "video",
     "models",
     "export",
     "evaluate",

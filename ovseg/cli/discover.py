@@ -54,12 +54,13 @@ def discover(
     """
     import ovseg
     from ovseg.discovery import Discovery
+    from ovseg.vocabulary.label_files import names_in
 
     count, given = _parse_groups(groups), dict(map(_parse_name, name or []))
     if given:
         made = Discovery.open(out).with_names(given)
     else:
-        options = {"by": by, "groups": count or "auto", "stuff": stuff, "names": _read_words(names)}
+        options = {"by": by, "groups": count or "auto", "stuff": stuff, "names": names_in(names)}
         made = _discover(folder, out, options, model=model, device=device)
     _print(made)
     if concepts is not None:
@@ -131,9 +132,3 @@ def _parse_name(text: str) -> tuple[int, str]:
     if equals and number.strip().isdigit():
         return int(number), name.strip()
     raise ConfigError(f"--name expects NUMBER=NAME, got '{text}'; for example 3=cup")
-
-
-def _read_words(path: Path | None) -> list[str]:
-    from ovseg.vocabulary.label_files import read_label_file
-
-    return [] if path is None else [name for _, name in read_label_file(path)]

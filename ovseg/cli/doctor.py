@@ -21,6 +21,7 @@ class Extra(NamedTuple):
 
 EXTRAS = {
     "serve": Extra(("fastapi", "uvicorn", "python_multipart", "gradio"), "ovseg serve"),
+    "video": Extra(("av",), "ovseg video"),
     "crf": Extra(("pydensecrf",), "refinement by a dense CRF"),
     "geo": Extra(("rasterio",), "images of the earth"),
     "notebook": Extra(("pandas", "supervision"), "results as tables and as supervision's detections"),

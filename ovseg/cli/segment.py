@@ -100,10 +100,11 @@ def segment(
     """
     from ovseg.cli.examples import with_examples
     from ovseg.cli.jobs import parse_background, parse_names
+    from ovseg.vocabulary.label_files import names_in
 
     more, words = split(labels or [])
     run = Run(
-        labels=with_examples([*words, *_read_labels(labels_file)], example or []),
+        labels=with_examples([*words, *names_in(labels_file)], example or []),
         background=parse_background(background),
         refine=refine,
         model=model,
@@ -336,12 +337,6 @@ class _Picture:
     pixels: npt.NDArray[np.uint8]
     note: str
     mark: FileMark
-
-
-def _read_labels(path: Path | None) -> list[str]:
-    from ovseg.vocabulary.label_files import read_label_file
-
-    return [] if path is None else [name for _, name in read_label_file(path)]
 
 
 def _print_failure(job: Job, error: ImageError, console: Console, *, as_json: bool) -> None:

@@ -38,7 +38,7 @@ def serve(
     cache_photos: Annotated[int, typer.Option(help="Encoded photos that are kept for further questions.")] = 32,
     cache_mb: Annotated[int, typer.Option(help="Memory that they may take.")] = 512,
 ) -> None:
-    """Answer requests with one model, and show a page to try it; needs pip install 'ovseg[serve]'.
+    """Answer requests with one model, and show a page to try it; needs pip install 'ovseg\\[serve]'.
 
     Example: ovseg serve --folder photos/
     """

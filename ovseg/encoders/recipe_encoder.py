@@ -60,7 +60,7 @@ class RecipeEncoder(nn.Module):
         self._regions_of_whole = regions_of_whole
         self.converter = None if converter is None else converter[0]
         self._conversion = None if converter is None else converter[1]
-        self._keeps_history = self._recipe.history or converter is not None
+        self.keeps_history = self._recipe.history or converter is not None
         _check_converter(self._conversion, depth=len(tower.blocks), structure=structure is not None)
         _check_parts(recipe.name, "structure", wanted=self._recipe.structure, there=structure is not None)
         _check_parts(recipe.name, "regions", wanted=self._recipe.regions, there=regions is not None)
@@ -106,19 +106,19 @@ class RecipeEncoder(nn.Module):
     def forward(self, pixels: Tensor, regions: Tensor | None = None) -> tuple[Tensor, ...]:
         """What ``dense`` returns as plain tensors, for export: values, then structure, objectness, if any."""
         pixels = pixels.to(self.dtype)
-        return self._maps(self.tower.prefix(pixels, keep=self._keeps_history), pixels, regions)
+        return self._maps(self.tower.prefix(pixels, keep=self.keeps_history), pixels, regions)
 
     def dense_and_whole(self, pixels: Tensor, regions: Tensor | None = None) -> DenseFeatures:
         """What ``dense`` returns with ``image_vector`` as ``whole``, for one more run of the last block."""
         pixels = pixels.to(self.dtype)
-        tokens = self.tower.prefix(pixels, keep=self._keeps_history)
+        tokens = self.tower.prefix(pixels, keep=self.keeps_history)
         whole = functional.normalize(self.tower.pool(self.tower.whole_block(tokens)), dim=-1)
         return replace(as_features(self._maps(tokens, pixels, regions), pixels, self.spec.space), whole=whole)
 
     def dense_resumable(self, pixels: Tensor) -> tuple[DenseFeatures, TowerTokens]:
         """What ``dense`` returns, and the tokens entering the last block, with the history that its recipe read."""
         pixels = pixels.to(self.dtype)
-        tokens, read = self.tower.prefix(pixels, keep=self._keeps_history), set[int]()
+        tokens, read = self.tower.prefix(pixels, keep=self.keeps_history), set[int]()
         maps = self._maps(tokens, pixels, None, read=read)
         return as_features(maps, pixels, self.spec.space), tokens.keeping(read)
 
@@ -133,7 +133,7 @@ class RecipeEncoder(nn.Module):
         if not self._recipe.labels:
             raise ConfigError(f"recipe '{self._config.name}' does not look at labels; remove 'again:'")
         pixels = pixels.to(self.dtype)
-        tokens = self.tower.prefix(pixels, keep=self._keeps_history) if entering is None else entering
+        tokens = self.tower.prefix(pixels, keep=self.keeps_history) if entering is None else entering
         maps = self._maps(tokens, pixels, None, labels=patch_labels(labels, tokens.grid))
         return as_features(maps, pixels, self.spec.space)
 

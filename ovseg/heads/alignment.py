@@ -59,7 +59,8 @@ class AlignmentHead(nn.Module):
         width = sum(PARTS[name] for name in TRAINED_PARTS)
         self._trained = slice(slices[TRAINED_PARTS[0]].start, slices[TRAINED_PARTS[-1]].stop)
         self._penultimate, self._detected = slices["penultimate"], slices["detected"]
-        self.pooled, self.largest = Pooled(), Pooled(largest=True)
+        over = (1, 2)  # cells, channels being last
+        self.pooled, self.largest = Pooled(over=over), Pooled(over=over, largest=True)
         self.visual = nn.Linear(width, _JOINT)
         self.textual = nn.Sequential(nn.Linear(_TEXT, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, _JOINT))
         self.log_scale = nn.Parameter(torch.tensor(5.0).log())
@@ -94,20 +95,19 @@ class AlignmentHead(nn.Module):
 
     def map_features(self, values: Tensor) -> Tensor:
         """The trained part: (B, 3440, h, w) to (B, 256, h, w), of length exp(log_scale)."""
-        weight = self.visual.weight[:, :, None, None]
-        mapped = functional.conv2d(values[:, self._trained], weight, self.visual.bias)
-        return functional.normalize(mapped, dim=1) * self.log_scale.exp()
+        mapped = self.visual(_channels_last(values)[..., self._trained])
+        return _channels_first(functional.normalize(mapped, dim=-1) * self.log_scale.exp())
 
     def evidence(self, values: Tensor) -> Tensor:
         """The untrained parts, weighted: (B, 3440, h, w) to (B, 1280 + 80 + 2, h, w)."""
-        weights = self.log_evidence.exp()
-        embedded, detected = values[:, self._penultimate], values[:, self._detected]
-        whole = functional.normalize(self.pooled(embedded), dim=1)
+        weights, values = self.log_evidence.exp(), _channels_last(values)
+        embedded, detected = values[..., self._penultimate], values[..., self._detected]
+        whole = functional.normalize(self.pooled(embedded), dim=-1)
         anywhere = self.largest(detected)
-        offsets = weights[4:].view(1, 2, 1, 1).expand(values.shape[0], 2, *values.shape[2:])
+        offsets = weights[4:].expand(*values.shape[:3], 2)
         classes = weights[0] * embedded + weights[3] * whole
         things = weights[1] * detected + weights[2] * anywhere
-        return torch.cat([classes, things, offsets], 1)
+        return _channels_first(torch.cat([classes, things, offsets], -1))
 
     def trained_part(self, cells: Tensor) -> Tensor:
         """The channels that the trained map reads: (n, 3440) to (n, 2080)."""
@@ -180,3 +180,13 @@ class AlignmentHead(nn.Module):
         things = (cosine / _THING_TEMPERATURE).softmax(-1) * known.clamp(0, 1)
         offsets = torch.cat([things.sum(-1, keepdim=True), nearness.amax(-1, keepdim=True)], -1)
         return torch.cat([columns, things, -offsets], -1)
+
+
+def _channels_last(maps: Tensor) -> Tensor:
+    """(B, C, h, w) as (B, h, w, C), which is how the encoder lays them out; nothing is copied."""
+    return maps.permute(0, 2, 3, 1)
+
+
+def _channels_first(cells: Tensor) -> Tensor:
+    """(B, h, w, C) as (B, C, h, w); nothing is copied."""
+    return cells.permute(0, 3, 1, 2)

@@ -49,7 +49,7 @@ FOREIGN = (
         "a video",
         (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm"),
         (b"isom", b"iso2", b"mp4", b"qt  ", b"M4V", b"avc1", b"\x1aE\xdf\xa3", b"AVI "),
-        "write its frames as images, for example with ffmpeg -i VIDEO frames/%05d.jpg",
+        "give it to 'ovseg video', or write its frames as images, as by ffmpeg -i VIDEO frames/%05d.jpg",
     ),
 )
 FOREIGN_SUFFIXES = frozenset(suffix for each in FOREIGN for suffix in each.suffixes)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ovseg.config import choose
+from ovseg.errors import ConfigError
 from ovseg.models.clip import build_openclip
 from ovseg.models.config import ModelConfig
 from ovseg.models.download import find_own_of
@@ -44,9 +45,12 @@ def build_model(
 
     Raises:
         ModelError: weights are missing, damaged or of another architecture.
+        ConfigError: the file asks for the boxes of a detector that the model has not.
     """
     build = choose(f"kind of encoder in model '{config.name}':", config.encoder.kind, BUILDERS)
     model = build(config, device or torch.device("cpu"), dtype, weights)
+    if config.boxes is not None and model.detector is None:
+        raise ConfigError(f"'boxes:' needs a model with a detector, which '{config.name}' has not; remove it")
     model = replace(model, weights={**model.weights, **_sam_marks(config)})
     if config.head is None:
         return model

@@ -15,6 +15,7 @@ from ovseg.assets import asset_names, find_asset
 from ovseg.attention.registry import RECIPES, RecipeConfig
 from ovseg.config import Config, load_config, parse_config
 from ovseg.encoders.converter import ConverterConfig
+from ovseg.encoders.reduction import TokensConfig
 from ovseg.encoders.structure import StructureConfig
 from ovseg.errors import ConfigError, ModelError, did_you_mean
 from ovseg.heads.registry import HeadConfig
@@ -66,6 +67,7 @@ class EncoderConfig(Config):
             the released code of the recipes; see ``ovseg.encoders.tower.resize_positions``.
         norm_epsilon: what all layer normalisations of a tower add to the variance; None leaves what they have.
         exact_gelu: run a tower with GELU where its weights were trained with x·sigmoid(1.702x).
+        tokens: between which blocks a tower runs on fewer tokens; None keeps all of them.
         recipe: what the last attention block of a tower does; None leaves it as it was trained.
         structure: a vision-only encoder, for recipes that need one.
         regions: how the image is cut into parts, for recipes that need them.
@@ -82,6 +84,7 @@ class EncoderConfig(Config):
     position_offset: float | None = Field(default=None, ge=0, lt=1)
     norm_epsilon: float | None = Field(default=None, gt=0)
     exact_gelu: bool = False
+    tokens: TokensConfig | None = None
     recipe: RecipeConfig | None = None
     structure: StructureConfig | None = None
     regions: RegionsConfig | None = None

@@ -18,7 +18,7 @@ from ovseg.proposals.proposal import Detector
 
 MadeT = TypeVar("MadeT")
 # fields and what they are where they are not used
-_ADDED = [("converter", None), ("objectness", 0.0), ("whole", False), ("source", "")]
+_ADDED = [("converter", None), ("objectness", 0.0), ("whole", False), ("source", ""), ("tokens", None)]
 _IMAGE_SIDE = (
     "image",
     "structure",

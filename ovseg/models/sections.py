@@ -229,6 +229,8 @@ class ExamplesConfig(Config):
             point, and trained heads are told which it is.
         masks: the name of a SAM of ``ovseg.sam`` that is shown where these labels are likely, and whose masks then
             sharpen what words and pictures say; None asks none.
+        positions: so many directions, in which features differ by place alone, are taken out of them before
+            pictures are compared; for transformers (INSID3 takes 500 of DINOv3-L's 1024, FROST 250). 0 for none.
     """
 
     method: str = "auto"
@@ -236,6 +238,7 @@ class ExamplesConfig(Config):
     beside: str | None = None
     cut_out: bool = True
     masks: str | None = None
+    positions: int = Field(default=0, ge=0)
 
 
 class PruneConfig(Config):

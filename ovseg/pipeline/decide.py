@@ -211,9 +211,7 @@ def refined_winners(
         method=settings.method,
         options=settings.options,
     )
-    winners = find_winners(refined.maps, refined.geometry, stride=1)
-    index = refined.classes[winners.index.long()].to(torch.int32)
-    return Winners(index, winners.best, winners.second)
+    return find_winners(refined.maps, refined.geometry, stride=1, classes=refined.classes)
 
 
 def unsure(winners: Winners, settings: BackgroundConfig) -> Tensor:

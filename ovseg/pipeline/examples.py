@@ -19,6 +19,7 @@ from ovseg.backends.answers import AnsweringHead, ExemplarHead
 from ovseg.encoders.spec import DenseFeatures
 from ovseg.errors import ConfigError, SpaceError
 from ovseg.examples import METHODS, MeanSight, Shot, Sight, View, teach
+from ovseg.examples.positions import position_basis, without_positions
 from ovseg.examples.shot import Kind, Lesson, Words
 from ovseg.heads.shots import ShotHead
 from ovseg.identity import digest
@@ -54,6 +55,7 @@ class ExampleEvidence(Modifier):
         labels: names of those that have pictures.
         mark: what pictures, places and method are known by.
         masks: a name of ``ovseg.sam.load_sam``, which then draws where these labels are likely; None for none.
+        basis: (C, n) directions of the features that say where a cell is; None to leave them in.
     """
 
     sight: Sight
@@ -61,6 +63,7 @@ class ExampleEvidence(Modifier):
     labels: tuple[str, ...]
     mark: str
     masks: str | None = None
+    basis: Tensor | None = None
 
     @property
     def info(self) -> Mapping[str, str]:
@@ -78,7 +81,8 @@ class ExampleEvidence(Modifier):
         Evidence is shared out as the logits were, what masks say is not.
         """
         words = by_class(logits)
-        trust, evidence = self.sight(view_of(encoded, words))
+        view = view_of(encoded, words)
+        trust, evidence = self.sight(view if self.basis is None else without_positions(view, self.basis))
         evidence = on_grid(evidence, logits.grid)
         doubted = (trust[:, None, None] - 1) * words[self.rows.to(words.device)]
         found = logits.plus(self.rows, doubted + logits.smooth(evidence.to(words)))
@@ -134,10 +138,11 @@ class ExampleReader:
     ) -> ExampleEvidence:
         labels = tuple(concepts)
         pictures = [(number, each) for number, label in enumerate(labels) for each in pictures_of(concepts[label])]
-        shots = _Shots(partial(self._seen, segmenter), segmenter, queries, pictures)
+        chosen = segmenter.config.examples
+        basis = _positions(segmenter, chosen.positions) if chosen.positions else None
+        shots = _Shots(partial(self._seen, segmenter), segmenter, queries, pictures, basis)
         rows = torch.tensor([queries.vocabulary.labels.index(label) for label in labels], dtype=torch.int64)
         named = torch.tensor([concepts[label].use_name for label in labels], dtype=torch.bool)
-        chosen = segmenter.config.examples
         lesson = Lesson(shots, rows, named)
         by_method = partial(teach, lesson, fusion=chosen.fusion)
         sight: Sight
@@ -148,7 +153,7 @@ class ExampleReader:
             sight = by_method(method=chosen.method)
         if chosen.beside is not None and labels:
             sight = MeanSight(sight, by_method(method=chosen.beside))
-        return ExampleEvidence(sight, rows, labels, mark, chosen.masks)
+        return ExampleEvidence(sight, rows, labels, mark, chosen.masks, basis)
 
     def _seen(self, segmenter: Segmenter, picture: Picture) -> _Kept:
         """A picture encoded, with the share of each cell that shows the label."""
@@ -172,6 +177,7 @@ class _Shots(Sequence[Shot]):
     segmenter: Segmenter
     queries: QueryBank
     pictures: Sequence[tuple[int, Picture]]
+    basis: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -180,7 +186,9 @@ class _Shots(Sequence[Shot]):
         label, picture = self.pictures[place]
         kept = self.see(picture)
         words = by_class(self.segmenter.plain_logits(kept.encoded(), self.queries))
-        return Shot(kept.view(words), label, kept.share, kept.kind)
+        view = kept.view(words)
+        view = view if self.basis is None else without_positions(view, self.basis)
+        return Shot(view, label, kept.share, kept.kind)
 
 
 @dataclass(frozen=True)
@@ -252,6 +260,13 @@ def view_from(features: DenseFeatures, words: Tensor, colours: Tensor) -> View:
         None if maps is None else maps[0].float() for maps in (features.structure, features.inputs)
     )
     return View(unit, on_grid(words, features.grid), colours.to(unit), structure, inputs)
+
+
+def _positions(segmenter: Segmenter, count: int) -> Tensor:
+    """What a black picture, as large as the model's input, says of places."""
+    side = segmenter.config.input.short_side
+    encoded = segmenter.encode(np.zeros((side, side, 3), np.uint8))
+    return position_basis(encoded.features.values[0], count)
 
 
 def shot_head(segmenter: Segmenter) -> ShotHead:

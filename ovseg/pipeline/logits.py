@@ -19,6 +19,7 @@ from ovseg.pipeline.queries import QueryBank
 from ovseg.refine import affinity, pool_cells
 from ovseg.tensors import check_shape
 
+_FEW = 16  # queries are few where there are so many times as many channels
 POOL = 2  # cells take from squares of 2×2 cells, so only those are compared with text: a quarter of the cost
 
 
@@ -148,9 +149,7 @@ def class_logits(
         whole = ClassLogits(best.view(-1, *fused.grid), fused.stride, queries, _sharing(fused, smoothing), owner)
         return replace(whole, values=whole.smooth(whole.values))
     sharing = _sharing(features, smoothing)
-    # Sharing takes means of squares of cells. Dot products are linear, so the means of features serve as well.
-    cells = features.values[0] if sharing is None else pool_cells(features.values[0], POOL)
-    scores = (queries.embeddings.to(cells) @ cells.flatten(1)).float() * queries.logit_scale
+    scores = _scores(features.values[0], queries, pooled=sharing is not None)
     best, owner = _rows(scores, queries, by_query=by_query)
     shared = best if sharing is None else best @ sharing.T
     return ClassLogits(shared.view(-1, *features.grid), features.stride, queries, sharing, owner)
@@ -183,6 +182,17 @@ def answered_logits(
     best, _ = _rows(answer.maps.flatten(1), queries, by_query=False)
     values = best.view(-1, *answer.maps.shape[1:])
     return ClassLogits(values, answer.stride, queries, objects=answer.objects)
+
+
+def _scores(cells: Tensor, queries: QueryBank, *, pooled: bool) -> Tensor:
+    """(Q, n) logits of the queries at (C, h, w) cells, or the means over squares of cells that sharing takes."""
+    vectors = queries.embeddings.to(cells)
+    # Dot products are linear: means of the scores are scores of the means. Few scores are quicker to pool.
+    first = pooled and len(vectors) > len(cells) // _FEW
+    scores = (vectors @ (pool_cells(cells, POOL) if first else cells).flatten(1)).float() * queries.logit_scale
+    if pooled and not first:
+        return pool_cells(scores.view(-1, *cells.shape[1:]), POOL).flatten(1)
+    return scores
 
 
 def _rows(scores: Tensor, queries: QueryBank, *, by_query: bool) -> tuple[Tensor, Tensor | None]:

@@ -49,13 +49,14 @@ def axis_matrices(
     ]
 
 
-def find_winners(maps: Tensor, geometry: Geometry, *, stride: float) -> Winners:
+def find_winners(maps: Tensor, geometry: Geometry, *, stride: float, classes: Tensor | None = None) -> Winners:
     """The best and second-best class at each pixel of the original image.
 
     Args:
         maps: (K, h, w) float class maps at ``stride``.
         geometry: how the image became the encoder's input.
         stride: pixels of the input per cell.
+        classes: (K,) int64, the number of each map's class; None: its place.
 
     Returns:
         Equal to bilinear interpolation of all K maps followed by the two largest, for every pixel.
@@ -65,8 +66,10 @@ def find_winners(maps: Tensor, geometry: Geometry, *, stride: float) -> Winners:
     """
     check_shape("maps", maps, "K h w")
     maps = maps.float()
+    numbers = torch.arange(len(maps), device=maps.device) if classes is None else classes.to(maps.device)
+    numbers = numbers.to(torch.int32)
     if not isinstance(geometry, ImageGeometry):
-        return _winners_by_rows(maps, geometry, stride=stride)
+        return _winners_by_rows(maps, geometry, numbers, stride=stride)
     down, across = axis_matrices(geometry, (maps.shape[1], maps.shape[2]), stride=stride, device=maps.device)
     height, width = geometry.original
     index = torch.empty(height, width, dtype=torch.int32, device=maps.device)
@@ -78,16 +81,26 @@ def find_winners(maps: Tensor, geometry: Geometry, *, stride: float) -> Winners:
         part = patch @ across[columns, piece.column_cells].T  # (k, cells, columns)
         for some in _row_chunks(rows, part.shape[0] * part.shape[2]):
             values = torch.matmul(down[some, piece.row_cells], part)
-            first, order = values.max(0)
-            index[some, columns] = candidates[order].to(torch.int32)
-            best[some, columns] = first
-            if len(candidates) > 1:
-                values.scatter_(0, order.unsqueeze(0), -torch.inf)
-                second[some, columns] = values.amax(0)
+            index[some, columns], best[some, columns], next_best = _two_best(values, numbers[candidates])
+            if next_best is not None:
+                second[some, columns] = next_best
     return Winners(index, best, second)
 
 
-def _winners_by_rows(maps: Tensor, geometry: Geometry, *, stride: float) -> Winners:
+def _two_best(values: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Of (k, rows, columns) values the number of the largest, the largest and the next; the first of equal ones."""
+    if len(values) == 2:  # the most frequent case, and a quicker one
+        one, other = values
+        index = torch.where(other > one, numbers[1], numbers[0])
+        return index, torch.maximum(one, other), torch.minimum(one, other)
+    best, order = values.max(0)
+    index = numbers[order]
+    if len(values) == 1:
+        return index, best, None
+    return index, best, values.scatter_(0, order.unsqueeze(0), -torch.inf).amax(0)
+
+
+def _winners_by_rows(maps: Tensor, geometry: Geometry, numbers: Tensor, *, stride: float) -> Winners:
     """The same where nothing is known of how cells lie on pixels: every class, a band of rows at a time."""
     height, width = geometry.original
     bands = []
@@ -95,7 +108,7 @@ def _winners_by_rows(maps: Tensor, geometry: Geometry, *, stride: float) -> Winn
         values = geometry.sample(maps[None], rows, stride=stride)[0]
         best, order = values.topk(min(2, len(maps)), dim=0)
         second = best[1] if len(maps) > 1 else torch.zeros_like(best[0])
-        bands.append((order[0].to(torch.int32), best[0], second))
+        bands.append((numbers[order[0]], best[0], second))
     return Winners(*(torch.cat(part) for part in zip(*bands, strict=True)))
 
 

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ovseg.tensors import check_shape
 
+Box = tuple[slice, slice]
+
 
 def fill_holes(index: Tensor, *, share: float) -> Tensor:
     """The label map with its holes in the label around them.
@@ -26,35 +28,36 @@ def fill_holes(index: Tensor, *, share: float) -> Tensor:
     Raises:
         ShapeError: ``index`` has another shape.
     """
-    from scipy.ndimage import label
+    from scipy.ndimage import find_objects, label
 
     check_shape("index", index, "H W")
     pixels = index.cpu().numpy()
     parts, count = label(pixels < 0)
-    if not count:
-        return index
-    least, most = _labels_around(parts, pixels, count)
-    alone = (least == most) & (least >= 0)
+    inner = np.ones(count + 1, bool)
     for edge in (parts[0], parts[-1], parts[:, 0], parts[:, -1]):
-        alone[edge] = False
-    areas = np.bincount(parts.ravel(), minlength=count + 1)
-    of_label = np.bincount(pixels[pixels >= 0].ravel(), minlength=int(pixels.max()) + 1) if alone.any() else areas
-    alone[alone] = areas[alone] <= share * of_label[least[alone]]
-    alone[0] = False
-    filled = np.where(alone[parts], least[parts], pixels)
+        inner[edge] = False
+    boxes = find_objects(parts) if inner[1:].any() else []
+    holes = [(box, part, _hole(parts, pixels, box, part)) for part, box in enumerate(boxes, start=1) if inner[part]]
+    if all(around < 0 for _, _, around in holes):
+        return index
+    of_label = np.bincount(pixels[pixels >= 0].ravel())
+    filled = pixels.copy()
+    for box, part, around in holes:
+        hole = parts[box] == part
+        if around >= 0 and np.count_nonzero(hole) <= share * of_label[around]:
+            filled[box][hole] = around
     return torch.from_numpy(filled).to(index)
 
 
-def _labels_around(
-    parts: npt.NDArray[np.int32], pixels: npt.NDArray[np.int32], count: int
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """(count + 1,) the least and the largest label that touches each part; −1 and less for none."""
-    least = np.full(count + 1, np.iinfo(np.int32).max, np.int32)
-    most = np.full(count + 1, -1, np.int32)
-    down, up, right, left = np.s_[1:], np.s_[:-1], np.s_[:, 1:], np.s_[:, :-1]
-    for own, near in ((down, up), (up, down), (right, left), (left, right)):
-        touching = np.flatnonzero((parts[own] > 0) & (pixels[near] >= 0))
-        numbers, labels = parts[own].ravel()[touching], pixels[near].ravel()[touching]
-        np.minimum.at(least, numbers, labels)
-        np.maximum.at(most, numbers, labels)
-    return least, most
+def _hole(parts: npt.NDArray[np.int32], pixels: npt.NDArray[np.int32], box: Box, part: int) -> int:
+    """The label that touches a part of the pixels without label, which ``box`` holds; −1 where several do."""
+    rows, columns = box
+    frame = np.s_[rows.start - 1 : rows.stop + 1, columns.start - 1 : columns.stop + 1]  # no part at the border
+    inside, near = parts[frame] == part, pixels[frame]
+    touching = np.zeros_like(inside)
+    touching[1:] |= inside[:-1]
+    touching[:-1] |= inside[1:]
+    touching[:, 1:] |= inside[:, :-1]
+    touching[:, :-1] |= inside[:, 1:]
+    labels = near[touching & ~inside]
+    return int(labels[0]) if (labels == labels[0]).all() else -1

@@ -15,7 +15,12 @@ _SIDE = 64  # cells, per side, that the widest place of an object is looked for 
 
 
 def write_numbers(
-    picture: Image.Image, segments: Sequence[Segment], instance_map: npt.NDArray[np.int32], *, size: int
+    picture: Image.Image,
+    segments: Sequence[Segment],
+    instance_map: npt.NDArray[np.int32],
+    *,
+    size: int,
+    ids: Sequence[int] | None = None,
 ) -> None:
     """Write 1, 2, … into the objects that are seen, white on a dark ground; small objects get small numbers.
 
@@ -26,6 +31,7 @@ def write_numbers(
         segments: the objects, in order.
         instance_map: (H, W) int32 number of the object at each pixel, 0 for none.
         size: of the largest letters, in pixels.
+        ids: what is written in place of 1, 2, …, in the order of the objects.
     """
     pen = ImageDraw.Draw(picture)
     fonts = {
@@ -41,11 +47,12 @@ def write_numbers(
         (x, y), radius = found
         fitting = [step for step in fonts if step <= 1.6 * radius]
         font = fonts[max(fitting) if fitting else min(fonts)]
-        left, top, right, bottom = pen.textbbox((x, y), str(number), font=font, anchor="mm")
+        written = str(number if ids is None else ids[number - 1])
+        left, top, right, bottom = pen.textbbox((x, y), written, font=font, anchor="mm")
         margin = max(2, (bottom - top) // 4)
         ground = (left - margin, top - margin, right + margin, bottom + margin)
         pen.rounded_rectangle(ground, radius=margin, fill=(32, 33, 36))
-        pen.text((x, y), str(number), font=font, anchor="mm", fill="white")
+        pen.text((x, y), written, font=font, anchor="mm", fill="white")
 
 
 def widest_place(

@@ -86,17 +86,61 @@ def draw(
     if not 0 <= opacity <= 1:
         raise ShapeError(f"opacity must be from 0 to 1, got {opacity}")
     colours = palette(len(labels))
-    borders = index_map
-    if instance_map is not None:
-        label_of = np.array([-1, *(labels.index(each.label) for each in instances)], dtype=np.int32)
-        index_map = np.where(instance_map > 0, label_of[instance_map], index_map)
-        borders = np.where(instance_map > 0, instance_map + len(labels), index_map)
-    painted = _paint(index_map, colours, borders=borders, image=image, opacity=opacity)
-    if instance_map is not None:
-        write_numbers(painted, instances, instance_map, size=_font_size(index_map.shape))
+    seen = _seen(index_map, labels, instances, instance_map)
+    painted = _painted(index_map, seen, colours, image, opacity, instances, instance_map)
     counts = Counter(each.label for each in instances)
-    legend = _Legend.of(index_map, labels, colours, counts=counts)
-    return legend.beside(painted)
+    return _Legend.of(seen, labels, colours, counts=counts).beside(painted)
+
+
+def draw_frame(
+    index_map: IndexMap,
+    labels: Sequence[str],
+    *,
+    image: Colours,
+    instances: Sequence[Segment] = (),
+    instance_map: IndexMap | None = None,
+    ids: Sequence[int] = (),
+) -> Image.Image:
+    """As ``draw``, of one frame of a clip: all are of one size, as the legend lists every label, with no shares.
+
+    Args:
+        index_map, labels, image, instances, instance_map: see ``draw``.
+        ids: the numbers that are written into the objects, in their order.
+    """
+    colours = palette(len(labels))
+    seen = _seen(index_map, labels, instances, instance_map)
+    painted = _painted(index_map, seen, colours, image, 0.55, instances, instance_map, ids=ids)
+    return _Legend.of_all(labels, colours, shape=index_map.shape).beside(painted)
+
+
+def _seen(
+    index_map: IndexMap, labels: Sequence[str], instances: Sequence[Segment], instance_map: IndexMap | None
+) -> IndexMap:
+    """(H, W) the label of each pixel, that of the object where there is one."""
+    if instance_map is None:
+        return index_map
+    label_of = np.array([-1, *(labels.index(each.label) for each in instances)], dtype=np.int32)
+    return np.where(instance_map > 0, label_of[instance_map], index_map)
+
+
+def _painted(
+    index_map: IndexMap,
+    seen: IndexMap,
+    colours: Colours,
+    image: Colours | None,
+    opacity: float,
+    instances: Sequence[Segment],
+    instance_map: IndexMap | None,
+    *,
+    ids: Sequence[int] | None = None,
+) -> Image.Image:
+    """The photo with labels in colour, and objects outlined and numbered."""
+    if instance_map is None:
+        return _paint(seen, colours, borders=seen, image=image, opacity=opacity)
+    borders = np.where(instance_map > 0, instance_map + len(colours), index_map)
+    painted = _paint(seen, colours, borders=borders, image=image, opacity=opacity)
+    write_numbers(painted, instances, instance_map, size=_font_size(index_map.shape), ids=ids)
+    return painted
 
 
 def _paint(
@@ -169,6 +213,20 @@ class _Legend:
             entries.append(_Entry(f"+{len(order) - MAX_LEGEND_ENTRIES} more", "", None))
         if not entries:
             entries.append(_Entry("none of the labels", "", None))
+        return cls(entries, font_size, font)
+
+    @classmethod
+    def of_all(cls, labels: Sequence[str], colours: Colours, *, shape: tuple[int, ...]) -> _Legend:
+        """The first labels in their order, whether or not they have pixels; the rest are counted."""
+        font_size = _font_size(shape)
+        shown = [one_line(label) for label in labels[:MAX_LEGEND_ENTRIES]]
+        font = choose_font(shown, size=font_size)
+        entries = [
+            _Entry(drawable(label, font), "", (int(red), int(green), int(blue)))
+            for label, (red, green, blue) in zip(shown, colours, strict=False)
+        ]
+        if len(labels) > len(shown):
+            entries.append(_Entry(f"+{len(labels) - len(shown)} more", "", None))
         return cls(entries, font_size, font)
 
     def beside(self, photo: Image.Image) -> Image.Image:

@@ -10,14 +10,16 @@ import numpy as np
 from fastapi.responses import JSONResponse, Response
 from PIL import Image
 
+from ovseg.result.formats.geo import features
 from ovseg.result.overlay import palette
-from ovseg.result.polygons import Polygon, polygons
-from ovseg.result.segments import Segment, encode_mask, whole_labels
+from ovseg.result.segments import encode_mask
 from ovseg.result.storage import check_count, describe, index_image
 from ovseg.serve.requests import Format
 
 if TYPE_CHECKING:
     from ovseg.result import SegmentationResult, Selection
+
+_TOLERANCE = 0.5  # pixels that outlines may be off, as in files
 
 
 def segmented(result: SegmentationResult, kind: Format, *, mark: str) -> Response:
@@ -30,7 +32,7 @@ def segmented(result: SegmentationResult, kind: Format, *, mark: str) -> Respons
     if kind == "coco":
         document = result.to_coco()
     elif kind == "geojson":
-        document = to_geojson(result)
+        document = features(result, None, tolerance=_TOLERANCE)
     elif kind == "rle":
         document = {label: result.to_rle(label) for label in result.labels}
     else:
@@ -59,29 +61,6 @@ def to_png(image: Image.Image) -> bytes:
     stream = io.BytesIO()
     image.save(stream, format="PNG")
     return stream.getvalue()
-
-
-def to_geojson(result: SegmentationResult) -> dict[str, Any]:
-    """A feature for each object, and for what each other label covers, in pixels from the upper left corner.
-
-    A pixel's centre is at (0.5, 0.5); y grows downwards. Holes are inner rings.
-    """
-    stuff = [label for label in result.labels if label not in result.things]
-    features = [_feature(each) for each in (*(result.instances or ()), *whole_labels(result, stuff))]
-    return {"type": "FeatureCollection", "features": features}
-
-
-def _feature(segment: Segment) -> dict[str, Any]:
-    outlines = [_rings(polygon) for polygon in polygons(segment.mask())]
-    return {
-        "type": "Feature",
-        "properties": {"label": segment.label, "score": segment.score, "area": segment.area},
-        "geometry": {"type": "MultiPolygon", "coordinates": outlines},
-    }
-
-
-def _rings(polygon: Polygon) -> list[Any]:
-    return [ring.tolist() for ring in (polygon.outer, *polygon.holes)]
 
 
 def _index(result: SegmentationResult) -> Image.Image:

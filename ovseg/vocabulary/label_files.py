@@ -62,6 +62,15 @@ def read_label_file(path: Path) -> list[Named]:
     return named
 
 
+def names_in(path: Path | None) -> list[str]:
+    """The names that a file lists, in its order; none where no file is given.
+
+    Raises:
+        VocabularyError: as ``read_label_file``.
+    """
+    return [] if path is None else [name for _, name in read_label_file(path)]
+
+
 def parse_label_lines(lines: Sequence[str], *, source: str) -> list[Named]:
     """The numbers and names of lines that are neither blank nor comments; see ``read_label_file``.
 

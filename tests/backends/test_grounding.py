@@ -53,6 +53,7 @@ def theirs(segmenter: Segmenter, folder: Path, labels: list[str], threshold: flo
     return found | {"logits": output.logits[0], "ids": words["input_ids"][0]}
 
 
+@pytest.mark.slow
 def test_objects_are_the_boxes_of_transformers_with_the_masks_of_sam(made: tuple[Segmenter, Path]) -> None:
     segmenter, folder = made
     expected = theirs(segmenter, folder, LABELS, 0.0)

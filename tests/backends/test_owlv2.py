@@ -50,6 +50,7 @@ def theirs(segmenter: Segmenter, folder: Path) -> list[tuple[float, int, torch.T
     return list(facts)[: 4 * 6]
 
 
+@pytest.mark.slow
 def test_objects_are_the_boxes_of_transformers_with_the_masks_of_sam(segmenter: Segmenter, folder: Path) -> None:
     expected = theirs(segmenter, folder)
     limit = sorted(score for score, _, _ in expected)[12]

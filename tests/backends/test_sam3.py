@@ -76,6 +76,7 @@ def test_the_label_map_is_the_surest_phrase_over_the_threshold(folder: Path, the
     np.testing.assert_array_equal(strict.segment(PHOTO, LABELS).index_map[certain], expected[certain])
 
 
+@pytest.mark.slow
 def test_objects_are_the_instances_of_transformers(segmenter: Segmenter, theirs: tuple) -> None:
     whole = [
         (float(score), label, mask.bool().numpy())
@@ -101,6 +102,7 @@ def test_objects_are_the_instances_of_transformers(segmenter: Segmenter, theirs:
     assert segmenter.segment(PHOTO, LABELS).instances is None
 
 
+@pytest.mark.slow
 def test_the_released_repository_also_holds_the_tracker(segmenter: Segmenter, tmp_path: Path) -> None:
     files = dict(sam3_files())
     state = {f"detector_model.{name}": value for name, value in load(files["model.safetensors"]).items()}

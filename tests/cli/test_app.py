@@ -53,6 +53,11 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
     assert f"Example: ovseg {command}" in shown.stdout
 
 
+def test_help_shows_the_extra_that_a_command_needs() -> None:
+    shown = CliRunner().invoke(build_app(), ["serve", "--help"]).stdout
+    assert "pip install 'ovseg[serve]'" in " ".join(shown.split())
+
+
 def test_models_are_listed_as_a_table() -> None:
     shown = CliRunner().invoke(build_app(), ["models"])
     assert shown.exit_code == 0

@@ -46,6 +46,7 @@ def test_from_photos_to_concepts_and_labels(run: Run) -> None:
     assert "cup" in run("photos", "--groups", "3").stdout  # names outlive another run
 
 
+@pytest.mark.slow
 def test_stuff_has_groups_of_its_own_and_labels_without_names(run: Run) -> None:
     printed = run("photos", "--groups", "2", "--stuff", "3", "--pseudo-labels", "pseudo", "--unnamed").stdout
     groups = json.loads(Path("discovered/groups.json").read_text())["groups"]

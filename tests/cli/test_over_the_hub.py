@@ -82,6 +82,7 @@ def partial(folder: Path) -> list[Path]:
     return list((folder / "hf").rglob("*.incomplete"))
 
 
+@pytest.mark.slow
 def test_a_photo_is_segmented_with_weights_of_the_hub(
     hub: Hub, ovseg_command: Callable[..., tuple[int, str]]
 ) -> None:

@@ -42,6 +42,21 @@ def found(folder: Path, segmenter: Segmenter) -> Discovery:
     return discover(folder, out=folder.parent / "out", segmenter=segmenter, groups=4, names=list(COLOURS))
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Discovery:
+    """As ``found``, for tests that change nothing of it or work on a copy of its folder."""
+    place = tmp_path_factory.mktemp("made")
+    for number in range(15):
+        paint(place / "photos", f"{number:02d}-{SHOWN[number % 3]}.png", [SHOWN[number % 3]], seed=number)
+    return discover(place / "photos", out=place / "out", segmenter=make_segmenter(), groups=4, names=list(COLOURS))
+
+
+@pytest.fixture
+def copied(made: Discovery, tmp_path: Path) -> Discovery:
+    """``made`` in a folder that a test may spoil."""
+    return Discovery.open(shutil.copytree(made.root, tmp_path / "copied"))
+
+
 def colour_of(path: str) -> str:
     return Path(path).stem.split("-")[1]
 
@@ -51,26 +66,26 @@ def groups_by_colour(found: Discovery) -> dict[str, int]:
     return {group.proposed[0]: group.number for group in found.groups[::-1] if group.proposed[0] in SHOWN}
 
 
-def test_each_colour_becomes_a_group_and_its_name_is_proposed(found: Discovery) -> None:
-    numbers = groups_by_colour(found)
+def test_each_colour_becomes_a_group_and_its_name_is_proposed(made: Discovery) -> None:
+    numbers = groups_by_colour(made)
     assert set(numbers) == set(SHOWN)
     for colour, number in numbers.items():
-        members = found[number].members
+        members = made[number].members
         assert Counter(colour_of(member.path) for member in members) == {colour: len(members)} and len(members) >= 4
         assert all(first.cosine >= second.cosine for first, second in itertools.pairwise(members))
-    assert len(found.paths) == 15 and not found.bad
-    sizes = [len(group.members) * group.tightness for group in found.groups]
+    assert len(made.paths) == 15 and not made.bad
+    sizes = [len(group.members) * group.tightness for group in made.groups]
     assert sizes == sorted(sizes, reverse=True)
 
 
-def test_the_folder_holds_groups_and_pictures_and_opens_again(found: Discovery) -> None:
-    stored = json.loads((found.root / "groups.json").read_text())
+def test_the_folder_holds_groups_and_pictures_and_opens_again(made: Discovery) -> None:
+    stored = json.loads((made.root / "groups.json").read_text())
     assert stored["format"] == "ovseg-groups-1"
-    assert [each["size"] for each in stored["groups"]] == [len(group.members) for group in found.groups]
-    assert Discovery.open(found.root) == found
-    for group in found.groups:
-        assert Image.open(found.root / f"group-{group.number}.png").height > 100
-    assert Image.open(found.root / "overview.png").width > 900
+    assert [each["size"] for each in stored["groups"]] == [len(group.members) for group in made.groups]
+    assert Discovery.open(made.root) == made
+    for group in made.groups:
+        assert Image.open(made.root / f"group-{group.number}.png").height > 100
+    assert Image.open(made.root / "overview.png").width > 900
 
 
 def test_a_second_run_encodes_only_what_is_new_or_changed(
@@ -123,12 +138,12 @@ def test_names_stay_with_their_groups(folder: Path, found: Discovery, segmenter:
     assert list(again.named) == [group.name for group in again.groups if group.name]
 
 
-def test_names_are_edited_in_the_file_too(found: Discovery) -> None:
-    path = found.root / "groups.json"
+def test_names_are_edited_in_the_file_too(copied: Discovery) -> None:
+    path = copied.root / "groups.json"
     stored = json.loads(path.read_text())
     stored["groups"][0]["name"] = " cup "
     path.write_text(json.dumps(stored))
-    assert Discovery.open(found.root)[1].name == "cup"
+    assert Discovery.open(copied.root)[1].name == "cup"
 
 
 @pytest.mark.slow
@@ -193,24 +208,24 @@ def test_photos_without_objects_make_no_group(tmp_path: Path, segmenter: Segment
     ],
 )
 def test_a_damaged_list_of_groups_is_refused(
-    found: Discovery, change: Callable[[dict], None], message: str
+    copied: Discovery, change: Callable[[dict], None], message: str
 ) -> None:
-    path = found.root / "groups.json"
+    path = copied.root / "groups.json"
     stored = json.loads(path.read_text())
     change(stored)
     path.write_text(json.dumps(stored))
     with pytest.raises((ConfigError, VocabularyError), match=message):
-        Discovery.open(found.root)
+        Discovery.open(copied.root)
 
 
-def test_objects_that_are_gone_are_refused(found: Discovery) -> None:
-    journal = found.root / "objects.jsonl"
+def test_objects_that_are_gone_are_refused(copied: Discovery) -> None:
+    journal = copied.root / "objects.jsonl"
     journal.write_text("".join(journal.read_text().splitlines(keepends=True)[1:]))
     with pytest.raises(ConfigError, match="does not hold the objects of"):
-        found.objects()
+        copied.objects()
     journal.write_text('{"path": 3}\n')
     with pytest.raises(ConfigError, match="does not hold"):
-        found.objects()
+        copied.objects()
 
 
 def test_named_groups_segment_new_photos(found: Discovery, segmenter: Segmenter, tmp_path: Path) -> None:

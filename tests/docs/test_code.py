@@ -5,7 +5,7 @@ The blocks of a page are run in order, in one folder of example photos and with 
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import itertools
 import re
 import runpy
@@ -15,12 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import typer.main
+from helpers.clips import write_clip
 from helpers.documents import ROOT, Block, blocks, indented, pages
 from helpers.serving import make_client, needs_server
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageChops, ImageDraw, ImageOps
 from typer.testing import CliRunner
 
 import ovseg
@@ -42,15 +44,17 @@ PACKAGES = ["ovseg"] + [
         "regions",
         "result",
         "result.formats",
+        "runtimes",
         "sam",
         "training",
+        "video",
         "vocabulary",
     )
 ]
 LANGUAGES = {"python", "bash", "yaml", "json", "math", "text"}
 COMMANDS = typer.main.get_command(build_app())
-MOST_NOT_RUN = 29  # of some 60, for want of data sets, training or weights; a block that can be run should be
-NEEDED = {"large-pictures.md": ["rasterio"]}
+MOST_NOT_RUN = 31  # of some 60, for want of data sets, training or weights; a block that can be run should be
+NEEDED = {"large-pictures.md": ("rasterio", "geo"), "video.md": ("av", "video")}  # what pages say that they need
 RUN = {
     page: [each for each in blocks(page) if each.language in {"python", "bash"} and not each.reason]
     for page in pages()
@@ -83,8 +87,21 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             drawn.save(tmp_path / data / "masks" / f"{name}.png")
     for name, drawn in (("mug", mask), ("shelf", mask), ("hand", ImageOps.mirror(mask))):
         drawn.save(tmp_path / f"{name}.png")
+    lay_out_clip(tmp_path, cup.resize((160, 120)), mask.resize((160, 120), Image.Resampling.NEAREST))
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def lay_out_clip(folder: Path, photo: Image.Image, mask: Image.Image) -> None:
+    """A clip of three frames as a file, where it can be written, and as a folder; two things on the first one."""
+    frames = [ImageChops.offset(photo, 4 * number, 0) for number in range(3)]
+    ImageDraw.Draw(mask).rectangle((0, 90, 30, 119), fill=2)
+    mask.save(folder / "first.png")
+    (folder / "frames").mkdir()
+    for number, frame in enumerate(frames):
+        frame.save(folder / "frames" / f"{number:02d}.jpg")
+    if importlib.util.find_spec("av") is not None:
+        write_clip(folder / "clip.mp4", [np.asarray(frame) for frame in frames])
 
 
 @pytest.fixture
@@ -93,7 +110,13 @@ def opened(mini: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     half = mini.config.input.model_copy(update={"short_side": 256})
     model = replace(mini.model, config=mini.config.model_copy(update={"input": half}))
     small = Segmenter(model, device=torch.device("cpu"), cache=tmp_path / "cache")
-    for home in ("ovseg", "ovseg.pipeline.opening", "ovseg.discovery.discovery", "ovseg.discovery.cosalient"):
+    for home in (
+        "ovseg",
+        "ovseg.pipeline.opening",
+        "ovseg.discovery.discovery",
+        "ovseg.discovery.cosalient",
+        "ovseg.video.segment",
+    ):
         monkeypatch.setattr(f"{home}.load", lambda *given, **named: small, raising=False)
     monkeypatch.setattr("ovseg.api._loaded", lambda model: small)
 
@@ -139,8 +162,9 @@ def curl_to_a_server() -> Callable[[list[str]], None]:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", TO_RUN)
 def test_the_code_of_a_page_runs_as_it_stands(page: Path, folder: Path, opened: None) -> None:
-    for module in NEEDED.get(page.name, ()):
-        pytest.importorskip(module, reason="a package that the page needs, and says so")
+    if page.name in NEEDED:
+        module, extra = NEEDED[page.name]
+        pytest.importorskip(module, reason=f"needs pip install 'ovseg[{extra}]'")
     names: dict[str, object] = {}
     curl = curl_to_a_server() if any("curl" in block.code for block in RUN[page]) else None
     for block in RUN[page]:

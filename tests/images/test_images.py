@@ -61,7 +61,7 @@ def test_path_bytes_stream_pil_and_array_give_the_same_pixels(tmp_path: Path) ->
         ("a.jxl", b"\xff\n", "is JPEG XL"),
         ("a.pdf", b"%PDF-1.7", "is a PDF; export its pages"),
         ("a.svg", b"<?xml version", "is an SVG drawing; export it"),
-        ("a.mp4", b"\0\0\0\x18ftypisom", "is a video; write its frames"),
+        ("a.mp4", b"\0\0\0\x18ftypisom", "is a video; give it to 'ovseg video'"),
         ("a.mov", b"\0\0\0\x18ftypqt  ", "is a video"),
         ("a.avif", b"\0\0\0\x18ftypavif", "is AVIF; update Pillow"),
         ("a.avi", b"RIFF\0\0\0\0AVI LIST", "is a video"),

@@ -374,5 +374,12 @@ def test_denseclip_on_clip_reads_the_class_token():
 def test_fields_that_are_younger_than_what_users_kept_leave_a_model_known_as_before():
     model = build(config_of())
     encoder = model.config.encoder.model_dump()
-    assert encoder.pop("converter") is None
+    assert encoder.pop("converter") is None and encoder.pop("tokens") is None
     assert model.encoder_digest == digest(encoder, model.config.input, {"image": "random"})
+
+
+def test_boxes_of_a_detector_that_is_not_there_are_refused():
+    from ovseg.models.sections import BoxesConfig
+
+    with pytest.raises(ConfigError, match=r"'boxes:' needs a model with a detector, which .* has not; remove it"):
+        build(config_of().model_copy(update={"boxes": BoxesConfig()}))

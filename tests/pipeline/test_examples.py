@@ -142,6 +142,7 @@ def test_masks_may_be_files_of_many_kinds(segmenter: Segmenter, tmp_path: Path) 
     assert all((each == results[0]).all() for each in results)
 
 
+@pytest.mark.slow
 def test_a_box_is_cut_out_by_the_sam(small: Segmenter) -> None:
     shown = Concept("mug", images=[photo("red")], boxes=[(12, 12, 52, 52)])
     queries = small.queries([shown, "white"])

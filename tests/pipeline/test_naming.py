@@ -75,6 +75,7 @@ def test_cuts_of_the_image_become_objects_of_its_labels() -> None:
         assert (each.mask() & truth).sum() / (each.mask() | truth).sum() > 0.8
 
 
+@pytest.mark.slow
 def test_a_small_sam_asked_everywhere_finds_both_objects() -> None:
     segmenter = make_segmenter().with_objects(proposals="sam", masks="mobile-sam")
     result = segmenter.segment(picture(), ["red", "blue"], instances=True)

@@ -199,6 +199,7 @@ def cat() -> Path:
     return Path(__file__).parents[2] / "examples" / "cat.jpg"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quality", ["fast", "best"])
 def test_mini_finds_the_one_cat_of_a_photo(mini: Segmenter, cat: Path, quality: str) -> None:
     result = mini.segment(cat, ["cat", "dog", "wall"], instances=True, quality=quality)  # type: ignore[arg-type]

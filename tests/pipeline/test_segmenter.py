@@ -172,6 +172,7 @@ def test_pixels_below_a_score_become_none(small: Segmenter) -> None:
     assert cut.provenance["min_score"] == limit and 0 < (cut.index_map == -1).mean() < 1
 
 
+@pytest.mark.slow
 def test_a_pickled_segmenter_gives_the_same_result_in_a_process_of_its_own(small: Segmenter) -> None:
     expected = small.segment(picture(), LABELS)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:

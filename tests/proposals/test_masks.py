@@ -104,6 +104,7 @@ def test_without_sure_boxes_there_are_no_masks() -> None:
     assert list(box_masks(image, structure, Proposals(torch.zeros(0, 4), torch.zeros(0, 3)))) == []
 
 
+@pytest.mark.slow
 def test_sam_masks_are_of_the_size_of_the_image_and_scored_by_sam() -> None:
     pixels = np.full((96, 128, 3), 40, np.uint8)
     pixels[24:72, 32:96] = (220, 200, 40)

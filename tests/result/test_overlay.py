@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from ovseg.errors import ShapeError
-from ovseg.result.overlay import draw, palette
+from ovseg.result.overlay import draw, draw_frame, palette
+from ovseg.result.segments import Segment
 
 LABELS = ("cat", "dog", "sky")
 
@@ -78,3 +79,26 @@ def test_outlines_are_between_labels_only() -> None:
     drawn = np.array(draw(index_map, LABELS, image=np.zeros((60, 60, 3), np.uint8), opacity=0)).astype(int)
     assert drawn[:60, 29].min() > 200
     assert drawn[:60, :28].max() == 0
+
+
+def test_frames_of_a_clip_are_of_one_size_and_objects_carry_their_own_numbers() -> None:
+    labels = ("cat", "dog", "a rather long label", "bird")
+    photo = np.full((200, 300, 3), 128, np.uint8)
+    empty = np.full((200, 300), -1, np.int32)
+    some = empty.copy()
+    some[20:120, 30:160] = 1
+    segment = Segment.of_mask(some == 1, "dog", 0.9, corner=(0, 0), size=(200, 300))
+    numbers = (some == 1).astype(np.int32)
+    pictures = [
+        draw_frame(index_map, labels, image=photo, instances=objects, instance_map=numbered, ids=ids)
+        for index_map, objects, numbered, ids in (
+            (empty, (), None, ()),
+            (some, (segment,), numbers, (1,)),
+            (some, (segment,), numbers, (28,)),
+        )
+    ]
+    assert len({picture.size for picture in pictures}) == 1 and pictures[0].height > 200
+    first, other = (np.asarray(picture) for picture in pictures[1:])
+    changed = np.nonzero((first != other).any(2))
+    assert changed[0].size and changed[0].max() < 120 and changed[1].max() < 160  # the number alone
+    assert (np.asarray(pictures[0])[200:] == first[200:]).all()  # the legend does not change

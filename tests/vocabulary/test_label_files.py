@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from ovseg.errors import VocabularyError
-from ovseg.vocabulary.label_files import read_label_file
+from ovseg.vocabulary.label_files import names_in, read_label_file
 
 CAT_DOG = [(0, "cat"), (1, "brown dog")]
 
@@ -54,3 +54,8 @@ def test_other_forms_are_refused_with_the_line(tmp_path: Path, name: str, conten
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(VocabularyError, match=r"cannot read '.*absent.txt'"):
         read_label_file(tmp_path / "absent.txt")
+
+
+def test_the_names_alone_are_read_and_no_file_has_none(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("17: wall\n3: floor\n")
+    assert names_in(tmp_path / "a.txt") == ["wall", "floor"] and names_in(None) == []

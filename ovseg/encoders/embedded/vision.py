@@ -118,11 +118,14 @@ class MiniVision(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """What ``dense`` returns as plain tensors, for export: values and structure."""
         levels = self.levels(pixels)
-        units = {name: self._centred(name, maps) for name, maps in levels.items() if name != "detected"}
-        values = torch.cat([*units.values(), levels["detected"]], 1).float()
-        return values, units["middle"].float()
+        units = {name: self._centred(name, maps) for name, maps in levels.items()}
+        # all parts in one layout, or joining them would copy each into another
+        parts = [maps.contiguous(memory_format=torch.channels_last) for maps in units.values()]
+        return torch.cat(parts, 1).float(), units["middle"].float()
 
     def _centred(self, name: str, maps: Tensor) -> Tensor:
+        if name == "detected":
+            return maps
         return functional.normalize(maps - self.means[name][:, None, None], dim=1)
 
 

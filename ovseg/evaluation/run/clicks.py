@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ovseg._version import __version__
 from ovseg.errors import ConfigError, DatasetError
 from ovseg.escape import as_code, for_markdown
-from ovseg.evaluation.data.examples import Example
+from ovseg.evaluation.data.examples import Dataset, Example
 from ovseg.evaluation.metrics.clicks import AFTER, LIMITS, MOST, Click, click_scores, next_click, overlap
 from ovseg.evaluation.metrics.panoptic import Segments
+from ovseg.evaluation.run.kept import KeptRows
 from ovseg.evaluation.run.task import RunOptions, Task, check_count, open_task, spread
 from ovseg.files import atomic_path, write_json
+from ovseg.identity import mark_files
 from ovseg.progress import progress_bar
 from ovseg.provenance import describe_model, environment
 
@@ -33,6 +36,33 @@ class ClickedSegment:
     label: str
     share: float
     overlaps: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ClickedImage:
+    """The segments of one image."""
+
+    name: str
+    segments: tuple[ClickedSegment, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, which ``from_dict`` reads without loss."""
+        return {"name": self.name, "segments": [asdict(each) for each in self.segments]}
+
+    @classmethod
+    def from_dict(cls, line: dict[str, Any]) -> ClickedImage:
+        """What ``to_dict`` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is something else.
+        """
+        segments = [
+            ClickedSegment(
+                str(each["image"]), str(each["label"]), float(each["share"]), tuple(map(float, each["overlaps"]))
+            )
+            for each in line["segments"]
+        ]
+        return cls(str(line["name"]), tuple(segments))
 
 
 @dataclass(frozen=True)
@@ -102,11 +132,12 @@ def measure_clicks(
             result has a ``mask``.
         task: a protocol with objects or panoptic segments, its data, and how many images.
         using: passed to ``select``.
-        out: folder for ``clicks.json`` and ``clicks.md``.
+        out: folder for ``clicks.json`` and ``clicks.md``, and for what is done (``clicked-00000.jsonl``), so that a
+            run that was killed goes on.
         options: whether progress is shown, and the split.
 
     Raises:
-        ConfigError: the protocol has no segments, or the segmenter cannot select.
+        ConfigError: the protocol has no segments, the segmenter cannot select, or ``out`` holds another run.
         DatasetError: the data are incomplete, or have no such segment.
     """
     options = options or RunOptions()
@@ -125,9 +156,20 @@ def measure_clicks(
     check_count(dataset, limit=task.limit)
     indices = spread(dataset.names, task.limit)
     rows: list[ClickedSegment] = []
-    with progress_bar("clicking", total=len(indices), shown=options.progress) as advance:
+    run = _identity(segmenter, dataset, using=using)
+    folder = None if out is None else Path(out)
+    with (
+        KeptRows(folder, run, ClickedImage.from_dict, kind="clicked") as kept,
+        progress_bar("clicking", total=len(indices), shown=options.progress) as advance,
+    ):
         for index in indices:
-            rows += _clicked(segmenter, dataset.load(index), dataset.protocol.names, using=using)
+            done = kept.find(dataset.names[index], dataset.files(index))
+            if done is None:
+                marks = mark_files(dataset.files(index))
+                found = _clicked(segmenter, dataset.load(index), dataset.protocol.names, using=using)
+                done = ClickedImage(dataset.names[index], tuple(found))
+                kept.append(done, marks)
+            rows += done.segments
             advance()
     if not rows:
         raise DatasetError(f"no segment over {SMALLEST:.0%} of its image in {len(indices)} images; raise --limit")
@@ -140,9 +182,20 @@ def measure_clicks(
         **environment(),
     }
     report = ClickReport(click_scores([row.overlaps for row in rows]), tuple(rows), manifest)
-    if out is not None:
-        report.save(Path(out))
+    if folder is not None:
+        report.save(folder)
     return report
+
+
+def _identity(segmenter: Any, dataset: Dataset, *, using: str | None) -> dict[str, Any]:
+    """All that the clicks depend on besides the files of an example, as plain values with speaking names."""
+    return {
+        "protocol content": dataset.protocol.fingerprint(),
+        "data": dataset.fingerprint,
+        "using": using or "sam",
+        **{f"model {key}": value for key, value in describe_model(segmenter).items()},
+        "ovseg": __version__,
+    }
 
 
 def _clicked(

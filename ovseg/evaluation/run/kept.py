@@ -2,52 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from ovseg.errors import ConfigError
-from ovseg.evaluation.metrics.rows import ImageRow
 from ovseg.identity import difference, still_marked
 from ovseg.journal import Journal, read_journal
 
 
-class KeptRows:
+class Row(Protocol):
+    """What was found for one example."""
+
+    @property
+    def name(self) -> str:
+        """Of the example."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+
+
+RowT = TypeVar("RowT", bound=Row)
+
+
+class KeptRows(Generic[RowT]):
     """The rows of a run in ``folder``, a file for each process; the first line of each describes the run.
 
     A row counts only as long as the files of its example are those that it was made from.
 
     Args:
-        folder: where ``rows-RANK.jsonl`` lie; None keeps nothing.
+        folder: where ``KIND-RANK.jsonl`` lie; None keeps nothing.
         run: plain values: all that the rows depend on besides the files of their examples.
-        classes: number of classes.
+        parse: makes a row of a line, and raises KeyError, TypeError, ValueError or AttributeError of what is none.
         rank: number of this process.
+        kind: of rows.
 
     Raises:
         ConfigError: a file holds rows of another run, cannot be read, or has a damaged line.
     """
 
-    def __init__(self, folder: Path | None, run: Mapping[str, Any], *, classes: int, rank: int = 0) -> None:
-        self._run, self._classes = run, classes
-        self._journal = None if folder is None else Journal(folder / f"rows-{rank:05d}.jsonl")
-        self._rows: dict[str, list[tuple[ImageRow, Any]]] = {}
+    def __init__(
+        self,
+        folder: Path | None,
+        run: Mapping[str, Any],
+        parse: Callable[[dict[str, Any]], RowT],
+        *,
+        rank: int = 0,
+        kind: str = "rows",
+    ) -> None:
+        self._run, self._parse = run, parse
+        self._journal = None if folder is None else Journal(folder / f"{kind}-{rank:05d}.jsonl")
+        self._rows: dict[str, list[tuple[RowT, Any]]] = {}
         self._described: set[Path] = set()  # files that have their first line
-        for path in sorted(folder.glob("rows-*.jsonl")) if folder is not None else ():
+        for path in sorted(folder.glob(f"{kind}-*.jsonl")) if folder is not None else ():
             self._read(path)
 
-    def __enter__(self) -> KeptRows:
+    def __enter__(self) -> KeptRows[RowT]:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._journal is not None:
             self._journal.close()
 
-    def find(self, name: str, files: Sequence[Path]) -> ImageRow | None:
+    def find(self, name: str, files: Sequence[Path]) -> RowT | None:
         """The row of the example ``name`` that was made from ``files`` as they are now, if there is one."""
         kept = self._rows.get(name, [])
         return next((row for row, marks in kept if still_marked(files, marks)), None)
 
-    def append(self, row: ImageRow, marks: Sequence[Mapping[str, Any]]) -> None:
+    def append(self, row: RowT, marks: Sequence[Mapping[str, Any]]) -> None:
         """Write a row and the marks of its example's files, taken before these were decoded.
 
         Raises:
@@ -68,8 +90,7 @@ class KeptRows:
         self._described.add(path)
         for number, line in enumerate(lines[1:], start=2):
             try:
-                row = ImageRow.from_dict(line)
-                row.check(self._classes)
+                row = self._parse(line)
                 self._rows.setdefault(row.name, []).append((row, line["files"]))
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise ConfigError(

@@ -149,12 +149,17 @@ class Run:
     def execute(self, indices: Sequence[int], *, out: Path | None = None) -> EvaluationReport:
         """Segment and score the images at ``indices`` of which ``out`` holds no row that is still right."""
         share, names = self.processes.share(list(indices)), self.dataset.names
-        with KeptRows(out, self.identity, classes=len(self.protocol.names), rank=self.processes.rank) as kept:
+        with KeptRows(out, self.identity, self._kept_row, rank=self.processes.rank) as kept:
             found = [kept.find(names[index], self.dataset.files(index)) for index in share]
             rows = {row.name: row for row in found if row is not None}
             self._score([index for index in share if names[index] not in rows], rows, kept)
         everything = self.processes.gather(rows)
         return summarize(list(everything.values()), self.protocol, manifest=self.manifest(everything))
+
+    def _kept_row(self, line: dict[str, Any]) -> ImageRow:
+        row = ImageRow.from_dict(line)
+        row.check(len(self.protocol.names))
+        return row
 
     def manifest(self, rows: dict[str, ImageRow]) -> dict[str, Any]:
         """What produced the rows."""
@@ -203,7 +208,7 @@ class Run:
     def _protocol_hash(self) -> str:
         return self.protocol.fingerprint(labels=self.labels)
 
-    def _score(self, indices: Sequence[int], rows: dict[str, ImageRow], kept: KeptRows) -> None:
+    def _score(self, indices: Sequence[int], rows: dict[str, ImageRow], kept: KeptRows[ImageRow]) -> None:
         """Add the rows of the images at ``indices`` to ``rows`` and, as each is done, to ``kept``."""
         matrix = ConfusionMatrix.empty(len(self.protocol.names))
         for row in rows.values():

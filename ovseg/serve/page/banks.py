@@ -82,7 +82,9 @@ class BanksTab:
             )
             learn = gr.Button("Learn", elem_id="learn", scale=1, min_width=140)
         learned = gr.Markdown(elem_id="learned")
-        seeds = gr.Gallery(label="What it was learned from", columns=5, height=320, object_fit="contain")
+        seeds = gr.Gallery(
+            label="What it was learned from", columns=5, height=320, object_fit="contain", elem_id="seeds"
+        )
         with gr.Row():
             yes = gr.Button("This shows it", min_width=120)
             no = gr.Button("This does not", min_width=120)

@@ -32,18 +32,21 @@ class CompareTab:
         here = [info.name for info in list_models() if info.local]
         names = list(dict.fromkeys([self._served, *here]))
         with gr.Row():
-            photo = photo_input("Photo", height=220)
+            photo = photo_input("Photo", height=220, name="compared")
             with gr.Column(min_width=220):
-                words = gr.Textbox(label="Words, with commas between", placeholder="cat, road")
+                words = gr.Textbox(
+                    label="Words, with commas between", placeholder="cat, road", elem_id="compare-words"
+                )
                 run = gr.Button("Compare", variant="primary")
                 if len(names) == 1:
                     gr.Markdown("Only one model is on this machine: `ovseg models fetch NAME` brings another.")
         with gr.Row():
             sides = []
-            for number, value in enumerate((names[0], names[-1])):
+            for side, value in (("Left", names[0]), ("Right", names[-1])):
                 with gr.Column(min_width=300):
-                    chosen = gr.Dropdown(names, value=value, label="Left" if number == 0 else "Right")
-                    sides.append((chosen, gr.Image(label="Overlay", interactive=False, format="png")))
+                    chosen = gr.Dropdown(names, value=value, label=side)
+                    shown = gr.Image(label="Overlay", interactive=False, format="png", elem_id=side.lower())
+                    sides.append((chosen, shown))
         (left, left_shown), (right, right_shown) = sides
         gr.on(
             [run.click, words.submit],

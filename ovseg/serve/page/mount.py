@@ -64,11 +64,11 @@ def build_page(service: Service) -> Any:
     with gr.Blocks(title="ovseg", analytics_enabled=False, delete_cache=(_HOUR, _HOUR)) as blocks:
         gr.Markdown(f"# ovseg\nSegment any photo by words; `{name}` answers, on this machine.")
         session = gr.State(Session(), time_to_live=_HOUR)
-        with gr.Tab("Words and clicks"):
+        with gr.Tab("Words"):
             WordsTab(desk, session)
-        with gr.Tab("A folder of photos"):
+        with gr.Tab("Folder"):
             BanksTab(desk, session)
-        with gr.Tab("Two models"):
+        with gr.Tab("Compare"):
             CompareTab(desk)
     return blocks
 

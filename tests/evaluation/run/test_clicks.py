@@ -101,3 +101,38 @@ def test_the_command_prints_the_table(tmp_path: Path, monkeypatch: pytest.Monkey
     assert scores["failed_85"] == 0
     alone = CliRunner().invoke(build_app(), [each for each in arguments if each != "--clicks"])
     assert isinstance(alone.exception, ConfigError) and "without --clicks" in str(alone.exception)
+
+
+class Stopping(Pointing):
+    """Stops at the second image, as if it were killed."""
+
+    def encode(self, image: Any) -> Any:
+        if self.encoded == 1:
+            raise KeyboardInterrupt
+        return super().encode(image)
+
+
+def test_clicks_that_were_stopped_go_on(tmp_path: Path) -> None:
+    write_objects(tmp_path, images=3)
+    task, out = Task("panoptic", tmp_path), tmp_path / "out"
+    whole = measure_clicks(Pointing(lost=2), task)
+    with pytest.raises(KeyboardInterrupt):
+        measure_clicks(Stopping(lost=2), task, out=out)
+    further = Pointing(lost=2)
+    assert measure_clicks(further, task, out=out).segments == whole.segments
+    assert further.encoded == 2  # the first image was done
+    (tmp_path / "images" / "001.png").write_bytes((tmp_path / "images" / "002.png").read_bytes())
+    again = Pointing(lost=2)
+    measure_clicks(again, task, out=out)
+    assert again.encoded == 1  # that of the changed file
+
+
+def test_clicks_of_another_model_are_not_taken_for_ones_own(tmp_path: Path) -> None:
+    write_objects(tmp_path, images=1)
+    task, out = Task("panoptic", tmp_path), tmp_path / "out"
+    measure_clicks(Pointing(), task, out=out)
+    with pytest.raises(ConfigError, match="holds rows of another run: model name"):
+        measure_clicks(Pointing(lost=2), task, out=out)
+    (out / "clicked-00000.jsonl").write_text((out / "clicked-00000.jsonl").read_text().splitlines()[0] + "\n{}\n")
+    with pytest.raises(ConfigError, match=r"line 2 of .* is damaged"):
+        measure_clicks(Pointing(), task, out=out)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from helpers.serving import make_client, needs_server, png
+from helpers.toy import paint_photos
 
 needs_server()
 pytest.importorskip("gradio", reason="needs pip install 'ovseg[serve]'")
@@ -24,7 +25,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium, such as Debian's package"),
 ]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-WAIT = 120_000  # milliseconds, at most
+WAIT = 60_000  # milliseconds, at most
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from ovseg.serve.page.mount import mount_page
     from ovseg.serve.run import Server, listen
 
-    app = make_client(folder=tmp_path_factory.mktemp("open")).app
+    folder = tmp_path_factory.mktemp("open")
+    paint_photos(folder / "photos")
+    app = make_client(folder=folder).app
     mount_page(app, app.state.service)
     server, bound = Server(app, app.state.service), listen("127.0.0.1", 0)
     port = bound.getsockname()[1]
@@ -71,8 +74,8 @@ def page(request: pytest.FixtureRequest, browser: Any, url: str) -> Iterator[Any
     assert not foreign
 
 
-def give(page: Any, path: Path) -> None:
-    page.set_input_files("#photo input[type=file]", path)
+def give(page: Any, path: Path, *, place: str = "#photo") -> None:
+    page.set_input_files(f"{place} input[type=file]", path)
 
 
 def says(page: Any, place: str, text: str) -> None:
@@ -103,6 +106,48 @@ def test_a_visit_from_photo_to_download(page: Any, tmp_path: Path) -> None:
     coming.value.save_as(tmp_path / "all.zip")
     names = zipfile.ZipFile(tmp_path / "all.zip").namelist()
     assert sorted(names) == ["_annotations.coco.json", "result.json", "result.png", "result_overlay.png"]
+
+
+def test_a_folder_becomes_a_bank_that_is_searched_and_learned_from(page: Any) -> None:
+    page.get_by_role("tab", name="Folder").click()
+    page.fill("#folder textarea, #folder input", "photos")
+    page.click("#build")
+    says(page, "#bank-status", "A bank of 24 photos")
+    page.fill("#query textarea, #query input", "red")
+    page.click("#search")
+    page.wait_for_selector("#nearest img")
+    assert "red" in page.inner_text("#nearest")
+    page.fill("#concept textarea, #concept input", "red")
+    page.click("#learn")
+    says(page, "#learned", "confidence")
+    page.locator("#seeds button img").first.click()
+    says(page, "#learned", "Chosen: ")
+    page.get_by_role("button", name="This does not").click()
+    says(page, "#learned", "0 show it, 1 do not")
+    page.get_by_role("button", name="Learn again").click()
+    says(page, "#learned", "confidence")
+
+
+def test_a_folder_outside_of_what_is_open_is_refused(page: Any) -> None:
+    page.get_by_role("tab", name="Folder").click()
+    page.fill("#folder textarea, #folder input", "../..")
+    page.click("#build")
+    page.wait_for_selector(".toast-body")
+    assert "Traceback" not in page.inner_text(".toast-body")
+    assert "No bank yet" in page.inner_text("#bank-status")
+
+
+def test_two_models_are_shown_side_by_side(page: Any, tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(png())
+    page.get_by_role("tab", name="Compare").click()
+    give(page, tmp_path / "photo.png", place="#compared")
+    page.wait_for_selector("#compared img")
+    page.fill("#compare-words textarea, #compare-words input", "red, blue")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#left img")
+    page.wait_for_selector("#right img")
+    left, right = (page.locator(f"#{side}").bounding_box() for side in ("left", "right"))
+    assert left["x"] + left["width"] <= right["x"] or left["y"] + left["height"] <= right["y"]
 
 
 def test_a_wrong_file_is_told_in_a_sentence(page: Any, tmp_path: Path) -> None:

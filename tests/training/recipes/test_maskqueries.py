@@ -76,6 +76,7 @@ def write_squares(root: Path, places: Sequence[tuple[int, int]]) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_two_squares_are_learned(tmp_path: Path) -> None:
     root = write_squares(tmp_path / "data", [(0, 32), (32, 0), (16, 8)])
     config = recipe(root, settings={"layers": 1, "queries": 4}, schedule={"steps": 80, "learning_rate": 0.005})
