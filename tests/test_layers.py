@@ -11,7 +11,7 @@ import ovseg
 
 PACKAGE = Path(ovseg.__file__).parent
 LAYERS = [
-    {"errors", "escape", "files", "tensors", "assets", "config", "_version", "_torchvision"},
+    {"errors", "escape", "files", "tensors", "assets", "config", "pooled", "_version", "_torchvision"},
     {
         "identity",
         "provenance",
@@ -31,6 +31,7 @@ LAYERS = [
     {"runtimes"},
     {"result"},
     {"pipeline"},
+    {"large"},
     {"concepts"},
     {"bank"},
     {"discovery"},

@@ -6,10 +6,11 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from ovseg.cli.jobs import Job
+    from ovseg.large import LargeResult
     from ovseg.result import SegmentationResult
 
 
@@ -36,7 +37,7 @@ class Quality(StrEnum):
     BEST = "best"
 
 
-Write = Callable[["Job", "SegmentationResult"], None]
+Write = Callable[["Job", "SegmentationResult | LargeResult"], None]
 
 
 @contextmanager
@@ -51,8 +52,20 @@ def written(
         tolerance: pixels that an outline may be off.
         tell: called with what a format cannot hold, before it is written.
     """
+    from ovseg.large import LargeResult
     from ovseg.result.formats import Options
     from ovseg.result.formats import written as written_in
 
-    with written_in(formats, out, options=Options(tolerance, tell)) as add:
-        yield lambda job, result: add(result, job.place(out))
+    chosen, options = set(formats), Options(tolerance, tell)
+    tables = chosen & {Format.AREAS}
+    with (
+        written_in(chosen - tables, out, options=options) as add,
+        written_in(tables, out, options=options) as add_rows,
+    ):
+
+        def write(job: Job, result: SegmentationResult | LargeResult) -> None:
+            if not isinstance(result, LargeResult):  # those have their files already
+                add(result, job.place(out))
+            add_rows(cast("SegmentationResult", result), job.place(out))  # a table asks for size and rows alone
+
+        yield write

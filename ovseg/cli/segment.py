@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ovseg.errors import ImageError
     from ovseg.identity import FileMark
     from ovseg.images.reading import Reading
+    from ovseg.large import LargeResult
     from ovseg.result import Segment, SegmentationResult
     from ovseg.vocabulary.labels import Background, Concept
 
@@ -67,7 +68,14 @@ def segment(
     quality: Annotated[Quality | None, typer.Option(help="How objects are found, as the model file says.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Also redo images that are done.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line per image on stdout.")] = False,
-    max_pixels: Annotated[int, typer.Option(help="Refuse larger images.")] = 200_000_000,
+    max_pixels: Annotated[int, typer.Option(help="Refuse larger images, if not read by windows.")] = 200_000_000,
+    scale: Annotated[
+        float | None,
+        typer.Option(
+            help="Read each image by windows, so many pixels of the model's input for one of the image; a TIFF of "
+            "more than 36 million pixels is in any case, with 0.5."
+        ),
+    ] = None,
     min_area: Annotated[int, typer.Option(min=0, help="Drop parts of a label with fewer pixels.")] = 0,
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Drop pixels with a lower score.")] = 0,
     formats: Annotated[
@@ -83,6 +91,7 @@ def segment(
 ) -> None:
     """Find LABELs in one photo, in a folder (with sub-folders), in all files of a pattern, or at a web address.
 
+    TIFF files of more than 36 million pixels are read by windows: docs/tasks/large-pictures.md says more.
     Each image gets an index PNG, an overlay and a JSON file. Images done with the same settings are skipped.
     Arguments that name files are images, so that a pattern may be expanded by the shell; one that looks like a path
     and names nothing is refused. A label with a slash goes into --labels-file.
@@ -116,6 +125,7 @@ def segment(
         },
         formats=frozenset([*(formats or ()), *([Format.CROPS] if crops else [])]),
         tolerance=tolerance,
+        scale=scale,
     )
     with sources_of([images, *more]) as sources:
         failed = run.do_all(sources, out=out, overwrite=overwrite, as_json=as_json)
@@ -139,6 +149,7 @@ class Run:
     changes: dict[str, Any]  # further keywords of ``segment``, which decide the result too
     formats: frozenset[Format]
     tolerance: float  # pixels that an outline in one of these may be off
+    scale: float | None = None  # at which every image is read by windows; None leaves it to their sizes
 
     def __post_init__(self) -> None:
         from ovseg.errors import VocabularyError
@@ -164,6 +175,7 @@ class Run:
 
         from ovseg.cli.jobs import plan_jobs
         from ovseg.errors import ImageError
+        from ovseg.large import LargeResult
         from ovseg.progress import progress_bar
 
         jobs = plan_jobs(sources, out)
@@ -172,13 +184,13 @@ class Run:
         bar = progress_bar("segmenting", total=len(jobs), shown=several)
         notes: dict[str, str] = {}
         with bar as advance, self._written(out, console) as write:
-            for job, outcome, fresh in self._outcomes(jobs, overwrite=overwrite):
+            for job, outcome, fresh in self._all_outcomes(jobs, console, overwrite=overwrite):
                 if isinstance(outcome, ImageError):
                     failed += 1
                     _print_failure(job, outcome, console, as_json=as_json)
                 else:
                     write(job, outcome)
-                    if "read" in outcome.provenance:
+                    if "read" in outcome.provenance and not isinstance(outcome, LargeResult):
                         notes[job.source] = outcome.provenance["read"]
                     _print_result(job, outcome, as_json=as_json, alone=not several)
                     if not several and not fresh:
@@ -197,6 +209,34 @@ class Run:
 
         return written(self.formats, out, tolerance=self.tolerance, tell=tell)
 
+    def _all_outcomes(
+        self, jobs: list[Job], console: Console, *, overwrite: bool
+    ) -> Iterator[tuple[Job, SegmentationResult | LargeResult | ImageError, bool]]:
+        """Per job its result or why there is none, and whether it was made now; those read by windows come last."""
+        from ovseg.cli.large import is_large, large_outcomes
+
+        large = [job for job in jobs if is_large(self, job)]
+        others = [job for job in jobs if job not in large]
+        if others:
+            yield from self._outcomes(others, overwrite=overwrite)
+        yield from large_outcomes(
+            self,
+            large,
+            overwrite=overwrite,
+            show_progress=len(jobs) == 1,
+            tell=lambda sentence: _note(console, f"note: {sentence}"),
+        )
+
+    def identity(self) -> dict[str, str]:
+        """Everything besides the image that decides a result.
+
+        The model is asked even if nothing is left to do: only it knows whether the weights behind its name are the
+        same.
+        """
+        asked = self.segmenter.identity(self.labels or None, background=self.background, refine=self.refine)
+        changes = {name: str(value) for name, value in self.changes.items()}
+        return {**asked, **changes, **self.reading.described()}
+
     def _outcomes(
         self, jobs: list[Job], *, overwrite: bool
     ) -> Iterator[tuple[Job, SegmentationResult | ImageError, bool]]:
@@ -206,10 +246,7 @@ class Run:
         """
         from ovseg.prefetch import chunks, prefetch
 
-        # The model is asked even if nothing is left to do: only it knows whether the weights behind its name are
-        # the same.
-        identity = self.segmenter.identity(self.labels or None, background=self.background, refine=self.refine)
-        identity |= {name: str(value) for name, value in self.changes.items()} | self.reading.described()
+        identity = self.identity()
         # A processor gains nothing from a batch, and one by one no result depends on its neighbours, not even in
         # the last digit.
         at_once = 1 if self.segmenter.device.type == "cpu" else _AT_ONCE
@@ -315,7 +352,7 @@ def _tell_notes(console: Console, notes: dict[str, str]) -> None:
         _note(console, f"note: {source}: {note}{more}")
 
 
-def _print_result(job: Job, result: SegmentationResult, *, as_json: bool, alone: bool) -> None:
+def _print_result(job: Job, result: SegmentationResult | LargeResult, *, as_json: bool, alone: bool) -> None:
     if as_json:
         typer.echo(for_json(json.dumps(_document(job, result), ensure_ascii=False)))
     elif alone:
@@ -323,7 +360,7 @@ def _print_result(job: Job, result: SegmentationResult, *, as_json: bool, alone:
         echo(f"overlay: {job.overlay}")
 
 
-def _document(job: Job, result: SegmentationResult) -> dict[str, Any]:
+def _document(job: Job, result: SegmentationResult | LargeResult) -> dict[str, Any]:
     rows = [row._asdict() for row in result.table()]
     document = {
         "image": job.source,
@@ -340,7 +377,7 @@ def _object(segment: Segment) -> dict[str, Any]:
     return {"label": segment.label, "score": segment.score, "box": list(segment.box), "area": segment.area}
 
 
-def _print_table(result: SegmentationResult) -> None:
+def _print_table(result: SegmentationResult | LargeResult) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

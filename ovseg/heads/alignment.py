@@ -24,6 +24,7 @@ from ovseg.encoders.embedded.vision import PARTS, STRIDE, part_slices
 from ovseg.encoders.embedded.vision import SPACE as FEATURE_SPACE
 from ovseg.encoders.spec import DenseFeatures, check_space
 from ovseg.heads.base import Phrases
+from ovseg.pooled import Pooled
 from ovseg.weights import load_module, load_weights
 
 TRAINED_PARTS = ("fine", "middle", "body", "near", "mid", "far")
@@ -58,6 +59,8 @@ class AlignmentHead(nn.Module):
         width = sum(PARTS[name] for name in TRAINED_PARTS)
         self._trained = slice(slices[TRAINED_PARTS[0]].start, slices[TRAINED_PARTS[-1]].stop)
         self._penultimate, self._detected = slices["penultimate"], slices["detected"]
+        over = (1, 2)  # cells, channels being last
+        self.pooled, self.largest = Pooled(over=over), Pooled(over=over, largest=True)
         self.visual = nn.Linear(width, _JOINT)
         self.textual = nn.Sequential(nn.Linear(_TEXT, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, _JOINT))
         self.log_scale = nn.Parameter(torch.tensor(5.0).log())
@@ -99,8 +102,8 @@ class AlignmentHead(nn.Module):
         """The untrained parts, weighted: (B, 3440, h, w) to (B, 1280 + 80 + 2, h, w)."""
         weights, values = self.log_evidence.exp(), _channels_last(values)
         embedded, detected = values[..., self._penultimate], values[..., self._detected]
-        whole = functional.normalize(embedded.mean((1, 2), keepdim=True), dim=-1)
-        anywhere = detected.amax((1, 2), keepdim=True)
+        whole = functional.normalize(self.pooled(embedded), dim=-1)
+        anywhere = self.largest(detected)
         offsets = weights[4:].expand(*values.shape[:3], 2)
         classes = weights[0] * embedded + weights[3] * whole
         things = weights[1] * detected + weights[2] * anywhere

@@ -5,6 +5,7 @@ Adding a model is adding a file. Adding a family of encoders is adding a builder
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,15 @@ def with_examples(config: ModelConfig, **fields: Any) -> ModelConfig:
     Raises:
         ConfigError: there is no such field, or it cannot be so.
     """
-    values = {**config.examples.model_dump(), **fields}
-    examples = parse_config(ExamplesConfig, values, source=f"examples of model '{config.name}'")
-    return config.model_copy(update={"examples": examples})
+    return _with_section(config, "examples", ExamplesConfig, fields)
+
+
+def with_input(config: ModelConfig, **fields: Any) -> ModelConfig:
+    """``config`` with these fields in its section ``input``; raises as ``with_examples``."""
+    return _with_section(config, "input", InputConfig, fields)
+
+
+def _with_section(config: ModelConfig, name: str, kind: type[Config], fields: Mapping[str, Any]) -> ModelConfig:
+    values = {**getattr(config, name).model_dump(), **fields}
+    section = parse_config(kind, values, source=f"{name} of model '{config.name}'")
+    return config.model_copy(update={name: section})

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from ovseg.config import check_options, choose
+from ovseg.images.geometry import Geometry
 from ovseg.images.resize import restore
 from ovseg.models.config import ModelConfig
+from ovseg.models.sections import BackgroundConfig, RefineConfig
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits
 from ovseg.pipeline.pixels import BandRefinement, decide_pixels, label_scores, network_image
@@ -85,7 +87,7 @@ class DecisionRules:
             refine: whether borders are pulled to the edges of the image.
         """
         probabilities = logits.probabilities(logits.values)
-        presence = self._presence(probabilities[: logits.labels])
+        presence = presence_of(probabilities[: logits.labels].flatten(1).amax(1), self.config.background)
         # Presence comes first: a label that the image does not show must not win pixels from one that it does.
         dropped = torch.zeros(len(probabilities), dtype=torch.bool, device=probabilities.device)
         if background:
@@ -121,12 +123,6 @@ class DecisionRules:
         scores: npt.NDArray[np.float16] = whole[0].half().cpu().numpy()
         return scores
 
-    def _presence(self, probabilities: Tensor) -> Tensor:
-        """(L, h, w) probabilities to (L,): the best cell, through a logistic."""
-        settings = self.config.background
-        evidence = probabilities.flatten(1).amax(1).clamp(1e-6, 1 - 1e-6).logit()
-        return torch.sigmoid(settings.presence_slope * evidence + settings.presence_offset)
-
     def _winners(self, asked: _Asked, dropped: Tensor) -> Winners:
         encoded, stride, settings = asked.encoded, asked.logits.stride, self.config.refine
         if self.config.scoring.at == "pixels":
@@ -134,16 +130,7 @@ class DecisionRules:
         maps = asked.probabilities.masked_fill(dropped[:, None, None], 0)
         if not asked.refine:
             return find_winners(maps, encoded.geometry, stride=stride)
-        refined = refine_maps(
-            encoded.image,
-            maps,
-            encoded.geometry,
-            stride=stride,
-            long_side=settings.long_side,
-            method=settings.method,
-            options=settings.options,
-        )
-        return find_winners(refined.maps, refined.geometry, stride=1, classes=refined.classes)
+        return refined_winners(encoded.image, maps, encoded.geometry, stride=stride, settings=settings)
 
     def _band_refinement(self, encoded: EncodedImage, *, refine: bool) -> BandRefinement | None:
         """Refinement on the image as the network saw it, at its own size; None where none is decided at pixels."""
@@ -173,15 +160,9 @@ class DecisionRules:
         """(H, W) bool, where the best probability or the margin is too low.
 
         Where the encoder says which cells show an object, what is unsure and no object is none too (CLIP-DINOiser).
-
-        Source of the margin: ActiveSAM, 2026: none where s1·sqrt(s1−s2) is under a threshold. Of the plain
-        threshold on s1: the papers whose model files set it, as SCLIP, ECCV 2024.
         """
-        settings = self.config.background
-        # Two labels that are equally likely say less than one that is alone, whatever their probability.
-        margin = winners.best * (winners.best - winners.second).clamp_min(0).sqrt()
-        none = (margin < settings.margin) | (winners.best < settings.threshold)
-        features = encoded.features
+        settings, features = self.config.background, encoded.features
+        none = unsure(winners, settings)
         if settings.objectness and features.objectness is not None:
             objectness = restore(features.objectness.float(), encoded.geometry, stride=features.stride)[0, 0]
             none |= (winners.best < settings.objectness) & (objectness.to(none.device) <= _OBJECT)
@@ -201,3 +182,44 @@ class DecisionRules:
         if structure is None:
             structure = encoded.features.values.new_zeros(1, 0, *encoded.features.grid)
         return self._regions(encoded.pixels, structure[0].float().cpu())
+
+
+def presence_of(best: Tensor, settings: BackgroundConfig) -> Tensor:
+    """(L,) probability of each label in its best cell to its presence, in [0, 1]: through a logistic."""
+    evidence = best.clamp(1e-6, 1 - 1e-6).logit()
+    return torch.sigmoid(settings.presence_slope * evidence + settings.presence_offset)
+
+
+def refined_winners(
+    image: npt.NDArray[np.uint8], maps: Tensor, geometry: Geometry, *, stride: float, settings: RefineConfig
+) -> Winners:
+    """The two best classes of every pixel once the borders of the maps are pulled to edges of the image.
+
+    Args:
+        image: (H, W, 3) uint8.
+        maps: (K, h, w) probabilities at ``stride``.
+        geometry: how the cells lie on the image.
+        stride: pixels of the encoder's input per cell.
+        settings: how borders are pulled.
+    """
+    refined = refine_maps(
+        image,
+        maps,
+        geometry,
+        stride=stride,
+        long_side=settings.long_side,
+        method=settings.method,
+        options=settings.options,
+    )
+    return find_winners(refined.maps, refined.geometry, stride=1, classes=refined.classes)
+
+
+def unsure(winners: Winners, settings: BackgroundConfig) -> Tensor:
+    """(H, W) bool, where the best probability or the margin is too low for any label.
+
+    Source of the margin: ActiveSAM, 2026: none where s1·sqrt(s1−s2) is under a threshold. Of the plain threshold on
+    s1: the papers whose model files set it, as SCLIP, ECCV 2024.
+    """
+    # Two labels that are equally likely say less than one that is alone, whatever their probability.
+    margin = winners.best * (winners.best - winners.second).clamp_min(0).sqrt()
+    return (margin < settings.margin) | (winners.best < settings.threshold)

@@ -18,7 +18,7 @@ from ovseg.errors import ConfigError, ImageError, VocabularyError
 from ovseg.identity import digest
 from ovseg.images.load import ImageSource, read_image
 from ovseg.images.reading import MAX_PIXELS, Reading
-from ovseg.models.config import for_benchmark, with_examples, with_objects
+from ovseg.models.config import for_benchmark, with_examples, with_input, with_objects
 from ovseg.models.model import Model
 from ovseg.pipeline.batches import path_of, stream
 from ovseg.pipeline.chain import modifiers_of
@@ -157,6 +157,14 @@ class Segmenter:
             ConfigError: there is no such field, or it cannot be so.
         """
         return self._changed(model=replace(self.model, config=with_examples(self.config, **fields)))
+
+    def with_input(self, **fields: Any) -> Segmenter:
+        """The same networks, seeing images by these fields of ``InputConfig``.
+
+        Raises:
+            ConfigError: there is no such field, or it cannot be so.
+        """
+        return self._changed(model=replace(self.model, config=with_input(self.config, **fields)))
 
     def with_modifiers(self, *modifiers: Modifier) -> Segmenter:
         """The same segmenter with these modifiers added, after those it has."""

@@ -41,7 +41,7 @@ def save(result: SegmentationResult, folder: Path, *, name: str, overwrite: bool
     record = {"index": index_path.name, "overlay": overlay_path.name} | describe(result)
     paths = [index_path, overlay_path, json_path]
     if not overwrite:
-        _check_place(paths, record)
+        check_place(paths, record)
     with atomic_paths(paths) as (index, overlay, document):
         index_image(result.index_map, colours).save(index)
         result.overlay().save(overlay, compress_level=_FAST)
@@ -59,7 +59,7 @@ def same_file(one: str, other: str) -> bool:
     return bool(one and other) and os.path.abspath(one) == os.path.abspath(other)
 
 
-def _check_place(paths: Sequence[Path], record: Mapping[str, Any]) -> None:
+def check_place(paths: Sequence[Path], record: Mapping[str, Any]) -> None:
     """Refuse to replace files that are no result of the same image."""
     json_path = paths[-1]
     if not json_path.exists():
@@ -122,12 +122,11 @@ def check_name(name: str) -> str:
 def describe(result: SegmentationResult) -> dict[str, Any]:
     """Everything about a result but its pixels, as plain values that fit into JSON."""
     rows = result.table()
-    few = len(result.labels) <= NONE_8_BIT
     provenance = json.loads(json.dumps(result.provenance, default=str))
     return {
         "size": list(result.size),
         "image": None if result.image is None else sha256_of_bytes(np.ascontiguousarray(result.image).tobytes()),
-        "none": NONE_8_BIT if few else NONE_16_BIT,
+        "none": none_value(len(result.labels)),
         "labels": list(result.labels),
         "presence": {row.label: row.presence for row in rows},
         "areas": {row.label: row.area for row in rows},
@@ -177,13 +176,18 @@ def _find_json(source: Path) -> Path:
     return source
 
 
+def none_value(labels: int) -> int:
+    """What stands for none of so many labels in a file."""
+    return NONE_8_BIT if labels <= NONE_8_BIT else NONE_16_BIT
+
+
 def index_values(
     index_map: npt.NDArray[np.int32], *, labels: int
 ) -> tuple[npt.NDArray[np.uint8] | npt.NDArray[np.uint16], int]:
     """The map in as few bits as its labels need, (H, W) uint8 or uint16, and its value for none of them."""
-    if labels > NONE_8_BIT:
-        return np.where(index_map < 0, NONE_16_BIT, index_map).astype(np.uint16), NONE_16_BIT
-    return np.where(index_map < 0, NONE_8_BIT, index_map).astype(np.uint8), NONE_8_BIT
+    none = none_value(labels)
+    values = np.where(index_map < 0, none, index_map)
+    return (values.astype(np.uint16) if none == NONE_16_BIT else values.astype(np.uint8)), none
 
 
 def index_image(index_map: npt.NDArray[np.int32], colours: npt.NDArray[np.uint8]) -> Image.Image:

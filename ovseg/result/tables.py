@@ -21,8 +21,9 @@ _MANY = 64_000_000  # pixels of all masks above which supervision gets them comp
 
 def table_rows(result: SegmentationResult) -> Iterator[dict[str, Any]]:
     """A row for each label, in order: values of ``COLUMNS``; ``objects`` is None where none were looked for."""
+    height, width = result.size
     for row in result.table():
-        pixels = round(row.area * result.index_map.size)
+        pixels = round(row.area * height * width)
         values = (row.label, pixels, row.area, row.score, row.presence, row.objects)
         yield dict(zip(COLUMNS, values, strict=True))
 

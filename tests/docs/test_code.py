@@ -39,6 +39,7 @@ PACKAGES = ["ovseg"] + [
         "discovery",
         "evaluation",
         "examples",
+        "large",
         "refine",
         "regions",
         "result",
@@ -53,6 +54,7 @@ PACKAGES = ["ovseg"] + [
 LANGUAGES = {"python", "bash", "yaml", "json", "math", "text"}
 COMMANDS = typer.main.get_command(build_app())
 MOST_NOT_RUN = 31  # of some 60, for want of data sets, training or weights; a block that can be run should be
+NEEDED = {"large-pictures.md": ("rasterio", "geo"), "video.md": ("av", "video")}  # what pages say that they need
 RUN = {
     page: [each for each in blocks(page) if each.language in {"python", "bash"} and not each.reason]
     for page in pages()
@@ -77,6 +79,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, photo in (shown | photos | labelled | others).items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         photo.save(tmp_path / f"{name}.jpg")
+    temple.save(tmp_path / "scene.tif")
     for data in ("my-data", "my-photos"):
         (tmp_path / data / "masks").mkdir()
         (tmp_path / data / "classes.txt").write_text("table\ncup\ncat\n")
@@ -159,8 +162,9 @@ def curl_to_a_server() -> Callable[[list[str]], None]:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", TO_RUN)
 def test_the_code_of_a_page_runs_as_it_stands(page: Path, folder: Path, opened: None) -> None:
-    if page.name == "video.md":
-        pytest.importorskip("av", reason="needs pip install 'ovseg[video]'")
+    if page.name in NEEDED:
+        module, extra = NEEDED[page.name]
+        pytest.importorskip(module, reason=f"needs pip install 'ovseg[{extra}]'")
     names: dict[str, object] = {}
     curl = curl_to_a_server() if any("curl" in block.code for block in RUN[page]) else None
     for block in RUN[page]:

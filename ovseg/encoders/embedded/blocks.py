@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ovseg.pooled import Pooled
+
 Activation = Callable[[Tensor], Tensor]
 
 
@@ -60,10 +62,11 @@ class ChannelGate(nn.Module):
 
     def __init__(self, channels: int, *, reduced: int, gate: Activation = torch.sigmoid) -> None:
         super().__init__()
+        self.pooled = Pooled()
         self.squeeze = ConvAct(channels, reduced)
         self.excite = ConvAct(reduced, channels, activation=gate)
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, C, h, w) to the same shape."""
-        gate: Tensor = self.excite(self.squeeze(maps.mean((2, 3), keepdim=True)))
+        gate: Tensor = self.excite(self.squeeze(self.pooled(maps)))
         return maps * gate

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ovseg.encoders.embedded.blocks import ChannelGate, ConvAct
+from ovseg.pooled import Pooled
 
 NECK = 96
 CLASSES = 80
@@ -61,6 +62,7 @@ class ClassHead(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.towers = nn.Sequential(depthwise_pair(NECK, NECK), depthwise_pair(NECK, NECK))
+        self.pooled = Pooled()
         self.gate = ConvAct(NECK, NECK, activation=torch.sigmoid)
         self.mix = ConvAct(NECK, NECK, activation=_swish)
         self.classes = nn.Conv2d(NECK, CLASSES, 1)
@@ -70,7 +72,7 @@ class ClassHead(nn.Module):
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 96, h, w) of the neck to features (B, 96, h, w) and class probabilities (B, 80, h, w)."""
         shared = self.towers(maps)
-        features = self.mix(shared * self.gate(shared.mean((2, 3), keepdim=True)))
+        features = self.mix(shared * self.gate(self.pooled(shared)))
         objectness = self.object(self.object_near(shared))
         return features, (self.classes(features).sigmoid() * objectness).sqrt()
 

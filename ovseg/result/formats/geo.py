@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from ovseg.result.core import SegmentationResult
 
 _GEO_KEYS = 34735  # the tag of a TIFF file that says how its coordinates lie on the earth
-_PIXELS = "pixels from the upper left corner, x to the right and y down"
+PIXELS = "pixels from the upper left corner, x to the right and y down"
+"""What coordinates are where a photo does not say where it lies."""
 _DIGITS = 9  # of coordinates: a millimetre in degrees
 
 _NONE = "has no geo-reference"
@@ -44,12 +45,12 @@ class Reference(NamedTuple):
     Attributes:
         crs: rasterio's reference system.
         transform: affine, from pixels (the upper left corner of the photo is 0, 0) to its coordinates.
-        valid: (H, W) bool, false where the photo says that it has no data.
+        valid: (H, W) bool, false where the photo says that it has no data; None where that was not asked.
     """
 
     crs: Any
     transform: Any
-    valid: npt.NDArray[np.bool_]
+    valid: npt.NDArray[np.bool_] | None = None
 
     def to_degrees(self, ring: Ring) -> Ring:
         """(N, 2) x and y in pixels to longitude and latitude (WGS84)."""
@@ -62,7 +63,7 @@ class Reference(NamedTuple):
 
 @contextmanager
 def _geojson(out: Path, options: Options) -> Iterator[Add]:
-    referenced = _asking(options.tell, f"coordinates in GeoJSON are {_PIXELS}")
+    referenced = _asking(options.tell, f"coordinates in GeoJSON are {PIXELS}")
 
     def add(result: SegmentationResult, place: Place) -> None:
         found = referenced(place, result.size)
@@ -117,14 +118,21 @@ def reference(place: Place, size: tuple[int, int]) -> Reference | str:
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         try:
             with rasterio.open(place.photo) as photo:
-                if photo.crs is None or photo.transform.is_identity:
-                    return _NONE
-                if photo.shape != size:
+                found = reference_of(photo)
+                if isinstance(found, Reference) and photo.shape != size:
                     return "has a geo-reference for more or fewer pixels than its result"
-                found = Reference(photo.crs, photo.transform, photo.dataset_mask() > 0)
+                valid = photo.dataset_mask() > 0 if isinstance(found, Reference) else None
         except rasterio.errors.RasterioError:
             return _NONE
-    return found if _leads_somewhere(found, size) else "has a geo-reference that leads nowhere on the earth"
+    return found if valid is None or isinstance(found, str) else found._replace(valid=valid)
+
+
+def reference_of(photo: Any) -> Reference | str:
+    """How an open photo of rasterio's lies on the earth, but for its missing data; or why that is not known."""
+    if photo.crs is None or photo.transform.is_identity:
+        return _NONE
+    found = Reference(photo.crs, photo.transform)
+    return found if _leads_somewhere(found, photo.shape) else "has a geo-reference that leads nowhere on the earth"
 
 
 def _leads_somewhere(found: Reference, size: tuple[int, int]) -> bool:
@@ -157,7 +165,7 @@ def features(result: SegmentationResult, locate: Locate | None, *, tolerance: fl
     rows = [
         {
             "type": "Feature",
-            "geometry": _geometry(found, locate),
+            "geometry": geometry(found, locate),
             "properties": {
                 "label": item.label,
                 "score": item.score,
@@ -167,11 +175,12 @@ def features(result: SegmentationResult, locate: Locate | None, *, tolerance: fl
         }
         for item, found in zip(some, outlines(some, tolerance=tolerance), strict=True)
     ]
-    said = {"coordinates": _PIXELS} if locate is None else {}
+    said = {"coordinates": PIXELS} if locate is None else {}
     return {"type": "FeatureCollection", **said, "features": rows}
 
 
-def _geometry(found: list[Polygon], locate: Locate | None) -> dict[str, Any]:
+def geometry(found: Sequence[Polygon], locate: Locate | None) -> dict[str, Any]:
+    """GeoJSON of polygons, whose rings are closed; ``locate`` as in ``features``."""
     rings = [ring for polygon in found for ring in (polygon.outer, *polygon.holes)]
     points = np.concatenate(rings)
     points = points if locate is None else locate(points)
@@ -192,22 +201,36 @@ def _turned(ring: Ring, *, outer: bool) -> list[list[float]]:
 
 
 def _write_tiff(path: Path, result: SegmentationResult, found: Reference | None) -> None:
+    values, none = index_values(result.index_map, labels=len(result.labels))
+    if found is not None and found.valid is not None:
+        values = np.where(found.valid, values, values.dtype.type(none))
+    where = {} if found is None else {"crs": found.crs, "transform": found.transform}
+    with open_index(path, result.labels, size=result.size, **where) as file:
+        file.write(values, 1)
+
+
+@contextmanager
+def open_index(path: Path, labels: Sequence[str], *, size: tuple[int, int], **profile: Any) -> Iterator[Any]:
+    """A GeoTIFF of rasterio's for the positions of labels, open to be written.
+
+    Args:
+        path: of the file.
+        labels: L names; with more than 255 the file has 16 bits.
+        size: (H, W).
+        profile: further keywords of ``rasterio.open``, such as ``crs``.
+    """
     import rasterio
 
-    values, none = index_values(result.index_map, labels=len(result.labels))
-    if found is not None:
-        values = np.where(found.valid, values, values.dtype.type(none))
-    height, width = result.size
-    where = {} if found is None else {"crs": found.crs, "transform": found.transform}
-    shape = {"height": height, "width": width, "count": 1, "dtype": values.dtype, "nodata": none}
+    nothing, none = index_values(np.empty((0, 0), np.int32), labels=len(labels))
+    shape = {"height": size[0], "width": size[1], "count": 1, "dtype": nothing.dtype, "nodata": none}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        with rasterio.open(path, "w", driver="GTiff", compress="lzw", **shape, **where) as file:
-            file.write(values, 1)
+        with rasterio.open(path, "w", driver="GTiff", compress="lzw", **shape, **profile) as file:
             file.set_band_description(1, "label")
-            file.update_tags(LABELS=json.dumps(result.labels))
-            if values.dtype == np.uint8:
-                file.write_colormap(1, dict(enumerate(map(tuple, palette(len(result.labels)).tolist()))))
+            file.update_tags(LABELS=json.dumps(list(labels)))
+            if nothing.dtype == np.uint8:
+                file.write_colormap(1, dict(enumerate(map(tuple, palette(len(labels)).tolist()))))
+            yield file
 
 
 GEOJSON = Format("geojson", "NAME.geojson", "", "", _geojson, by_object=True)
