@@ -38,6 +38,7 @@ LAYERS = [
     {"evaluation"},
     {"training"},
     {"serve"},
+    {"distributed"},
     {"api", "cli", "__init__", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ovseg.cli.formats import Format, Quality
+from ovseg.cli.many import RayAddress, WithRay
 from ovseg.cli.output import echo
 from ovseg.cli.reading import Bands, Range, parse_reading
 from ovseg.cli.sources import sources_of, split
@@ -36,7 +37,7 @@ _AT_ONCE = 4  # images that an accelerator gets together
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command()(segment)
+    app.command(cls=WithRay)(segment)
 
 
 def segment(
@@ -80,6 +81,7 @@ def segment(
     ] = False,
     value_range: Range = None,
     bands: Bands = None,
+    ray: RayAddress = None,
 ) -> None:
     """Find LABELs in one photo, in a folder (with sub-folders), in all files of a pattern, or at a web address.
 
@@ -118,7 +120,7 @@ def segment(
         tolerance=tolerance,
     )
     with sources_of([images, *more]) as sources:
-        failed = run.do_all(sources, out=out, overwrite=overwrite, as_json=as_json)
+        failed = run.do_all(sources, out=out, overwrite=overwrite, as_json=as_json, ray=ray)
     if failed:
         raise typer.Exit(1)
 
@@ -158,8 +160,10 @@ class Run:
         if self.concepts is not None and not self.concepts.is_file():
             raise VocabularyError(f"no concepts file '{self.concepts}'; 'ovseg concept learn' makes one")
 
-    def do_all(self, sources: list[str | Copy], *, out: Path, overwrite: bool, as_json: bool) -> int:
-        """Do every image that is not done, and return the number of failures."""
+    def do_all(
+        self, sources: list[str | Copy], *, out: Path, overwrite: bool, as_json: bool, ray: str | None = None
+    ) -> int:
+        """Do every image that is not done, here or on the cluster ``ray``, and return the number of failures."""
         from rich.console import Console
 
         from ovseg.cli.jobs import plan_jobs
@@ -171,8 +175,9 @@ class Run:
         failed = 0
         bar = progress_bar("segmenting", total=len(jobs), shown=several)
         notes: dict[str, str] = {}
+        make = self._outcomes if ray is None else partial(self._outcomes_of_many, address=ray)
         with bar as advance, self._written(out, console) as write:
-            for job, outcome, fresh in self._outcomes(jobs, overwrite=overwrite):
+            for job, outcome, fresh in make(jobs, overwrite=overwrite):
                 if isinstance(outcome, ImageError):
                     failed += 1
                     _print_failure(job, outcome, console, as_json=as_json)
@@ -221,6 +226,40 @@ class Run:
                     yield job, self._save(job, next(results), found, identity), True
                 else:
                     yield job, self._load(job) if found is None else found, False
+
+    def _outcomes_of_many(
+        self, jobs: list[Job], *, overwrite: bool, address: str
+    ) -> Iterator[tuple[Job, SegmentationResult | ImageError, bool]]:
+        """As ``_outcomes``, from workers that write the results, which are read here."""
+        from ovseg.cli.many import over, refuse_copies
+        from ovseg.errors import ClusterError, ImageError
+
+        refuse_copies(jobs)
+        work = partial(self._work, overwrite=overwrite)
+        gpu = not self.device.startswith("cpu")
+        for job, answer in zip(jobs, over(address, work, jobs, gpu=gpu, at_once=_AT_ONCE), strict=True):
+            if isinstance(answer, ClusterError):
+                yield job, ImageError(f"cannot segment '{job.source}': {answer}"), False
+            elif isinstance(answer, ImageError):
+                yield job, answer, False
+            elif not job.record.is_file():
+                told = f"a worker wrote '{job.record}', which is not here; --ray needs an --out that all machines share"
+                yield job, ImageError(told), False
+            else:
+                yield job, self._load(job), answer
+
+    def _work(self, *, overwrite: bool) -> Callable[[list[Job]], list[ImageError | bool]]:
+        """The work of one worker: jobs in, why one failed or else whether it was done now."""
+        from ovseg.errors import ImageError
+
+        def work(jobs: list[Job]) -> list[ImageError | bool]:
+            return [
+                outcome if isinstance(outcome, ImageError) else fresh
+                for _, outcome, fresh in self._outcomes(jobs, overwrite=overwrite)
+            ]
+
+        self.segmenter  # noqa: B018  opened before the first job
+        return work
 
     def _read(self, job: Job, identity: dict[str, str], *, overwrite: bool) -> _Picture | ImageError | None:
         """The decoded image, why it cannot be decoded, or None where its result is there already."""

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from helpers.documents import ROOT
+from helpers.workers import KilledOnce
+from typer.testing import CliRunner
+
+import ovseg.cli.many
+import ovseg.distributed
+from ovseg.cli import build_app
+from ovseg.errors import ClusterError, ImageError, ModelError
+
+Invoke = Callable[..., Result]
+LABELS = ("cat", "cup", "sky")
+
+cluster_tests = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray"),
+]
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    from helpers.ray import small_cluster
+
+    with small_cluster() as ray:
+        yield ray
+
+
+@pytest.fixture
+def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    """The command line, in a folder with photos, one of which is none, computing with one thread."""
+    for name in ("cat", "coffee", "temple"):
+        shutil.copy(ROOT / "examples" / f"{name}.jpg", tmp_path / f"{name}.jpg")
+    (tmp_path / "photos/below").mkdir(parents=True)
+    for name, place in (("cat", "a"), ("coffee", "below/b"), ("temple", "c")):
+        shutil.move(tmp_path / f"{name}.jpg", tmp_path / f"photos/{place}.jpg")
+    (tmp_path / "photos/bad.jpg").write_text("no image")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return lambda *arguments: CliRunner().invoke(build_app(), list(map(str, arguments)))
+
+
+def in_one_process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command as a process of its own, which computes with one thread as the workers do."""
+    return subprocess.run([sys.executable, "-m", "ovseg", *arguments], capture_output=True, text=True)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below, hidden ones too."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("arguments", [["--ray"], ["--ray", "--out", "x"]])
+def test_the_address_may_be_left_out(arguments: list[str], invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def over(address: str, *_: Any, **__: Any) -> Any:
+        asked.append(address)
+        raise ClusterError("none")
+
+    monkeypatch.setattr(ovseg.cli.many, "over", over)
+    invoke("segment", "photos", *LABELS, *arguments)
+    invoke("segment", "photos", *LABELS, "--ray", "auto")
+    invoke("segment", "photos", *LABELS, "--ray=10.0.0.7:6379")
+    assert asked == ["alone", "auto", "10.0.0.7:6379"]
+
+
+def test_a_label_after_ray_is_not_taken_for_an_address(invoke: Invoke) -> None:
+    refused = invoke("segment", "photos", "--ray", "cat").exception
+    assert isinstance(refused, ClusterError) and "or HOST:PORT, got 'cat'; put --ray last" in str(refused)
+
+
+def test_what_only_this_machine_sees_is_refused(invoke: Invoke) -> None:
+    refused = invoke("segment", "http://127.0.0.1:1/a.jpg", "cat", "--ray").exception
+    assert isinstance(refused, ImageError) and "files that all machines see with --ray" in str(refused)
+
+
+class TestOnACluster:
+    pytestmark = cluster_tests
+
+    def test_segment_writes_what_one_process_writes_byte_for_byte(self, ray: Any, invoke: Invoke) -> None:
+        options = ("--json", "--format", "coco", "--format", "areas")
+        one = in_one_process("segment", "photos", *LABELS, "--out", "one", *options)
+        many = invoke("segment", "photos", *LABELS, "--out", "many", *options, "--ray")
+        assert one.returncode == many.exit_code == 1  # one of the photos is none
+        assert contents(Path("one")) == contents(Path("many")) and len(contents(Path("one"))) == 3 * 3 + 2
+        assert many.stdout == one.stdout.replace('"one/', '"many/')
+        assert many.stderr.replace("in many", "in one").count("\n") == one.stderr.count("\n")
+        assert "error: expected an image, but 'photos/bad.jpg' begins with b'no image'" in many.stderr
+        assert "3 of 4 images done, results in many" in many.stderr
+
+    def test_a_worker_killed_in_the_middle_loses_and_doubles_nothing(
+        self, ray: Any, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for number in range(4):
+            shutil.copy("photos/a.jpg", f"photos/more-{number}.jpg")
+        spread, mark = ovseg.distributed.spread, tmp_path / "mark"
+
+        def killing(ray: Any, make: Any, items: Any, **given: Any) -> Any:
+            return spread(ray, KilledOnce(make, tmp_path / "many", "*.json", mark), items, **given)
+
+        monkeypatch.setattr(ovseg.distributed, "spread", killing)
+        many = invoke("segment", "photos", *LABELS, "--out", "many", "--json", "--ray")
+        assert mark.with_suffix(".done").exists()
+        one = in_one_process("segment", "photos", *LABELS, "--out", "one", "--json")
+        assert many.stdout == one.stdout.replace('"one/', '"many/') and many.stdout.count("\n") == 8
+        whole = {name: content for name, content in contents(Path("many")).items() if "/." not in f"/{name}"}
+        assert whole == contents(Path("one"))
+
+    def test_a_second_run_skips_what_is_done(self, ray: Any, invoke: Invoke) -> None:
+        invoke("segment", "photos", *LABELS, "--ray")
+        before = {path: path.stat().st_mtime_ns for path in Path("out").rglob("*.json")}
+        assert invoke("segment", "photos", *LABELS, "--ray").exit_code == 1
+        assert before == {path: path.stat().st_mtime_ns for path in Path("out").rglob("*.json")} and len(before) == 3
+        alone = in_one_process("segment", "photos/a.jpg", *LABELS, "--ray")  # one image: its table
+        assert "already done with these settings" in alone.stderr and "overlay: out/a_overlay.png" in alone.stdout
+
+    def test_an_unknown_model_is_one_sentence(self, ray: Any, invoke: Invoke) -> None:
+        refused = invoke("segment", "photos", *LABELS, "--model", "minni", "--ray").exception
+        assert isinstance(refused, ModelError) and "did you mean 'mini'" in str(refused)
