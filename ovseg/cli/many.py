@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -10,6 +10,7 @@ from typer.core import TyperCommand
 
 if TYPE_CHECKING:
     from ovseg.cli.jobs import Job
+    from ovseg.distributed.pool import Make
     from ovseg.errors import ClusterError
 
 T = TypeVar("T")
@@ -44,7 +45,9 @@ class WithRay(TyperCommand):
 
         ends = args.index("--") if "--" in args else len(args)
         args = [
-            f"{_OPTION}={ALONE}" if each == _OPTION and place < ends and _is_option([*args, "-"][place + 1]) else each
+            f"{_OPTION}={ALONE}"
+            if each == _OPTION and place < ends and _is_option([*args, "-"][place + 1])
+            else each
             for place, each in enumerate(args)
         ]
         return super().parse_args(ctx, args)
@@ -55,7 +58,12 @@ def _is_option(argument: str) -> bool:
 
 
 def over(
-    address: str, make: Callable[[], Callable[[list[T]], list[A]]], items: Sequence[T], *, gpu: bool, at_once: int = 1
+    address: str,
+    make: Make[T, A],
+    items: Sequence[T],
+    *,
+    gpu: bool,
+    at_once: int = 1,
 ) -> Iterator[A | ClusterError]:
     """The answer for each of ``items``, in order, from the workers of a cluster; see ``distributed.spread``."""
     from ovseg.distributed import joined, spread, worker_threads
@@ -75,4 +83,6 @@ def refuse_copies(jobs: Sequence[Job]) -> None:
 
     for job in jobs:
         if job.copy is not None:
-            raise ImageError(f"expected files that all machines see with --ray, got '{job.source}'; save it as a file")
+            raise ImageError(
+                f"expected files that all machines see with --ray, got '{job.source}'; save it as a file"
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import re
@@ -15,7 +16,6 @@ from ovseg.errors import ClusterError, require
 ALONE = "alone"
 """The address that means a Ray of this machine's own, for the time of a call."""
 
-_STORE = 100_000_000  # bytes; what goes through Ray are names of files and short answers
 _PATIENCE = 5  # seconds until an address that does not answer is given up; Ray itself takes minutes
 
 
@@ -46,22 +46,35 @@ def joined(address: str) -> Iterator[Any]:
     check_address(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
     ray = require("ray", extra="distributed")
-    if ray.is_initialized():
-        yield ray
-        return
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    _connect(ray, address)
+    with _quiet():
+        if ray.is_initialized():
+            yield ray
+            return
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        _connect(ray, address)
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Ray from writing about killed workers to standard output, where the answers of a command go."""
+    worker = importlib.import_module("ray._private.worker")
+    before = getattr(worker, "_worker_logs_enabled", True)
+    worker._worker_logs_enabled = False  # type: ignore[attr-defined]  # no option does it
     try:
-        yield ray
+        yield
     finally:
-        ray.shutdown()
+        worker._worker_logs_enabled = before  # type: ignore[attr-defined]
 
 
 def _connect(ray: Any, address: str) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address == ALONE:
-            ray.init(address="local", include_dashboard=False, object_store_memory=_STORE, **quiet)
+            ray.init(address="local", include_dashboard=False, **quiet)
             return
         if address != "auto":
             host, _, port = address.rpartition(":")

@@ -1,7 +1,7 @@
 """Items shared out over workers that open once what they need; a worker that is killed costs no answer.
 
-A piece of work may be done twice: a worker can be killed after it has done it and before it has said so. What is handed
-out must be safe to repeat, as files are that are written beside and renamed.
+A piece of work may be done twice: a worker can be killed after it has done it and before it has said so. What is
+handed out must be safe to repeat, as files are that are written beside and renamed.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from ovseg.errors import ClusterError, OvsegError
 
 T = TypeVar("T")
 A = TypeVar("A")
-Work = Callable[[list[T]], list[A]]
+Make = Callable[[], Callable[[list[T]], list[A]]]
 
 _MOST_DEATHS = 3  # of workers over one item, which is then given up: it may be what kills them
+_LEAD = 8  # tasks for each worker that may be done before the one whose answer is next: answers wait in memory
 _PATIENCE = 15  # seconds without any worker until the user is told what is waited for
 
 
 def spread(
     ray: Any,
-    make: Callable[[], Work[T, A]],
+    make: Make[T, A],
     items: Sequence[T],
     *,
     threads: int,
@@ -37,8 +38,8 @@ def spread(
 
     Args:
         ray: what ``joined`` gives.
-        make: called once in each worker, in the folder of this process; returns the function that gets a few items and
-            gives an answer for each. Anything it holds is sent to the workers.
+        make: called once in each worker, in the folder of this process; returns the function that gets a few items
+            and gives an answer for each. Anything it holds is sent to the workers.
         threads: processors for each worker.
         gpu: give each worker a GPU, where the cluster has any.
         at_once: items that a worker gets together where it has a GPU; else it gets one after the other.
@@ -57,13 +58,7 @@ def spread(
     count = min(_room(ray, threads=threads, gpu=gpu), len(tasks))
     pool = _Pool(ray, make, tasks, count=count, threads=threads, gpu=gpu, tell=tell)
     try:
-        known: dict[int, A | ClusterError] = {}
-        following = 0
-        for number, answer in pool.answers():
-            known[number] = answer
-            while following in known:
-                yield known.pop(following)
-                following += 1
+        yield from pool.in_order()
     finally:
         pool.close()
 
@@ -77,7 +72,7 @@ class _Task:
     deaths: int = 0
 
     def again(self) -> list[_Task]:
-        """To be tried once more; in the end item by item, so that one that kills its worker takes no other along."""
+        """To be tried again; in the end item by item, so that one that kills its worker takes no other along."""
         deaths = self.deaths + 1
         if deaths == _MOST_DEATHS - 1:
             return [_Task(self.start + place, [item], deaths) for place, item in enumerate(self.items)]
@@ -102,18 +97,32 @@ class _Pool:
         self.waiting = deque(tasks)
         resources = {"num_cpus": threads, "num_gpus": int(gpu)}
         self.needs = f"{threads} processor(s)" + (" and a GPU" if gpu else "")
-        # Ray starts a killed worker again; its task goes to whoever is free, since its machine may be gone for good.
+        # Ray starts a killed worker again; its task goes to whoever is free, as its machine may be gone for good.
         remote = ray.remote(**resources, max_restarts=-1, max_task_retries=0)(_worker())
         self.given = (__version__, os.getcwd(), threads, [ray.put(make)])  # in a list: the worker gets it, not Ray
         self.workers = [remote.remote() for _ in range(count)]
         self.busy: dict[Any, tuple[Any, _Task | None]] = {}  # None: the worker opens what it needs
+        self.idle: list[Any] = []  # workers that are too far ahead
+        self.following = 0  # number of the item whose answer is next
+        self.lead = _LEAD * count * max((len(task.items) for task in tasks), default=1)
         for worker in self.workers:
             self._await(worker)
 
-    def answers(self) -> Iterator[tuple[int, Any]]:
+    def in_order(self) -> Iterator[Any]:
+        """The answer of each item, in order."""
+        known: dict[int, Any] = {}
+        for number, answer in self._answers():
+            known[number] = answer
+            while self.following in known:
+                yield known.pop(self.following)
+                self.following += 1
+
+    def _answers(self) -> Iterator[tuple[int, Any]]:
         """Number and answer of each item, as they come."""
         told = False
         while self.waiting or any(task for _, task in self.busy.values()):
+            while self.idle and self._may_hand_out():
+                self._hand_out(self.idle.pop())
             if not self.busy:
                 raise ClusterError("all workers are lost; what is done is kept, run again to go on")
             done, _ = self.ray.wait(list(self.busy), num_returns=1, timeout=_PATIENCE)
@@ -139,6 +148,7 @@ class _Pool:
             raise
         except self.ray.exceptions.RayError:  # the worker was killed
             if task is not None:  # else it will not come back
+                self.tell("a worker was killed; what it was at is done again")
                 yield from self._give_back(task)
                 self._await(worker)
             return
@@ -150,9 +160,14 @@ class _Pool:
             yield from zip(range(task.start, task.start + len(task.items)), answer, strict=True)
         elif answer is not None:
             raise ClusterError(answer)
-        if self.waiting:
-            following = self.waiting.popleft()
-            self.busy[worker.do.remote(following.items)] = (worker, following)
+        self.idle.append(worker)
+
+    def _may_hand_out(self) -> bool:
+        return bool(self.waiting) and self.waiting[0].start < self.following + self.lead
+
+    def _hand_out(self, worker: Any) -> None:
+        task = self.waiting.popleft()
+        self.busy[worker.do.remote(task.items)] = (worker, task)
 
     def _give_back(self, task: _Task) -> Iterator[tuple[int, ClusterError]]:
         for each in reversed(task.again()):

@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 from click.testing import Result
+from helpers.datasets import write_folder
 from helpers.documents import ROOT
 from helpers.workers import KilledOnce
 from typer.testing import CliRunner
 
 import ovseg.cli.many
 import ovseg.distributed
-from ovseg.cli import build_app
+from ovseg.cli import build_app, evaluate_many
 from ovseg.errors import ClusterError, ImageError, ModelError
+from ovseg.evaluation import EvaluationReport
 
 Invoke = Callable[..., Result]
 LABELS = ("cat", "cup", "sky")
@@ -121,10 +123,35 @@ class TestOnACluster:
         invoke("segment", "photos", *LABELS, "--ray")
         before = {path: path.stat().st_mtime_ns for path in Path("out").rglob("*.json")}
         assert invoke("segment", "photos", *LABELS, "--ray").exit_code == 1
-        assert before == {path: path.stat().st_mtime_ns for path in Path("out").rglob("*.json")} and len(before) == 3
-        alone = in_one_process("segment", "photos/a.jpg", *LABELS, "--ray")  # one image: its table
+        assert (
+            before == {path: path.stat().st_mtime_ns for path in Path("out").rglob("*.json")} and len(before) == 3
+        )
+        alone = invoke("segment", "photos/a.jpg", *LABELS, "--ray")  # one image: its table
         assert "already done with these settings" in alone.stderr and "overlay: out/a_overlay.png" in alone.stdout
 
     def test_an_unknown_model_is_one_sentence(self, ray: Any, invoke: Invoke) -> None:
         refused = invoke("segment", "photos", *LABELS, "--model", "minni", "--ray").exception
         assert isinstance(refused, ModelError) and "did you mean 'mini'" in str(refused)
+
+    def test_evaluate_gives_the_scores_of_one_process(
+        self, ray: Any, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_folder(tmp_path / "data", images=10)
+        monkeypatch.setattr(evaluate_many, "_SHARE", 2)
+        options = ("folder", "--data", "data", "--no-boundary")
+        assert in_one_process("evaluate", *options, "--out", "one").returncode == 0
+        spread, mark = ovseg.distributed.spread, tmp_path / "mark"
+
+        def killing(ray: Any, make: Any, items: Any, **given: Any) -> Any:
+            return spread(ray, KilledOnce(make, tmp_path / "many", "rows-*.jsonl", mark, after=2), items, **given)
+
+        monkeypatch.setattr(ovseg.distributed, "spread", killing)
+        done = invoke("evaluate", *options, "--out", "many", "--ray")
+        assert done.exit_code == 0, done.exception
+        assert mark.with_suffix(".done").exists()
+        one, many = (EvaluationReport.load(tmp_path / name / "report.json") for name in ("one", "many"))
+        assert (many.mean_iou, many.interval) == (one.mean_iou, one.interval) and str(many.scores) == str(one.scores)
+        timeless = [[{**row.to_dict(), "seconds": 0} for row in report.rows] for report in (one, many)]
+        assert timeless[0] == timeless[1] and len(timeless[0]) == 10
+        assert len(list(Path("many").glob("rows-*.jsonl"))) == 5  # a file for each share, and none of this process
+        assert Path("one/sheet.jpg").read_bytes() == Path("many/sheet.jpg").read_bytes()

@@ -52,11 +52,9 @@ def test_what_a_worker_refuses_is_told_as_in_one_process(ray: Any) -> None:
         squares(ray, refused, 3)
 
 
-def test_a_machine_with_another_version_is_named(
-    ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_machine_with_another_version_is_named(ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ovseg.distributed.pool, "__version__", "99.1")
-    with pytest.raises(ClusterError, match=r"expected ovseg 99\.1 on machine '.+', got .*; install the same version"):
+    with pytest.raises(ClusterError, match=r"expected ovseg 99\.1 on machine '.+', got .*; install"):
         squares(ray, Squares(tmp_path), 3)
 
 

@@ -21,7 +21,11 @@ def small_cluster() -> Iterator[Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray = importlib.import_module("ray")
     logging.getLogger("ray").setLevel(logging.ERROR)
-    seen = [Path(__file__).parents[1], Path(ovseg.__file__).parents[1], *filter(None, [os.environ.get("PYTHONPATH")])]
+    seen = [
+        Path(__file__).parents[1],
+        Path(ovseg.__file__).parents[1],
+        *filter(None, [os.environ.get("PYTHONPATH")]),
+    ]
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("PYTHONPATH", os.pathsep.join(map(str, seen)))  # its workers find helpers, and this ovseg
         ray.init(

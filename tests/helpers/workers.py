@@ -48,7 +48,7 @@ def refused() -> Any:
 
 @dataclass(frozen=True)
 class KilledOnce:
-    """A command's work, whose worker is killed in the middle: as soon as there are ``after`` files of ``pattern``."""
+    """A command's work, whose first worker is killed as soon as there are ``after`` files of ``pattern``."""
 
     make: Callable[[], Callable[[list[Any]], list[Any]]]
     folder: Path
