@@ -150,8 +150,30 @@ class TestOnACluster:
         assert done.exit_code == 0, done.exception
         assert mark.with_suffix(".done").exists()
         one, many = (EvaluationReport.load(tmp_path / name / "report.json") for name in ("one", "many"))
-        assert (many.mean_iou, many.interval) == (one.mean_iou, one.interval) and str(many.scores) == str(one.scores)
+        assert (many.mean_iou, many.interval) == (one.mean_iou, one.interval) and str(many.scores) == str(
+            one.scores
+        )
         timeless = [[{**row.to_dict(), "seconds": 0} for row in report.rows] for report in (one, many)]
         assert timeless[0] == timeless[1] and len(timeless[0]) == 10
         assert len(list(Path("many").glob("rows-*.jsonl"))) == 5  # a file for each share, and none of this process
         assert Path("one/sheet.jpg").read_bytes() == Path("many/sheet.jpg").read_bytes()
+
+    def test_bank_build_gives_the_bank_of_one_process(
+        self, ray: Any, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for number in range(4):
+            shutil.copy("photos/a.jpg", f"photos/more-{number}.jpg")
+        assert in_one_process("bank", "build", "photos", "--out", "one").returncode == 0
+        spread, mark = ovseg.distributed.spread, tmp_path / "mark"
+
+        def killing(ray: Any, make: Any, items: Any, **given: Any) -> Any:
+            return spread(ray, KilledOnce(make, tmp_path / "photos", "*.jpg", mark), items, **given)
+
+        monkeypatch.setattr(ovseg.distributed, "spread", killing)
+        done = invoke("bank", "build", "photos", "--out", "many", "--ray")
+        assert done.exit_code == 0, done.exception
+        assert mark.with_suffix(".done").exists()
+        one, many = (contents(Path(name)) for name in ("one", "many"))
+        joined = {name for name in one if name.startswith(("images-", "regions-"))}
+        assert len(joined) >= 5 and {name: one[name] for name in joined} == {name: many[name] for name in joined}
+        assert "already complete" in invoke("bank", "build", "photos", "--out", "many", "--ray").stderr
