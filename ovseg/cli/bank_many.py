@@ -41,14 +41,14 @@ def lines_of_many(
         yield _whole(line)
 
 
-def _row_worker(load: Callable[[], Any], options: BankOptions) -> Callable[[list[str]], list[Row]]:
+def _row_worker(load: Callable[[], Any], options: BankOptions) -> Callable[[list[str], bool], list[Row]]:
     segmenter = load()
-    return lambda keys: list(make_rows(map(Item, keys), segmenter, options))
+    return lambda keys, again: list(make_rows(map(Item, keys), segmenter, options))
 
 
-def _line_worker(make: Callable[[], Callable[[str], A]]) -> Callable[[list[str]], list[A]]:
+def _line_worker(make: Callable[[], Callable[[str], A]]) -> Callable[[list[str], bool], list[A]]:
     label = make()
-    return lambda keys: [label(key) for key in keys]
+    return lambda keys, again: [label(key) for key in keys]
 
 
 def _whole(answer: A | ClusterError) -> A:

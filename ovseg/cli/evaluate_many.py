@@ -56,10 +56,10 @@ def evaluate_many(
 
 def _worker(
     load: Callable[[], Any], task: Task, *, out: Path, options: RunOptions, size: int
-) -> Callable[[list[int]], list[int]]:
+) -> Callable[[list[int], bool], list[int]]:
     run, indices = open_run(load(), task, options)
 
-    def work(shares: list[int]) -> list[int]:
+    def work(shares: list[int], again: bool) -> list[int]:
         # share by share: each has a file of its own, which no two workers write at once
         return [
             len(run.rows(indices[share * size : (share + 1) * size], out=out, journal=share + 1))

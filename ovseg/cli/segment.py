@@ -255,7 +255,7 @@ class Run:
                 result, fresh = answer
                 yield job, self._load(job) if result is None else self._with_photo(job, result), fresh
 
-    def _work(self, *, overwrite: bool, whole: bool) -> Callable[[list[Job]], list[_Answer]]:
+    def _work(self, *, overwrite: bool, whole: bool) -> Callable[[list[Job], bool], list[_Answer]]:
         """The work of one worker: jobs in; why one failed, or its ``whole`` result, and whether it was done now."""
         from dataclasses import replace
 
@@ -266,8 +266,10 @@ class Run:
                 return outcome
             return (replace(outcome, image=None) if whole else None), fresh
 
-        def work(jobs: list[Job]) -> list[_Answer]:
-            return [answer(outcome, fresh) for _, outcome, fresh in self._outcomes(jobs, overwrite=overwrite)]
+        def work(jobs: list[Job], again: bool) -> list[_Answer]:
+            # done again: a killed worker may have left a part of the files, and the disk keeps no score of a pixel
+            outcomes = self._outcomes(jobs, overwrite=overwrite or again)
+            return [answer(outcome, fresh) for _, outcome, fresh in outcomes]
 
         self.segmenter  # noqa: B018  opened before the first job
         return work

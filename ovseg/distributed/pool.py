@@ -17,7 +17,7 @@ from ovseg.errors import ClusterError, OvsegError
 
 T = TypeVar("T")
 A = TypeVar("A")
-Make = Callable[[], Callable[[list[T]], list[A]]]
+Make = Callable[[], Callable[[list[T], bool], list[A]]]
 
 _MOST_DEATHS = 3  # of workers over one item, which is then given up: it may be what kills them
 _LEAD = 8  # tasks for each worker that may be done before the one whose answer is next: answers wait in memory
@@ -38,8 +38,9 @@ def spread(
 
     Args:
         ray: what ``joined`` gives.
-        make: called once in each worker, in the folder of this process; returns the function that gets a few items
-            and gives an answer for each. Anything it holds is sent to the workers.
+        make: called once in each worker, in the folder of this process; returns the function that gets a few items,
+            and whether a killed worker had them before, and gives an answer for each. Anything it holds is sent to
+            the workers.
         threads: processors for each worker.
         gpu: give each worker a GPU, where the cluster has any.
         at_once: items that a worker gets together where it has a GPU; else it gets one after the other.
@@ -167,7 +168,7 @@ class _Pool:
 
     def _hand_out(self, worker: Any) -> None:
         task = self.waiting.popleft()
-        self.busy[worker.do.remote(task.items)] = (worker, task)
+        self.busy[worker.do.remote(task.items, task.deaths > 0)] = (worker, task)
 
     def _give_back(self, task: _Task) -> Iterator[tuple[int, ClusterError]]:
         for each in reversed(task.again()):
@@ -224,8 +225,8 @@ def _worker() -> type:
             self.work = ray.get(make[0])()
             return None
 
-        def do(self, items: list[Any]) -> list[Any] | None:
+        def do(self, items: list[Any], again: bool) -> list[Any] | None:
             """The answers for ``items``; None if this worker was killed, and started again, since it was ready."""
-            return None if self.work is None else list(self.work(items))
+            return None if self.work is None else list(self.work(items, again))
 
     return Worker

@@ -15,6 +15,7 @@ from helpers.documents import ROOT
 from helpers.workers import KilledOnce
 from typer.testing import CliRunner
 
+import ovseg
 import ovseg.cli.many
 import ovseg.distributed
 from ovseg.cli import build_app, evaluate_many
@@ -55,6 +56,18 @@ def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
 def in_one_process(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The command as a process of its own, which computes with one thread as the workers do."""
     return subprocess.run([sys.executable, "-m", "ovseg", *arguments], capture_output=True, text=True)
+
+
+@pytest.fixture
+def killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that is there once a worker was killed, as one will be."""
+    spread, mark = ovseg.distributed.spread, tmp_path / "killed"
+
+    def killing(ray: Any, make: Any, items: Any, **given: Any) -> Any:
+        return spread(ray, KilledOnce(make, mark), items, **given)
+
+    monkeypatch.setattr(ovseg.distributed, "spread", killing)
+    return mark
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -102,22 +115,32 @@ class TestOnACluster:
         assert "3 of 4 images done, results in many" in many.stderr
 
     def test_a_worker_killed_in_the_middle_loses_and_doubles_nothing(
-        self, ray: Any, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, ray: Any, invoke: Invoke, killed: Path
     ) -> None:
         for number in range(4):
             shutil.copy("photos/a.jpg", f"photos/more-{number}.jpg")
-        spread, mark = ovseg.distributed.spread, tmp_path / "mark"
-
-        def killing(ray: Any, make: Any, items: Any, **given: Any) -> Any:
-            return spread(ray, KilledOnce(make, tmp_path / "many", "*.json", mark), items, **given)
-
-        monkeypatch.setattr(ovseg.distributed, "spread", killing)
-        many = invoke("segment", "photos", *LABELS, "--out", "many", "--json", "--ray")
-        assert mark.with_suffix(".done").exists()
-        one = in_one_process("segment", "photos", *LABELS, "--out", "one", "--json")
+        many = invoke("segment", "photos", *LABELS, "--out", "many", "--json", "--format", "coco", "--ray")
+        assert killed.exists()
+        one = in_one_process("segment", "photos", *LABELS, "--out", "one", "--json", "--format", "coco")
         assert many.stdout == one.stdout.replace('"one/', '"many/') and many.stdout.count("\n") == 8
-        whole = {name: content for name, content in contents(Path("many")).items() if "/." not in f"/{name}"}
-        assert whole == contents(Path("one"))
+        assert contents(Path("many")) == contents(Path("one"))
+
+    def test_half_a_result_of_a_killed_worker_is_made_again(
+        self, invoke: Invoke, mini: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ovseg, "load", lambda *given, **named: mini)
+        works: list[Any] = []
+
+        def over(address: str, make: Any, items: Any, **given: Any) -> list[Any]:
+            (Path("out")).mkdir()
+            Path("out/a.png").write_bytes(b"renamed before the kill")  # its record would have come last
+            works.append([make()(list(items), again) for again in (False, True)])
+            return works[0][1]
+
+        monkeypatch.setattr(ovseg.cli.many, "over", over)
+        assert invoke("segment", "photos", *LABELS, "--ray").exit_code == 1
+        first, second = works[0]
+        assert "is there without a record" in str(first[0]) and second[0] == (None, True)
 
     def test_a_second_run_skips_what_is_done(self, ray: Any, invoke: Invoke) -> None:
         invoke("segment", "photos", *LABELS, "--ray")
@@ -134,21 +157,15 @@ class TestOnACluster:
         assert isinstance(refused, ModelError) and "did you mean 'mini'" in str(refused)
 
     def test_evaluate_gives_the_scores_of_one_process(
-        self, ray: Any, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, ray: Any, invoke: Invoke, killed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         write_folder(tmp_path / "data", images=10)
         monkeypatch.setattr(evaluate_many, "_SHARE", 2)
         options = ("folder", "--data", "data", "--no-boundary")
         assert in_one_process("evaluate", *options, "--out", "one").returncode == 0
-        spread, mark = ovseg.distributed.spread, tmp_path / "mark"
-
-        def killing(ray: Any, make: Any, items: Any, **given: Any) -> Any:
-            return spread(ray, KilledOnce(make, tmp_path / "many", "rows-*.jsonl", mark, after=2), items, **given)
-
-        monkeypatch.setattr(ovseg.distributed, "spread", killing)
         done = invoke("evaluate", *options, "--out", "many", "--ray")
         assert done.exit_code == 0, done.exception
-        assert mark.with_suffix(".done").exists()
+        assert killed.exists()
         one, many = (EvaluationReport.load(tmp_path / name / "report.json") for name in ("one", "many"))
         assert (many.mean_iou, many.interval) == (one.mean_iou, one.interval) and str(many.scores) == str(
             one.scores
@@ -158,22 +175,25 @@ class TestOnACluster:
         assert len(list(Path("many").glob("rows-*.jsonl"))) == 5  # a file for each share, and none of this process
         assert Path("one/sheet.jpg").read_bytes() == Path("many/sheet.jpg").read_bytes()
 
-    def test_bank_build_gives_the_bank_of_one_process(
-        self, ray: Any, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_bank_build_gives_the_bank_of_one_process(self, ray: Any, invoke: Invoke, killed: Path) -> None:
         for number in range(4):
             shutil.copy("photos/a.jpg", f"photos/more-{number}.jpg")
         assert in_one_process("bank", "build", "photos", "--out", "one").returncode == 0
-        spread, mark = ovseg.distributed.spread, tmp_path / "mark"
-
-        def killing(ray: Any, make: Any, items: Any, **given: Any) -> Any:
-            return spread(ray, KilledOnce(make, tmp_path / "photos", "*.jpg", mark), items, **given)
-
-        monkeypatch.setattr(ovseg.distributed, "spread", killing)
         done = invoke("bank", "build", "photos", "--out", "many", "--ray")
         assert done.exit_code == 0, done.exception
-        assert mark.with_suffix(".done").exists()
+        assert killed.exists()
         one, many = (contents(Path(name)) for name in ("one", "many"))
         joined = {name for name in one if name.startswith(("images-", "regions-"))}
         assert len(joined) >= 5 and {name: one[name] for name in joined} == {name: many[name] for name in joined}
         assert "already complete" in invoke("bank", "build", "photos", "--out", "many", "--ray").stderr
+
+    def test_pseudo_label_writes_what_one_process_writes(self, ray: Any, invoke: Invoke, killed: Path) -> None:
+        for number in range(4):
+            shutil.copy("photos/a.jpg", f"photos/more-{number}.jpg")
+        assert invoke("bank", "build", "photos", "--out", "photos.bank").exit_code == 0
+        options = ("pseudo-label", "photos.bank", "--label", "cat", "--label", "sky", "--out")
+        assert in_one_process(*options, "one").returncode == 0
+        done = invoke(*options, "many", "--ray")
+        assert done.exit_code == 0, done.exception
+        assert killed.exists() and "7 label maps in many, 0 failed" in done.stdout
+        assert contents(Path("one")) == contents(Path("many"))

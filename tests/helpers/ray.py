@@ -36,6 +36,7 @@ def small_cluster() -> Iterator[Any]:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+        importlib.import_module("ray._private.worker")._worker_logs_enabled = False  # late news of killed workers
     try:
         yield ray
     finally:

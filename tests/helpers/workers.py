@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +27,10 @@ class Squares:
     once: int | None = None
     always: int | None = None
 
-    def __call__(self) -> Callable[[list[int]], list[int]]:
+    def __call__(self) -> Callable[[list[int], bool], list[int]]:
         """Open a worker."""
         (self.folder / f"opened-{os.getpid()}").touch()
-        return lambda numbers: [self.square(number) for number in numbers]
+        return lambda numbers, again: [self.square(number) for number in numbers]
 
     def square(self, number: int) -> int:
         """``number`` squared, or the end of this process."""
@@ -48,25 +48,25 @@ def refused() -> Any:
 
 @dataclass(frozen=True)
 class KilledOnce:
-    """A command's work, whose first worker is killed as soon as there are ``after`` files of ``pattern``."""
+    """A command's work; the first worker to do a second piece is killed after that, before it can say so.
 
-    make: Callable[[], Callable[[list[Any]], list[Any]]]
-    folder: Path
-    pattern: str
+    Attributes:
+        make: opens a worker.
+        mark: file that says that it happened.
+    """
+
+    make: Callable[[], Callable[[list[Any], bool], list[Any]]]
     mark: Path
-    after: int = 1
 
-    def __call__(self) -> Callable[[list[Any]], list[Any]]:
-        """Open a worker; the first one also gets its killer."""
-        try:
-            self.mark.touch(exist_ok=False)
-        except FileExistsError:
-            return self.make()
-        threading.Thread(target=self._kill, daemon=True).start()
-        return self.make()
+    def __call__(self) -> Callable[[list[Any], bool], list[Any]]:
+        """Open a worker."""
+        work, calls = self.make(), itertools.count(1)
 
-    def _kill(self) -> None:
-        while len(list(self.folder.rglob(self.pattern))) < self.after:
-            threading.Event().wait(0.005)
-        self.mark.with_suffix(".done").touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+        def once(items: list[Any], again: bool) -> list[Any]:
+            answers = work(items, again)
+            if next(calls) == 2 and not self.mark.exists():
+                self.mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return answers
+
+        return once
