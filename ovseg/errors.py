@@ -47,6 +47,10 @@ class OutputError(OvsegError, OSError):
     """A result cannot be written where the caller asked for it."""
 
 
+class ClusterError(OvsegError, RuntimeError):
+    """A Ray cluster cannot be joined, its machines lack something, or it lost the workers of a call."""
+
+
 class MissingDependencyError(OvsegError, ImportError):
     """An optional package is needed for this call and is not installed."""
 

@@ -39,6 +39,7 @@ LAYERS = [
     {"evaluation"},
     {"training"},
     {"serve"},
+    {"distributed"},
     {"api", "cli", "__init__", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

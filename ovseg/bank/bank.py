@@ -64,6 +64,7 @@ class ImageBank:
         segmenter: Segmenter | None = None,
         options: BankOptions | None = None,
         progress: Progress | None = None,
+        elsewhere: build.Elsewhere | None = None,
     ) -> ImageBank:
         """A bank of the images of ``source``; a build that was interrupted goes on where it stopped.
 
@@ -74,6 +75,7 @@ class ImageBank:
             segmenter: a loaded model, in place of ``model``.
             options: index, regions, shard size; None takes those that the bank was begun with, or the defaults.
             progress: called with the number of images that a step has done.
+            elsewhere: makes the rows of images in order, as on other machines; None encodes here.
 
         Raises:
             ImageError: ``source`` has no images. Single bad images are recorded and skipped.
@@ -87,7 +89,9 @@ class ImageBank:
         with store.writing(root):
             options = build.claim(root, segmenter.info, options)
             check_keys(segmenter, options)
-            build.append_images(root, iterate(source), segmenter, options=options, progress=progress)
+            build.append_images(
+                root, iterate(source), segmenter, options=options, progress=progress, elsewhere=elsewhere
+            )
             build.finish(root, encoder=segmenter.info, space=segmenter.model.head.space, options=options)
         return cls.open(root, segmenter=segmenter)
 

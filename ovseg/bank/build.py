@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from ovseg.pipeline.segmenter import Segmenter
 
 Progress = Callable[[int], None]
+Elsewhere = Callable[
+    [Iterable[Item], BankOptions], Iterable[store.Row]
+]  # rows, in order, as ``make_rows`` gives them
 _KINDS = ("images", "regions", "keys")  # of vectors
 _AHEAD = 4  # images decoded before their turn
 _FLUSH_SECONDS = 5.0  # a killed build loses at most so much
@@ -53,6 +56,7 @@ def append_images(
     *,
     options: BankOptions,
     progress: Progress | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> None:
     """Encode what is not in the bank as it is now, and write it as new shards; the caller holds the lock.
 
@@ -65,12 +69,14 @@ def append_images(
         segmenter: encodes.
         options: shard size and regions.
         progress: called with the number of images that a step has done.
+        elsewhere: makes the rows in place of ``segmenter``.
     """
     rows: list[store.Row] = []
     # A shard is written when it is full or five seconds old: few images that take long must not be lost either.
     written = time.monotonic()
     known = KnownRows(root)
-    for row in _rows(_fresh(items, known.marks), segmenter, known, options):
+    fresh = _fresh(items, known.marks)
+    for row in make_rows(fresh, segmenter, options, known) if elsewhere is None else elsewhere(fresh, options):
         rows.append(row)
         if progress is not None:
             progress(1)
@@ -99,16 +105,16 @@ def _unchanged(item: Item, mark: FileMark) -> bool:
     return still_marked(item.key, mark)
 
 
-def _rows(
-    items: Iterator[Item], segmenter: Segmenter, known: KnownRows, options: BankOptions
+def make_rows(
+    items: Iterable[Item], segmenter: Segmenter, options: BankOptions, known: KnownRows | None = None
 ) -> Iterator[store.Row]:
-    """The rows of all items, in order.
+    """The rows of all items, in order; images that were moved have the vectors that are ``known``.
 
     Three things run side by side: the next images are decoded, one is encoded, and the one before it becomes
     vectors.
     """
     decoded = prefetch(lambda item: _decode(item, options.reading), items, ahead=_AHEAD)
-    encoded = ((each.row, known.moved(each.row) or _encode(each, segmenter)) for each in decoded)
+    encoded = ((each.row, (known and known.moved(each.row)) or _encode(each, segmenter)) for each in decoded)
     yield from prefetch(lambda pair: _described(*pair, options), encoded)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,7 @@ class PseudoLabelReport:
 
 
 @dataclass(frozen=True)
-class _Labeller:
+class Labeller:
     """What every image of a call is labelled with and where the files go."""
 
     root: Path
@@ -111,6 +111,7 @@ def write_pseudo_labels(
     confidence: float = 0.0,
     worker: tuple[int, int] = (0, 1),
     progress: Callable[[int], None] | None = None,
+    elsewhere: Callable[[list[str]], Iterable[dict[str, Any]]] | None = None,
 ) -> PseudoLabelReport:
     """Label maps of all images of a bank; a run that was interrupted goes on where it stopped.
 
@@ -127,6 +128,7 @@ def write_pseudo_labels(
         confidence: pixels whose score is under this are ignored.
         worker: number of this worker and of all; each does its share of the images.
         progress: called with the number of images that a step has done.
+        elsewhere: labels the images of these keys in place of ``segmenter``, as ``Labeller.label`` does, in order.
 
     Raises:
         ConfigError: ``out`` holds pseudo-labels of other settings.
@@ -143,12 +145,11 @@ def write_pseudo_labels(
         path = root / f"manifest-{number:03d}.jsonl"
         # errors are tried again
         done = {row["path"] for row in keep_lines(path, lambda row: "error" not in row and holds(row, root))}
-        labeller = _Labeller(root, segmenter, labels, background, confidence, bank.reading)
+        labeller = Labeller(root, segmenter, labels, background, confidence, bank.reading)
         with Journal(path) as journal:
-            for key in bank.paths[number::count]:
-                if key in done:
-                    continue
-                journal.append(labeller.label(key))
+            keys = [key for key in bank.paths[number::count] if key not in done]
+            for line in map(labeller.label, keys) if elsewhere is None else elsewhere(keys):
+                journal.append(line)
                 if progress is not None:
                     progress(1)
     return report(root)

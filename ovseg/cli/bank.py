@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ovseg.cli.many import RayAddress, WithRay
 from ovseg.cli.output import echo
 from ovseg.cli.reading import Bands, Range, parse_reading
 from ovseg.escape import one_line
@@ -25,7 +27,8 @@ _WHY_BAD = "'ovseg bank info BANK' lists those that could not be read, and why"
 def register(app: typer.Typer) -> None:
     """Add the group of commands to ``app``."""
     group = typer.Typer(no_args_is_help=True, help=_HELP)
-    for function in (build, add, remove, refresh, search, info, verify):
+    group.command(cls=WithRay)(build)
+    for function in (add, remove, refresh, search, info, verify):
         group.command()(function)
     app.add_typer(group, name="bank")
 
@@ -54,6 +57,7 @@ def build(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     value_range: Range = None,
     bands: Bands = None,
+    ray: RayAddress = None,
 ) -> None:
     """Build a bank; run again after an interruption, it goes on where it stopped.
 
@@ -75,9 +79,19 @@ def build(
     given |= {"value_range": reading.value_range, "bands": reading.bands}
     recipe = recipe.model_copy(update={name: value for name, value in given.items() if value is not None})
     segmenter = ovseg.load(recipe.model, device=device)
+    elsewhere = None
+    if ray is not None:
+        from ovseg.cli.bank_many import rows_of_many
+
+        elsewhere = partial(rows_of_many, ray, partial(ovseg.load, recipe.model, device=device), device)
     with _Counter("encoding") as count:
         bank = ovseg.ImageBank.build(
-            recipe.source, out=out, segmenter=segmenter, options=recipe.options(), progress=count
+            recipe.source,
+            out=out,
+            segmenter=segmenter,
+            options=recipe.options(),
+            progress=count,
+            elsewhere=elsewhere,
         )
     if not count.done:
         echo(f"already complete: all images of '{recipe.source}' were in the bank", err=True)

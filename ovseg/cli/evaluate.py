@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ovseg.cli.many import RayAddress, WithRay
 from ovseg.cli.output import echo
 from ovseg.escape import one_line
 
@@ -25,7 +27,7 @@ _RESULT = "The result"
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command()(evaluate)
+    app.command(cls=WithRay)(evaluate)
 
 
 def evaluate(
@@ -107,6 +109,7 @@ def evaluate(
         typer.Option(help="Folder for report and journal; a killed run goes on.", rich_help_panel=_RESULT),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.", rich_help_panel=_RESULT)] = False,
+    ray: RayAddress = None,
 ) -> None:
     """Evaluate a model on BENCHMARK, or compare two reports, or list the protocols.
 
@@ -144,6 +147,10 @@ def evaluate(
         raise ConfigError(
             f"--using says what answers clicks, got '{using}' without --clicks; add it, or drop --using"
         )
+    if ray is not None and (out is None or clicks or robustness):
+        raise ConfigError(
+            "expected --out with --ray, where the workers meet, and neither --clicks nor --robustness"
+        )
     if clicks:
         segmenter = _load(model, weights=weights, device=device, runtime=runtime)
         _clicks(segmenter, task, using=using, out=out, options=options, as_json=as_json)
@@ -152,6 +159,11 @@ def evaluate(
 
     before = None if baseline is None else _report(baseline)  # a missing one is told before the run, not after
     segmenter = _load(model, weights=weights, device=device, runtime=runtime)
+    if ray is not None and out is not None:
+        from ovseg.cli.evaluate_many import evaluate_many
+
+        load = partial(_load, model, weights=weights, device=device, runtime=runtime)
+        evaluate_many(ray, load, segmenter, task, out=out, options=options, gpu=not device.startswith("cpu"))
     report = evaluate_task(segmenter, task, out=out, bank=bank, options=options)
     echo(json.dumps(_summary(report)) if as_json else report.to_markdown())
     if robustness:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ovseg.cli.formats import Format
+from ovseg.cli.many import RayAddress, WithRay
 from ovseg.cli.output import echo
 from ovseg.escape import one_line
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command("pseudo-label")(pseudo_label)
+    app.command("pseudo-label", cls=WithRay)(pseudo_label)
 
 
 def pseudo_label(
@@ -33,6 +36,7 @@ def pseudo_label(
         typer.Option("--format", help="Write also for other programs, once the labels are there. Repeatable."),
     ] = None,
     tolerance: Annotated[float, typer.Option(min=0, help="Pixels that outlines in such files may be off.")] = 0.5,
+    ray: RayAddress = None,
 ) -> None:
     """Segment a bank's images into label maps (255: ignore); an interrupted run goes on where it stopped.
 
@@ -48,9 +52,13 @@ def pseudo_label(
     number, total = _parse_worker(worker)
     contrast = parse_background(background)
     opened = ovseg.ImageBank.open(bank)
-    segmenter = ovseg.load(opened.manifest["encoder"]["model"], device=device)
-    if concepts is not None:
-        segmenter = segmenter.with_concepts(ovseg.ConceptSet.load(concepts))
+    load = partial(_load, opened.manifest["encoder"]["model"], concepts=concepts, device=device)
+    segmenter, elsewhere = load(), None
+    if ray is not None:
+        from ovseg.cli.bank_many import lines_of_many
+
+        make = partial(_labeller, load, out, labels or None, contrast, confidence, opened.reading)
+        elsewhere = partial(lines_of_many, ray, make, device)
     from rich.console import Console
     from rich.progress import Progress
 
@@ -65,12 +73,27 @@ def pseudo_label(
             confidence=confidence,
             worker=(number, total),
             progress=lambda done: progress.advance(bar, done),
+            elsewhere=elsewhere,
         )
     echo(f"{report.images} label maps in {out}, {report.failed} failed, {report.coverage:.1%} of pixels labelled")
     for name, share in report.balance.items():
         echo(f"  {share:6.1%}  {one_line(name)}")
     if formats:
         _write_formats(out, formats, tolerance=tolerance)
+
+
+def _load(model: str, *, concepts: Path | None, device: str) -> Any:
+    import ovseg
+
+    segmenter = ovseg.load(model, device=device)
+    return segmenter if concepts is None else segmenter.with_concepts(ovseg.ConceptSet.load(concepts))
+
+
+def _labeller(load: Callable[[], Any], root: Path, *settings: Any) -> Callable[[str], dict[str, Any]]:
+    """What labels an image in a worker."""
+    from ovseg.bank.pseudo_labels import Labeller
+
+    return Labeller(root, load(), *settings).label
 
 
 def _write_formats(out: Path, formats: list[Format], *, tolerance: float) -> None:

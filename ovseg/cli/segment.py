@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
 from ovseg.cli.formats import Format, Quality
-from ovseg.cli.output import echo
+from ovseg.cli.many import RayAddress, WithRay
 from ovseg.cli.reading import Bands, Range, parse_reading
 from ovseg.cli.sources import sources_of, split
-from ovseg.escape import for_json, for_terminal, one_line
+from ovseg.cli.telling import note, print_failure, print_result, tell_notes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,19 +24,22 @@ if TYPE_CHECKING:
 
     from ovseg.cli.formats import Write
     from ovseg.cli.jobs import Copy, Job
+    from ovseg.distributed.pool import Make
     from ovseg.errors import ImageError
     from ovseg.identity import FileMark
     from ovseg.images.reading import Reading
     from ovseg.large import LargeResult
-    from ovseg.result import Segment, SegmentationResult
+    from ovseg.result import SegmentationResult
     from ovseg.vocabulary.labels import Background, Concept
+
+_Answer: TypeAlias = "tuple[SegmentationResult | None, bool] | ImageError"  # of a worker, for one job
 
 _AT_ONCE = 4  # images that an accelerator gets together
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command()(segment)
+    app.command(cls=WithRay)(segment)
 
 
 def segment(
@@ -88,6 +90,7 @@ def segment(
     ] = False,
     value_range: Range = None,
     bands: Bands = None,
+    ray: RayAddress = None,
 ) -> None:
     """Find LABELs in one photo, in a folder (with sub-folders), in all files of a pattern, or at a web address.
 
@@ -128,7 +131,7 @@ def segment(
         scale=scale,
     )
     with sources_of([images, *more]) as sources:
-        failed = run.do_all(sources, out=out, overwrite=overwrite, as_json=as_json)
+        failed = run.do_all(sources, out=out, overwrite=overwrite, as_json=as_json, ray=ray)
     if failed:
         raise typer.Exit(1)
 
@@ -169,8 +172,10 @@ class Run:
         if self.concepts is not None and not self.concepts.is_file():
             raise VocabularyError(f"no concepts file '{self.concepts}'; 'ovseg concept learn' makes one")
 
-    def do_all(self, sources: list[str | Copy], *, out: Path, overwrite: bool, as_json: bool) -> int:
-        """Do every image that is not done, and return the number of failures."""
+    def do_all(
+        self, sources: list[str | Copy], *, out: Path, overwrite: bool, as_json: bool, ray: str | None = None
+    ) -> int:
+        """Do every image that is not done, here or on the cluster ``ray``, and return the number of failures."""
         from rich.console import Console
 
         from ovseg.cli.jobs import plan_jobs
@@ -183,34 +188,36 @@ class Run:
         failed = 0
         bar = progress_bar("segmenting", total=len(jobs), shown=several)
         notes: dict[str, str] = {}
+        shown = as_json or not several or bool(self.formats)
+        make = self._outcomes if ray is None else partial(self._outcomes_of_many, address=ray, whole=shown)
         with bar as advance, self._written(out, console) as write:
-            for job, outcome, fresh in self._all_outcomes(jobs, console, overwrite=overwrite):
+            for job, outcome, fresh in self._all_outcomes(jobs, make, console, overwrite=overwrite):
                 if isinstance(outcome, ImageError):
                     failed += 1
-                    _print_failure(job, outcome, console, as_json=as_json)
+                    print_failure(job, outcome, console, as_json=as_json)
                 else:
                     write(job, outcome)
                     if "read" in outcome.provenance and not isinstance(outcome, LargeResult):
                         notes[job.source] = outcome.provenance["read"]
-                    _print_result(job, outcome, as_json=as_json, alone=not several)
+                    print_result(job, outcome, as_json=as_json, alone=not several)
                     if not several and not fresh:
-                        _note(console, "already done with these settings; --overwrite does it again")
+                        note(console, "already done with these settings; --overwrite does it again")
                 advance()
-        _tell_notes(console, notes)
+        tell_notes(console, notes)
         if several:
-            _note(console, f"{len(jobs) - failed} of {len(jobs)} images done, results in {out}")
+            note(console, f"{len(jobs) - failed} of {len(jobs)} images done, results in {out}")
         return failed
 
     def _written(self, out: Path, console: Console) -> AbstractContextManager[Write]:
         from ovseg.cli.formats import written
 
         def tell(sentence: str) -> None:
-            _note(console, f"note: {sentence}")
+            note(console, f"note: {sentence}")
 
         return written(self.formats, out, tolerance=self.tolerance, tell=tell)
 
     def _all_outcomes(
-        self, jobs: list[Job], console: Console, *, overwrite: bool
+        self, jobs: list[Job], make: Callable[..., Iterator[Any]], console: Console, *, overwrite: bool
     ) -> Iterator[tuple[Job, SegmentationResult | LargeResult | ImageError, bool]]:
         """Per job its result or why there is none, and whether it was made now; those read by windows come last."""
         from ovseg.cli.large import is_large, large_outcomes
@@ -218,13 +225,13 @@ class Run:
         large = [job for job in jobs if is_large(self, job)]
         others = [job for job in jobs if job not in large]
         if others:
-            yield from self._outcomes(others, overwrite=overwrite)
+            yield from make(others, overwrite=overwrite)
         yield from large_outcomes(
             self,
             large,
             overwrite=overwrite,
             show_progress=len(jobs) == 1,
-            tell=lambda sentence: _note(console, f"note: {sentence}"),
+            tell=lambda sentence: note(console, f"note: {sentence}"),
         )
 
     def identity(self) -> dict[str, str]:
@@ -259,6 +266,51 @@ class Run:
                 else:
                     yield job, self._load(job) if found is None else found, False
 
+    def _outcomes_of_many(
+        self, jobs: list[Job], *, overwrite: bool, address: str, whole: bool
+    ) -> Iterator[tuple[Job, SegmentationResult | ImageError, bool]]:
+        """As ``_outcomes``, from workers that write the results.
+
+        They are sent here if ``whole``; else they are read from the disk, which keeps no score of a single pixel.
+        """
+        from ovseg.cli.many import over, refuse_copies
+        from ovseg.errors import ClusterError, ImageError
+
+        refuse_copies(jobs)
+        work: Make[Job, _Answer] = partial(self._work, overwrite=overwrite, whole=whole)
+        gpu = not self.device.startswith("cpu")
+        answers = over(address, work, jobs, gpu=gpu, at_once=_AT_ONCE)
+        for job, answer in zip(jobs, answers, strict=True):
+            if isinstance(answer, ClusterError):
+                yield job, ImageError(f"cannot segment '{job.source}': {answer}"), False
+            elif isinstance(answer, ImageError):
+                yield job, answer, False
+            elif not job.record.is_file():
+                told = f"a worker wrote '{job.record}', not seen here; --ray needs an --out that all machines share"
+                yield job, ImageError(told), False
+            else:
+                result, fresh = answer
+                yield job, self._load(job) if result is None else self._with_photo(job, result), fresh
+
+    def _work(self, *, overwrite: bool, whole: bool) -> Callable[[list[Job], bool], list[_Answer]]:
+        """The work of one worker: jobs in; why one failed, or its ``whole`` result, and whether it was done now."""
+        from dataclasses import replace
+
+        from ovseg.errors import ImageError
+
+        def answer(outcome: SegmentationResult | ImageError, fresh: bool) -> _Answer:
+            if isinstance(outcome, ImageError):
+                return outcome
+            return (replace(outcome, image=None) if whole else None), fresh
+
+        def work(jobs: list[Job], again: bool) -> list[_Answer]:
+            # done again: a killed worker may have left a part of the files, and the disk keeps no score of a pixel
+            outcomes = self._outcomes(jobs, overwrite=overwrite or again)
+            return [answer(outcome, fresh) for _, outcome, fresh in outcomes]
+
+        self.segmenter  # noqa: B018  opened before the first job
+        return work
+
     def _read(self, job: Job, identity: dict[str, str], *, overwrite: bool) -> _Picture | ImageError | None:
         """The decoded image, why it cannot be decoded, or None where its result is there already."""
         from ovseg.cli.jobs import check_place, is_done
@@ -284,13 +336,16 @@ class Run:
 
     def _load(self, job: Job) -> SegmentationResult:
         """A result that is done; with its photo where a format needs it."""
+        from ovseg.result import SegmentationResult
+
+        return self._with_photo(job, SegmentationResult.load(job.record))
+
+    def _with_photo(self, job: Job, result: SegmentationResult) -> SegmentationResult:
         from dataclasses import replace
 
         from ovseg.images.load import read_image
-        from ovseg.result import SegmentationResult
         from ovseg.result.formats import FORMATS
 
-        result = SegmentationResult.load(job.record)
         if not any(FORMATS[name].needs_photo for name in self.formats):
             return result
         return replace(result, image=read_image(job.image, self.reading, name=job.source).pixels)
@@ -337,61 +392,3 @@ class _Picture:
     pixels: npt.NDArray[np.uint8]
     note: str
     mark: FileMark
-
-
-def _print_failure(job: Job, error: ImageError, console: Console, *, as_json: bool) -> None:
-    _note(console, f"error: {' '.join(str(error).splitlines())}")
-    if as_json:
-        typer.echo(json.dumps({"image": job.source, "error": str(error)}))
-
-
-def _tell_notes(console: Console, notes: dict[str, str]) -> None:
-    """What was decided about the values of images: of the first one, and how many there are."""
-    for source, note in list(notes.items())[:1]:
-        more = f" (and so for {len(notes) - 1} more images, each by itself)" if len(notes) > 1 else ""
-        _note(console, f"note: {source}: {note}{more}")
-
-
-def _print_result(job: Job, result: SegmentationResult | LargeResult, *, as_json: bool, alone: bool) -> None:
-    if as_json:
-        typer.echo(for_json(json.dumps(_document(job, result), ensure_ascii=False)))
-    elif alone:
-        _print_table(result)
-        echo(f"overlay: {job.overlay}")
-
-
-def _document(job: Job, result: SegmentationResult | LargeResult) -> dict[str, Any]:
-    rows = [row._asdict() for row in result.table()]
-    document = {
-        "image": job.source,
-        "result": str(job.record),
-        "overlay": str(job.overlay),
-        "size": list(result.size),
-        "labels": [{name: value for name, value in row.items() if value is not None} for row in rows],
-    }
-    objects = {} if result.instances is None else {"instances": [_object(each) for each in result.instances]}
-    return document | objects
-
-
-def _object(segment: Segment) -> dict[str, Any]:
-    return {"label": segment.label, "score": segment.score, "box": list(segment.box), "area": segment.area}
-
-
-def _print_table(result: SegmentationResult | LargeResult) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("label", box=None, header_style="bold")
-    counted = ("count",) if result.things else ()
-    for heading in ("area", "score", "presence", *counted):
-        table.add_column(heading, justify="right")
-    for row in sorted(result.table(), key=lambda row: -row.area):
-        numbers = [f"{row.area:.1%}", f"{row.score:.2f}" if row.area else "-", f"{row.presence:.2f}"]
-        numbers += ["" if row.objects is None else str(row.objects) for _ in counted]
-        table.add_row(Text(one_line(row.label)), *numbers, style=None if row.area else "dim")
-    Console().print(table)
-
-
-def _note(console: Console, message: str) -> None:
-    console.print(for_terminal(message), markup=False, emoji=False, highlight=False, soft_wrap=True)

@@ -90,11 +90,8 @@ def evaluate_task(
 ) -> EvaluationReport:
     """``evaluate`` of what ``task`` says."""
     options = options or RunOptions()
-    check_shots(segmenter, narrowed(load_protocol(task.benchmark), options))
-    dataset, labels = open_task(task, options)
-    check_count(dataset, limit=task.limit)
-    run = Run(segmenter, dataset, labels=labels, setting=task.setting, options=options)
-    indices = spread(dataset.names, task.limit)
+    run, indices = open_run(segmenter, task, options)
+    dataset = run.dataset
     if options.check:
         run.remarks = check_before(dataset, indices, absent=options.absent)
         run.tell()
@@ -104,6 +101,15 @@ def evaluate_task(
     if out is not None and run.processes.is_main:
         run.write(report, Path(out))
     return report
+
+
+def open_run(segmenter: Any, task: Task, options: RunOptions) -> tuple[Run, list[int]]:
+    """The run of ``task`` and the indices of its images; raises as ``evaluate`` does before the first image."""
+    check_shots(segmenter, narrowed(load_protocol(task.benchmark), options))
+    dataset, labels = open_task(task, options)
+    check_count(dataset, limit=task.limit)
+    run = Run(segmenter, dataset, labels=labels, setting=task.setting, options=options)
+    return run, spread(dataset.names, task.limit)
 
 
 class Run:
@@ -148,13 +154,18 @@ class Run:
 
     def execute(self, indices: Sequence[int], *, out: Path | None = None) -> EvaluationReport:
         """Segment and score the images at ``indices`` of which ``out`` holds no row that is still right."""
-        share, names = self.processes.share(list(indices)), self.dataset.names
-        with KeptRows(out, self.identity, self._kept_row, rank=self.processes.rank) as kept:
-            found = [kept.find(names[index], self.dataset.files(index)) for index in share]
-            rows = {row.name: row for row in found if row is not None}
-            self._score([index for index in share if names[index] not in rows], rows, kept)
+        rows = self.rows(self.processes.share(list(indices)), out=out, journal=self.processes.rank)
         everything = self.processes.gather(rows)
         return summarize(list(everything.values()), self.protocol, manifest=self.manifest(everything))
+
+    def rows(self, indices: Sequence[int], *, out: Path | None, journal: int) -> dict[str, ImageRow]:
+        """The rows of the images at ``indices`` by name; ``out`` gets what it lacks, in file number ``journal``."""
+        names = self.dataset.names
+        with KeptRows(out, self.identity, self._kept_row, rank=journal) as kept:
+            found = [kept.find(names[index], self.dataset.files(index)) for index in indices]
+            rows = {row.name: row for row in found if row is not None}
+            self._score([index for index in indices if names[index] not in rows], rows, kept)
+        return rows
 
     def _kept_row(self, line: dict[str, Any]) -> ImageRow:
         row = ImageRow.from_dict(line)
