@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers.datasets import categories, folder, maps, oracle, real_data
+from helpers.ray import ray
 from helpers.towers import clip_model, networks, pixels, siglip_model, wide
 from helpers.toy import bank, photos, segmenter
 
@@ -23,6 +24,7 @@ __all__ = [  # fixtures of the helpers
     "oracle",
     "photos",
     "pixels",
+    "ray",
     "real_data",
     "segmenter",
     "siglip_model",

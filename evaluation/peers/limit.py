@@ -16,7 +16,6 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +29,10 @@ import ovseg
 from ovseg._torchvision import ensure_torchvision
 from ovseg.images.resize import prepare, working_size
 from ovseg.runtimes.attach import with_runtime
-from ovseg.runtimes.engines import NAMES
+from ovseg.runtimes.engines import installed
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cat.jpg"
 FIVE = ["person", "dog", "car", "tree", "road"]
-MODULES = {"openvino": "openvino", "onnx": "onnxruntime"}
 Job = Callable[[], object]
 
 
@@ -45,10 +43,9 @@ def network_jobs(segmenter: Any, image: np.ndarray) -> dict[str, Job]:
     size = working_size(image.shape[:2], **side, stride=spec.granularity)
     pixels, _ = prepare(image, spec, size=size)
     jobs: dict[str, Job] = {"networks, PyTorch": lambda: segmenter.model.image.dense(pixels)}
-    for name in NAMES:
-        if find_spec(MODULES[name]):
-            encoder = with_runtime(segmenter.model, name).image
-            jobs[f"networks, {name}"] = lambda encoder=encoder: encoder.dense(pixels)
+    for name in installed():
+        encoder = with_runtime(segmenter.model, name).image
+        jobs[f"networks, {name}"] = lambda encoder=encoder: encoder.dense(pixels)
     return jobs
 
 
@@ -62,10 +59,9 @@ def call_jobs(segmenter: Any, small: np.ndarray, large: np.ndarray) -> dict[str,
     for count in (1, 150, 1000):
         labels = [f"thing {number}" for number in range(count)]
         jobs[f"call, {count} label{'s' * (count > 1)}"] = lambda labels=labels: segmenter.segment(small, labels)
-    for name in NAMES:
-        if find_spec(MODULES[name]):
-            other = ovseg.load("mini", device="cpu", runtime=name)
-            jobs[f"call, 5 labels, {name}"] = lambda other=other: other.segment(small, FIVE)
+    for name in installed():
+        other = ovseg.load("mini", device="cpu", runtime=name)
+        jobs[f"call, 5 labels, {name}"] = lambda other=other: other.segment(small, FIVE)
     return jobs
 
 

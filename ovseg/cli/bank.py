@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ovseg.cli.many import RayAddress, WithRay
+from ovseg.cli.options import Device
 from ovseg.cli.output import echo
 from ovseg.cli.reading import Bands, Range, parse_reading
 from ovseg.escape import one_line
@@ -54,7 +55,7 @@ def build(
         str | None,
         typer.Option(help="What regions are found by: joint (if not given), or structure, the second encoder."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    device: Device = "auto",
     value_range: Range = None,
     bands: Bands = None,
     ray: RayAddress = None,

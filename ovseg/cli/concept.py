@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ovseg.cli.opening import open_bank
+from ovseg.cli.options import Device
 from ovseg.cli.output import echo
 from ovseg.escape import one_line
 
@@ -42,7 +43,7 @@ def learn(
     context: Annotated[list[str] | None, typer.Option(help="Common surroundings, learned first.")] = None,
     negative: Annotated[list[str] | None, typer.Option("--not", help="What it must not be confused with.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Also write the picture of 'concept show'.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Learn NAMEs from a bank: retrieve, co-segment, save one small file.
 
@@ -83,7 +84,7 @@ def refine(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The new concepts file; the old one if not given.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Also write the picture of 'concept show'.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Learn a concept again, with what you say of its photos; what you said before counts on.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ovseg.cli.options import Device, ModelName
 from ovseg.cli.output import echo
 from ovseg.escape import one_line
 
@@ -31,7 +32,7 @@ def discover(
     stuff: Annotated[
         int | None, typer.Option(min=1, help="Group what no object covers, too, into so many groups, such as 27.")
     ] = None,
-    model: Annotated[str, typer.Option(help="A name from 'ovseg models'.")] = "mini",
+    model: ModelName = "mini",
     names: Annotated[Path | None, typer.Option(help="A file of words to propose names from.")] = None,
     name: Annotated[
         list[str] | None, typer.Option(metavar="NUMBER=NAME", help="Name a group that was found; several times.")
@@ -43,7 +44,7 @@ def discover(
     unnamed: Annotated[
         bool, typer.Option("--unnamed", help="With --pseudo-labels: groups without a name, too, by their number.")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Find objects that FOLDER shows again and again, and group them; an interrupted run goes on where it stopped.
 

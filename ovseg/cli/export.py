@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ovseg.cli.options import Weights
 from ovseg.cli.output import echo
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def export(
     model: Annotated[str, typer.Argument(help="A name from 'ovseg models', or a model's YAML file.")],
     out: Annotated[Path, typer.Option(help="Folder for the graphs.")],
     kind: Annotated[Kind, typer.Option("--format", help="Of the graphs.")] = Kind.onnx,
-    weights: Annotated[Path | None, typer.Option(help="Folder with the model's weights.")] = None,
+    weights: Weights = None,
     words: Annotated[
         str | None, typer.Option(help="Labels with commas between, whose vectors words.json then holds.")
     ] = None,

@@ -11,6 +11,7 @@ import typer
 
 from ovseg.cli.formats import Format
 from ovseg.cli.many import RayAddress, WithRay
+from ovseg.cli.options import Device
 from ovseg.cli.output import echo
 from ovseg.escape import one_line
 
@@ -30,7 +31,7 @@ def pseudo_label(
         str, typer.Option(help="auto, none (every pixel gets a label), or phrases with commas between.")
     ] = "auto",
     worker: Annotated[str, typer.Option(help="This worker's number and the count of all, as 0/1.")] = "0/1",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    device: Device = "auto",
     formats: Annotated[
         list[Format] | None,
         typer.Option("--format", help="Write also for other programs, once the labels are there. Repeatable."),

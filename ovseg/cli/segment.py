@@ -13,6 +13,7 @@ import typer
 
 from ovseg.cli.formats import Format, Quality
 from ovseg.cli.many import RayAddress, WithRay
+from ovseg.cli.options import Device, ModelName, Runtime, Weights
 from ovseg.cli.reading import Bands, Range, parse_reading
 from ovseg.cli.sources import sources_of, split
 from ovseg.cli.telling import note, print_failure, print_result, tell_notes
@@ -50,12 +51,10 @@ def segment(
     example: Annotated[
         list[str] | None, typer.Option(help="LABEL=IMAGE[,MASK | ,X,Y | ,X0,Y0,X1,Y1]: a photo that shows it.")
     ] = None,
-    model: Annotated[str, typer.Option(help="A name from 'ovseg models'.")] = "mini",
-    weights: Annotated[Path | None, typer.Option(help="Folder with the model's weights.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    runtime: Annotated[
-        str, typer.Option(help="On the CPU: torch, openvino, onnx, auto, or a folder of 'ovseg export'.")
-    ] = "torch",
+    model: ModelName = "mini",
+    weights: Weights = None,
+    device: Device = "auto",
+    runtime: Runtime = "torch",
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out"),
     background: Annotated[
         str, typer.Option(help="auto, none (every pixel gets a label), or phrases with commas between.")

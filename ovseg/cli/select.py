@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ovseg.cli.options import Device, ModelName, Weights
 from ovseg.cli.output import echo
 from ovseg.cli.reading import Bands, Range, parse_reading
 from ovseg.escape import for_json
@@ -54,9 +55,9 @@ def select(
     text: Annotated[str | None, typer.Option(help="What it is.")] = None,
     level: Annotated[Level | None, typer.Option(help="How much of it; what fits best if not given.")] = None,
     using: Annotated[Using, typer.Option(help="What answers.")] = Using.SAM,
-    model: Annotated[str, typer.Option(help="A name from 'ovseg models'.")] = "mini",
-    weights: Annotated[Path | None, typer.Option(help="Folder with the model's weights.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    model: ModelName = "mini",
+    weights: Weights = None,
+    device: Device = "auto",
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The mask; beside it _cutout.png and _overlay.png.")
     ] = Path("mask.png"),
@@ -81,12 +82,13 @@ def select(
         "text": text,
     }
     _check_place(out, overwrite=overwrite)
+    import ovseg
     from ovseg.images.load import read_image
     from ovseg.pipeline.selection.prompts import join_prompts
 
     picture = read_image(sys.stdin.buffer.read() if image == "-" else image, reading)
     join_prompts(picture.pixels.shape[:2], None, **given)  # refused before the model is loaded
-    selection = _load(model, weights=weights, device=device).select(picture.pixels, using=using.value, **given)
+    selection = ovseg.load(model, device=device, weights=weights).select(picture.pixels, using=using.value, **given)
     if level is not None:
         selection = selection.at(level.value)
     files = selection.save(out)
@@ -128,12 +130,6 @@ def _check_place(out: Path, *, overwrite: bool) -> None:
         raise OutputError(f"the mask is written as a PNG, got --out '{out}'; let its name end in .png")
     if not overwrite and out.exists():
         raise OutputError(f"'{out}' is there already; choose another --out, or --overwrite")
-
-
-def _load(model: str, *, weights: Path | None, device: str) -> Any:
-    import ovseg
-
-    return ovseg.load(model, device=device, weights=weights)
 
 
 def _told(selection: Selection) -> str:

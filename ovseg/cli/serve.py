@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ovseg.cli.options import Device, ModelName, Runtime, Weights
 from ovseg.cli.output import echo
 
 _LOCAL = ("127.0.0.1", "localhost", "[::1]")
@@ -18,12 +19,10 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    model: Annotated[str, typer.Option(help="A name from 'ovseg models'.")] = "mini",
-    weights: Annotated[Path | None, typer.Option(help="Folder with the model's weights.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    runtime: Annotated[
-        str, typer.Option(help="On the CPU: torch, openvino, onnx, auto, or a folder of 'ovseg export'.")
-    ] = "torch",
+    model: ModelName = "mini",
+    weights: Weights = None,
+    device: Device = "auto",
+    runtime: Runtime = "torch",
     host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in; then give --token too.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     folder: Annotated[Path | None, typer.Option(help="Photos that requests may name by path; else none.")] = None,

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ovseg.cli.opening import open_bank
+from ovseg.cli.options import Device
 from ovseg.cli.output import echo
 from ovseg.escape import one_line
 
@@ -31,7 +32,7 @@ def suggest(
     ] = "auto",
     concepts: Annotated[Path | None, typer.Option(help="Learned concepts (.safetensors) that are known.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The regions as JSON on stdout.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Say which regions of a bank's images to label next: where labels meet and the model is unsure.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ovseg.cli.formats import Quality
+from ovseg.cli.options import Device, ModelName, Weights
 from ovseg.cli.output import echo
 from ovseg.escape import for_json, one_line
 
@@ -51,9 +52,9 @@ def video(
         str, typer.Option(help="auto, none (every pixel gets a label), or phrases with commas between.")
     ] = "auto",
     refine: Annotated[bool | None, typer.Option(help="Sharpen borders; the model decides if not given.")] = None,
-    model: Annotated[str, typer.Option(help="A name from 'ovseg models'.")] = "mini",
-    weights: Annotated[Path | None, typer.Option(help="Folder with the model's weights.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    model: ModelName = "mini",
+    weights: Weights = None,
+    device: Device = "auto",
     out: Annotated[
         Path, typer.Option(help="Folder for the results, which get a folder of the clip's name.")
     ] = Path("out"),
@@ -67,6 +68,7 @@ def video(
 
     Example: ovseg video clip.mp4 person dog
     """
+    import ovseg
     from ovseg.cli.jobs import parse_background, parse_names
     from ovseg.cli.select import numbers
     from ovseg.progress import progress_bar, remark
@@ -87,7 +89,7 @@ def video(
     )
     opened = Clip(clip)
     expected = opened.expected  # a clip that cannot be opened is refused before the model is loaded
-    segmenter = _load(model, weights=weights, device=device)
+    segmenter = ovseg.load(model, device=device, weights=weights)
     with progress_bar("segmenting", total=expected, shown=not as_json) as advance:
         done = write_video(
             opened,
@@ -123,12 +125,6 @@ def _read_mask(path: Path) -> npt.NDArray[np.integer[Any]]:
             return np.array(picture).astype(np.int64)
         channels = np.array(picture.convert("RGB")).astype(np.int64)
     return np.asarray(channels @ np.array([1 << 16, 1 << 8, 1]))
-
-
-def _load(model: str, *, weights: Path | None, device: str) -> Any:
-    import ovseg
-
-    return ovseg.load(model, device=device, weights=weights)
 
 
 def _tell(done: WrittenClip) -> None:

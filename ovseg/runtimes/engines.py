@@ -98,6 +98,11 @@ class OpenVinoEngine:
 ENGINES: dict[str, Callable[..., Engine]] = {"openvino": OpenVinoEngine, "onnx": OnnxEngine}
 
 
+def installed() -> tuple[str, ...]:
+    """Those of ``NAMES`` that can be used here."""
+    return tuple(name for name in NAMES if find_spec(_MODULES[name]) is not None)
+
+
 def choose_engine(name: str) -> str:
     """The runtime called ``name``; "auto" is the first one of openvino, onnx and torch that is installed.
 
@@ -105,7 +110,7 @@ def choose_engine(name: str) -> str:
         ModelError: there is no such runtime.
     """
     if name == "auto":
-        return next((each for each in NAMES if find_spec(_MODULES[each]) is not None), "torch")
+        return (*installed(), "torch")[0]
     if name not in (*NAMES, "torch"):
         raise ModelError(
             f"expected runtime auto, torch, {', '.join(NAMES)} or a folder that 'ovseg export' wrote, got '{name}'"

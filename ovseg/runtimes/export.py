@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ import torch
 
 from ovseg._version import __version__
 from ovseg.errors import ConfigError, ModelError, require
-from ovseg.files import renewed_folder, sha256_of
+from ovseg.files import renewed_folder, sha256_of, write_json
 from ovseg.models.model import Model
 from ovseg.runtimes.engines import ENGINES
 from ovseg.runtimes.exported import FORMAT, FORMATS, MANIFEST, Exported, file_of, files_of, read_exported
@@ -53,7 +52,7 @@ def export_model(
     with renewed_folder(Path(folder), marker=MANIFEST) as new, _plain_attention():
         told = {name: _write(name, graph, new, kind) for name, graph in graphs.items()}
         content = _manifest(model, told, kind=kind, templates=templates)
-        (new / MANIFEST).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(new / MANIFEST, content)
     return read_exported(folder)
 
 

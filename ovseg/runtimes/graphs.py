@@ -16,7 +16,7 @@ from torch.nn import functional
 from ovseg.encoders.embedded.sentence import SentenceEncoder
 from ovseg.encoders.hf_text import HuggingFaceText
 from ovseg.encoders.openclip_text import OpenClipText
-from ovseg.encoders.spec import DenseFeatures, ImageEncoder, TextEncoder
+from ovseg.encoders.spec import DenseFeatures, TextEncoder
 from ovseg.errors import ModelError
 from ovseg.heads.base import FusionHead, Head, reads_whole
 from ovseg.models.model import Model
@@ -88,13 +88,13 @@ def image_graph(model: Model) -> Graph:
 
 
 def _refuse_more_than_features(model: Model) -> None:
-    config, encoder = model.config, model.image
+    config = model.config
     asked = {
         "prune": config.prune is not None,
         "whole": config.whole is not None,
         "again": config.again is not None,
         "a head that reads the image as a whole": reads_whole(model.head),
-        "regions of the image": getattr(encoder, "whole_regions", None) is not None and _has_regions(encoder),
+        "regions of the image": config.encoder.regions is not None,
     }
     more = [name for name, there in asked.items() if there]
     if more:
@@ -102,10 +102,6 @@ def _refuse_more_than_features(model: Model) -> None:
             f"'{config.name}' cannot be exported: beside features it needs {' and '.join(more)}; choose a model "
             "without"
         )
-
-
-def _has_regions(encoder: ImageEncoder) -> bool:
-    return getattr(encoder, "_regions", None) is not None
 
 
 class _Words(nn.Module):
@@ -172,11 +168,10 @@ def _transformers_text(encoder: HuggingFaceText) -> Graph:
 class _Compare(nn.Module):
     """A head from features and text vectors to the logit of every phrase at every cell."""
 
-    def __init__(self, head: Head, *, space: str, stride: int, scale: float, structure: bool) -> None:
+    def __init__(self, head: Head, *, space: str, stride: int, scale: float) -> None:
         super().__init__()
         self.networks = head if isinstance(head, nn.Module) else nn.Identity()
         self._head, self._space, self._stride, self._scale = head, space, stride, scale
-        self._structure = structure
 
     def forward(self, values: Tensor, text: Tensor, structure: Tensor | None = None) -> Tensor:
         features = DenseFeatures(values, self._space, self._stride, structure=structure)
@@ -209,7 +204,7 @@ def head_graph(model: Model, image: Graph) -> Graph:
         text = words.clone()[: _COUNTS[number]]
         return (values, text, others[0]) if fuses else (values, text)
 
-    module = _Compare(head, space=spec.space, stride=spec.stride, scale=config.logit_scale, structure=fuses)
+    module = _Compare(head, space=spec.space, stride=spec.stride, scale=config.logit_scale)
     cells = image.axes["values"]
     axes = {name: cells for name in names} | {"text": {0: "phrases"}, "logits": cells | {1: "phrases"}}
     return Graph(module.eval(), names, ("logits",), axes, make)

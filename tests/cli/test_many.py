@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from click.testing import Result
 from helpers.datasets import write_folder
 from helpers.documents import ROOT
+from helpers.ray import needs_ray
 from helpers.workers import KilledOnce
 from typer.testing import CliRunner
 
@@ -24,19 +24,6 @@ from ovseg.evaluation import EvaluationReport
 
 Invoke = Callable[..., Result]
 LABELS = ("cat", "cup", "sky")
-
-cluster_tests = [
-    pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray"),
-]
-
-
-@pytest.fixture(scope="module")
-def ray() -> Iterator[Any]:
-    from helpers.ray import small_cluster
-
-    with small_cluster() as ray:
-        yield ray
 
 
 @pytest.fixture
@@ -101,7 +88,7 @@ def test_what_only_this_machine_sees_is_refused(invoke: Invoke) -> None:
 
 
 class TestOnACluster:
-    pytestmark = cluster_tests
+    pytestmark = needs_ray
 
     def test_segment_writes_what_one_process_writes_byte_for_byte(self, ray: Any, invoke: Invoke) -> None:
         options = ("--json", "--format", "coco", "--format", "areas")

@@ -1,29 +1,17 @@
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.ray import needs_ray
 from helpers.workers import Squares, refused
 
 import ovseg.distributed.pool
 from ovseg.distributed import spread
 from ovseg.errors import ClusterError, ModelError
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray"),
-]
-
-
-@pytest.fixture(scope="module")
-def ray() -> Iterator[Any]:
-    from helpers.ray import small_cluster
-
-    with small_cluster() as ray:
-        yield ray
+pytestmark = needs_ray
 
 
 def squares(ray: Any, make: Any, count: int) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import logging
 import os
 from collections.abc import Iterator
@@ -13,6 +13,18 @@ from typing import Any
 import pytest
 
 import ovseg
+
+needs_ray = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray"),
+]
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    """The module ``ray``, joined to a small cluster."""
+    with small_cluster() as joined:
+        yield joined
 
 
 @contextmanager

@@ -13,18 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.browser import chromium, foreign_requests, needs_chromium
 from typer.testing import CliRunner
 
 import ovseg
 from ovseg.cli import build_app
 
 pytest.importorskip("onnxruntime")
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
 ROOT = Path(__file__).parents[2]
 pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium, such as Debian's package"),
+    *needs_chromium,
     pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm"),
 ]
 
@@ -51,20 +50,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def page(served: str) -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as browser:
         page = browser.new_page()
         page.set_default_timeout(120_000)
-        foreign: list[str] = []
-        page.on(
-            "request",
-            lambda asked: None if asked.url.startswith((served, "blob:", "data:")) else foreign.append(asked.url),
-        )
+        foreign = foreign_requests(page, served)
         page.goto(served)
         page.wait_for_function("document.getElementById('status').textContent.startsWith('Ready')")
         yield page
         assert not foreign
-        browser.close()
 
 
 def test_a_photo_is_segmented_in_the_browser_as_by_the_graphs_in_python(page: Any) -> None:

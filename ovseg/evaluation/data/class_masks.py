@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from ovseg.config import parse_config
-from ovseg.evaluation.data.annotations import checked_rle
 from ovseg.evaluation.data.examples import BACKGROUND, Example, check_same_size, resize_pair
 from ovseg.evaluation.data.masks import read_image
-from ovseg.evaluation.data.objects import VOID, ObjectDataset, find_annotated
+from ovseg.evaluation.data.objects import VOID, ObjectDataset, find_annotated, rle_of
 from ovseg.evaluation.data.protocol import Protocol
 
 Pairs = dict[int, list[int]]  # class index -> positions of the images that show it
@@ -34,9 +33,7 @@ class ClassMasks(ObjectDataset):
         pair, annotated = self.pairs[index], self.images[index]
         image = read_image(pair.image)
         rles = [
-            checked_rle(row.get("segmentation"), annotated.size, what=f"object {row['id']} of '{annotated.name}'")
-            for row in annotated.rows
-            if self._class_of[row["category_id"]] == class_index
+            rle_of(row, annotated) for row in annotated.rows if self._class_of[row["category_id"]] == class_index
         ]
         shown = masks.decode(masks.merge(rles)) > 0 if rles else np.zeros(annotated.size, bool)
         truth = np.where(shown, class_index, BACKGROUND).astype(np.int32)

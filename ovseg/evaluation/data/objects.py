@@ -95,10 +95,7 @@ class ObjectDataset(FileDataset):
 
     def _objects(self, index: int) -> tuple[NDArray[np.int32], TrueObjects]:
         image = self.images[index]
-        rles = [
-            checked_rle(row.get("segmentation"), image.size, what=f"object {row['id']} of '{image.name}'")
-            for row in image.rows
-        ]
+        rles = [rle_of(row, image) for row in image.rows]
         by_size = sorted(zip(image.rows, rles, strict=True), key=lambda pair: -_area(*pair))
         order = sorted(by_size, key=lambda pair: not pair[0].get("iscrowd", 0))  # crowds lie below
         values = [VOID if row.get("iscrowd", 0) else row["category_id"] for row, _ in order]
@@ -174,6 +171,11 @@ def read_panoptic(path: Path) -> NDArray[np.int32]:
     if picture.ndim != 3 or picture.dtype != np.uint8:
         raise DatasetError(f"'{path}' must be a panoptic picture in colours, got one channel; is it a mask of ids?")
     return picture_to_ids(picture)
+
+
+def rle_of(row: dict[str, Any], image: AnnotatedImage) -> dict[str, Any]:
+    """The mask of one of an image's objects; see ``checked_rle``."""
+    return checked_rle(row.get("segmentation"), image.size, what=f"object {row['id']} of '{image.name}'")
 
 
 def _check_ids(shown: set[int], stated: set[int], path: Path) -> None:

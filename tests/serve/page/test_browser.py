@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import socket
 import threading
 import time
@@ -13,18 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.browser import chromium, foreign_requests, needs_chromium
 from helpers.serving import make_client, needs_server, png
 from helpers.toy import paint_photos
 
 needs_server()
 pytest.importorskip("gradio", reason="needs pip install 'ovseg[serve]'")
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium, such as Debian's package"),
-]
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
+pytestmark = needs_chromium
 WAIT = 60_000  # milliseconds, at most
 
 
@@ -51,21 +46,15 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture(params=[1440, 390])
 def page(request: pytest.FixtureRequest, browser: Any, url: str) -> Iterator[Any]:
     page = browser.new_page(viewport={"width": request.param, "height": 900})
     page.set_default_timeout(WAIT)
-    foreign: list[str] = []
-    page.on(
-        "request",
-        lambda asked: None if asked.url.startswith((url, "data:", "blob:")) else foreign.append(asked.url),
-    )
+    foreign = foreign_requests(page, url)
     page.goto(url)
     page.wait_for_selector("#find")
     yield page
