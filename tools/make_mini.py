@@ -237,7 +237,7 @@ def measure_means(vision: MiniVision, images: Path, *, count: int = 300) -> None
         image = load_image(path)
         size = working_size(image.shape[:2], short_side=448, max_long_side=1344, stride=64)
         pixels, _ = prepare(image, vision.spec, size=size)
-        for name, maps in vision.levels(pixels).items():
+        for name, maps in vision.levels(pixels)[0].items():
             if name in totals:
                 totals[name] += maps.mean((0, 2, 3)) / len(chosen)
     for name, mean in totals.items():

@@ -62,6 +62,8 @@ class DenseFeatures:
         inputs: (B, I, h, w) maps that a trained head reads beside ``values``, or None.
         whole: (B, C) vector of each image as a whole, with the channels of ``inputs``, or of ``values`` where there
             are none; None where the encoder has none or the head reads none.
+        boxes: (B, n, 4 + D) what a detector inside the encoder found: x0, y0, x1, y1 in cells of the maps, then D
+            class probabilities; None where there is none.
     """
 
     values: Tensor
@@ -71,6 +73,7 @@ class DenseFeatures:
     objectness: Tensor | None = None
     inputs: Tensor | None = None
     whole: Tensor | None = None
+    boxes: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_shape("values", self.values, "B C h w")
@@ -80,6 +83,8 @@ class DenseFeatures:
         if self.whole is not None:
             like = self.values if self.inputs is None else self.inputs
             check_shape("whole", self.whole, "B C", B=batch, C=like.shape[1])
+        if self.boxes is not None:
+            check_shape("boxes", self.boxes, "B n D", B=batch)
 
     @property
     def maps(self) -> dict[str, Tensor]:
@@ -99,16 +104,22 @@ class DenseFeatures:
 
     def of_image(self, row: int) -> DenseFeatures:
         """The features of one image of the batch, as a batch of one."""
-        parts: dict[str, Any] = {name: maps[row : row + 1] for name, maps in self.maps.items()}
-        return replace(self, **parts, whole=None if self.whole is None else self.whole[row : row + 1])
+        others = {name: part for name in ("whole", "boxes") if (part := getattr(self, name)) is not None}
+        parts: dict[str, Any] = {name: part[row : row + 1] for name, part in {**self.maps, **others}.items()}
+        return replace(self, **parts)
 
 
-def as_features(maps: tuple[Tensor, ...], pixels: Tensor, space: str) -> DenseFeatures:
-    """The plain tensors of an encoder's ``forward``, values, perhaps structure, objectness, with what they mean."""
-    values, structure, objectness, *_ = (*maps, None, None)
-    assert values is not None
-    stride = pixels.shape[-2] // values.shape[-2]
-    return DenseFeatures(values, space, stride, structure=structure, objectness=objectness)
+OUTPUTS = ("values", "structure", "objectness")
+"""What an encoder's ``forward`` returns at most; an encoder with an attribute ``outputs`` says its own."""
+
+
+def as_features(
+    parts: tuple[Tensor, ...], pixels: Tensor, space: str, *, names: tuple[str, ...] = OUTPUTS
+) -> DenseFeatures:
+    """The plain tensors of an encoder's ``forward``, which begins with the values, with what they mean."""
+    stride = pixels.shape[-2] // parts[0].shape[-2]
+    found: dict[str, Any] = dict(zip(names, parts, strict=False))
+    return DenseFeatures(space=space, stride=stride, **found)
 
 
 @runtime_checkable

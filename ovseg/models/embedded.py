@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ovseg.assets import asset_root
-from ovseg.encoders.embedded.detector import PicoDetector
+from ovseg.encoders.embedded.detector import BoxBranch, PicoDetector
 from ovseg.encoders.embedded.sentence import SentenceEncoder
 from ovseg.encoders.embedded.vision import MiniVision
 from ovseg.errors import ModelError
@@ -23,7 +23,7 @@ VISION_FILE, TEXT_FILE, HEAD_FILE, TOKENIZER_FILE, BOXES_FILE = (
     "tokenizer.json",
     "boxes.safetensors",
 )
-FILES = (VISION_FILE, TEXT_FILE, HEAD_FILE, TOKENIZER_FILE)  # those that labels need; boxes are for objects
+FILES = (VISION_FILE, TEXT_FILE, HEAD_FILE, TOKENIZER_FILE)  # a folder may do without boxes
 
 
 def build_embedded(config: ModelConfig, device: torch.device, dtype: torch.dtype, weights: Path | None) -> Model:
@@ -35,8 +35,14 @@ def build_embedded(config: ModelConfig, device: torch.device, dtype: torch.dtype
     folder = weights or asset_root("models") / config.encoder.name
     _check_folder(folder, name=config.name, given=weights is not None)
     expected = config.encoder.sha256 if weights is None else {}
-    sums = [check_sum(folder / name, expected.get(name)) for name in FILES]
-    vision = MiniVision.load(folder / VISION_FILE).to(device, dtype)
+    image, words, alignment, tokenizer = (check_sum(folder / name, expected.get(name)) for name in FILES)
+    marks = {"image": image, "text": words + tokenizer[:16], "head": alignment}
+    vision = MiniVision.load(folder / VISION_FILE)
+    boxes = folder / BOXES_FILE
+    if boxes.is_file():
+        marks["boxes"] = check_sum(boxes, expected.get(BOXES_FILE))
+        vision.branch = BoxBranch.load(boxes)
+    vision = vision.to(device, dtype)
     head = AlignmentHead.load(folder / HEAD_FILE).to(device)  # small: stays in single precision
 
     @MadeOnce
@@ -45,11 +51,10 @@ def build_embedded(config: ModelConfig, device: torch.device, dtype: torch.dtype
 
     @MadeOnce
     def detector() -> PicoDetector:
-        check_sum(folder / BOXES_FILE, expected.get(BOXES_FILE))
-        return PicoDetector.load(vision.detector, folder / BOXES_FILE)
+        if vision.branch is None:
+            raise ModelError(f"no weights file '{boxes}'; add that of the package, or leave out boxes and objects")
+        return PicoDetector(vision.detector, vision.branch)
 
-    image, words, alignment, tokenizer = sums
-    marks = {"image": image, "text": words + tokenizer[:16], "head": alignment}
     return Model(config, vision, text, head, marks, detector)
 
 

@@ -56,13 +56,18 @@ class Model:
         return digest(_as_before(self.config.encoder), self.config.input, weights)
 
     @property
+    def outputs_digest(self) -> str:
+        """What decides all that the image encoder returns: the features, and the boxes that come with them."""
+        return digest(self.encoder_digest, self.weights.get("boxes", ""))
+
+    @property
     def info(self) -> dict[str, str]:
         """What identifies the model, part by part; two models of the same values give the same results.
 
         ``features`` decides the features in the joint space, ``settings`` how a label is chosen from them.
         """
         config = self.config
-        added = [part for part in (config.whole, config.again, config.redraw) if part is not None]
+        added = [part for part in (config.whole, config.again, config.redraw, config.boxes) if part is not None]
         gathered = [] if config.gather is None else [config.gather]
         head = (
             None

@@ -17,7 +17,7 @@ from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits, best_query
 from ovseg.pipeline.modifiers import Modifier
 from ovseg.pipeline.queries import QueryBank
-from ovseg.proposals.proposal import NamesClasses, Proposals
+from ovseg.proposals.proposal import LEAST_SCORE, NamesClasses, Proposals
 
 _MOST_LIKELY = 0.5  # probability that a label is there because it is asked for
 _KNOWN = 0.3  # share of a detector's classes at which it knows a label
@@ -37,11 +37,29 @@ def known_labels(shares: Tensor) -> list[int]:
 
 
 def proposals_of(model: Model, encoded: EncodedImage, *, closer: bool) -> Proposals:
-    """The boxes of the model's detector, looked for once for all vocabularies; ``closer`` as of ``Detector``."""
-    assert model.detector is not None
-    detector = model.detector()
-    kept_as = f"proposals {closer} {model.weights['image']}"
-    return encoded.once(kept_as, lambda: detector.propose(encoded.image, closer=closer))
+    """The boxes of the model's detector, looked for once for all vocabularies.
+
+    Those that came with the features; with ``closer``, or where none came, those of a look of the detector's own.
+    """
+
+    def find() -> Proposals:
+        if encoded.features.boxes is not None and not closer:
+            return _on_image(encoded.features.boxes[0], encoded)
+        assert model.detector is not None
+        return model.detector().propose(encoded.image, closer=closer)
+
+    return encoded.once(f"proposals {closer} {model.weights['image']}", find)
+
+
+def _on_image(boxes: Tensor, encoded: EncodedImage) -> Proposals:
+    """(n, 4 + D) boxes in cells and their classes, to pixels of the image; unlikely ones are dropped."""
+    geometry = encoded.geometry
+    assert isinstance(geometry, ImageGeometry)
+    boxes = boxes[boxes[:, 4:].amax(1) > LEAST_SCORE].float().cpu()
+    (height, width), (rows, columns) = geometry.original, geometry.resized
+    pixels = encoded.features.stride * torch.tensor([width / columns, height / rows] * 2)
+    placed = (boxes[:, :4] * pixels).clamp_min(0).minimum(torch.tensor([width, height] * 2))
+    return Proposals(placed, boxes[:, 4:])
 
 
 def boxes_of_labels(proposals: Proposals, shares: Tensor, labels: list[int], *, least_score: float) -> Candidates:

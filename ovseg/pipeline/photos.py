@@ -70,4 +70,5 @@ class PhotoEncoder:
 
     def _joint(self, pixels: Tensor, *regions: Tensor) -> DenseFeatures:
         head, pixels = self._model.head, pixels.to(self._device)
-        return head.pixels(run_encoder(self._model.image, pixels, *regions, whole=reads_whole(head)))
+        seen = run_encoder(self._model.image, pixels, *regions, whole=reads_whole(head))
+        return replace(head.pixels(seen), boxes=seen.boxes)

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from ovseg.tensors import check_shape
 
+LEAST_SCORE = 0.04
+"""Probability of its likeliest class below which a box shows nothing."""
+
 
 @dataclass(frozen=True)
 class Proposals:

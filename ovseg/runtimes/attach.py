@@ -39,7 +39,7 @@ def with_runtime(
     if Path(runtime).is_dir():
         exported = read_exported(runtime)
         name = exported.kind
-        if exported.encoder != model.encoder_digest:
+        if exported.encoder != model.outputs_digest:
             raise ModelError(
                 f"'{runtime}' was exported from other weights or settings than '{model.config.name}' has here; "
                 "export the model again"
@@ -48,14 +48,15 @@ def with_runtime(
         name = choose_engine(str(runtime))
         if name == "torch":
             return model
-        exported = _kept(model, cache / model.encoder_digest[:32])
+        exported = _kept(model, cache / model.outputs_digest[:32])
     precision = str(dtype).removeprefix("torch.")
     engine = ENGINES[name](exported.path("image"), precision=precision)
     weights = {**model.weights, "runtime": name}
     lowest = exported.precision if exported.precision != "float32" else precision
     if lowest != "float32":
         weights["image"] = f"{lowest}-{weights['image']}"
-    return replace(model, image=EngineEncoder(engine, model.image.spec), weights=weights)
+    outputs = tuple(exported.content["graphs"]["image"]["outputs"])
+    return replace(model, image=EngineEncoder(engine, model.image.spec, outputs), weights=weights)
 
 
 def _kept(model: Model, folder: Path) -> Exported:

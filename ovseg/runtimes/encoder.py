@@ -17,10 +17,11 @@ class EngineEncoder:
     Args:
         engine: runs the graph "image".
         spec: of the network that was exported.
+        outputs: names of what the graph returns, in order; see ``as_features``.
     """
 
-    def __init__(self, engine: Engine, spec: EncoderSpec) -> None:
-        self._engine, self._spec = engine, spec
+    def __init__(self, engine: Engine, spec: EncoderSpec, outputs: tuple[str, ...]) -> None:
+        self._engine, self._spec, self._outputs = engine, spec, outputs
 
     @property
     def spec(self) -> EncoderSpec:
@@ -31,7 +32,7 @@ class EngineEncoder:
         """Features of ``pixels`` (B, 3, H, W), normalised, float32."""
         given = np.ascontiguousarray(pixels.float().cpu().numpy())
         maps = tuple(torch.from_numpy(found) for found in self._engine.run([given]))
-        return as_features(maps, pixels, self._spec.space)
+        return as_features(maps, pixels, self._spec.space, names=self._outputs)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> EngineEncoder:
         """The same encoder; it computes on the CPU and gives single precision.

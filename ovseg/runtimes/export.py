@@ -175,7 +175,7 @@ def _manifest(
         "kind": kind,
         "precision": "float32",
         "made_by": f"ovseg {__version__}",
-        "encoder": model.encoder_digest,
+        "encoder": model.outputs_digest,
         "license": config.license,
         "preprocessing": {
             "mean": spec.mean,

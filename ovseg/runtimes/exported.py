@@ -9,7 +9,7 @@ from typing import Any
 from ovseg.errors import ModelError
 from ovseg.files import read_json, sha256_of
 
-FORMAT = "ovseg-export-1"
+FORMAT = "ovseg-export-2"
 MANIFEST = "model.json"
 FORMATS = ("onnx", "openvino")
 _SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
@@ -24,7 +24,7 @@ class Exported:
         model: name of the model.
         kind: "onnx" or "openvino".
         precision: "float32" or "int8".
-        encoder: digest of the encoder that "image" was made from; see ``Model.encoder_digest``.
+        encoder: digest of the encoder that "image" was made from; see ``Model.outputs_digest``.
         content: all that the JSON file says.
     """
 

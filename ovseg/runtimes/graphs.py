@@ -16,7 +16,7 @@ from torch.nn import functional
 from ovseg.encoders.embedded.sentence import SentenceEncoder
 from ovseg.encoders.hf_text import HuggingFaceText
 from ovseg.encoders.openclip_text import OpenClipText
-from ovseg.encoders.spec import DenseFeatures, TextEncoder
+from ovseg.encoders.spec import OUTPUTS, DenseFeatures, TextEncoder
 from ovseg.errors import ModelError
 from ovseg.heads.base import FusionHead, Head, reads_whole
 from ovseg.models.model import Model
@@ -24,7 +24,6 @@ from ovseg.models.model import Model
 Axes = dict[int, str]
 """Names of the axes of a tensor that may be of any length."""
 
-_OUTPUTS = ("values", "structure", "objectness")  # of an image encoder's ``forward``, in order
 _TRACED_CELLS, _CHECKED_CELLS = (6, 8), ((10, 5), (4, 9))  # sizes in units of the encoder's granularity
 _COUNTS = (2, 1, 3)  # images or phrases; what is traced with one may stay one
 _PHRASES = ("a photo of a cat", "road", "a man riding a horse beside a lake")
@@ -80,10 +79,12 @@ def image_graph(model: Model) -> Graph:
 
     with torch.inference_mode():
         found = encoder(*make(0))
-    names = _OUTPUTS[: len(found)]
+    names = getattr(encoder, "outputs", OUTPUTS)[: len(found)]
     free = {0: "images"} if spec.size else {0: "images", 2: "height", 3: "width"}
     cells = {0: "images"} if spec.size else {0: "images", 2: "rows", 3: "columns"}
     axes = {"pixels": free, **dict.fromkeys(names, cells)}
+    if "boxes" in names:
+        axes["boxes"] = {0: "images", 1: "boxes"}
     return Graph(encoder, ("pixels",), names, axes, make, multiple=side)
 
 
@@ -196,7 +197,7 @@ def head_graph(model: Model, image: Graph) -> Graph:
     with torch.inference_mode():
         maps = [image.module(*image.make(number)) for number in range(3)]
         words = model.text().encode(_PHRASES)
-    fuses = isinstance(head, FusionHead) and len(image.outputs) > 1
+    fuses = isinstance(head, FusionHead) and "structure" in image.outputs
     names = ("values", "text", "structure") if fuses else ("values", "text")
 
     def make(number: int) -> tuple[Tensor, ...]:

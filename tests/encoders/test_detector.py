@@ -1,17 +1,20 @@
 """The boxes of mini's detector: against a slow version, and on a photo."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import ovseg
 from ovseg.assets import asset_root
 from ovseg.encoders.embedded.detector import SHORT_SIDES, STRIDES, BoxBranch, PicoDetector
 from ovseg.encoders.embedded.picodet import PicoDet
 from ovseg.errors import ModelError
 from ovseg.images.load import load_image
+from ovseg.pipeline.boxes import proposals_of
 from ovseg.pipeline.segmenter import Segmenter
 from ovseg.proposals.boxes import box_overlap
 
@@ -63,11 +66,38 @@ def test_it_finds_the_cat_of_a_photo_at_both_sizes(detector: PicoDetector) -> No
     assert len(SHORT_SIDES) == 2 and len(once.boxes) < len(found.boxes)
 
 
-def test_a_missing_or_damaged_file_of_boxes_is_one_sentence(detector: PicoDetector, tmp_path: Path) -> None:
+def test_a_missing_or_damaged_file_of_boxes_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no weights file"):
-        PicoDetector.load(detector.network, tmp_path / "boxes.safetensors")
+        BoxBranch.load(tmp_path / "boxes.safetensors")
     shutil.copy(asset_root("models") / "mini" / "boxes.safetensors", tmp_path)
     content = (tmp_path / "boxes.safetensors").read_bytes()
     (tmp_path / "boxes.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(ModelError, match=r"boxes\.safetensors"):
-        PicoDetector.load(detector.network, tmp_path / "boxes.safetensors")
+        BoxBranch.load(tmp_path / "boxes.safetensors")
+
+
+def test_boxes_come_with_the_features_as_a_look_of_its_own_at_that_size_finds_them(
+    mini: Segmenter, detector: PicoDetector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = load_image(Path(__file__).parents[2] / "examples" / "cat.jpg")
+    encoded = mini.encode(image)
+    found = proposals_of(mini.model, encoded, closer=False)
+    monkeypatch.setattr("ovseg.encoders.embedded.detector.SHORT_SIDES", (mini.config.input.short_side,))
+    slow = detector.propose(image)
+    assert len(slow.boxes) == len(found.boxes) > 10
+    torch.testing.assert_close(found.boxes, slow.boxes, atol=0.01, rtol=1e-4)
+    torch.testing.assert_close(found.classes, slow.classes, atol=1e-4, rtol=1e-3)
+    alone = replace(encoded, features=replace(encoded.features, boxes=None), _made={})
+    torch.testing.assert_close(proposals_of(mini.model, alone, closer=False).boxes, slow.boxes)
+
+
+def test_weights_without_boxes_find_labels_until_boxes_are_asked_for(tmp_path: Path) -> None:
+    folder = tmp_path / "mini"
+    shutil.copytree(asset_root("models") / "mini", folder)
+    (folder / "boxes.safetensors").unlink()
+    model = ovseg.load("mini", weights=folder).model
+    seen = model.image.dense(torch.zeros(1, 3, 64, 64))
+    assert seen.boxes is None and "boxes" not in model.weights
+    assert model.detector is not None
+    with pytest.raises(ModelError, match=r"no weights file.*boxes"):
+        model.detector()

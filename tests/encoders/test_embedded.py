@@ -90,7 +90,7 @@ def test_a_detection_counts_with_its_best_place_not_with_the_mean(
     middle[0, 3, 1, 1] = 0.4
     faked = found._replace(classes=(fine, middle, coarse))
     monkeypatch.setattr(vision.detector, "forward", lambda pixels: faked)
-    detected = vision.levels(pixels())["detected"]
+    detected = vision.levels(pixels())[0]["detected"]
     assert float(detected[0, 16, 2, 4]) == pytest.approx(0.9)
     assert float(detected[0, 3, 1, 1]) == pytest.approx(0.4)
     assert float(detected.sum()) == pytest.approx(1.3)

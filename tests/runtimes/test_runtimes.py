@@ -117,8 +117,8 @@ def test_an_export_of_other_weights_is_refused(exported: Path) -> None:
     [
         (lambda folder: (folder / "model.json").unlink(), "without 'model.json'"),
         (lambda folder: (folder / "model.json").write_text("{"), "model.json"),
-        (lambda folder: (folder / "model.json").write_text('{"format": "ovseg-export-0"}'), "got 'ovseg-export-0'"),
-        (lambda folder: (folder / "model.json").write_text('{"format": "ovseg-export-1"}'), "does not say all"),
+        (lambda folder: (folder / "model.json").write_text('{"format": "ovseg-export-1"}'), "got 'ovseg-export-1'"),
+        (lambda folder: (folder / "model.json").write_text('{"format": "ovseg-export-2"}'), "does not say all"),
         (lambda folder: (folder / "image.onnx").unlink(), "is missing"),
         (lambda folder: (folder / "image.onnx").write_bytes(b"x"), "not the one that was exported"),
         (

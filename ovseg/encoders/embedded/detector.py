@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from ovseg.encoders.embedded.picodet import NECK, ClassHead, PicoDet, PicoDetMaps, depthwise_pair
 from ovseg.encoders.spec import EncoderSpec
 from ovseg.images.resize import prepare, working_size
-from ovseg.proposals.proposal import Proposals
+from ovseg.proposals.proposal import LEAST_SCORE, Proposals
 from ovseg.weights import freeze, load_module, load_weights
 
 STRIDES = (8, 16, 32, 64)
 SHORT_SIDES = (416, 544)  # of the photo, in pixels; the network was trained at 416
-LEAST_SCORE = 0.04  # below which a cell shows nothing
 _BINS = 8
 _MULTIPLE = 32
 _PREPROCESSING = EncoderSpec("picodet-s", "picodet-s", _MULTIPLE, NECK)
@@ -37,12 +36,25 @@ class BoxBranch(nn.Module):
         self.head = ClassHead()
         self.boxes = nn.ModuleList(nn.Conv2d(NECK, 4 * _BINS, 1) for _ in STRIDES)
 
+    @classmethod
+    def load(cls, path: str | Path) -> BoxBranch:
+        """The frozen branch with the weights of a safetensors file.
+
+        Raises:
+            ModelError: the file is missing, damaged or of another network.
+        """
+        branch = cls()
+        tensors, _ = load_weights(path)
+        load_module(branch, tensors, source=str(path))
+        freeze(branch)
+        return branch.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
     def forward(self, maps: PicoDetMaps) -> tuple[Tensor, Tensor]:
         """What ``PicoDet`` saw of one batch, to boxes.
 
         Returns:
-            (B, n, 4) x0, y0, x1, y1 in pixels of the network's input, and (B, n, 80) class probabilities in [0, 1];
-            n cells of all levels, the finest first, rows first.
+            (B, n, 4) float32 x0, y0, x1, y1 in pixels of the network's input, and (B, n, 80) class probabilities in
+            [0, 1]; n cells of all levels, the finest first, rows first.
         """
         entering, leaving = maps.deepest
         features, classes = self.head(self.down_in(entering) + self.down_out(leaving))
@@ -55,10 +67,10 @@ class BoxBranch(nn.Module):
 def _boxes(maps: Tensor, stride: int) -> Tensor:
     """(B, 4 · bins, h, w) logits of distances, in strides, to (B, h · w, 4) boxes in pixels."""
     rows, columns = maps.shape[-2:]
-    logits = maps.permute(0, 2, 3, 1).reshape(len(maps), rows * columns, 4, _BINS)
-    distances = logits.softmax(-1) @ torch.arange(_BINS, dtype=maps.dtype, device=maps.device)
+    logits = maps.float().flatten(2).transpose(1, 2).reshape(maps.shape[0], -1, 4, _BINS)
+    distances = logits.softmax(-1) @ torch.arange(_BINS, dtype=torch.float32, device=maps.device)
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    centres = torch.stack([x, y], -1).flatten(0, 1).to(maps) + 0.5
+    centres = torch.stack([x, y], -1).flatten(0, 1).to(distances) + 0.5
     return torch.cat([centres - distances[..., :2], centres + distances[..., 2:]], -1) * stride
 
 
@@ -73,21 +85,6 @@ class PicoDetector(nn.Module):
     def __init__(self, network: PicoDet, branch: BoxBranch) -> None:
         super().__init__()
         self.network, self.branch = network, branch
-
-    @classmethod
-    def load(cls, network: PicoDet, path: str | Path) -> PicoDetector:
-        """The detector with the box branch of a safetensors file.
-
-        Raises:
-            ModelError: the file is missing, damaged or of another network.
-        """
-        branch = BoxBranch()
-        tensors, _ = load_weights(path)
-        load_module(branch, tensors, source=str(path))
-        weight = next(network.parameters())
-        freeze(branch)
-        branch = branch.to(weight.device, weight.dtype)
-        return cls(network, branch.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def propose(self, image: npt.NDArray[np.uint8], *, closer: bool = True) -> Proposals:

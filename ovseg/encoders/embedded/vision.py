@@ -1,7 +1,8 @@
 """The image side of ``mini``: an ImageNet classifier and a COCO detector read densely, in one feature vector.
 
 Each level is centred by a stored mean and scaled to unit length, so that no level dominates; the last
-part is the detector's class evidence as it is. Heads choose the parts they use by name.
+part is the detector's class evidence as it is. Heads choose the parts they use by name. The detector's boxes
+come with the features, from the same run.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ovseg.encoders.embedded.detector import BoxBranch
 from ovseg.encoders.embedded.lcnet import LCNetV2
-from ovseg.encoders.embedded.picodet import PicoDet
+from ovseg.encoders.embedded.picodet import PicoDet, PicoDetMaps
 from ovseg.encoders.spec import DenseFeatures, EncoderSpec, as_features
 from ovseg.weights import freeze, load_module, load_weights
 
@@ -45,10 +47,14 @@ class MiniVision(nn.Module):
     """PP-LCNetV2-base and PicoDet-S side by side, both at stride 16.
 
     Source: Cui et al., arXiv 2109.15099; Yu et al., arXiv 2111.00902.
+
+    Attributes:
+        branch: the detector's boxes; None leaves them out.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.branch: BoxBranch | None = None
         self.classifier = LCNetV2()
         self.detector = PicoDet()
         self.means = nn.ParameterDict(
@@ -66,9 +72,14 @@ class MiniVision(nn.Module):
             multiple=32,
         )
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What ``forward`` returns."""
+        return ("values", "structure") if self.branch is None else ("values", "structure", "boxes")
+
     @classmethod
     def load(cls, path: str | Path) -> MiniVision:
-        """The frozen encoder with the weights of a safetensors file.
+        """The frozen encoder with the weights of a safetensors file, without boxes.
 
         Raises:
             ModelError: the file is missing, damaged or of another network.
@@ -79,18 +90,18 @@ class MiniVision(nn.Module):
         freeze(encoder)
         return encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
-    def levels(self, pixels: Tensor) -> dict[str, Tensor]:
-        """The parts of the feature vector before centring, each (B, C, H/16, W/16).
+    def levels(self, pixels: Tensor) -> tuple[dict[str, Tensor], PicoDetMaps]:
+        """The parts of the feature vector before centring, each (B, C, H/16, W/16), and what the detector saw.
 
         Args:
             pixels: (B, 3, H, W), ImageNet-normalised RGB; H and W multiples of 32.
         """
         pixels = pixels.to(self.means["fine"].dtype).contiguous(memory_format=torch.channels_last)
         maps = self.classifier(pixels)
-        found = self.detector(pixels)
+        found: PicoDetMaps = self.detector(pixels)
         grid = maps.middle.shape[-2:]
         near, mid, far = found.features
-        return {
+        parts = {
             "fine": functional.avg_pool2d(maps.fine, 2),
             "middle": maps.middle,
             "body": maps.body,
@@ -106,22 +117,28 @@ class MiniVision(nn.Module):
                 ]
             ).amax(0),
         }
+        return parts, found
 
     def dense(self, pixels: Tensor) -> DenseFeatures:
         """Features of ``pixels`` (B, 3, H, W), ImageNet-normalised; H and W multiples of 32.
 
         Returns:
-            values (B, 3440, H/16, W/16); structure is the middle level, (B, 512, H/16, W/16), unit length.
+            values (B, 3440, H/16, W/16); structure is the middle level, (B, 512, H/16, W/16), unit length; boxes
+            (B, n, 4 + 80), of every cell of the detector, however unlikely.
         """
-        return as_features(self(pixels), pixels, SPACE)
+        return as_features(self(pixels), pixels, SPACE, names=self.outputs)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """What ``dense`` returns as plain tensors, for export: values and structure."""
-        levels = self.levels(pixels)
+        """What ``dense`` returns as plain tensors, for export: those of ``outputs``."""
+        levels, found = self.levels(pixels)
         units = {name: self._centred(name, maps) for name, maps in levels.items()}
         # all parts in one layout, or joining them would copy each into another
         parts = [maps.contiguous(memory_format=torch.channels_last) for maps in units.values()]
-        return torch.cat(parts, 1).float(), units["middle"].float()
+        maps = torch.cat(parts, 1).float(), units["middle"].float()
+        if self.branch is None:
+            return maps
+        boxes, classes = self.branch(found)
+        return *maps, torch.cat([boxes / STRIDE, classes.float()], -1)
 
     def _centred(self, name: str, maps: Tensor) -> Tensor:
         if name == "detected":
