@@ -11,17 +11,16 @@ Student's t), and seconds of processor time an image, the learning included.
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 import ovseg
 from ovseg.evaluation import RunOptions, Task
+from ovseg.evaluation.metrics.bootstrap import repeated
 from ovseg.evaluation.run.runner import evaluate_task
 from ovseg.vocabulary.labels import without_pictures
 
@@ -45,14 +44,6 @@ def measure(segmenter: Any, task: Task, options: RunOptions) -> tuple[float, flo
     started = time.process_time()
     report = evaluate_task(segmenter, task, options=options)
     return 100 * report.mean_iou, (time.process_time() - started) / len(report.rows)
-
-
-def shown(values: Sequence[float]) -> str:
-    """Mean and half of the 95 % interval."""
-    if len(values) < 2:
-        return f"{values[0]:.1f}"
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
-    return f"{np.mean(values):.1f} ± {half:.1f}"
 
 
 def main() -> None:
@@ -82,7 +73,7 @@ def main() -> None:
             ways = [(WordsAlone(segmenter), True), (segmenter, False), (segmenter, True)]
             for row, (way, names) in zip(rows, ways, strict=True):
                 row.append(measure(way, task, replace(options, names=names)))
-        scores = " | ".join(shown([score for score, _ in row]) for row in rows)
+        scores = " | ".join(repeated([score for score, _ in row]) for row in rows)
         seconds = ", ".join(f"{np.mean([spent for _, spent in row]):.2f}" for row in rows)
         print(f"| {shots} | {scores} | {seconds} |", flush=True)
 

@@ -9,11 +9,26 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
+from scipy.stats import t as student_t
 
 from ovseg.errors import ShapeError
 
 DRAWS = 1000
 CHUNK = 64  # draws at a time: memory stays at CHUNK x L
+
+
+def repeated(values: Sequence[float]) -> str:
+    """Mean of a score over repeated draws, and half of its 95 % interval by Student's t, for a table.
+
+    >>> repeated([40.0, 42.0, 44.0])  # t(0.975, 2) = 4.303, standard deviation 2
+    '42.0 ± 5.0'
+    >>> repeated([40.0])
+    '40.0'
+    """
+    if len(values) < 2:
+        return f"{values[0]:.1f}"
+    half = student_t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+    return f"{np.mean(values):.1f} ± {half:.1f}"
 
 
 class Resampled(Protocol):
