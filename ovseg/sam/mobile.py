@@ -13,14 +13,17 @@ from torch.nn import functional
 from ovseg.assets import asset_root
 from ovseg.images.geometry import ImageGeometry
 from ovseg.images.resize import exact_size
-from ovseg.sam.decoder import MaskDecoder, Multimask, PromptEncoder
+from ovseg.sam.decoder import MaskDecoder, MaskEmbedding, Multimask, PromptEncoder
 from ovseg.sam.protocol import OUTSIDE, PromptedSam, Prompts, SamEmbedding, check_image
 from ovseg.sam.tiny_vit import ImageEncoder
 from ovseg.weights import check_sum, freeze, load_module, load_weights
 
 MOBILE_SAM = "mobile-sam"
-WEIGHTS_FILE = "mobile_sam.safetensors"
-SHA256 = "b00d9ab242d30a552f4e2a0cd3189ff4654e70a6ce4bfcc0cbc7922e002c42a4"
+WEIGHTS_FILE, MASKS_FILE = "mobile_sam.safetensors", "rough_masks.safetensors"
+SHA256 = {
+    WEIGHTS_FILE: "b00d9ab242d30a552f4e2a0cd3189ff4654e70a6ce4bfcc0cbc7922e002c42a4",
+    MASKS_FILE: "e8713ca11e76eb6a965d119cdd8fdcf9b8e63b692b8dcb6b9f0e578552ef71c7",
+}
 SIDE = 1024  # of the square frame
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet, in levels of 0 to 255
 
@@ -99,20 +102,28 @@ def load_mobile_sam() -> FrameSam:
     Raises:
         ModelError: the file is missing or its checksum differs.
     """
-    path = asset_root("models") / MOBILE_SAM / WEIGHTS_FILE
-    check_sum(path, SHA256)
-    tensors, _ = load_weights(path)
-    encoder, prompts, decoder = ImageEncoder(), PromptEncoder(), MaskDecoder()
+    folder = asset_root("models") / MOBILE_SAM
+    for file, mark in SHA256.items():
+        check_sum(folder / file, mark)
+    tensors, _ = load_weights(folder / WEIGHTS_FILE)
+    rough, _ = load_weights(folder / MASKS_FILE)
+    tensors |= {f"prompt_encoder.mask_embed.{name}": value for name, value in rough.items()}
+    encoder, prompts, decoder = ImageEncoder(), PromptEncoder(mask_embed=rough_masks()), MaskDecoder()
     parts = {"image_encoder": encoder, "prompt_encoder": prompts, "mask_decoder": decoder}
     for name, module in parts.items():
         own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-        load_module(module, own, source=f"'{path}'")
+        load_module(module, own, source=f"'{folder}'")
         freeze(module)
     for weight in encoder.parameters():
         if weight.ndim == 4:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
 
     return FrameSam(encoder, frame, prompts, decoder)
+
+
+def rough_masks() -> MaskEmbedding:
+    """What reads rough masks as prompts, of SAM's own size."""
+    return MaskEmbedding(256, 16, epsilon=1e-6)
 
 
 def frame(image: Tensor) -> tuple[Tensor, ImageGeometry]:

@@ -1,5 +1,6 @@
 """MobileSAM from the package, against numbers of its authors' code on examples/cat.jpg (451 × 300 pixels)."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ovseg.assets import asset_root
 from ovseg.errors import ModelError, ShapeError
 from ovseg.regions import RegionsConfig, build_regions
 from ovseg.sam import load_sam, to_image
@@ -115,6 +117,9 @@ def test_a_missing_or_damaged_file_says_what_to_do(monkeypatch, tmp_path):
     (folder / "mobile_sam.safetensors").write_bytes(b"half a file")
     with pytest.raises(ModelError, match=r"damaged or not the published one.* install the package again"):
         load_mobile_sam()
+    shutil.copy(asset_root("models") / "mobile-sam" / "mobile_sam.safetensors", folder)
+    with pytest.raises(ModelError, match=r"no weights file .*rough_masks.safetensors'.* install the package again"):
+        load_mobile_sam()
 
 
 def test_a_picture_of_another_form_is_refused():
@@ -122,11 +127,22 @@ def test_a_picture_of_another_form_is_refused():
         load_sam().encode(torch.zeros(4, 4, dtype=torch.uint8))
 
 
-def test_rough_masks_are_refused_as_their_weights_are_not_in_the_package(embedding):
+def test_a_rough_mask_is_read_as_transformers_reads_it(embedding):
+    from transformers import SamPromptEncoderConfig
+    from transformers.models.sam.modeling_sam import SamMaskEmbedding
+
     sam = load_sam()
-    assert not sam.reads_masks
-    with pytest.raises(ModelError, match="this SAM was made without prompts by masks, got rough="):
-        sam.masks(embedding, points=POINT, rough=torch.zeros(1, 256, 256))
+    assert sam.reads_masks and sam.prompts.mask_embed is not None
+    theirs = SamMaskEmbedding(SamPromptEncoderConfig()).eval()
+    theirs.load_state_dict(sam.prompts.mask_embed.state_dict())
+    readings, _ = sam.masks(embedding, points=POINT, multimask=True)
+    with torch.inference_mode():
+        expected = theirs(readings[:, :1])[0].flatten(1).T
+        torch.testing.assert_close(sam.prompts.mask_embed(readings[:, 0])[0], expected, atol=1e-4, rtol=1e-4)
+    again, _ = sam.masks(embedding, points=POINT, rough=readings[:, 0])
+    alone, _ = sam.masks(embedding, points=POINT)
+    smallest = int((readings[0, 0] > 0).sum())  # the part that the point may mean
+    assert smallest < int((again > 0).sum()) < int((alone > 0).sum())
 
 
 def test_all_four_masks_are_the_one_and_the_three(embedding):

@@ -56,8 +56,8 @@ def by_sam(
 ) -> Answer:
     """What the SAM ``model`` draws; the photo is embedded once.
 
-    A SAM that reads masks gets its previous answer beside all points so far. One that does not, as the embedded
-    one, gets all points, and the box of a rough mask.
+    A SAM that reads masks gets its previous answer beside all points so far. One that does not gets all points, and
+    the box of a rough mask.
 
     Raises:
         ModelError: see ``load_sam``.
