@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +21,15 @@ from ovseg.large.scene import Scene
 from ovseg.models.config import ModelConfig
 from ovseg.models.sections import RefineConfig
 from ovseg.pipeline.decide import presence_of, refined_winners, unsure
+from ovseg.pipeline.encoded import EncodedImage
+from ovseg.pipeline.logits import ClassLogits
+from ovseg.pipeline.objects import ObjectSearch, wanted_objects
 from ovseg.pipeline.queries import QueryBank
 from ovseg.pipeline.segmenter import Segmenter
 from ovseg.pipeline.upsample import find_winners
+from ovseg.result import Segment
+
+Find: TypeAlias = Callable[[Segmenter, EncodedImage, ClassLogits], tuple[Segment, ...]]
 
 _MARGIN = 4  # a block is decided with a quarter of its side around it, which reaches as far as refinement does
 
@@ -68,24 +76,44 @@ def _check_rules(config: ModelConfig) -> None:
 
 
 @torch.inference_mode()
-def window_scores(
-    segmenter: Segmenter, queries: QueryBank, pictures: Sequence[npt.NDArray[np.uint8]], cells: tuple[int, int]
-) -> list[npt.NDArray[np.float16]]:
-    """Probabilities (K, h, w) float16 of the classes on the cells (h, w) of each window.
+def window_answers(
+    segmenter: Segmenter,
+    queries: QueryBank,
+    pictures: Sequence[npt.NDArray[np.uint8]],
+    cells: tuple[int, int],
+    find: Find,
+) -> list[tuple[npt.NDArray[np.float16], tuple[Segment, ...]]]:
+    """Of each window probabilities (K, h, w) float16 of the classes on its cells, and its objects.
 
     Args:
         segmenter: what ``for_windows`` gave.
         queries: of K classes.
         pictures: (H, W, 3) uint8, each a window.
         cells: (h, w) of a window.
+        find: gives the objects; see ``objects_by``.
     """
     found = []
     for encoded in segmenter.encode_batch(pictures):
         logits = segmenter.logits(encoded, queries)
         maps = logits.probabilities(logits.values)[None]
         on_cells = encoded.geometry.shrunk(cells).sample(maps, slice(0, cells[0]), stride=logits.stride)
-        found.append(on_cells[0].half().cpu().numpy())
+        found.append((on_cells[0].half().cpu().numpy(), find(segmenter, encoded, logits)))
     return found
+
+
+def objects_by(search: ObjectSearch, *, background: bool, refine: bool | None) -> Find:
+    """A function that finds the objects of a window as if it were a photo; none where none are asked for.
+
+    Args:
+        search: which.
+        background, refine: see ``Segmenter.decide``.
+    """
+
+    def find(segmenter: Segmenter, encoded: EncodedImage, logits: ClassLogits) -> tuple[Segment, ...]:
+        decided = cache(partial(segmenter.decide, logits, encoded, background=background, refine=refine))
+        return wanted_objects(segmenter.model, search, encoded, logits, decided) or ()
+
+    return find
 
 
 @dataclass(frozen=True)
