@@ -15,6 +15,8 @@ from ovseg.result.segments import decode_runs, encode_runs, stretches
 
 Numbers = npt.NDArray[np.int64]
 
+_COUNTED = 2**32 - 1  # pixels that one run of pycocotools' encoding can have; above, a run ends with its column
+
 
 @dataclass(frozen=True, eq=False)
 class Strips:
@@ -78,7 +80,7 @@ class Strips:
         x0, y0, x1, y1 = self.box
         starts = (self.columns - x0) * (y1 - y0) + self.tops - y0
         ends = starts + self.bottoms - self.tops
-        gap = starts[1:] > ends[:-1]
+        gap = (starts[1:] > ends[:-1]) | ((x1 - x0) * (y1 - y0) > _COUNTED)
         return encode_runs(starts[np.append(True, gap)], ends[np.append(gap, True)], (y1 - y0, x1 - x0))
 
     def within(self, tile: Tile) -> Strips:
