@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ovseg.errors import ImageError
+from ovseg.errors import ImageError, VocabularyError
 from ovseg.files import read_json
 from ovseg.large.objects import SceneObject
 from ovseg.result import LabelSummary
@@ -62,6 +62,18 @@ class LargeResult:
     def area(self, label: str) -> float:
         """Share of the picture where ``label`` won, in [0, 1]."""
         return next(row.area for row in self.rows if row.label == label)
+
+    def count(self, label: str) -> int:
+        """The number of objects of ``label``.
+
+        Raises:
+            VocabularyError: none of its objects were looked for.
+        """
+        if label not in self.things:
+            raise VocabularyError(
+                f"no objects of '{label}' were looked for; name it in segment_large(..., instances=['{label}'])"
+            )
+        return sum(each.label == label for each in self.instances or ())
 
     def describe(self) -> dict[str, Any]:
         """As the JSON file of a photo's result."""

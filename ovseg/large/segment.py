@@ -136,7 +136,9 @@ def segment_large(
         with bar as advance:
             if len(kept) < len(grid.windows):
                 windows = with_one_view(for_windows(segmenter, grid), _views(scene, grid))
-                find = objects_by(search, background=background is not None, refine=refine)
+                find = objects_by(
+                    segmenter, queries, grid, search, background=background is not None, refine=refine
+                )
                 _ask(windows, queries, find, scene, grid, kept, advance)
             labelling = Labelling(
                 segmenter,

@@ -240,6 +240,9 @@ def test_objects_are_whole_counted_once_and_in_every_file(toy: Segmenter, tmp_pa
         assert found.label == colour
         assert (bottom - top) * (right - left) <= found.area <= (bottom - top + 32) * (right - left + 32)
     assert [row.objects for row in result.table()] == [4, 0, None]
+    assert (result.count("red"), result.count("green")) == (4, 0)
+    with pytest.raises(VocabularyError, match="no objects of 'blue' were looked for"):
+        result.count("blue")
     assert [each.score for each in result.instances] == sorted(
         (each.score for each in result.instances), reverse=True
     )
@@ -271,7 +274,7 @@ def test_a_window_that_answers_otherwise_is_no_second_object(
     pier = np.zeros((SIDE, SIDE), bool)
     pier[40:60, 30:470] = True
 
-    def find(segmenter: Segmenter, encoded: Any, logits: Any) -> tuple[Segment, ...]:
+    def find(encoded: Any) -> tuple[Segment, ...]:
         top, left = divmod(int(encoded.image[0, 0, 0]), 3)
         mask = pier[128 * top : 128 * top + 256, 128 * left : 128 * left + 256]
         return (Segment.of_mask(mask, "red", 0.5, corner=(0, 0), size=mask.shape),) if mask.any() else ()
@@ -406,3 +409,40 @@ def test_windows_that_begin_elsewhere_give_the_same_labels_of_photos(
     second = labels_of(segment_large(mini, path, asked, out=tmp_path / "second", scale=1))
     assert (first == second).mean() >= 0.99
     assert len(np.unique(first)) > 5
+
+
+@pytest.mark.slow
+def test_objects_of_photos_side_by_side_are_those_of_each_photo(
+    mini: Segmenter, tmp_path: Path, real_data: Path
+) -> None:
+    """Six COCO photos of 640 x 416 pixels in two rows, so that windows of 640 pixels that share 320 cut them."""
+    folder = real_data / "coco-things-val"
+    known = json.loads((folder / "instances.json").read_text())
+    names = {row["id"]: row["name"] for row in known["categories"]}
+    wide = [row for row in known["images"] if row["width"] == 640 and 416 <= row["height"] <= 480][:6]
+    shown = {row["id"] for row in wide}
+    labels = sorted({names[row["category_id"]] for row in known["annotations"] if row["image_id"] in shown})
+    photos = [np.asarray(Image.open(folder / "images" / row["file_name"]).convert("RGB"))[:416] for row in wide]
+    path = write(tmp_path / "scene.tif", np.vstack([np.hstack(photos[:3]), np.hstack(photos[3:])]))
+    result = segment_large(mini, path, labels, out=tmp_path / "out", scale=2, instances=True)
+    assert result.instances is not None
+    by_photo = []
+    for number, photo in enumerate(photos):
+        top, left = divmod(number, 3)
+        for each in mini.segment(photo, labels, instances=True).instances or ():
+            whole = np.zeros((832, 1920), bool)
+            whole[416 * top : 416 * top + 416, 640 * left : 640 * left + 640] = each.mask()
+            by_photo.append((each.label, each.score, whole))
+    assert len(result.instances) == pytest.approx(len(by_photo), rel=0.4)
+    by_windows = []
+    for each in result.instances:
+        x0, y0, x1, y1 = each.box
+        whole = np.zeros((832, 1920), bool)
+        whole[y0:y1, x0:x1] = each.mask()
+        by_windows.append((each.label, whole))
+    same = [
+        sum(label == other and (mask & there).sum() > 0.5 * (mask | there).sum() for other, there in by_windows)
+        for label, score, mask in by_photo
+        if score >= 0.5
+    ]
+    assert len(same) >= 5 and max(same) == 1 and np.mean(same) >= 0.75
