@@ -95,14 +95,18 @@ def segment_large(
     Raises:
         MissingDependencyError: rasterio is not installed (``pip install 'ovseg[geo]'``).
         ImageError: the picture cannot be read.
-        ConfigError: the scale is out of range, the model's rules look at pictures as a whole, or there is no such
-            quality.
+        ConfigError: the scale is out of range, the model's rules look at pictures as a whole, there is no such
+            quality, or no objects are asked for.
         ModelError: weights are missing.
         VocabularyError: a label cannot be used, or none is a thing whose objects could be found.
         OutputError: the files cannot be written, or are those of another picture.
     """
     if not _SCALES[0] <= scale <= _SCALES[1]:
         raise ConfigError(f"scale must be from {_SCALES[0]:g} to {_SCALES[1]:g}, got {scale:g}")
+    if quality is not None and not instances:
+        raise ConfigError(
+            f"quality says how objects are found, got {quality!r} and none asked for; give instances=True"
+        )
     path, reading = Path(path), Reading.of(value_range, bands)
     queries = segmenter.queries(labels, background=background)
     check_count(queries.labels)

@@ -169,7 +169,7 @@ def test_bands_are_chosen_and_one_range_holds_for_all_windows(toy: Segmenter, tm
 
 @pytest.mark.parametrize("instances", [(), ("red",)])
 def test_a_run_that_was_killed_goes_on_and_gives_the_same_bytes(tmp_path: Path, instances: tuple[str, ...]) -> None:
-    asked: Any = {"outlines": True, "instances": instances, "quality": "fast"}
+    asked: Any = {"outlines": True, "instances": instances, "quality": "fast" if instances else None}
     path = write(tmp_path / "scene.tif", scene(("red", 100, 300, 90, 400), ("blue", 300, 500, 0, 200)))
     toy = make_segmenter()
     whole = segment_large(toy, path, LABELS, out=tmp_path / "whole", **asked)
@@ -185,7 +185,7 @@ def killed(*given):
     done.append(1)
     return ask(*given)
 module.window_answers = killed
-asked = {"outlines": True, "instances": sys.argv[3:], "quality": "fast"}
+asked = {"outlines": True, "instances": sys.argv[3:], "quality": "fast" if sys.argv[3:] else None}
 segment_large(make_segmenter(), sys.argv[1], ["red", "green", "blue"], out=sys.argv[2], **asked)
 """
     paths = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
@@ -307,6 +307,8 @@ def test_objects_that_cannot_be_found_are_refused_before_the_picture_is_read(
 ) -> None:
     with pytest.raises(VocabularyError, match="'car'"):
         segment_large(toy, tmp_path / "gone.tif", LABELS, out=tmp_path / "out", instances=["car"])
+    with pytest.raises(ConfigError, match="got 'fast' and none asked for; give instances=True"):
+        segment_large(toy, tmp_path / "gone.tif", LABELS, out=tmp_path / "out", quality="fast")
     with pytest.raises(ConfigError, match="quality must be 'fast', 'best' or None, got 'good'"):
         segment_large(toy, tmp_path / "gone.tif", LABELS, out=tmp_path / "out", instances=["red"], quality="good")  # type: ignore[arg-type]
 
