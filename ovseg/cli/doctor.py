@@ -80,11 +80,11 @@ def _weights() -> dict[str, str]:
     """By file of the package's weights: "whole", or what is wrong with it."""
     from ovseg.assets import asset_root
     from ovseg.models.config import read_model_config
-    from ovseg.sam.mobile import MOBILE_SAM, SHA256, WEIGHTS_FILE
+    from ovseg.sam.mobile import MOBILE_SAM, SHA256
 
     encoder, root = read_model_config("mini").encoder, asset_root("models")
     sums = {root / encoder.name / name: expected for name, expected in encoder.sha256.items()}
-    sums[root / MOBILE_SAM / WEIGHTS_FILE] = SHA256
+    sums |= {root / MOBILE_SAM / name: expected for name, expected in SHA256.items()}
     return {f"{path.parent.name}/{path.name}": _state(path, expected) for path, expected in sums.items()}
 
 

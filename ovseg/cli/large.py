@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ovseg.large import LargeResult
 
 MANY_PIXELS = 36_000_000  # above which a TIFF file is read by windows
-_FORMATS = {Format.GEOTIFF, Format.GEOJSON, Format.AREAS}
+FORMATS = frozenset({Format.GEOTIFF, Format.GEOJSON, Format.AREAS})  # that pictures read by windows have
 
 
 def is_large(run: Run, job: Job) -> bool:
@@ -66,6 +66,8 @@ def _outcome(
         background=run.background,
         refine=run.refine,
         min_score=run.changes.get("min_score", 0),
+        instances=run.changes.get("instances", False),
+        quality=run.changes.get("quality"),
         outlines=outlines,
         tolerance=run.tolerance,
         value_range=run.reading.value_range,
@@ -77,6 +79,13 @@ def _outcome(
     return result, True
 
 
+def _instead(run: Run) -> str:
+    """Where the numbers of objects are that a format was to hold."""
+    if Format.PANOPTIC not in run.formats:
+        return ""
+    return "; --instances writes the number of the object at each pixel to NAME_objects.tif"
+
+
 def _refuse(run: Run, job: Job) -> None:
     """Refuse what needs all pixels of an image at once.
 
@@ -85,11 +94,13 @@ def _refuse(run: Run, job: Job) -> None:
     """
     from ovseg.errors import ImageError
 
-    options = {"instances": "objects (--instances, --crops)", "quality": "--quality", "min_area": "--min-area"}
-    asked = [told for name, told in options.items() if run.changes.get(name)]
-    asked += [f"--format {each.value}" for each in Format if each in run.formats - _FORMATS]
+    asked = ["--min-area"] if run.changes.get("min_area") else []
+    asked += (
+        ["--quality without --instances"] if run.changes.keys() & {"quality", "instances"} == {"quality"} else []
+    )
+    asked += [f"--format {each.value}" for each in Format if each in run.formats - FORMATS]
     if asked:
         raise ImageError(
-            f"'{job.source}' is read by windows, which gives {', '.join(sorted(each.value for each in _FORMATS))}, "
-            f"got {', '.join(asked)}; leave that out, or give a smaller image"
+            f"'{job.source}' is read by windows, which gives {', '.join(sorted(each.value for each in FORMATS))}, "
+            f"got {', '.join(asked)}; leave that out, or give a smaller image{_instead(run)}"
         )

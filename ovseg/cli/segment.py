@@ -178,6 +178,7 @@ class Run:
         from rich.console import Console
 
         from ovseg.cli.jobs import plan_jobs
+        from ovseg.cli.large import is_large
         from ovseg.errors import ImageError
         from ovseg.large import LargeResult
         from ovseg.progress import progress_bar
@@ -189,8 +190,9 @@ class Run:
         notes: dict[str, str] = {}
         shown = as_json or not several or bool(self.formats)
         make = self._outcomes if ray is None else partial(self._outcomes_of_many, address=ray, whole=shown)
-        with bar as advance, self._written(out, console) as write:
-            for job, outcome, fresh in self._all_outcomes(jobs, make, console, overwrite=overwrite):
+        large = [job for job in jobs if is_large(self, job)]
+        with bar as advance, self._written(out, console, all_large=len(large) == len(jobs)) as write:
+            for job, outcome, fresh in self._all_outcomes(jobs, large, make, console, overwrite=overwrite):
                 if isinstance(outcome, ImageError):
                     failed += 1
                     print_failure(job, outcome, console, as_json=as_json)
@@ -207,21 +209,27 @@ class Run:
             note(console, f"{len(jobs) - failed} of {len(jobs)} images done, results in {out}")
         return failed
 
-    def _written(self, out: Path, console: Console) -> AbstractContextManager[Write]:
+    def _written(self, out: Path, console: Console, *, all_large: bool) -> AbstractContextManager[Write]:
         from ovseg.cli.formats import written
 
         def tell(sentence: str) -> None:
             note(console, f"note: {sentence}")
 
-        return written(self.formats, out, tolerance=self.tolerance, tell=tell)
+        formats = self.formats & {Format.AREAS} if all_large else self.formats  # they write the others themselves
+        return written(formats, out, tolerance=self.tolerance, tell=tell)
 
     def _all_outcomes(
-        self, jobs: list[Job], make: Callable[..., Iterator[Any]], console: Console, *, overwrite: bool
+        self,
+        jobs: list[Job],
+        large: list[Job],
+        make: Callable[..., Iterator[Any]],
+        console: Console,
+        *,
+        overwrite: bool,
     ) -> Iterator[tuple[Job, SegmentationResult | LargeResult | ImageError, bool]]:
-        """Per job its result or why there is none, and whether it was made now; those read by windows come last."""
-        from ovseg.cli.large import is_large, large_outcomes
+        """Per job its result or why there is none, and whether it was made now; the ``large`` ones come last."""
+        from ovseg.cli.large import large_outcomes
 
-        large = [job for job in jobs if is_large(self, job)]
         others = [job for job in jobs if job not in large]
         if others:
             yield from make(others, overwrite=overwrite)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ovseg.cli.jobs import Job
     from ovseg.errors import ImageError
-    from ovseg.large import LargeResult
+    from ovseg.large import LargeResult, SceneObject
     from ovseg.result import Segment, SegmentationResult
 
 
@@ -55,7 +55,7 @@ def _document(job: Job, result: SegmentationResult | LargeResult) -> dict[str, A
     return document | objects
 
 
-def _object(segment: Segment) -> dict[str, Any]:
+def _object(segment: Segment | SceneObject) -> dict[str, Any]:
     return {"label": segment.label, "score": segment.score, "box": list(segment.box), "area": segment.area}
 
 

@@ -117,11 +117,9 @@ class Grid:
         total: Scores | None = None
         weights = np.zeros((region.height, region.width), np.float32)
         for number, window in enumerate(self.windows):
-            if not (place := _common(region, window)):
+            if (part := shared_part(region, window)) is None or (found := scores(number)) is None:
                 continue
-            if (found := scores(number)) is None:
-                continue
-            here, there = place
+            here, there = _inside(part, region), _inside(part, window)
             weight = self._weights(window)[there]
             if total is None:
                 total = np.zeros((len(found), region.height, region.width), np.float32)
@@ -150,15 +148,15 @@ def _ramp(length: int, overlap: int) -> npt.NDArray[np.float32]:
     return ramp
 
 
-def _common(region: Tile, window: Tile) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
-    """What two tiles share, in rows and columns of the one and of the other; None where that is nothing."""
-    top, left = max(region.top, window.top), max(region.left, window.left)
-    bottom = min(region.top + region.height, window.top + window.height)
-    right = min(region.left + region.width, window.left + window.width)
-    if bottom <= top or right <= left:
-        return None
-    here, there = (
-        (slice(top - tile.top, bottom - tile.top), slice(left - tile.left, right - tile.left))
-        for tile in (region, window)
-    )
-    return here, there
+def shared_part(one: Tile, other: Tile) -> Tile | None:
+    """What two tiles share; None where that is nothing."""
+    top, left = max(one.top, other.top), max(one.left, other.left)
+    height = min(one.top + one.height, other.top + other.height) - top
+    width = min(one.left + one.width, other.left + other.width) - left
+    return Tile(top, left, height, width) if height > 0 and width > 0 else None
+
+
+def _inside(part: Tile, tile: Tile) -> tuple[slice, slice]:
+    """Rows and columns of a tile that are a part of it."""
+    top, left = part.top - tile.top, part.left - tile.left
+    return slice(top, top + part.height), slice(left, left + part.width)

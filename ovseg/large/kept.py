@@ -1,9 +1,10 @@
-"""The scores of windows on the disk, so that a killed run goes on where it stopped."""
+"""The scores and objects of windows on the disk, so that a killed run goes on where it stopped."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ovseg.errors import ConfigError, OutputError
 from ovseg.files import sha256_of_bytes
 from ovseg.identity import claim
 from ovseg.journal import Journal, read_journal
+from ovseg.large.objects import SceneObject
 
 _SETTINGS, _JOURNAL, _SCORES = "settings.json", "windows.jsonl", "scores.bin"
 
@@ -21,7 +23,7 @@ Scores = npt.NDArray[np.float16]
 
 
 class KeptScores:
-    """(K, h, w) float16 of each window in one file, and a journal that says which are whole.
+    """(K, h, w) float16 of each window in one file, and a journal that has its objects and says which are whole.
 
     Args:
         folder: of the files. What was kept there with other settings is removed.
@@ -47,9 +49,11 @@ class KeptScores:
         self._file = open(folder / _SCORES, "r+b")  # noqa: SIM115 - closed by ``close``
         self._journal = Journal(folder / _JOURNAL)
         self._digests: dict[int, str | None] = {}
+        self._objects: dict[int, list[SceneObject]] = {}
         for row in rows:
             if row["digest"] is None or self._digest(self._read(row["window"])) == row["digest"]:
                 self._digests[row["window"]] = row["digest"]
+                self._objects[row["window"]] = [SceneObject(**each) for each in row["objects"]]
 
     def __enter__(self) -> KeptScores:
         return self
@@ -66,8 +70,8 @@ class KeptScores:
         """Windows that are done."""
         return len(self._digests)
 
-    def add(self, window: int, scores: Scores | None) -> None:
-        """Keep the scores of a window, or that it has none.
+    def add(self, window: int, scores: Scores | None, objects: Sequence[SceneObject] = ()) -> None:
+        """Keep the scores of a window, or that it has none, and the objects that were seen there.
 
         Raises:
             OutputError: the disk is full.
@@ -84,14 +88,19 @@ class KeptScores:
                 raise OutputError(
                     f"cannot write to '{self.folder}': {error.strerror}; is the disk full?"
                 ) from error
-        self._journal.append({"window": window, "digest": digest})
+        self._journal.append({"window": window, "digest": digest, "objects": [asdict(each) for each in objects]})
         self._digests[window] = digest
+        self._objects[window] = list(objects)
 
     def scores(self, window: int) -> Scores | None:
         """(K, h, w) of a window that is done; None where it has none."""
         if self._digests[window] is None:
             return None
         return np.frombuffer(self._read(window), np.float16).reshape(self.shape)
+
+    def objects(self, window: int) -> list[SceneObject]:
+        """What was seen in a window that is done, in pixels of the picture."""
+        return self._objects[window]
 
     def remove(self) -> None:
         """Close the files, and remove them."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +21,14 @@ from ovseg.large.scene import Scene
 from ovseg.models.config import ModelConfig
 from ovseg.models.sections import RefineConfig
 from ovseg.pipeline.decide import presence_of, refined_winners, unsure
+from ovseg.pipeline.encoded import EncodedImage
+from ovseg.pipeline.objects import ObjectSearch, wanted_objects
 from ovseg.pipeline.queries import QueryBank
 from ovseg.pipeline.segmenter import Segmenter
 from ovseg.pipeline.upsample import find_winners
+from ovseg.result import Segment
+
+Find: TypeAlias = Callable[[EncodedImage], tuple[Segment, ...]]
 
 _MARGIN = 4  # a block is decided with a quarter of its side around it, which reaches as far as refinement does
 
@@ -43,11 +50,15 @@ def for_windows(segmenter: Segmenter, grid: Grid) -> Segmenter:
         ConfigError: its rules look at the picture as a whole.
     """
     _check_rules(segmenter.config)
+    return _at_its_size(segmenter, grid, smoothing=None, boxes=None)
+
+
+def _at_its_size(segmenter: Segmenter, grid: Grid, **rules: None) -> Segmenter:
+    """The model with other ``rules``, at the size that makes one cell of the grid of one of its own."""
+    model = replace(segmenter.model, config=segmenter.config.model_copy(update=rules))
+    ours = Segmenter(model, device=segmenter.device, benchmark=segmenter.benchmark, modifiers=segmenter.added)
     stride, window = segmenter.model.image.spec.stride, grid.windows[0]
     sides = sorted((window.height * stride, window.width * stride))
-    local = segmenter.config.model_copy(update={"smoothing": None, "boxes": None})
-    model = replace(segmenter.model, config=local)
-    ours = Segmenter(model, device=segmenter.device, benchmark=segmenter.benchmark, modifiers=segmenter.added)
     return ours.with_input(short_side=sides[0], max_long_side=sides[1])
 
 
@@ -68,24 +79,62 @@ def _check_rules(config: ModelConfig) -> None:
 
 
 @torch.inference_mode()
-def window_scores(
-    segmenter: Segmenter, queries: QueryBank, pictures: Sequence[npt.NDArray[np.uint8]], cells: tuple[int, int]
-) -> list[npt.NDArray[np.float16]]:
-    """Probabilities (K, h, w) float16 of the classes on the cells (h, w) of each window.
+def window_answers(
+    segmenter: Segmenter,
+    queries: QueryBank,
+    pictures: Sequence[npt.NDArray[np.uint8]],
+    cells: tuple[int, int],
+    find: Find,
+) -> list[tuple[npt.NDArray[np.float16], tuple[Segment, ...]]]:
+    """Of each window probabilities (K, h, w) float16 of the classes on its cells, and its objects.
 
     Args:
         segmenter: what ``for_windows`` gave.
         queries: of K classes.
         pictures: (H, W, 3) uint8, each a window.
         cells: (h, w) of a window.
+        find: gives the objects; see ``objects_by``.
     """
     found = []
     for encoded in segmenter.encode_batch(pictures):
         logits = segmenter.logits(encoded, queries)
         maps = logits.probabilities(logits.values)[None]
         on_cells = encoded.geometry.shrunk(cells).sample(maps, slice(0, cells[0]), stride=logits.stride)
-        found.append(on_cells[0].half().cpu().numpy())
+        found.append((on_cells[0].half().cpu().numpy(), find(encoded)))
     return found
+
+
+def objects_by(
+    segmenter: Segmenter,
+    queries: QueryBank,
+    grid: Grid,
+    search: ObjectSearch,
+    *,
+    background: bool,
+    refine: bool | None,
+) -> Find:
+    """A function that finds the objects of a window as if it were a photo, its boxes included.
+
+    Scores are not shared out over cells that look alike: a window shows more of these, and of other things.
+
+    Args:
+        segmenter: the model, as it is for photos.
+        queries: of the labels.
+        grid: whose windows are shown.
+        search: which objects; none are found where none are asked for.
+        background, refine: see ``Segmenter.decide``.
+    """
+    ours = _at_its_size(segmenter, grid, smoothing=None)
+
+    @torch.inference_mode()
+    def find(encoded: EncodedImage) -> tuple[Segment, ...]:
+        if not search.wanted:
+            return ()
+        logits = ours.logits(encoded, queries)
+        decided = cache(partial(ours.decide, logits, encoded, background=background, refine=refine))
+        return wanted_objects(ours.model, search, encoded, logits, decided) or ()
+
+    return find
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,9 @@ class ObjectSearch:
         return {"quality": self.quality, "instances": list(self.reported)}
 
 
+NO_OBJECTS = ObjectSearch((), (), "fast")
+
+
 def find_objects(
     model: Model,
     search: ObjectSearch,
@@ -102,20 +105,41 @@ def find_objects(
         ModelError: weights are missing.
     """
     config: ObjectsConfig = getattr(model.config.objects, search.quality)
-    if logits.objects is not None:
-        return decide(logits), _own_objects(logits.objects, search, config, logits.queries, encoded)
     decided = cache(lambda: decide(logits))
-    if not search.labels or (not search.wanted and config.sharpen is None):
-        return decided(), None
+    if logits.objects is not None or not search.labels or (not search.wanted and config.sharpen is None):
+        return decided(), wanted_objects(model, search, encoded, logits, decided)
     found = ObjectFinder(model, config).find(encoded, logits, decided, search.labels)
-    shown = tuple(each for each in found if each.label in search.reported and each.score >= config.least_score)
-    objects = shown if search.wanted else None
-    if config.sharpen is None:
-        return decided(), objects
-    sure = [each for each in found if each.score >= config.sharpen]
+    objects = _reported(found, search, config) if search.wanted else None
+    sure = [] if config.sharpen is None else [each for each in found if each.score >= config.sharpen]
     if not sure:
         return decided(), objects
     return sharpen(decide(weighed(logits, encoded, sure)), sure, logits.queries.vocabulary.labels), objects
+
+
+def wanted_objects(
+    model: Model,
+    search: ObjectSearch,
+    encoded: EncodedImage,
+    logits: ClassLogits,
+    decided: Callable[[], Decision],
+) -> tuple[Segment, ...] | None:
+    """The objects that were asked for, None for none asked, by themselves: no label map is corrected by them.
+
+    Raises:
+        ModelError: weights are missing.
+    """
+    config: ObjectsConfig = getattr(model.config.objects, search.quality)
+    if not search.wanted:
+        return None
+    if logits.objects is not None:
+        return _own_objects(logits.objects, search, config, logits.queries, encoded)
+    names = logits.queries.vocabulary.labels
+    reported = [label for label in search.labels if names[label] in search.reported]
+    return _reported(ObjectFinder(model, config).find(encoded, logits, decided, reported), search, config)
+
+
+def _reported(found: Sequence[Segment], search: ObjectSearch, config: ObjectsConfig) -> tuple[Segment, ...]:
+    return tuple(each for each in found if each.label in search.reported and each.score >= config.least_score)
 
 
 def _own_objects(
@@ -124,13 +148,11 @@ def _own_objects(
     config: ObjectsConfig,
     queries: QueryBank,
     encoded: EncodedImage,
-) -> tuple[Segment, ...] | None:
-    """What the model found itself of the labels that were asked for, the surest first; None for none asked.
+) -> tuple[Segment, ...]:
+    """What the model found itself of the labels that were asked for, the surest first.
 
     Of ``config``, ``least_score`` and ``most`` count.
     """
-    if not search.wanted:
-        return None
     names, owner = queries.vocabulary.labels, queries.class_of_query.tolist()
     asked = {number for number, name in enumerate(names) if name in search.reported}
     sure = [each for each in found if owner[each.phrase] in asked and each.score >= config.least_score]

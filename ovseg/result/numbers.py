@@ -9,14 +9,14 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from ovseg.result.lettering import choose_font
-from ovseg.result.segments import Segment
+from ovseg.result.segments import Boxed
 
 _SIDE = 64  # cells, per side, that the widest place of an object is looked for on
 
 
 def write_numbers(
     picture: Image.Image,
-    segments: Sequence[Segment],
+    segments: Sequence[Boxed],
     instance_map: npt.NDArray[np.int32],
     *,
     size: int,
@@ -56,7 +56,7 @@ def write_numbers(
 
 
 def widest_place(
-    segment: Segment, instance_map: npt.NDArray[np.int32], number: int
+    segment: Boxed, instance_map: npt.NDArray[np.int32], number: int
 ) -> tuple[tuple[float, float], float] | None:
     """Centre (x, y) and radius, in pixels, of about the largest circle inside what is seen of an object."""
     from scipy.ndimage import distance_transform_edt

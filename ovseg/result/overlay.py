@@ -16,7 +16,7 @@ from ovseg.errors import ShapeError
 from ovseg.escape import one_line
 from ovseg.result.lettering import Font, choose_font, drawable, shortened
 from ovseg.result.numbers import write_numbers
-from ovseg.result.segments import Segment, edges
+from ovseg.result.segments import Boxed, edges
 
 MAX_LEGEND_ENTRIES = 20
 
@@ -64,7 +64,7 @@ def draw(
     *,
     image: Colours | None,
     opacity: float = 0.55,
-    instances: Sequence[Segment] = (),
+    instances: Sequence[Boxed] = (),
     instance_map: IndexMap | None = None,
 ) -> Image.Image:
     """The photo under its labels' colours, and the legend below it (right of it, if it is upright).
@@ -97,7 +97,7 @@ def draw_frame(
     labels: Sequence[str],
     *,
     image: Colours,
-    instances: Sequence[Segment] = (),
+    instances: Sequence[Boxed] = (),
     instance_map: IndexMap | None = None,
     ids: Sequence[int] = (),
 ) -> Image.Image:
@@ -114,7 +114,7 @@ def draw_frame(
 
 
 def _seen(
-    index_map: IndexMap, labels: Sequence[str], instances: Sequence[Segment], instance_map: IndexMap | None
+    index_map: IndexMap, labels: Sequence[str], instances: Sequence[Boxed], instance_map: IndexMap | None
 ) -> IndexMap:
     """(H, W) the label of each pixel, that of the object where there is one."""
     if instance_map is None:
@@ -129,7 +129,7 @@ def _painted(
     colours: Colours,
     image: Colours | None,
     opacity: float,
-    instances: Sequence[Segment],
+    instances: Sequence[Boxed],
     instance_map: IndexMap | None,
     *,
     ids: Sequence[int] | None = None,

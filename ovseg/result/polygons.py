@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ovseg.result.contours import trace
-from ovseg.result.segments import Mask, connected_parts
+from ovseg.result.segments import Mask, connected_parts, stretches
 
 Ring = npt.NDArray[np.float64]
 _FEW = 20_000  # pairs of points that are compared one with the other
@@ -125,9 +125,7 @@ def _farthest(ring: Ring) -> int:
 
 def _between(first: npt.NDArray[np.intp], inner: npt.NDArray[np.intp]) -> tuple[npt.NDArray[np.intp], ...]:
     """The places between the ends of each stretch, one after the other, and where those of each begin."""
-    begins = np.cumsum(inner) - inner
-    places = np.arange(inner.sum()) - np.repeat(begins, inner) + np.repeat(first + 1, inner)
-    return places, begins
+    return stretches(first + 1, inner), np.cumsum(inner) - inner
 
 
 def _distances(points: Ring, starts: Ring, ends: Ring) -> npt.NDArray[np.float64]:

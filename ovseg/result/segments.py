@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,18 @@ if TYPE_CHECKING:
 
 Mask = npt.NDArray[np.bool_]
 Size = tuple[int, int]
+
+
+class Boxed(Protocol):
+    """What has a label and a place, as ``Segment`` has."""
+
+    @property
+    def label(self) -> str:
+        """What it is."""
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """x0, y0, x1, y1 in pixels; x1 and y1 are not included."""
 
 
 @dataclass(frozen=True)
@@ -130,15 +142,22 @@ def encode_pixels(
     rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp], size: tuple[int, ...]
 ) -> dict[str, Any]:
     """The same of the pixels of a mask, in any order, without making the mask."""
-    from pycocotools import mask as masks
-
-    height, width = size
-    places = np.sort(columns.astype(np.int64) * height + rows)  # COCO counts column by column
+    places = np.sort(columns.astype(np.int64) * size[0] + rows)  # COCO counts column by column
     breaks = np.flatnonzero(np.diff(places) > 1)
     first = places[np.concatenate([[0], breaks + 1])] if len(places) else places
     last = places[np.concatenate([breaks, [-1]])] + 1 if len(places) else places
+    return encode_runs(first, last, size)
+
+
+def encode_runs(
+    starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], size: tuple[int, ...]
+) -> dict[str, Any]:
+    """The same of runs of pixels, column by column, apart and in order; the inverse of ``decode_runs``."""
+    from pycocotools import mask as masks
+
+    height, width = size
     # runs of zeros and ones in turn, zeros first
-    ends = np.concatenate([[0], np.stack([first, last], 1).ravel(), [height * width]])
+    ends = np.concatenate([[0], np.stack([starts, ends], 1).ravel(), [height * width]])
     encoded = masks.frPyObjects({"size": [height, width], "counts": np.diff(ends).tolist()}, height, width)
     return {"size": [height, width], "counts": encoded["counts"].decode("ascii")}
 
@@ -192,6 +211,17 @@ def cut_out(image: npt.NDArray[np.uint8], segment: Segment, *, padding: int = 0)
     return Image.fromarray(np.dstack([image[rows, columns], opaque]))
 
 
+def stretches(starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The whole numbers of several stretches, one after the other.
+
+    >>> stretches(np.array([7, 2]), np.array([3, 2])).tolist()
+    [7, 8, 9, 2, 3]
+    """
+    before = np.cumsum(lengths) - lengths
+    found: npt.NDArray[np.int64] = np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
+    return found
+
+
 def decode_runs(counts: str) -> list[tuple[int, int]]:
     """Start and end of each run of ones, column by column, of COCO's compressed run-length encoding.
 
@@ -201,7 +231,7 @@ def decode_runs(counts: str) -> list[tuple[int, int]]:
     letters = np.frombuffer(counts.encode("ascii"), dtype=np.uint8).astype(np.int64) - 48
     last = (letters & 32) == 0
     first = np.flatnonzero(np.concatenate([[True], last[:-1]])) if len(letters) else np.zeros(0, np.int64)
-    place = np.arange(len(letters)) - np.repeat(first, np.diff(np.append(first, len(letters))))
+    place = stretches(np.zeros_like(first), np.diff(np.append(first, len(letters))))
     values = np.add.reduceat((letters & 31) << (5 * place), first) if len(first) else np.zeros(0, np.int64)
     negative = (letters[last] & 16) != 0
     values[negative] -= np.int64(1) << (5 * (place[last][negative] + 1))

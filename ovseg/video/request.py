@@ -13,7 +13,7 @@ from ovseg.errors import ConfigError, ShapeError, VocabularyError
 from ovseg.identity import digest
 from ovseg.pipeline.objects import ObjectSearch, Quality
 from ovseg.pipeline.segmenter import Labels, Segmenter
-from ovseg.pipeline.selection.prompts import Points
+from ovseg.pipeline.selection.prompts import Points, check_points
 from ovseg.video.reading import Pixels
 from ovseg.video.track import Asked
 from ovseg.vocabulary.labels import Background, Concept
@@ -71,10 +71,14 @@ class Request:
             queries = segmenter.queries(self.labels, background=self.background)
             search = ObjectSearch.of(queries.vocabulary, instances=self.instances, quality=self.quality)
             return Asked(queries, search, background=self.background is not None, refine=self.refine)
-        mask = self.mask if self.mask is not None else segmenter.select(first(), positive=self.click).mask
-        numbered = _numbered(mask)
+        numbered = _numbered(self._clicked(segmenter, first()) if self.mask is None else self.mask)
         names = names_of(self.labels, int(numbered.max()))
         return Asked.by_mask(numbered - 1, names, refine=self.refine)
+
+    def _clicked(self, segmenter: Segmenter, frame: Pixels) -> npt.NDArray[np.bool_]:
+        """(H, W) what the clicks show."""
+        clicks = check_points("click", self.click, (frame.shape[0], frame.shape[1]))
+        return segmenter.select(frame, positive=clicks).mask
 
     def identity(self, segmenter: Segmenter) -> dict[str, str]:
         """What decides the result besides the clip and the options."""

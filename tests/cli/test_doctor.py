@@ -49,7 +49,7 @@ def test_json_says_the_same_for_machines(tmp_path: Path) -> None:
 
 
 def test_a_damaged_file_is_named_and_changes_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mobile, "SHA256", "0" * 64)
+    monkeypatch.setitem(mobile.SHA256, mobile.WEIGHTS_FILE, "0" * 64)
     done = run()
     assert done.exit_code == 1 and "weights file 'mobile_sam.safetensors' is damaged" in done.stdout
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ovseg.large.kept import KeptScores
+from ovseg.large.objects import SceneObject
 
 SHAPE = (2, 3, 4)
 
@@ -18,12 +19,14 @@ def opened(folder: Path, asked: str = "cat") -> KeptScores:
 
 
 def test_scores_are_there_again_in_the_next_run(tmp_path: Path) -> None:
+    car = SceneObject("car", 0.7, (1, 2, 4, 4), 5, {"size": [2, 3], "counts": "05"})
     with opened(tmp_path / "kept") as kept:
-        kept.add(2, scores(2))
+        kept.add(2, scores(2), [car])
         kept.add(0, None)
     with opened(tmp_path / "kept") as kept:
         assert [number in kept for number in range(4)] == [True, False, True, False] and len(kept) == 2
         assert np.array_equal(kept.scores(2), scores(2)) and kept.scores(0) is None
+        assert kept.objects(2) == [car] and kept.objects(0) == []
         kept.remove()
     assert not (tmp_path / "kept").exists()
 

@@ -20,12 +20,13 @@ from helpers.documents import ROOT
 from helpers.toy import COLOURS, make_segmenter
 from PIL import Image
 
-from ovseg.errors import ConfigError, ImageError, MissingDependencyError, OutputError
+from ovseg.errors import ConfigError, ImageError, MissingDependencyError, OutputError, VocabularyError
 from ovseg.images.tiles import Tile
 from ovseg.large import LargeResult, segment_large
 from ovseg.large.grid import Grid
 from ovseg.large.labelling import grid_of
 from ovseg.pipeline.segmenter import Segmenter
+from ovseg.result import Segment
 
 rasterio = pytest.importorskip("rasterio", reason="needs pip install 'ovseg[geo]'")
 
@@ -166,39 +167,150 @@ def test_bands_are_chosen_and_one_range_holds_for_all_windows(toy: Segmenter, tm
         assert (index[:240] == first).all() and (index[272:] == 1).all()
 
 
-def test_a_run_that_was_killed_goes_on_and_gives_the_same_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("instances", [(), ("red",)])
+def test_a_run_that_was_killed_goes_on_and_gives_the_same_bytes(tmp_path: Path, instances: tuple[str, ...]) -> None:
+    asked: Any = {"outlines": True, "instances": instances, "quality": "fast" if instances else None}
     path = write(tmp_path / "scene.tif", scene(("red", 100, 300, 90, 400), ("blue", 300, 500, 0, 200)))
     toy = make_segmenter()
-    whole = segment_large(toy, path, LABELS, out=tmp_path / "whole", outlines=True)
+    whole = segment_large(toy, path, LABELS, out=tmp_path / "whole", **asked)
     code = """
 import os, signal, sys
 from helpers.toy import make_segmenter
 from ovseg.large import segment_large
 import ovseg.large.segment as module
-done, ask = [], module.window_scores
+done, ask = [], module.window_answers
 def killed(*given):
     if len(done) == 4:
         os.kill(os.getpid(), signal.SIGKILL)
     done.append(1)
     return ask(*given)
-module.window_scores = killed
-segment_large(make_segmenter(), sys.argv[1], ["red", "green", "blue"], out=sys.argv[2], outlines=True)
+module.window_answers = killed
+asked = {"outlines": True, "instances": sys.argv[3:], "quality": "fast" if sys.argv[3:] else None}
+segment_large(make_segmenter(), sys.argv[1], ["red", "green", "blue"], out=sys.argv[2], **asked)
 """
     paths = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
-    given = [sys.executable, "-c", code, str(path), str(tmp_path / "out")]
+    given = [sys.executable, "-c", code, str(path), str(tmp_path / "out"), *instances]
     ended = subprocess.run(given, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, timeout=120)
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
     assert [each.name for each in (tmp_path / "out").iterdir()] == ["scene_windows"]
     said: list[str] = []
-    again = segment_large(toy, path, LABELS, out=tmp_path / "out", outlines=True, tell=said.append)
+    again = segment_large(toy, path, LABELS, out=tmp_path / "out", tell=said.append, **asked)
     assert "4 of 9 windows are done by an earlier run" in said
     assert not (tmp_path / "out" / "scene_windows").exists()
     for one, other in (
         (whole.index, again.index),
         (whole.outlines, again.outlines),
         (whole.overlay, again.overlay),
+        (whole.objects, again.objects),
     ):
-        assert one is not None and other is not None and one.read_bytes() == other.read_bytes()
+        assert (one is None) == (other is None)
+        assert one is None or other is None or one.read_bytes() == other.read_bytes()
+    assert whole.instances == again.instances and bool(whole.instances) == bool(instances)
+
+
+def test_objects_are_whole_counted_once_and_in_every_file(toy: Segmenter, tmp_path: Path) -> None:
+    """Windows of 256 pixels that begin at 0, 128 and 256: a bar across three, a square in all nine, one whole in
+    what two share, and one that the first of them cuts."""
+    squares = {
+        "bar": ("red", 32, 96, 32, 448),
+        "square": ("red", 160, 352, 160, 352),
+        "between": ("red", 416, 464, 144, 208),
+        "cut": ("red", 416, 464, 240, 288),
+        "lake": ("blue", 448, 512, 0, 96),
+    }
+    path = write(tmp_path / "scene.tif", scene(*squares.values()))
+    result = segment_large(
+        toy,
+        path,
+        LABELS,
+        out=tmp_path / "out",
+        refine=False,
+        outlines=True,
+        instances=["red", "green"],
+        quality="fast",
+        tolerance=0,
+    )
+    assert result.instances is not None and result.objects is not None and result.outlines is not None
+    for colour, top, bottom, left, right in list(squares.values())[:4]:
+        (found,) = (
+            each
+            for each in result.instances
+            if np.abs(np.subtract(each.box, (left, top, right, bottom))).max() <= 16  # a cell
+        )
+        assert found.label == colour
+        assert (bottom - top) * (right - left) <= found.area <= (bottom - top + 32) * (right - left + 32)
+    assert [row.objects for row in result.table()] == [4, 0, None]
+    assert (result.count("red"), result.count("green")) == (4, 0)
+    with pytest.raises(VocabularyError, match="no objects of 'blue' were looked for"):
+        result.count("blue")
+    assert [each.score for each in result.instances] == sorted(
+        (each.score for each in result.instances), reverse=True
+    )
+    with rasterio.open(result.objects) as file:
+        assert (file.dtypes, file.nodata, file.crs, file.descriptions) == (
+            ("uint32",),
+            0,
+            PLACE["crs"],
+            ("object",),
+        )
+        numbers = file.read(1)
+    for number, each in enumerate(result.instances, start=1):
+        x0, y0, x1, y1 = each.box
+        assert (each.mask() == (numbers[y0:y1, x0:x1] == number)).all()
+    features = json.loads(result.outlines.read_text())["features"]
+    assert [each["properties"] for each in features[:4]] == [
+        {"label": "red", "score": each.score, "object": number, "pixels": each.area}
+        for number, each in enumerate(result.instances, start=1)
+    ]
+    assert [each["properties"]["label"] for each in features[4:]] == ["blue"]
+    assert LargeResult.load(result.record) == result
+    assert result.provenance["instances"] == ["red", "green"] and result.things == ("red", "green")
+
+
+def test_a_window_that_answers_otherwise_is_no_second_object(
+    toy: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What each window finds is said here: a pier across three of them, of which each sees the part in it."""
+    pier = np.zeros((SIDE, SIDE), bool)
+    pier[40:60, 30:470] = True
+
+    def find(encoded: Any) -> tuple[Segment, ...]:
+        top, left = divmod(int(encoded.image[0, 0, 0]), 3)
+        mask = pier[128 * top : 128 * top + 256, 128 * left : 128 * left + 256]
+        return (Segment.of_mask(mask, "red", 0.5, corner=(0, 0), size=mask.shape),) if mask.any() else ()
+
+    pixels = scene()
+    for number in range(9):
+        pixels[128 * (number // 3), 128 * (number % 3), 0] = number
+    monkeypatch.setattr("ovseg.large.segment.objects_by", lambda *given, **named: find)
+    path = write(tmp_path / "scene.tif", pixels)
+    result = segment_large(toy, path, LABELS, out=tmp_path / "out", instances=["red"], quality="fast")
+    assert result.instances is not None and result.objects is not None
+    assert [(each.box, each.area) for each in result.instances] == [((30, 40, 470, 60), 440 * 20)]
+    with rasterio.open(result.objects) as file:
+        assert ((file.read(1) == 1) == pier).all()
+
+
+def test_objects_less_sure_than_asked_for_are_dropped(toy: Segmenter, tmp_path: Path) -> None:
+    path = write(tmp_path / "scene.tif", scene(("red", 160, 320, 160, 320)))
+    asked: Any = {"instances": ["red"], "quality": "fast"}
+    kept, dropped = (
+        segment_large(toy, path, LABELS, out=tmp_path / name, min_score=least, **asked)
+        for name, least in (("kept", 0.3), ("dropped", 1.0))
+    )
+    assert kept.instances is not None and len(kept.instances) == 1
+    assert dropped.instances == () and [row.objects for row in dropped.table()] == [0, None, None]
+
+
+def test_objects_that_cannot_be_found_are_refused_before_the_picture_is_read(
+    toy: Segmenter, tmp_path: Path
+) -> None:
+    with pytest.raises(VocabularyError, match="'car'"):
+        segment_large(toy, tmp_path / "gone.tif", LABELS, out=tmp_path / "out", instances=["car"])
+    with pytest.raises(ConfigError, match="got 'fast' and none asked for; give instances=True"):
+        segment_large(toy, tmp_path / "gone.tif", LABELS, out=tmp_path / "out", quality="fast")
+    with pytest.raises(ConfigError, match="quality must be 'fast', 'best' or None, got 'good'"):
+        segment_large(toy, tmp_path / "gone.tif", LABELS, out=tmp_path / "out", instances=["red"], quality="good")  # type: ignore[arg-type]
 
 
 def test_a_picture_without_a_place_has_outlines_in_pixels_and_says_so(toy: Segmenter, tmp_path: Path) -> None:
@@ -299,3 +411,40 @@ def test_windows_that_begin_elsewhere_give_the_same_labels_of_photos(
     second = labels_of(segment_large(mini, path, asked, out=tmp_path / "second", scale=1))
     assert (first == second).mean() >= 0.99
     assert len(np.unique(first)) > 5
+
+
+@pytest.mark.slow
+def test_objects_of_photos_side_by_side_are_those_of_each_photo(
+    mini: Segmenter, tmp_path: Path, real_data: Path
+) -> None:
+    """Six COCO photos of 640 x 416 pixels in two rows, so that windows of 640 pixels that share 320 cut them."""
+    folder = real_data / "coco-things-val"
+    known = json.loads((folder / "instances.json").read_text())
+    names = {row["id"]: row["name"] for row in known["categories"]}
+    wide = [row for row in known["images"] if row["width"] == 640 and 416 <= row["height"] <= 480][:6]
+    shown = {row["id"] for row in wide}
+    labels = sorted({names[row["category_id"]] for row in known["annotations"] if row["image_id"] in shown})
+    photos = [np.asarray(Image.open(folder / "images" / row["file_name"]).convert("RGB"))[:416] for row in wide]
+    path = write(tmp_path / "scene.tif", np.vstack([np.hstack(photos[:3]), np.hstack(photos[3:])]))
+    result = segment_large(mini, path, labels, out=tmp_path / "out", scale=2, instances=True)
+    assert result.instances is not None
+    by_photo = []
+    for number, photo in enumerate(photos):
+        top, left = divmod(number, 3)
+        for each in mini.segment(photo, labels, instances=True).instances or ():
+            whole = np.zeros((832, 1920), bool)
+            whole[416 * top : 416 * top + 416, 640 * left : 640 * left + 640] = each.mask()
+            by_photo.append((each.label, each.score, whole))
+    assert len(result.instances) == pytest.approx(len(by_photo), rel=0.4)
+    by_windows = []
+    for each in result.instances:
+        x0, y0, x1, y1 = each.box
+        whole = np.zeros((832, 1920), bool)
+        whole[y0:y1, x0:x1] = each.mask()
+        by_windows.append((each.label, whole))
+    same = [
+        sum(label == other and (mask & there).sum() > 0.5 * (mask | there).sum() for other, there in by_windows)
+        for label, score, mask in by_photo
+        if score >= 0.5
+    ]
+    assert len(same) >= 5 and max(same) == 1 and np.mean(same) >= 0.75

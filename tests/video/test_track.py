@@ -208,6 +208,8 @@ def test_what_cannot_be_asked_is_refused() -> None:
         run(frames, mask=mask, click=[(3, 3)])
     with pytest.raises(ConfigError, match="leave instances and quality out"):
         run(frames, mask=mask, instances=True)
+    with pytest.raises(ShapeError, match=r"^click must lie in the image of 96 x 64 pixels, got \(500, 3\)"):
+        run(frames, click=[(500, 3)])
     with pytest.raises(ShapeError, match=r"the size of the first frame, \(64, 96\), got \(64, 95\)"):
         run(frames, mask=mask[:, :95])
     with pytest.raises(ShapeError, match="got 0 everywhere"):

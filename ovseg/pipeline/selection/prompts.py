@@ -61,8 +61,8 @@ def join_prompts(
     before = previous or SelectionPrompts()
     drawn = () if scribble is None else sample_scribble(scribble, size)
     joined = SelectionPrompts(
-        positive=(*before.positive, *_points("positive", positive, size), *drawn),
-        negative=(*before.negative, *_points("negative", negative, size)),
+        positive=(*before.positive, *check_points("positive", positive, size), *drawn),
+        negative=(*before.negative, *check_points("negative", negative, size)),
         box=before.box if box is None else _box(box, size),
         mask=before.mask if mask is None else _drawn("mask", mask, size),
         text=before.text if text is None else _text(text),
@@ -87,7 +87,7 @@ def sample_scribble(scribble: Points, size: Size) -> tuple[Point, ...]:
     """
     if isinstance(scribble, np.ndarray) and (scribble.dtype == bool or scribble.shape == size):
         return spread_points(_drawn("scribble", scribble, size))
-    corners = np.asarray(_points("scribble", scribble, size), float).reshape(-1, 2)
+    corners = np.asarray(check_points("scribble", scribble, size), float).reshape(-1, 2)
     if len(corners) <= 1:
         return tuple((float(x), float(y)) for x, y in corners)
     lengths = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(corners, axis=0).T))])
@@ -113,7 +113,17 @@ def spread_points(mask: npt.NDArray[np.bool_], count: int = SCRIBBLE_POINTS) -> 
     return tuple((float(x) + 0.5, float(y) + 0.5) for x, y in places[chosen])
 
 
-def _points(name: str, points: Points, size: Size) -> tuple[Point, ...]:
+def check_points(name: str, points: Points, size: Size) -> tuple[Point, ...]:
+    """The points (x, y), where all lie in an image of ``size`` (H, W).
+
+    Args:
+        name: what a message calls them.
+        points: in pixels from the left and from the top.
+        size: of the image.
+
+    Raises:
+        ShapeError: one is no pair of numbers, or lies outside the image.
+    """
     height, width = size
     found = []
     for point in _listed(name, points):

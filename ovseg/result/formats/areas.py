@@ -30,4 +30,4 @@ def _areas(out: Path, options: Options) -> Iterator[Add]:
         yield add
 
 
-AREAS = Format("areas", "", FILE, "where anything is", _areas)
+AREAS = Format("areas", "", FILE, "pixels or outlines: it is a table of how much each label covers", _areas)

@@ -219,17 +219,34 @@ def open_index(path: Path, labels: Sequence[str], *, size: tuple[int, int], **pr
         size: (H, W).
         profile: further keywords of ``rasterio.open``, such as ``crs``.
     """
+    nothing, none = index_values(np.empty((0, 0), np.int32), labels=len(labels))
+    with open_tiff(path, size=size, dtype=nothing.dtype, nodata=none, **profile) as file:
+        file.set_band_description(1, "label")
+        file.update_tags(LABELS=json.dumps(list(labels)))
+        if nothing.dtype == np.uint8:
+            file.write_colormap(1, dict(enumerate(map(tuple, palette(len(labels)).tolist()))))
+        yield file
+
+
+@contextmanager
+def open_tiff(
+    path: Path, *, size: tuple[int, int], dtype: npt.DTypeLike, nodata: int | None, **profile: Any
+) -> Iterator[Any]:
+    """A GeoTIFF of rasterio's with one band, open to be written.
+
+    Args:
+        path: of the file.
+        size: (H, W).
+        dtype: of its values.
+        nodata: the value that stands for none.
+        profile: further keywords of ``rasterio.open``, such as ``crs``.
+    """
     import rasterio
 
-    nothing, none = index_values(np.empty((0, 0), np.int32), labels=len(labels))
-    shape = {"height": size[0], "width": size[1], "count": 1, "dtype": nothing.dtype, "nodata": none}
+    shape = {"height": size[0], "width": size[1], "count": 1, "dtype": dtype, "nodata": nodata}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         with rasterio.open(path, "w", driver="GTiff", compress="lzw", **shape, **profile) as file:
-            file.set_band_description(1, "label")
-            file.update_tags(LABELS=json.dumps(list(labels)))
-            if nothing.dtype == np.uint8:
-                file.write_colormap(1, dict(enumerate(map(tuple, palette(len(labels)).tolist()))))
             yield file
 
 

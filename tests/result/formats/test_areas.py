@@ -17,7 +17,9 @@ def test_a_row_for_each_photo_and_label_says_what_it_covers(tmp_path: Path) -> N
     out = tmp_path / "out"
     results = [drawn(["aaB.", "...."], "road", "cup", things=["cup"]), drawn(["...b"], "road", "cup", score=0.25)]
     places = [place_of(out, "same", below="one"), place_of(out, "same", below="two")]
-    assert write(out, "areas", *results, places=places) == ["areas cannot hold where anything is"]
+    assert write(out, "areas", *results, places=places) == [
+        "areas cannot hold pixels or outlines: it is a table of how much each label covers"
+    ]
     one, two = (str(place.photo) for place in places)
     rows = read(out / "_areas.csv")
     assert list(rows[0]) == ["photo", "label", "pixels", "area", "score", "presence", "objects"]
