@@ -91,7 +91,7 @@ def _measure(make: Callable[[Lesson], Scores], lesson: Lesson, label: int) -> tu
         teachers = others if any(each is not shot for each in shown) else shots
         scores = make(replace(alone, shots=[replace(each, label=0) for each in teachers]))(shot.view)[0]
         inside.append(scores[shot.inside])
-        outside.append(scores[~shot.inside])
+        outside.append(scores[shot.outside])
     return calibrate(torch.cat(inside), torch.cat(outside))
 
 

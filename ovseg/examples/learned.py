@@ -50,10 +50,10 @@ class _Cells:
 def learn(lesson: Lesson, *, ridge: float = 0.03, doubt: float = 0.03, most: int = 300) -> LearnedSight:
     """The correction of words that explains the shots best, and is no larger than they ask for.
 
-    Of a shot, every cell that shows its label pays −log p, every other −log(1 − p), for the probability p of the
-    label among all classes; the mean over the cells of a shot counts once. To the sum over shots are added
-    ``ridge``·|weights/10|² and ``doubt``·((trust − 1)² + offset²). So without shots words stay as they are, words
-    that the shots contradict lose their say, and the more shots there are the more may be learned.
+    Of a shot, every cell that shows its label pays −log p, one that is known not to −log(1 − p), where p is the
+    probability of the label among all classes; the mean over the cells of a shot counts once. To the sum over shots
+    are added ``ridge``·|weights/10|² and ``doubt``·((trust − 1)² + offset²). So without shots words stay as they
+    are, words that the shots contradict lose their say, and the more shots there are the more may be learned.
 
     Args:
         lesson: the shots.
@@ -102,9 +102,9 @@ def _gather(shots: Sequence[Shot], most: int) -> _Cells:
     """The cells of all shots that are looked at; those of a shot weigh 1 together, by the area they stand for."""
     parts: list[tuple[Tensor, ...]] = []
     for shot in shots:
-        inside = shot.inside.flatten()
-        for side in (True, False):
-            places = (inside == side).nonzero()[:, 0]
+        sides = {True: shot.inside.flatten(), False: shot.outside.flatten()}
+        for side, there in sides.items():
+            places = there.nonzero()[:, 0]
             if not len(places):
                 continue
             kept = places[spread_out(len(places), most)]
@@ -115,7 +115,7 @@ def _gather(shots: Sequence[Shot], most: int) -> _Cells:
                     shot.view.text.flatten(1).T[kept],
                     torch.full((count,), shot.label),
                     torch.full((count,), side),
-                    torch.full((count,), len(places) / len(inside) / count),
+                    torch.full((count,), len(places) / len(there) / count),
                 )
             )
     return _Cells(*(torch.cat(each).cpu() for each in zip(*parts, strict=True)))

@@ -26,8 +26,12 @@ class Reference:
 
 
 def references_of(shots: Sequence[Shot]) -> list[Reference]:
-    """The cells of those shots that show their label."""
-    return [Reference(shot.view.features.flatten(1).T, shot.inside.flatten()) for shot in showing(shots)]
+    """The cells of those shots that show their label, of which it is known whether they do."""
+    found = []
+    for shot in showing(shots):
+        known = (shot.inside | shot.outside).flatten()
+        found.append(Reference(shot.view.features.flatten(1).T[known], shot.inside.flatten()[known]))
+    return found
 
 
 def shot_mean(references: Sequence[Reference]) -> Tensor:

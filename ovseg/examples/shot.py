@@ -61,12 +61,15 @@ class Shot:
         share: (h, w) float32 in [0, 1], how much of each cell shows the label; 0 everywhere for what it is not.
         kind: what ``share`` was drawn by: the outline of the label, a box around it (the cells of which may also
             show other things), or a point on it (of all other cells nothing is known).
+        rest_known: whether the cells that do not show the label are known not to. Of a picture without a place, in
+            which what stands out was taken, they are not: the thing may fill it.
     """
 
     view: View
     label: int
     share: Tensor
     kind: Kind = "mask"
+    rest_known: bool = True
 
     def __post_init__(self) -> None:
         h, w = self.view.grid
@@ -77,6 +80,11 @@ class Shot:
         """(h, w) bool: cells that show the label. Of a thing smaller than a cell, those that show most of it."""
         most = float(self.share.max())
         return self.share > 0.5 if most > 0.5 else (self.share >= most) & (self.share > 0)
+
+    @property
+    def outside(self) -> Tensor:
+        """(h, w) bool: cells that are known not to show the label."""
+        return ~self.inside if self.rest_known else torch.zeros_like(self.inside)
 
 
 class Sight(Protocol):
@@ -151,7 +159,7 @@ def showing(shots: Sequence[Shot]) -> list[Shot]:
 
 def cells_of(shots: Sequence[Shot], *, inside: bool) -> Tensor:
     """(n, C) unit features of the cells inside the labels of some shots, or outside."""
-    picked = [shot.view.features[:, shot.inside if inside else ~shot.inside].T for shot in shots]
+    picked = [shot.view.features[:, shot.inside if inside else shot.outside].T for shot in shots]
     return torch.cat(picked)
 
 

@@ -203,13 +203,14 @@ class ShotHead(StackedHead):
         """The cells of a shot: some inside, evenly taken, and some outside."""
         share = shot.share.flatten()
         inside = shot.inside.flatten() if shot.kind == "mask" else share > 0
+        known = shot.rest_known and shot.kind != "point"
         sides = [side.nonzero()[:, 0] for side in (inside, ~inside)]
         places = torch.cat([side[spread_out(len(side), self.settings.cells)] for side in sides])
         weight = torch.where(inside, share, 0)[places].to(self.log_scale)
         columns = shot.view.grid[1]
         corners = torch.stack([places // columns, places % columns], 1)
         cells = self.cells(shot.view, places)
-        return SeenShot(cells, weight, shot.kind != "point", shot.kind, corners, shot.view.grid, shot.label)
+        return SeenShot(cells, weight, known, shot.kind, corners, shot.view.grid, shot.label)
 
     def _check(self, lesson: Lesson, counts: Tensor) -> None:
         spoken = torch.zeros(len(counts), dtype=torch.bool)

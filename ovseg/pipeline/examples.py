@@ -30,7 +30,7 @@ from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.exemplars import shown_here
 from ovseg.pipeline.logits import ClassLogits, best_query
 from ovseg.pipeline.modifiers import Modifier
-from ovseg.pipeline.places import Picture, pictures_of
+from ovseg.pipeline.places import SALIENT, Picture, pictures_of
 from ovseg.pipeline.prompted import drawn_by_sam, odds_of
 from ovseg.pipeline.queries import QueryBank
 from ovseg.sam.load import sam_mark
@@ -188,7 +188,7 @@ class _Shots(Sequence[Shot]):
         words = by_class(self.segmenter.plain_logits(kept.encoded(), self.queries))
         view = kept.view(words)
         view = view if self.basis is None else without_positions(view, self.basis)
-        return Shot(view, label, kept.share, kept.kind)
+        return Shot(view, label, kept.share, kept.kind, rest_known=picture.kind != SALIENT)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from ovseg.vocabulary.labels import Concept
 from ovseg.vocabulary.shown import PLACES, as_points
 
 Mask = npt.NDArray[np.bool_]
+SALIENT = "salient"  # how a picture without a place shows its label: by what stands out; the rest is unknown
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Picture:
             return np.zeros(size, bool)
         if self.kind == "masks":
             mask = _as_mask(self.place, size, where=self.where)
-        elif self.kind == "salient":
+        elif self.kind == SALIENT:
             mask = _salient(encoded)
         else:
             mask = self._cut_out(encoded, sam)
@@ -140,7 +141,7 @@ def _around(corners: Sequence[tuple[float, float]], size: tuple[int, int]) -> Ma
 def pictures_of(concept: Concept) -> list[Picture]:
     """The pictures of a concept, those that show it first."""
     kinds = [name for name in PLACES if getattr(concept, name)]
-    kind = kinds[0] if kinds else "salient"
+    kind = kinds[0] if kinds else SALIENT
     places = getattr(concept, kinds[0]) if kinds else [None] * len(concept.images)
     within = concept.within or [None] * len(concept.images)
     shown = [

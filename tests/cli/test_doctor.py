@@ -36,7 +36,7 @@ def test_a_sound_installation_is_told_in_a_few_lines(tmp_path: Path) -> None:
     (tmp_path / "text" / "a.safetensors").write_bytes(b"x" * 3 * 2**20)
     done = run()
     assert done.exit_code == 0
-    assert f"ovseg {ovseg.__version__}" in done.stdout and "the 6 files in the package are whole" in done.stdout
+    assert f"ovseg {ovseg.__version__}" in done.stdout and "the 7 files in the package are whole" in done.stdout
     assert f"text vectors: {tmp_path / 'text'}, 3.0 MB" in done.stdout
     assert len(done.stdout.splitlines()) < 18
 

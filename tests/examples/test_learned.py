@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from torch.nn import functional
 from ovseg.errors import ConfigError, ShapeError
 from ovseg.examples import Shot, View, teach
 from ovseg.examples.learned import learn
-from ovseg.examples.shot import Lesson, spread_out
+from ovseg.examples.matching import references_of
+from ovseg.examples.shot import Lesson, cells_of, spread_out
 
 
 def view(seed: int, *, text: Tensor | None = None, grid: tuple[int, int] = (3, 4), channels: int = 5) -> View:
@@ -22,9 +24,9 @@ def view(seed: int, *, text: Tensor | None = None, grid: tuple[int, int] = (3, 4
     return View(features, words, torch.rand(3, *grid, generator=generator))
 
 
-def shot(seed: int, label: int, **options: object) -> Shot:
+def shot(seed: int, label: int, *, rest_known: bool = True, **options: object) -> Shot:
     seen = view(seed, **options)  # type: ignore[arg-type]
-    return Shot(seen, label, (seen.features[0] > 0.1).float())
+    return Shot(seen, label, (seen.features[0] > 0.1).float(), rest_known=rest_known)
 
 
 def loss_of(values: np.ndarray, shots: list[Shot], rows: list[int], *, ridge: float, doubt: float) -> float:
@@ -41,15 +43,18 @@ def loss_of(values: np.ndarray, shots: list[Shot], rows: list[int], *, ridge: fl
             for label, place in enumerate(rows):
                 sight = 10 * weights[label] @ features[:, row, column] + offsets[label]
                 logits[place] = (1 + distrust[label]) * text[place, row, column] + sight
+            if not (inside[row, column] or each.rest_known):
+                continue
             odds = np.exp(logits - logits.max())
             chance = odds[rows[each.label]] / odds.sum()
             paid -= (math.log(chance) if inside[row, column] else math.log1p(-chance)) / inside.size
     return paid + ridge * float((weights**2).sum()) + doubt * float((distrust**2).sum() + (offsets**2).sum())
 
 
-def test_what_is_learned_costs_least() -> None:
+@pytest.mark.parametrize("rest_known", [True, False])
+def test_what_is_learned_costs_least(rest_known: bool) -> None:
     """The optimum of the stated price, found by another library from the price alone, without gradients of ours."""
-    shots, rows = [shot(0, 0), shot(1, 0), shot(2, 1)], [2, 0]
+    shots, rows = [shot(0, 0), shot(1, 0, rest_known=rest_known), shot(2, 1)], [2, 0]
     found = learn(Lesson(shots, torch.tensor(rows), torch.tensor([True, True])), ridge=0.05, doubt=0.1)
     values = torch.cat([found.weights.flatten() / 10, found.offsets, found.trust - 1]).double().numpy()
 
@@ -107,6 +112,19 @@ def test_pictures_that_do_not_show_it_count_against_it() -> None:
     warned = learn(Lesson([*lesson, other], torch.tensor([0]), torch.tensor([True])))
     seen = lesson[0].view
     assert float(warned(seen)[1].mean()) < float(plain(seen)[1].mean())
+
+
+def test_where_the_rest_of_a_picture_is_unknown_it_counts_neither_way() -> None:
+    """Cells of which nothing is known may look like anything: what is learned stays the same."""
+    known = shot(0, 0, rest_known=False)
+    changed = known.view.features.clone()
+    changed[:, known.share == 0] = functional.normalize(torch.rand(5, int((known.share == 0).sum())), dim=0)
+    other = replace(known, view=replace(known.view, features=changed))
+    lessons = [Lesson([each], torch.tensor([0]), torch.tensor([True])) for each in (known, other)]
+    assert torch.equal(learn(lessons[0]).weights, learn(lessons[1]).weights)
+    (reference,) = references_of([other])
+    assert bool(reference.inside.all()) and len(reference.cells) == int(known.share.sum())
+    assert cells_of([other], inside=False).shape == (0, 5)
 
 
 def test_it_learns_inside_inference_mode_and_the_same_each_time() -> None:
