@@ -24,7 +24,7 @@ def test_exact_search_equals_sorting_all_products() -> None:
 
 
 def test_exact_search_numbers_the_rows_of_later_blocks_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ovseg.bank.index._BLOCK", 7)
+    monkeypatch.setattr("ovseg.bank.rows.BLOCK", 7)
     vectors, queries = unit_vectors(45), unit_vectors(6, seed=1)
     _, rows = exact_search(queries, vectors, 9)
     assert (rows == np.argsort(-(queries @ vectors.T), axis=1)[:, :9]).all()
