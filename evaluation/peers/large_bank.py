@@ -1,18 +1,18 @@
 """An index larger than it may be in memory: built, searched and measured beside exact search.
 
-    .venv/bin/python evaluation/peers/large_bank.py [--count 10000000] [--dimensions 256] [--memory 4] [--recall 0.9]
+    .venv/bin/python evaluation/peers/large_bank.py [--count 10000000] [--dimensions 256] [--memory 4]
 
-Writes a file of synthetic vectors, makes an index of kind "disk" of it as ``ovseg bank build`` does (tuned to a recall
-of 0.95 on queries of its own), and prints
-seconds, bytes on disk, recall@10 on new queries, milliseconds a query (one at a time; with the files in the page cache,
-and after they were dropped from it), and the largest resident memory of each step: of the process as a whole (VmHWM),
-and of what is its own and not a page of a mapped file (anonymous). Leaves with status 1 where a step took more than
-``--memory`` GB (10⁹ bytes) as a whole, or the recall of new queries is below ``--recall``. It needs Linux, and
-disk for 4 · D + 100 bytes a vector.
+Writes a file of synthetic vectors, makes an index of kind "disk" of it as ``ovseg bank build`` does (tuned to a
+recall of 0.95 on queries of its own), and prints seconds, bytes on disk, recall@10 of new queries, milliseconds a
+query (one at a time; after the files were dropped from the page cache, and again), and the largest resident memory
+of each step: of the process as a whole (VmHWM), and of what is its own and no page of a mapped file (anonymous).
+
+Leaves with status 1 where a step took more than ``--memory`` GB (10⁹ bytes) as a whole, or where the recall of new
+queries is below ``--recall``. It needs Linux, and disk for 4 · D + 100 bytes a vector.
 
 The vectors, drawn block by block, lie as images of a crawl do: unit vectors about 50,000 centres, some of which are
-far more frequent than others, and which themselves lie about 1,000 themes; the noise about a centre is 0.6 of its length,
-more in some directions than in others. Queries are drawn the same way and are not in the index.
+far more frequent than others, and which themselves lie about 1,000 themes; the noise about a centre is 0.6 of its
+length, more in some directions than in others. Queries are drawn the same way and are not in the index.
 """
 
 from __future__ import annotations
@@ -84,9 +84,9 @@ def write_vectors(path: Path, world: World, count: int) -> None:
 
 
 def resident() -> dict[str, int]:
-    """Bytes of this process in memory: now its own (RssAnon) and mapped (RssFile), and the most in all (VmHWM)."""
-    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
-    return {words[0][:-1]: 1024 * int(words[1]) for words in lines if words and words[0].startswith(("Rss", "VmHWM"))}
+    """Bytes of this process in memory: its own now (RssAnon), and the most in all (VmHWM)."""
+    lines = (line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return {name: 1024 * int(value.split()[0]) for name, value in lines if name in {"RssAnon", "VmHWM"}}
 
 
 @dataclass

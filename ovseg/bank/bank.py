@@ -369,7 +369,8 @@ class ImageBank:
     def _retrieved(self, cosine: NDArray[np.float32], rows: NDArray[np.int64]) -> Retrieved:
         found = (rows >= 0).all(0)  # a list index may come back with fewer
         cosine, rows = cosine[:, found], rows[:, found]
-        paths = tuple(tuple(self.paths[row] for row in line) for line in rows)
+        column = self.table["path"]  # a list of all paths takes seconds and a gigabyte where there are many
+        paths = tuple(tuple(column[int(row)].as_py() for row in line) for line in rows)
         return Retrieved(rows, cosine, paths, self.reading)
 
     def _open_index(self, kind: str) -> VectorIndex:

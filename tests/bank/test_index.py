@@ -31,10 +31,10 @@ def test_exact_search_numbers_the_rows_of_later_blocks_too(monkeypatch: pytest.M
     assert rows.max() > 40
 
 
-@pytest.mark.parametrize("kind", ["flat", "ivf", "ivfpq", "hnsw"])
+@pytest.mark.parametrize("kind", ["flat", "ivf", "ivfpq", "disk", "hnsw"])
 def test_every_kind_reaches_the_recall_it_reports(kind: str, tmp_path: Path) -> None:
     vectors = unit_vectors(4000)
-    index = VectorIndex.build(vectors, kind=kind, recall=0.9)
+    index = VectorIndex.build(vectors, kind=kind, recall=0.9, room=tmp_path / "parts")
     assert index.report.kind == kind
     assert index.report.recall >= 0.9
     queries = unit_vectors(50, seed=2)
@@ -61,7 +61,8 @@ def test_an_empty_index_finds_nothing() -> None:
 
 
 def test_the_kind_follows_the_size() -> None:
-    assert [choose_kind(n) for n in (0, 100_000, 100_001, 3_000_000)] == ["flat", "flat", "ivf", "ivfpq"]
+    sizes = [0, 100_000, 100_001, 3_000_000, 5_000_001]
+    assert [choose_kind(n) for n in sizes] == ["flat", "flat", "ivf", "ivfpq", "disk"]
 
 
 def test_bad_input_is_refused(tmp_path: Path) -> None:
