@@ -154,11 +154,12 @@ def _joined(trained: Path, parts: Sequence[Path], file: Path) -> Any:
     ]
     pointers = swig.InvertedListsPtrVector()
     for part in opened:
-        pointers.push_back(part.invlists)
-    _check_room(file.parent, sum(part.ntotal for part in opened) * (index.code_size + _ROW_BYTES))
-    lists = swig.OnDiskInvertedLists(index.nlist, index.code_size, str(file))
-    index.ntotal = lists.merge_from_multiple(pointers.data(), pointers.size(), False, False)
-    index.replace_invlists(lists, True)
+        pointers.push_back(_inverted(part).invlists)
+    inverted = _inverted(index)
+    _check_room(file.parent, sum(part.ntotal for part in opened) * (inverted.code_size + _ROW_BYTES))
+    lists = swig.OnDiskInvertedLists(inverted.nlist, inverted.code_size, str(file))
+    index.ntotal = inverted.ntotal = lists.merge_from_multiple(pointers.data(), pointers.size(), False, False)
+    inverted.replace_invlists(lists, True)
     lists.this.disown()
     return index
 
@@ -169,8 +170,13 @@ def _check_room(folder: Path, needed: int) -> None:
         raise OutputError(f"the lists need {needed} bytes in '{folder}', got {free} that are free; make room")
 
 
+def _inverted(index: Any) -> Any:
+    """The part of an index that has lists, where it first pads vectors."""
+    return faiss.extract_index_ivf(index)
+
+
 def _lists(index: Any) -> Any:
-    return faiss.downcast_InvertedLists(index.invlists)
+    return faiss.downcast_InvertedLists(_inverted(index).invlists)
 
 
 def _digest(settings: str, pieces: Iterable[Vectors]) -> str:

@@ -26,6 +26,7 @@ IVFPQ_LIMIT = 5_000_000
 _RERANK = 10  # candidates per wanted neighbour that compressed codes bring to the exact re-ranking
 _RERANK_MOST = 80  # of an index on disk, whose codes are shorter
 _RERANK_BYTES = 1 << 22  # of candidates' vectors at once; Linux may map 64 kB about each
+_WIDTHS = {"ivfpq": 4, "disk": 8}  # dimensions that share a byte of a compressed vector
 _TRAIN_PER_LIST = 40
 _TRAIN_BYTES = 1 << 30  # of the vectors that an index on disk learns from
 _LEAST_GAIN = 0.001  # of recall, for visiting twice as many lists on disk
@@ -187,7 +188,7 @@ class VectorIndex:
             return np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64)
         queries = np.ascontiguousarray(queries, np.float32)
         # Compressed codes lose the order of near neighbours; exact products of many times as many restore it.
-        if self.report.kind not in {"ivfpq", "disk"}:
+        if self.report.kind not in _WIDTHS:
             return self._nearest(queries, k)
         _, candidates = self._nearest(queries, min(self.report.rerank * k, len(self)))
         return rerank(queries, candidates, self.vectors, k)
@@ -326,8 +327,12 @@ def _on_disk(vectors: Vectors, lists: int, room: Path) -> Any:
 
 def _make(kind: str, dimensions: int, lists: int) -> Any:
     inner = faiss.METRIC_INNER_PRODUCT
-    if kind in {"ivfpq", "disk"}:
-        return faiss.index_factory(dimensions, f"IVF{lists},PQ{_codes(dimensions, kind)}x8", inner)
+    if kind in _WIDTHS:
+        codes, width = _codes(dimensions, kind), _WIDTHS[kind]
+        padding = (
+            "" if codes * width == dimensions else f"Pad{codes * width},"
+        )  # with zeros, which no product notices
+        return faiss.index_factory(dimensions, f"{padding}IVF{lists},PQ{codes}x8", inner)
     makers: dict[str, Callable[[], Any]] = {
         "flat": lambda: faiss.IndexFlatIP(dimensions),
         "ivf": lambda: faiss.index_factory(dimensions, f"IVF{lists},Flat", inner),
@@ -337,18 +342,18 @@ def _make(kind: str, dimensions: int, lists: int) -> Any:
 
 
 def _codes(dimensions: int, kind: str) -> int:
-    """Bytes per vector of a product quantizer: the largest divisor of D of at most D/4, or D/8 on disk."""
-    most = max(1, dimensions // (8 if kind == "disk" else 4))
-    return next(codes for codes in range(most, 0, -1) if dimensions % codes == 0)
+    """Bytes per vector of a product quantizer."""
+    return -(-dimensions // _WIDTHS[kind])
 
 
 def _trained(index: Any, sample: Vectors) -> Any:
     if len(sample) < 256:  # a product quantizer with 8 bits wants this many
         sample = np.tile(sample, (math.ceil(256 / len(sample)), 1))
-    index.cp.min_points_per_centroid, index.cp.niter = 1, 10
-    if hasattr(index, "pq"):
-        index.pq.cp.min_points_per_centroid, index.pq.cp.niter = 1, 10
-        index.do_polysemous_training = False  # a slow ordering of the codes that only polysemous search uses
+    lists: Any = faiss.downcast_index(faiss.extract_index_ivf(index))
+    lists.cp.min_points_per_centroid, lists.cp.niter = 1, 10
+    if hasattr(lists, "pq"):
+        lists.pq.cp.min_points_per_centroid, lists.pq.cp.niter = 1, 10
+        lists.do_polysemous_training = False  # a slow ordering of the codes that only polysemous search uses
     index.train(sample)
     return index
 
@@ -372,7 +377,7 @@ def _list_count(count: int, kind: str) -> int:
 
 def _estimate(report: IndexReport) -> float:
     """Bytes of the index, by kind."""
-    compressed = report.kind in {"ivfpq", "disk"}
+    compressed = report.kind in _WIDTHS
     each = _codes(report.dimensions, report.kind) if compressed else 4 * report.dimensions
     graph = 2 * 32 * 4 if report.kind == "hnsw" else 0
     return report.vectors * (each + 8 + graph) + report.lists * report.dimensions * 4

@@ -103,6 +103,18 @@ def test_reranking_puts_candidates_in_the_order_of_their_exact_products(monkeypa
     assert found.tolist() == [[2, 1, 3, -1]] and products[0, 3] == -np.inf
 
 
+def test_a_byte_stands_for_eight_dimensions_whatever_their_number(tmp_path: Path) -> None:
+    vectors, queries = unit_vectors(2000, 1618 // 16), unit_vectors(20, 1618 // 16, seed=1)  # 101, a prime
+    report = saved(vectors, tmp_path)
+    assert (tmp_path / "i.lists").stat().st_size == 2000 * (13 + 8)
+    assert report["megabytes"] == pytest.approx((2000 * (13 + 8) + report["lists"] * 101 * 4) / 1e6)
+    shutil.rmtree(tmp_path / "parts")
+    products, found = VectorIndex.open(tmp_path / "i.faiss", vectors=vectors, report=report).search(queries, 10)
+    truth = exact_search(queries, vectors, 10)[1]
+    assert np.mean([len(set(a) & set(b)) for a, b in zip(truth, found, strict=True)]) >= 9
+    np.testing.assert_allclose(products, np.einsum("nd,nkd->nk", queries, vectors[found]), rtol=1e-5)
+
+
 def test_the_fewest_candidates_that_reach_the_recall_are_taken(tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).standard_normal((4000, 64)).astype(np.float32)  # no neighbour is much nearer
     index = built(vectors, tmp_path, recall=0.97)

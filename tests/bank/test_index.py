@@ -48,6 +48,13 @@ def test_every_kind_reaches_the_recall_it_reports(kind: str, tmp_path: Path) -> 
     np.testing.assert_allclose(products[0, 0], queries[0] @ vectors[rows[0, 0]], rtol=1e-4)
 
 
+def test_compressed_vectors_have_a_byte_for_four_dimensions_whatever_their_number() -> None:
+    vectors = unit_vectors(1000, 26)
+    index = VectorIndex.build(vectors, kind="ivfpq", recall=0.9)
+    assert faiss.extract_index_ivf(index.index).code_size == 7  # not 2, the largest divisor
+    assert index.report.recall >= 0.9
+
+
 def test_k_larger_than_the_index_gives_everything() -> None:
     index = VectorIndex.build(unit_vectors(7))
     products, rows = index.search(unit_vectors(2, seed=1), 50)
