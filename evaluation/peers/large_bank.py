@@ -160,8 +160,8 @@ def measure(folder: Path, options: argparse.Namespace) -> Meter:
     vectors = open_vectors(path)
     queries = world.draw(options.queries, 2)
     with meter.step("exact search of all queries"):
-        cosines, truth = exact_search(queries, vectors, 1000)
-    for rank in (1, 10, 100, 1000):
+        cosines, truth = exact_search(queries, vectors, 100)
+    for rank in (1, 10, 100):
         meter.note(f"cosine with neighbour {rank}", cosines[:, min(rank, options.count) - 1].mean())
     with meter.step("build"):
         index = VectorIndex.build(vectors, kind="disk", room=folder / "parts")

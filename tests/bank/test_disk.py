@@ -375,7 +375,13 @@ def test_lists_of_another_bank_are_refused(own: ImageBank, photos: Path, tmp_pat
         DatasetError, match=rf"'{name}' of the bank '.*' has changed since it was built; copy it ag"
     ):
         ImageBank.open(listed.root)
-    assert lists_of(ImageBank.build(photos, out=listed.root, segmenter=make_segmenter()))  # makes it anew
+    os.truncate(listed.root / name, 100)
+    with pytest.raises(
+        DatasetError, match=rf"'{name}' of the bank '.*' must have \d+ bytes, got 100: it is cut short"
+    ):
+        ImageBank.open(listed.root)
+    ImageBank.build(photos, out=listed.root, segmenter=make_segmenter())  # makes it anew
+    assert ImageBank.open(listed.root, verify=True).index.report == listed.index.report
 
 
 def test_a_half_written_shard_is_refused_by_name(own: ImageBank) -> None:
