@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovseg.bank import disk
-from ovseg.bank.rows import Vectors, blocks, give_back, take
+from ovseg.bank.rows import Vectors, blocks, gather, take
 from ovseg.errors import ConfigError, DatasetError, ShapeError
 
 Kind = Literal["auto", "flat", "ivf", "ivfpq", "disk", "hnsw"]
@@ -25,7 +25,7 @@ IVF_LIMIT = 2_000_000
 IVFPQ_LIMIT = 5_000_000
 _RERANK = 10  # candidates per wanted neighbour that compressed codes bring to the exact re-ranking
 _RERANK_MOST = 80  # of an index on disk, whose codes are shorter
-_RERANK_BYTES = 1 << 22  # of candidates' vectors at once; Linux may map 64 kB about each
+_RERANK_BYTES = 1 << 26  # of candidates' vectors that are in memory at once
 _WIDTHS = {"ivfpq": 4, "disk": 8}  # dimensions that share a byte of a compressed vector
 _TRAIN_PER_LIST = 40
 _TRAIN_BYTES = 1 << 30  # of the vectors that an index on disk learns from
@@ -293,8 +293,9 @@ def rerank(
     step = max(1, _RERANK_BYTES // max(4 * candidates.shape[1] * vectors.shape[1], 1))
     for start in range(0, len(queries), step):
         some = slice(start, start + step)
-        products[some] = np.einsum("nd,ncd->nc", queries[some], vectors[np.maximum(candidates[some], 0)])
-        give_back(vectors)
+        near = gather(vectors, np.maximum(candidates[some], 0).ravel())
+        near = near.reshape(*candidates[some].shape, vectors.shape[1])
+        products[some] = np.einsum("nd,ncd->nc", queries[some], near)
     products = np.where(candidates >= 0, products, -np.inf).astype(np.float32)
     order = np.argsort(-products, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(products, order, 1), np.take_along_axis(candidates, order, 1)

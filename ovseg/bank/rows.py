@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 Vectors = NDArray[np.float32]
 
 BLOCK = 65_536  # rows of a memory-mapped file that are read at once
+SCATTERED = 256  # the same of rows that lie apart: about each Linux may map 2 MB that are in its page cache
 
 
 def blocks(vectors: Vectors, start: int = 0, end: int | None = None) -> Iterator[Vectors]:
@@ -30,6 +31,15 @@ def take(vectors: Vectors, rows: NDArray[np.int64]) -> Vectors:
             taken[first:end] = vectors[rows[first:end]]
             give_back(vectors)
     return taken
+
+
+def gather(vectors: Vectors, rows: NDArray[np.int64]) -> Vectors:
+    """(n, D) float32 copies of the ``rows`` (n,), in any order."""
+    gathered = np.empty((len(rows), vectors.shape[1]), np.float32)
+    for start in range(0, len(rows), SCATTERED):
+        gathered[start : start + SCATTERED] = vectors[rows[start : start + SCATTERED]]
+        give_back(vectors)
+    return gathered
 
 
 def give_back(vectors: NDArray[np.float32]) -> None:

@@ -45,6 +45,7 @@ def unit_vectors(count: int, dimensions: int = 16, *, seed: int = 0) -> np.ndarr
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk, "PART", 500)
     monkeypatch.setattr(rows, "BLOCK", 200)
+    monkeypatch.setattr(rows, "SCATTERED", 90)
 
 
 @pytest.fixture
@@ -219,11 +220,9 @@ def test_no_more_than_a_block_of_rows_is_read_at_once(tmp_path: Path, monkeypatc
     monkeypatch.setattr(
         index_module, "_trained", lambda index, sample: (sizes.append(len(sample)), train(index, sample))[1]
     )
-    monkeypatch.setattr("ovseg.bank.index._RERANK_BYTES", 200 * 16 * 4)
-    index = built(vectors, tmp_path)
+    built(vectors, tmp_path)
     assert sizes == [1000]  # of 5,000: the sample is bounded too
-    single = index.report.rerank * 10  # candidates of one query, which are read together
-    assert max(vectors.asked) <= max(rows.BLOCK, single * 8)
+    assert max(vectors.asked) == rows.BLOCK
     in_blocks = [asked for asked in vectors.asked if asked == rows.BLOCK]
     # Two whole blocks in each of ten parts, for their digests and codes; 25 for the truth that it is tuned by.
     assert len(in_blocks) == 2 * 20 + 25
@@ -242,6 +241,7 @@ def test_what_was_read_of_a_mapped_file_is_given_back(tmp_path: Path, monkeypatc
     assert sum(float(block.sum()) for block in rows.blocks(vectors)) == vectors.size
     taken = rows.take(vectors, np.arange(0, 32_768, 3))
     assert (taken == 1).all() and len(taken) == 10_923
+    assert (rows.gather(vectors, np.arange(32_768)[::-50]) == 1).all()
     assert mapped() - before < 4000  # kB: where nothing is given back, 32,000
 
 
