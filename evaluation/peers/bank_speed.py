@@ -119,7 +119,7 @@ def indexing(count: int) -> dict[str, float]:
         np.save(Path(folder) / "v.npy", clustered(count, 1))
         vectors = np.load(Path(folder) / "v.npy", mmap_mode="r")
         start = time.perf_counter()
-        index = VectorIndex.build(vectors)
+        index = VectorIndex.build(vectors, room=Path(folder) / "parts")
         figures["build (s)"] = time.perf_counter() - start
         path, report = Path(folder) / "v.faiss", index.report
         figures["save (s)"] = seconds(lambda: index.save(path))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ovseg.bank import build, store
 from ovseg.bank.build import Progress
 from ovseg.bank.duplicates import Fingerprints, Pair, find_pairs
-from ovseg.bank.index import VectorIndex
+from ovseg.bank.index import Kind, VectorIndex, check_kind
 from ovseg.bank.options import BankOptions, check_keys, read_options
 from ovseg.bank.search import Retrieved, query_vector
 from ovseg.bank.support import RegionSupport
@@ -177,6 +177,23 @@ class ImageBank:
             kept._finish()
         return type(self).open(self.root, segmenter=self._segmenter)
 
+    def reindex(self, kind: Kind, *, recall: float | None = None) -> ImageBank:
+        """The bank with another index over the same vectors; no image is encoded again.
+
+        Args:
+            kind: one of ``index.KINDS``; a "disk" that was killed goes on where it stopped.
+            recall: recall@10 that the index is tuned to; None keeps that of the bank.
+
+        Raises:
+            ConfigError: there is no such kind.
+            DatasetError, OutputError: see ``open`` and ``build``.
+        """
+        check_kind(kind)
+        with store.writing(self.root):
+            before = read_options(store.read_manifest(self.root))
+            self._finish(options=replace(before, kind=kind, recall=before.recall if recall is None else recall))
+        return type(self).open(self.root, segmenter=self._segmenter)
+
     def changed_images(self) -> list[str]:
         """Paths of images that are gone, or whose bytes are not those that the vectors were made of."""
         rows = self.table.select(["path", "bytes", "stamp", "sha256"])[: len(self)].to_pylist()
@@ -196,10 +213,10 @@ class ImageBank:
             self._finish(removed | set(gone))
         return type(self).open(self.root, segmenter=self._segmenter)
 
-    def _finish(self, removed: set[int] | None = None) -> None:
+    def _finish(self, removed: set[int] | None = None, options: BankOptions | None = None) -> None:
         manifest = store.read_manifest(self.root)
         encoder, space = manifest["encoder"], manifest["space"]
-        options = read_options(manifest)
+        options = options or read_options(manifest)
         build.finish(self.root, encoder=encoder, space=space, options=options, removed=removed)
 
     @property
@@ -352,7 +369,8 @@ class ImageBank:
     def _retrieved(self, cosine: NDArray[np.float32], rows: NDArray[np.int64]) -> Retrieved:
         found = (rows >= 0).all(0)  # a list index may come back with fewer
         cosine, rows = cosine[:, found], rows[:, found]
-        paths = tuple(tuple(self.paths[row] for row in line) for line in rows)
+        column = self.table["path"]  # a list of all paths takes seconds and a gigabyte where there are many
+        paths = tuple(tuple(column[int(row)].as_py() for row in line) for line in rows)
         return Retrieved(rows, cosine, paths, self.reading)
 
     def _open_index(self, kind: str) -> VectorIndex:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -18,6 +19,7 @@ from ovseg.bank import store
 from ovseg.bank.index import VectorIndex
 from ovseg.bank.known import KnownRows, Moved, removed_rows, superseded
 from ovseg.bank.options import BankOptions, check_options, read_options, stored_options
+from ovseg.bank.rows import give_back
 from ovseg.bank.vectors import describe_regions, difference_hash, image_vector, region_keys
 from ovseg.errors import ImageError, OvsegError
 from ovseg.files import atomic_path, sha256_of_bytes, write_json
@@ -37,6 +39,7 @@ Elsewhere = Callable[
     [Iterable[Item], BankOptions], Iterable[store.Row]
 ]  # rows, in order, as ``make_rows`` gives them
 _KINDS = ("images", "regions", "keys")  # of vectors
+_PARTS = "parts"  # folder of what indices on disk are made of, until the bank is finished
 _AHEAD = 4  # images decoded before their turn
 _FLUSH_SECONDS = 5.0  # a killed build loses at most so much
 
@@ -146,12 +149,14 @@ def finish(
         total = counts[kind]
         if kind == "images" or total:
             vectors = _write_vectors(root, name, kind=kind, removed=removed, total=total)
-            index = VectorIndex.build(vectors, kind=options.kind, recall=options.recall)
+            room = root / _PARTS / kind
+            index = VectorIndex.build(vectors, kind=options.kind, recall=options.recall, room=room)
             index.save(root / f"{name}.faiss")
             reports[kind] = index.report.to_dict()
     # The manifest lists every file with its checksum; it is written last, so what it lists is whole.
     keep = [root / f"{names['images']}.parquet"]
     keep += [root / f"{names[kind]}{suffix}" for kind in reports for suffix in (".npy", ".faiss")]
+    keep += [root / f"{names[kind]}.lists" for kind, report in reports.items() if report["kind"] == "disk"]
     if "regions" in reports:
         keep.append(root / f"{names['regions']}-owner.npy")
     manifest = {
@@ -340,6 +345,8 @@ def _fill(root: Path, vectors: Any, *, kind: str, removed: set[int]) -> NDArray[
                 vectors[len(owners) : len(owners) + len(wanted)] = wanted
             owners += [image] * len(wanted)
             image += 1
+        if vectors is not None:
+            give_back(vectors)
     return np.asarray(owners, np.int64)
 
 
@@ -348,7 +355,8 @@ def _generation(root: Path) -> int:
 
 
 def _drop_older(root: Path, generation: int) -> None:
-    """Files of earlier generations and halves left by a kill; one that is still open elsewhere stays."""
+    """Files of earlier generations, parts, and halves left by a kill; one that is still open elsewhere stays."""
+    shutil.rmtree(root / _PARTS, ignore_errors=True)
     halves = [path for kind in _KINDS for path in root.glob(f".{kind}-*")] + [*(root / "shards").glob(".*.parquet")]
     for path in [*(path for kind in _KINDS for path in root.glob(f"{kind}-*")), *halves]:
         if path in halves or path.stem.split("-")[1] != f"{generation:04d}":

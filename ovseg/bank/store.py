@@ -230,7 +230,7 @@ def changed_file(root: Path, name: str) -> DatasetError:
 
 def _is_small(name: str) -> bool:
     """Whether a file is small beside the vectors: the table, and whose each region is."""
-    return ("/" not in name and not name.endswith((".faiss", ".npy"))) or name.endswith("-owner.npy")
+    return ("/" not in name and not name.endswith((".faiss", ".lists", ".npy"))) or name.endswith("-owner.npy")
 
 
 def _check_sizes(root: Path, manifest: dict[str, Any]) -> None:

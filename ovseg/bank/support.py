@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ovseg.bank.index import VectorIndex, Vectors
+from ovseg.bank.index import VectorIndex
+from ovseg.bank.rows import Vectors
 from ovseg.bank.vectors import describe_regions, region_keys
 from ovseg.encoders.spec import DenseFeatures
 from ovseg.heads.base import Head

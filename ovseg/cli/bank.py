@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
     """Add the group of commands to ``app``."""
     group = typer.Typer(no_args_is_help=True, help=_HELP)
     group.command(cls=WithRay)(build)
-    for function in (add, remove, refresh, search, info, verify):
+    for function in (add, remove, refresh, index, search, info, verify):
         group.command()(function)
     app.add_typer(group, name="bank")
 
@@ -44,7 +44,7 @@ def build(
     source: Annotated[str, typer.Argument(help="Folder, glob, .txt list, .tar shards, hf://name:split or .yaml.")],
     out: Annotated[Path, typer.Option(help="Folder of the bank.")],
     model: Annotated[str | None, typer.Option(help="A name from 'ovseg models'; mini if not given.")] = None,
-    index: Annotated[str | None, typer.Option(help="auto (if not given), flat, ivf, ivfpq or hnsw.")] = None,
+    index: Annotated[str | None, typer.Option(help="auto (if not given), flat, ivf, ivfpq, disk or hnsw.")] = None,
     recall: Annotated[
         float | None, typer.Option(min=0, max=1, help="Recall@10 that the index is tuned to; 0.95 if not given.")
     ] = None,
@@ -136,6 +136,24 @@ def refresh(bank: _Bank) -> None:
 
     with _Counter("encoding") as count:
         _print_summary(ovseg.ImageBank.open(bank).refresh(progress=count))
+
+
+def index(
+    bank: _Bank,
+    kind: Annotated[str, typer.Argument(help="auto, flat, ivf, ivfpq, disk (need not fit in memory) or hnsw.")],
+    recall: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Recall@10 that it is tuned to; if not given, as before.")
+    ] = None,
+) -> None:
+    """Make another index over the vectors of a bank; no image is encoded again.
+
+    Example: ovseg bank index photos.bank disk
+    """
+    import ovseg
+    from ovseg.bank.index import check_kind
+
+    check_kind(kind)
+    _print_summary(ovseg.ImageBank.open(bank).reindex(kind, recall=recall))  # type: ignore[arg-type]
 
 
 def search(

@@ -24,17 +24,17 @@ def test_exact_search_equals_sorting_all_products() -> None:
 
 
 def test_exact_search_numbers_the_rows_of_later_blocks_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ovseg.bank.index._BLOCK", 7)
+    monkeypatch.setattr("ovseg.bank.rows.BLOCK", 7)
     vectors, queries = unit_vectors(45), unit_vectors(6, seed=1)
     _, rows = exact_search(queries, vectors, 9)
     assert (rows == np.argsort(-(queries @ vectors.T), axis=1)[:, :9]).all()
     assert rows.max() > 40
 
 
-@pytest.mark.parametrize("kind", ["flat", "ivf", "ivfpq", "hnsw"])
+@pytest.mark.parametrize("kind", ["flat", "ivf", "ivfpq", "disk", "hnsw"])
 def test_every_kind_reaches_the_recall_it_reports(kind: str, tmp_path: Path) -> None:
     vectors = unit_vectors(4000)
-    index = VectorIndex.build(vectors, kind=kind, recall=0.9)
+    index = VectorIndex.build(vectors, kind=kind, recall=0.9, room=tmp_path / "parts")
     assert index.report.kind == kind
     assert index.report.recall >= 0.9
     queries = unit_vectors(50, seed=2)
@@ -46,6 +46,13 @@ def test_every_kind_reaches_the_recall_it_reports(kind: str, tmp_path: Path) -> 
     assert np.mean(hits) >= 8
     assert (np.diff(products, axis=1) <= 1e-6).all()
     np.testing.assert_allclose(products[0, 0], queries[0] @ vectors[rows[0, 0]], rtol=1e-4)
+
+
+def test_compressed_vectors_have_a_byte_for_four_dimensions_whatever_their_number() -> None:
+    vectors = unit_vectors(1000, 26)
+    index = VectorIndex.build(vectors, kind="ivfpq", recall=0.9)
+    assert faiss.extract_index_ivf(index.index).code_size == 7  # not 2, the largest divisor
+    assert index.report.recall >= 0.9
 
 
 def test_k_larger_than_the_index_gives_everything() -> None:
@@ -61,7 +68,8 @@ def test_an_empty_index_finds_nothing() -> None:
 
 
 def test_the_kind_follows_the_size() -> None:
-    assert [choose_kind(n) for n in (0, 100_000, 100_001, 3_000_000)] == ["flat", "flat", "ivf", "ivfpq"]
+    sizes = [0, 100_000, 100_001, 3_000_000, 5_000_001]
+    assert [choose_kind(n) for n in sizes] == ["flat", "flat", "ivf", "ivfpq", "disk"]
 
 
 def test_bad_input_is_refused(tmp_path: Path) -> None:

@@ -207,6 +207,24 @@ def test_options_replace_those_of_a_recipe(run: Run) -> None:
     assert "'recall'" in str(run("bank", "build", "r.yaml", "--out", "c", code=1).exception)
 
 
+def test_another_index_is_made_of_a_bank(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ovseg.bank.index._TRAIN_PER_LIST", 2)  # lists also for 24 photos
+    run("bank", "build", "photos", "--out", "b")
+    before = run("bank", "search", "b", "red", "-k", "7").stdout
+    assert "24 vectors of" in run("bank", "index", "b", "disk").stdout
+    shown = json.loads(run("bank", "info", "b", "--json").stdout)
+    assert (
+        shown["options"]["kind"] == shown["index"]["images"]["kind"] == shown["index"]["regions"]["kind"] == "disk"
+    )
+    assert run("bank", "search", "b", "red", "-k", "7").stdout == before
+    assert "got 'tree'" in str(run("bank", "index", "b", "tree", code=1).exception)
+    assert "no bank at 'c'" in str(run("bank", "index", "c", "disk", code=1).exception)
+    run("bank", "index", "b", "disk", "--recall", "5", code=2)
+    Path("r.yaml").write_text("summary: test\nsource: photos\nindex: disk\n")
+    run("bank", "build", "r.yaml", "--out", "d")
+    assert list(Path("d").glob("images-*.lists"))
+
+
 @pytest.mark.parametrize("name", asset_names("retrieval/banks"))
 def test_bank_recipes_are_valid(name: str) -> None:
     assert BankRecipe.named(name).options().recall > 0
