@@ -43,6 +43,7 @@ TRAINED = "trained"  # the method of models whose head reads shots
 _POINTING: dict[str, Kind] = {"boxes": "box", "points": "point"}
 _KEPT = 64  # pictures, some 6 MB each; 14 with what a trained head reads
 _LESSONS = 8
+_TAUGHT = 100  # pictures of all lessons that stay, some 9 MB each where all their cells are compared (INSID3)
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,15 @@ class ExampleEvidence(Modifier):
         return found.plus(shown, drawn_by_sam(odds, encoded, model=self.masks, stride=logits.stride))
 
 
+@dataclass(frozen=True)
+class _Taught:
+    """A lesson that stays in memory: for which queries, what it taught, and by how many pictures."""
+
+    queries: QueryBank
+    evidence: ExampleEvidence
+    pictures: int
+
+
 class ExampleReader:
     """Reads the pictures of concepts with one model; the last ones stay in memory, as do the last lessons.
 
@@ -101,7 +111,7 @@ class ExampleReader:
 
     def __init__(self) -> None:
         self._pictures: OrderedDict[str, _Kept] = OrderedDict()
-        self._lessons: OrderedDict[str, tuple[QueryBank, ExampleEvidence]] = OrderedDict()
+        self._lessons: OrderedDict[str, _Taught] = OrderedDict()
         self._lock = threading.RLock()
 
     def __reduce__(self) -> tuple[type[ExampleReader], tuple[()]]:
@@ -124,8 +134,11 @@ class ExampleReader:
         with self._lock:
             if key not in self._lessons:
                 learned = self._learned(segmenter, queries, concepts, mark)
-                _keep(self._lessons, key, (queries, learned), most=_LESSONS)
-            evidence = self._lessons[key][1]
+                count = sum(len(concept.images) for concept in concepts.values())
+                _keep(self._lessons, key, _Taught(queries, learned, count), most=_LESSONS)
+                while len(self._lessons) > 1 and sum(each.pictures for each in self._lessons.values()) > _TAUGHT:
+                    self._lessons.popitem(last=False)
+            evidence = self._lessons[key].evidence
         return replace(queries, modifiers=(*queries.modifiers, evidence))
 
     @torch.inference_mode()

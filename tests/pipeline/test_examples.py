@@ -14,8 +14,9 @@ from PIL import Image
 from ovseg import Concept
 from ovseg.errors import ImageError, SpaceError, VocabularyError
 from ovseg.examples import METHODS
-from ovseg.pipeline.examples import cell_shares, examples_mark
+from ovseg.pipeline.examples import ExampleEvidence, ExampleReader, cell_shares, examples_mark
 from ovseg.pipeline.places import pictures_of
+from ovseg.pipeline.queries import QueryBank
 from ovseg.pipeline.segmenter import Segmenter
 
 
@@ -86,6 +87,24 @@ def test_pictures_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(seen) == 2 + 3
     segmenter.segment(photo("red", left=56), [*labels, "blue"])  # another vocabulary, the same pictures
     assert len(seen) == 6
+
+
+def test_lessons_of_many_pictures_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three lessons of two pictures each, where four pictures may stay: the first lesson is taught again."""
+    monkeypatch.setattr("ovseg.pipeline.examples._TAUGHT", 4)
+    segmenter = make_segmenter()
+    taught: list[str] = []
+    learn = ExampleReader._learned
+
+    def noted(self: ExampleReader, segmenter: Segmenter, queries: QueryBank, *rest: Any) -> ExampleEvidence:
+        taught.append(queries.vocabulary.labels[1])
+        return learn(self, segmenter, queries, *rest)
+
+    monkeypatch.setattr(ExampleReader, "_learned", noted)
+    mug = Concept("mug", images=[photo("red"), photo("red", left=40)], masks=[square(), square(left=40)])
+    for other in ("white", "blue", "blue", "white", "green", "blue", "white"):
+        segmenter.segment(photo("red", left=56), [mug, other])
+    assert taught == ["white", "blue", "green", "white"]
 
 
 def test_a_file_that_changes_is_read_again(segmenter: Segmenter, tmp_path: Path) -> None:
