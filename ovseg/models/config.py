@@ -96,6 +96,7 @@ class ModelConfig(Config):
     """One model: encoders, prompts, sizes, smoothing, background, licence.
 
     ``words`` names a list of ``prompts/words/``, which the classes of a benchmark are then asked by.
+    ``broader`` names a table of ``prompts/vocabularies/broader.yaml``: "man" is then asked by "person" as well.
     ``parameters`` are millions. ``correction`` names regions that are painted in their most frequent label.
     ``gather`` changes the features of an image as a whole. ``again`` asks for a second pass.
     ``redraw`` lets a SAM draw the label map anew. ``boxes`` lets the model's detector say where labels are.
@@ -109,6 +110,7 @@ class ModelConfig(Config):
     head: HeadConfig | None = None
     templates: str = "one"
     words: str = ""
+    broader: str | None = None
     input: InputConfig = InputConfig()
     logit_scale: float = 1.0
     smoothing: float | None = None

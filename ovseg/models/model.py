@@ -67,7 +67,8 @@ class Model:
         ``features`` decides the features in the joint space, ``settings`` how a label is chosen from them.
         """
         config = self.config
-        added = [part for part in (config.whole, config.again, config.redraw, config.boxes) if part is not None]
+        may_be = (config.whole, config.again, config.redraw, config.boxes, config.broader)
+        added = [part for part in may_be if part is not None]
         gathered = [] if config.gather is None else [config.gather]
         head = (
             None

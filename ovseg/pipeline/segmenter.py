@@ -35,6 +35,7 @@ from ovseg.pipeline.selection import Using, select
 from ovseg.pipeline.selection.prompts import Box, Points, check_previous, join_prompts
 from ovseg.pipeline.text_cache import TextCache
 from ovseg.result import SegmentationResult, Selection
+from ovseg.vocabulary.broader import broadened
 from ovseg.vocabulary.labels import Background, Concept, Vocabulary, without_pictures
 from ovseg.vocabulary.templates import Templates
 from ovseg.vocabulary.word_lists import WordList
@@ -112,7 +113,7 @@ class Segmenter:
             asked = digest(asdict(wanted.vocabulary), wanted.embeddings.tolist(), wanted.class_of_query.tolist())
         else:
             words, shown = without_pictures(wanted)
-            vocabulary = Vocabulary.of(words, background=self._contrasts(background))
+            vocabulary = self._broadened(Vocabulary.of(words, background=self._contrasts(background)))
             pictures = [lesson_mark(shown, self.config.examples)] if shown or judges_words(self) else []
             asked = digest(asdict(vocabulary), phrases_of(vocabulary), *pictures)
         return {**self.info, "asked": asked, "background": str(background), "refine": str(self._refines(refine))}
@@ -444,7 +445,12 @@ class Segmenter:
         return () if background == "auto" and self.config.scoring.over == "each" else background
 
     def _encode_words(self, vocabulary: Vocabulary) -> QueryBank:
+        vocabulary = self._broadened(vocabulary)
         return encode_vocabulary(vocabulary, self.model, self.templates, cache=self._cache, device=self.device)
+
+    def _broadened(self, vocabulary: Vocabulary) -> Vocabulary:
+        table = self.config.broader
+        return vocabulary if table is None else broadened(vocabulary, table=table)
 
     def _refines(self, refine: bool | None) -> bool:
         return self.config.refine.default if refine is None else refine
