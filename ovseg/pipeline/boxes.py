@@ -74,7 +74,9 @@ class BoxEvidence(Modifier):
     """Adds to the logits of labels that the detector knows what its boxes say.
 
     A cell gains ``inside`` times the score of the surest box of the label that covers it, times the share that is
-    covered. A label without a sure box gains ``absence`` at every cell, which is less than 0.
+    covered. A label without a sure box gains ``absence`` at every cell, which is less than 0. What competes with the
+    labels as background gains what the label that gains most there does: a box says which label a thing has, and
+    not that it fills the box.
 
     Attributes:
         model: with a detector.
@@ -109,7 +111,9 @@ class BoxEvidence(Modifier):
                 amounts[row, : grid[0], : grid[1]] = self.rule.inside * inside
             else:
                 amounts[row] = absence(self.rule, asked=len(known))
-        return logits.plus(torch.tensor(known), sign * amounts)
+        background = torch.arange(logits.queries.labels, logits.queries.classes)
+        gained = amounts.amax(0).clamp_min(0).expand(len(background), -1, -1)
+        return logits.plus(torch.cat([torch.tensor(known), background]), sign * torch.cat([amounts, gained]))
 
 
 def absence(rule: BoxesConfig, *, asked: int) -> float:

@@ -50,6 +50,21 @@ def test_a_label_gains_in_its_surest_box_and_loses_where_it_has_none() -> None:
     assert torch.allclose(added[1], torch.tensor(0.3 / 1.3).log())
 
 
+def test_a_box_does_not_say_that_its_thing_fills_it() -> None:
+    """The background gains what the label gains: between the two nothing changes, against other labels it does."""
+    segmenter = with_boxes((0, 0, 64, 64))
+    encoded = segmenter.encode(GREY)
+    queries = segmenter.queries(["red", "white"], background=["green", "black"])
+    before = segmenter.logits(encoded, queries)
+    evidence = BoxEvidence(segmenter.model, BoxesConfig(inside=2.0, missed=0.3, shown=1))
+    after = evidence(before, encoded)
+    added = after.values - before.values
+    inside = added[:, :, : added.shape[2] // 2]
+    assert torch.allclose(inside[[0, 2, 3]], torch.tensor(2 * 0.9)) and bool((inside[1] < 0).all())
+    assert torch.allclose(added[2:, :, added.shape[2] // 2 :], torch.tensor(0.0))
+    torch.testing.assert_close(evidence.undone(after, encoded).values, before.values)
+
+
 def test_unsure_boxes_are_no_boxes_and_heads_without_a_detector_are_left_alone() -> None:
     segmenter = with_boxes((0, 0, 64, 64))
     encoded = segmenter.encode(GREY)
