@@ -125,7 +125,7 @@ def _inside(values: Any, section: str, dotted: str) -> Any:
 def _explain(problem: Any, kind: type[BaseModel]) -> str:
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
-        return f"'{where}': {problem['msg']}"
+        return f"'{where}': {problem['msg'].removeprefix('Value error, ')}"
     key = str(problem["loc"][-1])
     return f"unknown key '{where}'{did_you_mean(key, _field_names(kind)).removesuffix('.')}"
 

@@ -56,16 +56,16 @@ class ViTTower(nn.Module, ABC):
     Attributes:
         stride: pixels per patch.
         channels: length C of a projected vector.
-        between: makes, of the tokens entering the first block, what is called after each block before the last with
-            its number and the tokens (B, N, D); that may merge or drop tokens, as long as all are back before the
-            last block, whose recipes need the whole grid.
+        walk: makes, of this tower and of the tokens entering the first block, what runs each block before the last:
+            its number and the tokens (B, N, D) to those that leave it; that may merge or drop tokens, as long as
+            all are back before the last block, whose recipes need the whole grid. None runs the blocks as they are.
         position_offset: how positions are resized to another grid: None as the network's library does it, a number
             as ``resize_positions`` does with this offset.
     """
 
     stride: int
     channels: int
-    between: Callable[[TowerTokens], Callable[[int, Tensor], Tensor]] | None = None
+    walk: Callable[[ViTTower, TowerTokens], Callable[[int, Tensor], Tensor]] | None = None
     position_offset: float | None = None
 
     @property
@@ -147,11 +147,9 @@ class ViTTower(nn.Module, ABC):
         check_pixels(pixels, self.stride)
         tokens, ropes = self.embed(pixels)
         values, passed = tokens.values, [replace(tokens, rope=ropes[0])]
-        step = None if self.between is None else self.between(passed[0])
+        step = None if self.walk is None else self.walk(self, passed[0])
         for number, (block, rope) in enumerate(zip(self.blocks[:-1], ropes[:-1], strict=True)):
-            values = self.run_block(block, values, rope)
-            if step is not None:
-                values = step(number, values)
+            values = self.run_block(block, values, rope) if step is None else step(number, values)
             if keep:
                 passed.append(replace(tokens, values=values, rope=ropes[number + 1]))
         if values.shape[1] != tokens.values.shape[1]:

@@ -9,7 +9,7 @@ from torch import nn
 from ovseg.attention import RecipeConfig
 from ovseg.encoders.converter import build_converter
 from ovseg.encoders.recipe_encoder import RecipeEncoder
-from ovseg.encoders.reduction import TokenReduction
+from ovseg.encoders.reduction.registry import TokenReduction
 from ovseg.encoders.spec import EncoderSpec, Triple
 from ovseg.encoders.structure import build_structure
 from ovseg.encoders.tower import ViTTower
@@ -71,7 +71,7 @@ def assemble(
                 f"encoder.tokens: recipe '{recipe.name}' reads what entered earlier blocks, where tokens would be "
                 "missing; remove 'tokens:', or choose another recipe"
             )
-        tower.between = TokenReduction(encoder.tokens, len(tower.blocks))
+        tower.walk = TokenReduction(encoder.tokens, len(tower.blocks))
     return built, marks
 
 

@@ -15,7 +15,7 @@ from ovseg.assets import asset_names, find_asset
 from ovseg.attention.registry import RECIPES, RecipeConfig
 from ovseg.config import Config, load_config, parse_config
 from ovseg.encoders.converter import ConverterConfig
-from ovseg.encoders.reduction import TokensConfig
+from ovseg.encoders.reduction.registry import TokensConfig
 from ovseg.encoders.structure import StructureConfig
 from ovseg.errors import ConfigError, ModelError, did_you_mean
 from ovseg.heads.registry import HeadConfig
@@ -67,7 +67,7 @@ class EncoderConfig(Config):
             the released code of the recipes; see ``ovseg.encoders.tower.resize_positions``.
         norm_epsilon: what all layer normalisations of a tower add to the variance; None leaves what they have.
         exact_gelu: run a tower with GELU where its weights were trained with x·sigmoid(1.702x).
-        tokens: between which blocks a tower runs on fewer tokens; None keeps all of them.
+        tokens: how a tower runs on fewer tokens before its last block; None keeps all of them.
         recipe: what the last attention block of a tower does; None leaves it as it was trained.
         structure: a vision-only encoder, for recipes that need one.
         regions: how the image is cut into parts, for recipes that need them.

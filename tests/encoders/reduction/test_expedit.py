@@ -4,17 +4,12 @@ import math
 
 import pytest
 import torch
-from helpers.towers import build_network, model_config
+from helpers.towers import build_network
 from torch import Tensor
 
-from ovseg.attention import RecipeConfig
 from ovseg.encoders.openclip_vit import OpenClipViT
-from ovseg.encoders.reduction import TokenReduction, TokensConfig, cluster, put_back
-from ovseg.encoders.timm_eva import TimmEva
-from ovseg.encoders.tower import ViTTower
-from ovseg.errors import ConfigError
-from ovseg.models.assemble import assemble
-from ovseg.models.config import EncoderConfig
+from ovseg.encoders.reduction.expedit import ExpeditConfig, cluster, put_back
+from ovseg.encoders.reduction.registry import TokenReduction
 
 GRID = (4, 6)
 
@@ -23,7 +18,7 @@ def patches(seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     return 3 * torch.randn(1, 24, 5, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def slow_cluster(given: Tensor, config: TokensConfig) -> Tensor:
+def slow_cluster(given: Tensor, config: ExpeditConfig) -> Tensor:
     """Soft k-means by loops: a grid of 4 x 6 patches, of 2 x 3 centres."""
     cells = given[0].reshape(4, 6, 5)
     places = [(r, c) for r in range(2) for c in range(3)]
@@ -46,7 +41,7 @@ def slow_cluster(given: Tensor, config: TokensConfig) -> Tensor:
 
 @pytest.mark.parametrize("window", [1, 3, 5])
 def test_clusters_equal_a_loop_over_patches(window: int) -> None:
-    config = TokensConfig(after=1, share=0.5, window=window, sharpness=0.1, iterations=3)
+    config = ExpeditConfig(after=1, share=0.5, window=window, sharpness=0.1, iterations=3)
     found = cluster(patches(), GRID, config)
     torch.testing.assert_close(found[0], slow_cluster(patches(), config), atol=1e-9, rtol=0)
 
@@ -68,7 +63,7 @@ def test_patches_of_equal_squares_come_back_as_they_would_without() -> None:
     square = torch.zeros(2, 3, 5, dtype=torch.float64)
     square[..., 0] = 40 * torch.arange(6, dtype=torch.float64).view(2, 3)  # far apart: own centres
     given = square.repeat_interleave(2, 0).repeat_interleave(2, 1).reshape(1, 24, 5)
-    config = TokensConfig(after=1, share=0.5)
+    config = ExpeditConfig(after=1, share=0.5)
     centres = cluster(given, GRID, config)
     torch.testing.assert_close(centres[0], square.reshape(6, 5), atol=1e-4, rtol=0)
     back = put_back(given, centres, centres + 1, sharpness=config.sharpness, nearest=20)
@@ -79,7 +74,7 @@ def test_blocks_in_between_see_fewer_tokens_and_the_last_all() -> None:
     tower, seen = OpenClipViT(build_network("openclip")), []
     pixels = torch.randn(2, 3, 48, 32, generator=torch.Generator().manual_seed(1))
     plain = tower.prefix(pixels).values
-    tower.between = TokenReduction(TokensConfig(after=1, share=0.5), len(tower.blocks))
+    tower.walk = TokenReduction(ExpeditConfig(after=1, share=0.5), len(tower.blocks))
     run = tower.run_block
     tower.run_block = lambda block, values, rope: seen.append(values.shape[1]) or run(block, values, rope)  # type: ignore[method-assign, func-returns-value]
     reduced = tower.prefix(pixels).values
@@ -87,28 +82,3 @@ def test_blocks_in_between_see_fewer_tokens_and_the_last_all() -> None:
     assert reduced.shape == plain.shape and not torch.allclose(reduced, plain)
     twice = tower.prefix(pixels).values  # nothing of the first batch is left
     torch.testing.assert_close(twice, reduced)
-
-
-def built(tower: ViTTower, **encoder: object) -> None:
-    from ovseg.encoders.spec import EncoderSpec
-
-    config = model_config(
-        "tiny", encoder=EncoderConfig(kind="openclip", name="tiny", random_weights=True, **encoder)
-    )
-    assemble(tower, EncoderSpec("tiny", "tiny", tower.stride, 16), config, None)
-
-
-def test_a_model_file_says_where_and_what_cannot_be_is_refused() -> None:
-    tower = OpenClipViT(build_network("openclip"))
-    built(tower, tokens={"after": 1})
-    assert tower.between == TokenReduction(TokensConfig(after=1), 3)
-    with pytest.raises(ConfigError, match="so be at most 1, got 2"):
-        built(OpenClipViT(build_network("openclip")), tokens={"after": 2})
-    with pytest.raises(ConfigError, match="must be odd, got 4"):
-        built(OpenClipViT(build_network("openclip")), tokens={"after": 1, "window": 4})
-    with pytest.raises(ConfigError, match="recipe 'resclip' reads what entered earlier blocks"):
-        built(OpenClipViT(build_network("openclip")), tokens={"after": 1}, recipe=RecipeConfig(name="resclip"))
-    rotary = TimmEva(build_network("eva-fused"))
-    rotary.between = TokenReduction(TokensConfig(after=1), 3)
-    with pytest.raises(ConfigError, match="without rotary positions"):
-        rotary.prefix(torch.zeros(1, 3, 32, 32))

@@ -1,0 +1,1 @@
+"""Fewer tokens in the blocks of a tower, without training: the ways of ``encoder.tokens``."""
