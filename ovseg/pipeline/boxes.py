@@ -74,9 +74,9 @@ class BoxEvidence(Modifier):
     """Adds to the logits of labels that the detector knows what its boxes say.
 
     A cell gains ``inside`` times the score of the surest box of the label that covers it, times the share that is
-    covered. A label without a sure box gains ``absence`` at every cell, which is less than 0. What competes with the
-    labels as background gains what the label that gains most there does: a box says which label a thing has, and
-    not that it fills the box.
+    covered. A label without a sure box gains ``absence`` at every cell, which is less than 0. What competes with
+    the labels as background gains as much as the label that gains most there: a box says which label a thing has,
+    and not that the thing fills it.
 
     Attributes:
         model: with a detector.
