@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -202,8 +202,10 @@ class Run:
         if ray is not None:
             make = partial(outcomes_of_many, self, address=ray, at_once=AT_ONCE, whole=shown)
         large = [job for job in jobs if is_large(self, job)]
-        with bar as advance, self._written(out, console, all_large=len(large) == len(jobs)) as write:
-            for job, outcome, fresh in self._all_outcomes(jobs, large, make, console, overwrite=overwrite):
+        writing = self._written(out, console, all_large=len(large) == len(jobs))
+        doing = self._all_outcomes(jobs, large, make, console, overwrite=overwrite)
+        with bar as advance, writing as write, closing(doing) as outcomes:
+            for job, outcome, fresh in outcomes:
                 if isinstance(outcome, ImageError):
                     failed += 1
                     print_failure(job, outcome, console, as_json=as_json)
@@ -241,7 +243,7 @@ class Run:
         console: Console,
         *,
         overwrite: bool,
-    ) -> Iterator[tuple[Job, SegmentationResult | LargeResult | ImageError, bool]]:
+    ) -> Generator[tuple[Job, SegmentationResult | LargeResult | ImageError, bool], None, None]:
         """Per job its result or why there is none, and whether it was made now; the ``large`` ones come last."""
         from ovseg.cli.large import large_outcomes
 
@@ -279,14 +281,15 @@ class Run:
         # A processor gains nothing from a batch, and one by one no result depends on its neighbours, not even in
         # the last digit.
         at_once = 1 if self.segmenter.device.type == "cpu" else AT_ONCE
-        read = prefetch(lambda job: self._read(job, identity, overwrite=overwrite), jobs, ahead=AT_ONCE)
-        for some in chunks(zip(jobs, read, strict=True), at_once):
-            results = iter(self._segment([found for _, found in some if isinstance(found, _Picture)]))
-            for job, found in some:
-                if isinstance(found, _Picture):
-                    yield job, self._save(job, next(results), found, identity), True
-                else:
-                    yield job, self.load(job) if found is None else found, False
+        reading = prefetch(lambda job: self._read(job, identity, overwrite=overwrite), jobs, ahead=AT_ONCE)
+        with closing(reading) as read:  # before the folder of copies goes, into which it fetches
+            for some in chunks(zip(jobs, read, strict=True), at_once):
+                results = iter(self._segment([found for _, found in some if isinstance(found, _Picture)]))
+                for job, found in some:
+                    if isinstance(found, _Picture):
+                        yield job, self._save(job, next(results), found, identity), True
+                    else:
+                        yield job, self.load(job) if found is None else found, False
 
     def _read(self, job: Job, identity: dict[str, str], *, overwrite: bool) -> _Picture | ImageError | None:
         """The decoded image, why it cannot be decoded, or None where its result is there already."""

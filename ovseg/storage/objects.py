@@ -152,6 +152,8 @@ def check_bucket(address: str) -> None:
             first_answer(files, bucket)
         except FileNotFoundError as problem:
             raise StorageError(f"there is no bucket '{bucket}', got '{address}'; check the spelling") from problem
+        except PermissionError:  # some may use a folder of a bucket and not ask for the bucket itself
+            return
 
 
 def _listed(address: str, found: Mapping[str, Mapping[str, Any]]) -> list[Stored]:

@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -29,6 +30,7 @@ from ovseg.cli import build_app
 from ovseg.cli.segment import Run
 from ovseg.errors import ImageError, OutputError, OvsegError, StorageError
 from ovseg.pipeline.segmenter import Segmenter
+from ovseg.storage import fetch
 
 Invoke = Callable[..., Result]
 LABELS = ("cat", "cup")
@@ -179,9 +181,14 @@ def test_a_killed_run_goes_on_and_leaves_no_record_beside_other_files(
             raise KeyboardInterrupt
         put(path, address)
 
+    def slow(address: str, path: Path) -> None:  # the next photos are on their way here when the run ends
+        time.sleep(0.1)
+        fetch(address, path)
+
     def kill(*options: str) -> set[str]:
         with monkeypatch.context() as patched:
             patched.setattr(ovseg.storage.shelf, "put", killed)
+            patched.setattr(ovseg.cli.jobs, "fetch_object", slow)
             assert isinstance(invoke(*command, *options).exception, KeyboardInterrupt | SystemExit)
         files = store.contents("out")
         return {name for name in files if name.endswith(".json") and "index" in json.loads(files[name])}

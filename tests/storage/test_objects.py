@@ -75,6 +75,20 @@ def test_a_bucket_that_is_not_there_is_named(store: Store) -> None:
         find_stored("s3://")
 
 
+def test_who_may_use_a_folder_alone_need_not_see_its_bucket(
+    memory_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, first_answer = memory_store.write("photos/a.jpg", b"x"), objects_module.first_answer
+
+    def guarded(files: Any, name: str) -> dict[str, Any]:
+        if name == "bucket":
+            raise PermissionError("Forbidden")
+        return first_answer(files, name)
+
+    monkeypatch.setattr(objects_module, "first_answer", guarded)
+    assert [each.address for each in find_stored(f"{memory_store.address}/photos")[1]] == [address]
+
+
 def test_a_name_that_would_lead_out_of_a_folder_is_refused(memory_store: Store) -> None:
     memory_store.files.pipe("/bucket/photos/../../evil.jpg", b"x")
     with pytest.raises(
