@@ -51,6 +51,10 @@ class ClusterError(OvsegError, RuntimeError):
     """A Ray cluster cannot be joined, its machines lack something, or it lost the workers of a call."""
 
 
+class StorageError(OvsegError, RuntimeError):
+    """Object storage cannot be reached, or does not let the caller in; what is done so far is kept."""
+
+
 class MissingDependencyError(OvsegError, ImportError):
     """An optional package is needed for this call and is not installed."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -12,8 +12,12 @@ ItemT = TypeVar("ItemT")
 DoneT = TypeVar("DoneT")
 
 
-def prefetch(function: Callable[[ItemT], DoneT], items: Iterable[ItemT], *, ahead: int = 1) -> Iterator[DoneT]:
+def prefetch(
+    function: Callable[[ItemT], DoneT], items: Iterable[ItemT], *, ahead: int = 1
+) -> Generator[DoneT, None, None]:
     """``function`` of every item, in order; while the caller works on one, the next are computed in a thread.
+
+    Closing it waits until the thread has ended: what an error leaves open may otherwise go on for a while.
 
     Args:
         function: what is done; an error is raised when the turn of its item comes.

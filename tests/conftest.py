@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers.datasets import categories, folder, maps, oracle, real_data
 from helpers.ray import ray
+from helpers.storage import memory_store, s3_store, store
 from helpers.towers import clip_model, networks, pixels, siglip_model, wide
 from helpers.toy import bank, photos, segmenter
 
@@ -20,14 +21,17 @@ __all__ = [  # fixtures of the helpers
     "clip_model",
     "folder",
     "maps",
+    "memory_store",
     "networks",
     "oracle",
     "photos",
     "pixels",
     "ray",
     "real_data",
+    "s3_store",
     "segmenter",
     "siglip_model",
+    "store",
     "wide",
 ]
 

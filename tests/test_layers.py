@@ -23,6 +23,7 @@ LAYERS = [
         "progress",
         "own_files",
         "checkpoints",
+        "storage",
     },
     {"images", "vocabulary"},
     {"attention", "sam", "regions", "refine", "proposals", "examples"},

@@ -27,7 +27,7 @@ from ovseg.identity import FileMark, sealed
 from ovseg.images.fingerprint import fingerprint
 from ovseg.images.load import read_image
 from ovseg.images.reading import Reading
-from ovseg.images.sources import Item, mark_key, still_marked
+from ovseg.images.sources import Item, still_marked
 from ovseg.prefetch import prefetch
 
 if TYPE_CHECKING:
@@ -103,6 +103,8 @@ def _fresh(items: Iterable[Item], known: dict[str, FileMark]) -> Iterator[Item]:
 def _unchanged(item: Item, mark: FileMark) -> bool:
     if _table_key(item) != item.key:
         return True  # a name that no table can hold stays as bad as it was
+    if item.stored is not None and item.stored.is_marked(mark):
+        return True
     if item.content is not None:
         return sha256_of_bytes(item.content) == mark.sha256
     return still_marked(item.key, mark)
@@ -218,7 +220,7 @@ def _decode(item: Item, reading: Reading) -> Decoded:
         if _table_key(item) != item.key:
             raise ImageError("the file name is not UTF-8; rename the file")
         content = item.read()
-        mark = mark_key(item.key, content)
+        mark = item.mark(content)
         if not content:
             raise ImageError("the file is empty (0 bytes); fetch it again")
         picture = read_image(content, reading, name=f"'{item.key}'")

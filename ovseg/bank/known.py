@@ -29,14 +29,18 @@ class KnownRows:
         self.marks = {row["path"]: FileMark(row["bytes"], row["stamp"], row["sha256"]) for row in self._rows}
 
     @cached_property
-    def _gone(self) -> dict[str, dict[str, Any]]:
-        """By content, the rows of good images that are no longer where they were."""
-        good = (row for row in self._rows if row["status"] == "ok")
-        return {row["sha256"]: row for row in good if not key_exists(row["path"])}
+    def _good(self) -> dict[str, list[dict[str, Any]]]:
+        """By content, the rows of good images."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for row in self._rows:
+            if row["status"] == "ok":
+                found.setdefault(row["sha256"], []).append(row)
+        return found
 
     def moved(self, row: store.Row) -> Moved | None:
         """The vectors of an image that the bank knows from a place where it is no longer; None for any other."""
-        found = self._gone.get(row.sha256) if row.status == "ok" else None
+        alike = self._good.get(row.sha256, []) if row.status == "ok" else []
+        found = next((each for each in alike if not key_exists(each["path"])), None)
         if found is None:
             return None
         vectors, keys = (store.shard_vectors(found["shard"], name=name)[found["place"]] for name in store.WIDTHS)

@@ -41,8 +41,11 @@ Example: ovseg bank build photos/ --out photos.bank
 
 
 def build(
-    source: Annotated[str, typer.Argument(help="Folder, glob, .txt list, .tar shards, hf://name:split or .yaml.")],
-    out: Annotated[Path, typer.Option(help="Folder of the bank.")],
+    source: Annotated[
+        str,
+        typer.Argument(help="Folder, glob, .txt list, .tar shards, s3://bucket/folder, hf://name:split, .yaml."),
+    ],
+    out: Annotated[str, typer.Option(help="Folder of the bank.")],
     model: Annotated[str | None, typer.Option(help="A name from 'ovseg models'; mini if not given.")] = None,
     index: Annotated[str | None, typer.Option(help="auto (if not given), flat, ivf, ivfpq, disk or hnsw.")] = None,
     recall: Annotated[
@@ -69,8 +72,11 @@ def build(
     import ovseg
     from ovseg.bank.index import KINDS
     from ovseg.bank.recipes import BankRecipe
-    from ovseg.errors import ConfigError
+    from ovseg.errors import ConfigError, OutputError
+    from ovseg.storage import is_stored
 
+    if is_stored(out):
+        raise OutputError(f"expected a local folder for the bank, got --out '{out}'; its images may be in storage")
     if index is not None and index not in KINDS:
         raise ConfigError(f"expected an --index of {', '.join(KINDS)}, got '{index}'")
     is_recipe = source.endswith((".yaml", ".yml"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -24,8 +25,8 @@ def rows_of_many(
     Raises:
         ClusterError, OvsegError: see ``distributed.spread``.
     """
-    keys = [item.key for item in items]  # the bytes of a stream are read again by whoever needs them
-    for row in over(address, partial(_row_worker, load, options), keys, gpu=not device.startswith("cpu")):
+    items = [replace(item, content=None) for item in items]  # bytes of a stream are read again by who needs them
+    for row in over(address, partial(_row_worker, load, options), items, gpu=not device.startswith("cpu")):
         yield _whole(row)
 
 
@@ -41,9 +42,9 @@ def lines_of_many(
         yield _whole(line)
 
 
-def _row_worker(load: Callable[[], Any], options: BankOptions) -> Callable[[list[str], bool], list[Row]]:
+def _row_worker(load: Callable[[], Any], options: BankOptions) -> Callable[[list[Item], bool], list[Row]]:
     segmenter = load()
-    return lambda keys, again: list(make_rows(map(Item, keys), segmenter, options))
+    return lambda items, again: list(make_rows(items, segmenter, options))
 
 
 def _line_worker(make: Callable[[], Callable[[str], A]]) -> Callable[[list[str], bool], list[A]]:

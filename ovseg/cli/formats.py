@@ -37,6 +37,21 @@ class Quality(StrEnum):
     BEST = "best"
 
 
+def check_storable(formats: Collection[Format], address: str) -> None:
+    """Refuse formats whose files cannot be kept in storage.
+
+    Raises:
+        OutputError: names the first.
+    """
+    from ovseg.errors import OutputError
+
+    if Format.YOLO in formats:
+        raise OutputError(
+            f"--format yolo makes its folder anew, which storage cannot do whole, got --out '{address}'; give a "
+            "local folder, or another format"
+        )
+
+
 Write = Callable[["Job", "SegmentationResult | LargeResult"], None]
 
 

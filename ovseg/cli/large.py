@@ -98,6 +98,10 @@ def _refuse(run: Run, job: Job) -> None:
     asked += (
         ["--quality without --instances"] if run.changes.keys() & {"quality", "instances"} == {"quality"} else []
     )
+    if job.shelf is not None:
+        raise ImageError(
+            f"'{job.source}' is read by windows, which needs a local folder for --out, got '{job.shelf.address}'"
+        )
     asked += [f"--format {each.value}" for each in Format if each in run.formats - FORMATS]
     if asked:
         raise ImageError(

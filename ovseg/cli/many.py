@@ -74,15 +74,15 @@ def over(
 
 
 def refuse_copies(jobs: Sequence[Job]) -> None:
-    """Refuse what is no file that all machines see.
+    """Refuse what is no file or object that all machines see.
 
     Raises:
-        ImageError: an image is standard input or behind an address.
+        ImageError: an image is standard input or behind an address on the web.
     """
     from ovseg.errors import ImageError
 
     for job in jobs:
-        if job.copy is not None:
+        if job.copy is not None and job.copy.stored is None:
             raise ImageError(
                 f"expected files that all machines see with --ray, got '{job.source}'; save it as a file"
             )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ from ovseg.cli.formats import Format, Quality
 from ovseg.cli.many import RayAddress, WithRay
 from ovseg.cli.options import Device, ModelName, Runtime, Weights
 from ovseg.cli.reading import Bands, Range, parse_reading
-from ovseg.cli.sources import sources_of, split
+from ovseg.cli.sources import results_in, sources_of, split
 from ovseg.cli.telling import note, print_failure, print_result, tell_notes
 
 if TYPE_CHECKING:
@@ -25,17 +25,15 @@ if TYPE_CHECKING:
 
     from ovseg.cli.formats import Write
     from ovseg.cli.jobs import Copy, Job
-    from ovseg.distributed.pool import Make
     from ovseg.errors import ImageError
     from ovseg.identity import FileMark
     from ovseg.images.reading import Reading
     from ovseg.large import LargeResult
     from ovseg.result import SegmentationResult
+    from ovseg.storage import Shelf
     from ovseg.vocabulary.labels import Background, Concept
 
-_Answer: TypeAlias = "tuple[SegmentationResult | None, bool] | ImageError"  # of a worker, for one job
-
-_AT_ONCE = 4  # images that an accelerator gets together
+AT_ONCE = 4  # images that an accelerator gets together
 
 
 def register(app: typer.Typer) -> None:
@@ -55,7 +53,7 @@ def segment(
     weights: Weights = None,
     device: Device = "auto",
     runtime: Runtime = "torch",
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out"),
+    out: Annotated[str, typer.Option(help="Folder for the results, also in storage (s3://).")] = "out",
     background: Annotated[
         str, typer.Option(help="auto, none (every pixel gets a label), or phrases with commas between.")
     ] = "auto",
@@ -91,7 +89,7 @@ def segment(
     bands: Bands = None,
     ray: RayAddress = None,
 ) -> None:
-    """Find LABELs in one photo, in a folder (with sub-folders), in all files of a pattern, or at a web address.
+    """Find LABELs in one photo, a folder (with sub-folders), all files of a pattern, at a web address, in storage.
 
     TIFF files of more than 36 million pixels are read by windows: docs/tasks/large-pictures.md says more.
     Each image gets an index PNG, an overlay and a JSON file. Images done with the same settings are skipped.
@@ -129,8 +127,8 @@ def segment(
         tolerance=tolerance,
         scale=scale,
     )
-    with sources_of([images, *more]) as sources:
-        failed = run.do_all(sources, out=out, overwrite=overwrite, as_json=as_json, ray=ray)
+    with sources_of([images, *more], out) as sources, results_in(out) as (folder, shelf):
+        failed = run.do_all(sources, folder, shelf, overwrite=overwrite, as_json=as_json, ray=ray)
     if failed:
         raise typer.Exit(1)
 
@@ -172,27 +170,42 @@ class Run:
             raise VocabularyError(f"no concepts file '{self.concepts}'; 'ovseg concept learn' makes one")
 
     def do_all(
-        self, sources: list[str | Copy], *, out: Path, overwrite: bool, as_json: bool, ray: str | None = None
+        self,
+        sources: list[str | Copy],
+        out: Path,
+        shelf: Shelf | None,
+        *,
+        overwrite: bool,
+        as_json: bool,
+        ray: str | None = None,
     ) -> int:
         """Do every image that is not done, here or on the cluster ``ray``, and return the number of failures."""
         from rich.console import Console
 
+        from ovseg.cli.formats import check_storable
         from ovseg.cli.jobs import plan_jobs
         from ovseg.cli.large import is_large
+        from ovseg.cli.segment_many import outcomes_of_many
         from ovseg.errors import ImageError
         from ovseg.large import LargeResult
         from ovseg.progress import progress_bar
 
-        jobs = plan_jobs(sources, out)
+        if shelf is not None:
+            check_storable(self.formats, shelf.address)
+        jobs = plan_jobs(sources, out, shelf)
         console, several = Console(stderr=True), len(jobs) > 1
         failed = 0
         bar = progress_bar("segmenting", total=len(jobs), shown=several)
         notes: dict[str, str] = {}
         shown = as_json or not several or bool(self.formats)
-        make = self._outcomes if ray is None else partial(self._outcomes_of_many, address=ray, whole=shown)
+        make: Callable[..., Iterator[Any]] = self.outcomes
+        if ray is not None:
+            make = partial(outcomes_of_many, self, address=ray, at_once=AT_ONCE, whole=shown)
         large = [job for job in jobs if is_large(self, job)]
-        with bar as advance, self._written(out, console, all_large=len(large) == len(jobs)) as write:
-            for job, outcome, fresh in self._all_outcomes(jobs, large, make, console, overwrite=overwrite):
+        writing = self._written(out, console, all_large=len(large) == len(jobs))
+        doing = self._all_outcomes(jobs, large, make, console, overwrite=overwrite)
+        with bar as advance, writing as write, closing(doing) as outcomes:
+            for job, outcome, fresh in outcomes:
                 if isinstance(outcome, ImageError):
                     failed += 1
                     print_failure(job, outcome, console, as_json=as_json)
@@ -203,10 +216,14 @@ class Run:
                     print_result(job, outcome, as_json=as_json, alone=not several)
                     if not several and not fresh:
                         note(console, "already done with these settings; --overwrite does it again")
+                job.clear()
                 advance()
+        if shelf is not None:
+            shelf.put_rest()
         tell_notes(console, notes)
         if several:
-            note(console, f"{len(jobs) - failed} of {len(jobs)} images done, results in {out}")
+            place = out if shelf is None else shelf.address
+            note(console, f"{len(jobs) - failed} of {len(jobs)} images done, results in {place}")
         return failed
 
     def _written(self, out: Path, console: Console, *, all_large: bool) -> AbstractContextManager[Write]:
@@ -226,7 +243,7 @@ class Run:
         console: Console,
         *,
         overwrite: bool,
-    ) -> Iterator[tuple[Job, SegmentationResult | LargeResult | ImageError, bool]]:
+    ) -> Generator[tuple[Job, SegmentationResult | LargeResult | ImageError, bool], None, None]:
         """Per job its result or why there is none, and whether it was made now; the ``large`` ones come last."""
         from ovseg.cli.large import large_outcomes
 
@@ -251,7 +268,7 @@ class Run:
         changes = {name: str(value) for name, value in self.changes.items()}
         return {**asked, **changes, **self.reading.described()}
 
-    def _outcomes(
+    def outcomes(
         self, jobs: list[Job], *, overwrite: bool
     ) -> Iterator[tuple[Job, SegmentationResult | ImageError, bool]]:
         """Per job, in order: its result or why there is none, and whether it was made now.
@@ -263,75 +280,32 @@ class Run:
         identity = self.identity()
         # A processor gains nothing from a batch, and one by one no result depends on its neighbours, not even in
         # the last digit.
-        at_once = 1 if self.segmenter.device.type == "cpu" else _AT_ONCE
-        read = prefetch(lambda job: self._read(job, identity, overwrite=overwrite), jobs, ahead=_AT_ONCE)
-        for some in chunks(zip(jobs, read, strict=True), at_once):
-            results = iter(self._segment([found for _, found in some if isinstance(found, _Picture)]))
-            for job, found in some:
-                if isinstance(found, _Picture):
-                    yield job, self._save(job, next(results), found, identity), True
-                else:
-                    yield job, self._load(job) if found is None else found, False
-
-    def _outcomes_of_many(
-        self, jobs: list[Job], *, overwrite: bool, address: str, whole: bool
-    ) -> Iterator[tuple[Job, SegmentationResult | ImageError, bool]]:
-        """As ``_outcomes``, from workers that write the results.
-
-        They are sent here if ``whole``; else they are read from the disk, which keeps no score of a single pixel.
-        """
-        from ovseg.cli.many import over, refuse_copies
-        from ovseg.errors import ClusterError, ImageError
-
-        refuse_copies(jobs)
-        work: Make[Job, _Answer] = partial(self._work, overwrite=overwrite, whole=whole)
-        gpu = not self.device.startswith("cpu")
-        answers = over(address, work, jobs, gpu=gpu, at_once=_AT_ONCE)
-        for job, answer in zip(jobs, answers, strict=True):
-            if isinstance(answer, ClusterError):
-                yield job, ImageError(f"cannot segment '{job.source}': {answer}"), False
-            elif isinstance(answer, ImageError):
-                yield job, answer, False
-            elif not job.record.is_file():
-                told = f"a worker wrote '{job.record}', not seen here; --ray needs an --out that all machines share"
-                yield job, ImageError(told), False
-            else:
-                result, fresh = answer
-                yield job, self._load(job) if result is None else self._with_photo(job, result), fresh
-
-    def _work(self, *, overwrite: bool, whole: bool) -> Callable[[list[Job], bool], list[_Answer]]:
-        """The work of one worker: jobs in; why one failed, or its ``whole`` result, and whether it was done now."""
-        from dataclasses import replace
-
-        from ovseg.errors import ImageError
-
-        def answer(outcome: SegmentationResult | ImageError, fresh: bool) -> _Answer:
-            if isinstance(outcome, ImageError):
-                return outcome
-            return (replace(outcome, image=None) if whole else None), fresh
-
-        def work(jobs: list[Job], again: bool) -> list[_Answer]:
-            # done again: a killed worker may have left a part of the files, and the disk keeps no score of a pixel
-            outcomes = self._outcomes(jobs, overwrite=overwrite or again)
-            return [answer(outcome, fresh) for _, outcome, fresh in outcomes]
-
-        self.segmenter  # noqa: B018  opened before the first job
-        return work
+        at_once = 1 if self.segmenter.device.type == "cpu" else AT_ONCE
+        reading = prefetch(lambda job: self._read(job, identity, overwrite=overwrite), jobs, ahead=AT_ONCE)
+        with closing(reading) as read:  # before the folder of copies goes, into which it fetches
+            for some in chunks(zip(jobs, read, strict=True), at_once):
+                results = iter(self._segment([found for _, found in some if isinstance(found, _Picture)]))
+                for job, found in some:
+                    if isinstance(found, _Picture):
+                        yield job, self._save(job, next(results), found, identity), True
+                    else:
+                        yield job, self.load(job) if found is None else found, False
 
     def _read(self, job: Job, identity: dict[str, str], *, overwrite: bool) -> _Picture | ImageError | None:
         """The decoded image, why it cannot be decoded, or None where its result is there already."""
         from ovseg.cli.jobs import check_place, is_done
         from ovseg.errors import ImageError, OutputError
-        from ovseg.identity import FileMark
         from ovseg.images.load import read_image
 
         try:
-            if job.copy is not None:
+            if job.copy is not None and job.copy.stored is None:  # storage tells unread whether it is the same
                 job.copy.fetch()
             if not overwrite and is_done(job, identity):
                 return None
             check_place(job, overwrite=overwrite)
-            mark = FileMark.of(job.image)  # first: an image that changes meanwhile is then done again next time
+            if job.copy is not None:
+                job.copy.fetch()
+            mark = job.mark()  # first: an image that changes meanwhile is then done again next time
             picture = read_image(job.image, self.reading, name=job.source)
             return _Picture(picture.pixels, picture.note, mark)
         except OutputError as error:
@@ -341,19 +315,24 @@ class Run:
         except ImageError as error:
             return error
 
-    def _load(self, job: Job) -> SegmentationResult:
+    def load(self, job: Job) -> SegmentationResult:
         """A result that is done; with its photo where a format needs it."""
         from ovseg.result import SegmentationResult
 
-        return self._with_photo(job, SegmentationResult.load(job.record))
+        job.bring()
+        return self.with_photo(job, SegmentationResult.load(job.record))
 
-    def _with_photo(self, job: Job, result: SegmentationResult) -> SegmentationResult:
+    def with_photo(self, job: Job, result: SegmentationResult) -> SegmentationResult:
+        """The result with what formats need: its pixels, or the file of its photo."""
         from dataclasses import replace
 
         from ovseg.images.load import read_image
         from ovseg.result.formats import FORMATS
 
-        if not any(FORMATS[name].needs_photo for name in self.formats):
+        formats = [FORMATS[name] for name in self.formats]
+        if job.copy is not None and any(each.needs_photo or each.opens_photo for each in formats):
+            job.copy.fetch()
+        if not any(each.needs_photo for each in formats):
             return result
         return replace(result, image=read_image(job.image, self.reading, name=job.source).pixels)
 
@@ -379,6 +358,7 @@ class Run:
         provenance = result.provenance | {"source": job.source} | read | made_by(identity, picture.mark)
         result = replace(result, image=picture.pixels, provenance=provenance)
         result.save(job.folder, name=job.name, overwrite=True)  # its place was checked before it was read
+        job.keep()
         return result
 
     @cached_property

@@ -12,17 +12,19 @@ from ovseg.cli.output import echo
 
 if TYPE_CHECKING:
     from ovseg.cli.jobs import Copy
+    from ovseg.storage import Shelf
 
 
 def split(arguments: list[str]) -> tuple[list[str], list[str]]:
     """The arguments that name files or folders, and those that are labels."""
     from ovseg.images.find import find_images, looks_like_path
     from ovseg.images.web import is_address
+    from ovseg.storage import is_stored
 
     images: list[str] = []
     labels: list[str] = []
     for argument in arguments:
-        if is_address(argument) or os.path.isfile(argument):
+        if is_address(argument) or is_stored(argument) or os.path.isfile(argument):
             images.append(argument)
         elif looks_like_path(argument):
             find_images(argument)  # where nothing matches, it says so
@@ -35,8 +37,9 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 @contextmanager
-def sources_of(arguments: list[str]) -> Iterator[list[str | Copy]]:
-    """The arguments with copies in place of ``-`` (the image on standard input) and of addresses.
+def sources_of(arguments: list[str], out: str) -> Iterator[list[str | Copy]]:
+    """The arguments with copies in place of ``-`` (the image on standard input), of addresses, and of all images
+    that an address in storage stands for; those below ``out`` are results of an earlier run and left out.
 
     Standard input is named by its content, so that results of different images are different files, and that of the
     same image is found again.
@@ -46,6 +49,7 @@ def sources_of(arguments: list[str]) -> Iterator[list[str | Copy]]:
     from ovseg.cli.jobs import Copy
     from ovseg.errors import ImageError
     from ovseg.images.web import is_address
+    from ovseg.storage import is_stored
 
     if "-" in arguments and len(arguments) > 1:
         raise ImageError(f"expected '-' alone, got {arguments}; read standard input in a call of its own")
@@ -53,7 +57,45 @@ def sources_of(arguments: list[str]) -> Iterator[list[str | Copy]]:
         if "-" in arguments:
             yield [_standard_input(Path(folder))]
         else:
-            yield [Copy.of_address(each, Path(folder)) if is_address(each) else each for each in arguments]
+            plain = [each for each in arguments if not is_stored(each)]
+            copies = _copies_of([each for each in arguments if is_stored(each)], Path(folder), out)
+            yield [*(Copy.of_address(each, Path(folder)) if is_address(each) else each for each in plain), *copies]
+
+
+@contextmanager
+def results_in(out: str) -> Iterator[tuple[Path, Shelf | None]]:
+    """The folder in which results are made, and where they go from there if ``out`` is an address in storage."""
+    from tempfile import TemporaryDirectory
+
+    from ovseg.storage import is_stored, shelf_of
+
+    if not is_stored(out):
+        yield Path(out), None
+        return
+    with TemporaryDirectory() as folder:
+        yield Path(folder), shelf_of(out, Path(folder))
+
+
+def _copies_of(addresses: list[str], folder: Path, out: str) -> list[Copy]:
+    """Copies of all images in storage that addresses stand for, with their sub-folders."""
+    from ovseg.cli.jobs import Copy
+    from ovseg.errors import OutputError
+    from ovseg.images.find import find_stored
+
+    if not addresses:
+        return []
+    listed = [find_stored(each) for each in addresses]
+    found = dict.fromkeys(each for _, objects in listed for each in objects)
+    root = os.path.commonpath([root for root, _ in listed])
+    ours = f"{out.rstrip('/')}/"
+    kept = [each for each in found if not each.address.startswith(ours)]
+    if not kept:
+        raise OutputError(
+            f"expected images outside of --out '{out}', got only such as '{next(iter(found)).address}', which "
+            "count as its results; choose another folder for --out"
+        )
+    below = (os.path.relpath(os.path.dirname(each.address), root) for each in kept)
+    return [Copy.of_object(each, where, folder) for each, where in zip(kept, below, strict=True)]
 
 
 def _standard_input(folder: Path) -> Copy:

@@ -39,15 +39,15 @@ def print_result(job: Job, result: SegmentationResult | LargeResult, *, as_json:
         typer.echo(for_json(json.dumps(_document(job, result), ensure_ascii=False)))
     elif alone:
         _print_table(result)
-        echo(f"overlay: {job.overlay}")
+        echo(f"overlay: {job.where(job.overlay)}")
 
 
 def _document(job: Job, result: SegmentationResult | LargeResult) -> dict[str, Any]:
     rows = [row._asdict() for row in result.table()]
     document = {
         "image": job.source,
-        "result": str(job.record),
-        "overlay": str(job.overlay),
+        "result": job.where(job.record),
+        "overlay": job.where(job.overlay),
         "size": list(result.size),
         "labels": [{name: value for name, value in row.items() if value is not None} for row in rows],
     }

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import glob
 import os
-from pathlib import Path
+import posixpath
+from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
 from ovseg.errors import ImageError, VocabularyError
 from ovseg.images.foreign import FOREIGN_SUFFIXES
 from ovseg.images.web import is_address, refuse_other_address
+from ovseg.storage import Stored, below, check_bucket, look, matching
 
 _KINDS = ("jpg", "jpeg", "jfif", "png", "webp", "bmp", "tif", "tiff", "gif", "ppm", "pgm", "jp2", "avif")
 
@@ -42,10 +44,47 @@ def find_images(source: str | Path) -> list[Path]:
     if images:
         return images
     if os.path.isdir(path):
-        raise ImageError(
-            f"expected images in folder '{source}', found none; known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}"
-        )
+        raise _none_in(source)
     raise ImageError(f"no image file, folder or glob pattern matches '{source}'; check the spelling")
+
+
+def find_stored(address: str) -> tuple[str, list[Stored]]:
+    """What ``find_images`` finds, of an object, a folder or a pattern in storage, in the same order.
+
+    Returns:
+        The address of the folder that sub-folders are told from, and the objects.
+
+    Raises:
+        ImageError: nothing matches.
+        StorageError: storage cannot be reached, lets nobody in, or has no such bucket.
+    """
+    check_bucket(address)
+    address = address.rstrip("/")
+    one = look(address)
+    if one is not None:
+        return posixpath.dirname(address), [one]
+    found, root = below(address), address
+    if not found and glob.has_magic(address):
+        found, root = matching(address), _before_wildcards(address)
+    if not found:
+        raise ImageError(f"no object, folder or pattern in storage matches '{address}'; check the spelling")
+    images = [each for each in found if PurePosixPath(each.address).suffix.lower() in SEARCHED_SUFFIXES]
+    if not images:
+        raise _none_in(address)
+    return root, sorted(images, key=lambda each: PurePosixPath(each.address))
+
+
+def _before_wildcards(address: str) -> str:
+    """The folder of a pattern's names that has no wildcards."""
+    parts = posixpath.dirname(address).split("/")
+    fixed = next((place for place, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    return "/".join(parts[:fixed])
+
+
+def _none_in(source: str | Path) -> ImageError:
+    return ImageError(
+        f"expected images in folder '{source}', found none; known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}"
+    )
 
 
 def looks_like_path(text: str) -> bool:

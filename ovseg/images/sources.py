@@ -1,7 +1,7 @@
-"""Where a bank's images come from: folders, globs, list files, tar archives and Hugging Face data sets.
+"""Where a bank's images come from: folders, globs, list files, tar archives, storage and Hugging Face data sets.
 
-Every image has a key, from which it can be read again: a path, ``archive.tar::member`` or
-``hf://name:split#row``.
+Every image has a key, from which it can be read again: a path, ``archive.tar::member``, an address in storage
+(``s3://bucket/a.jpg``) or ``hf://name:split#row``.
 """
 
 from __future__ import annotations
@@ -19,19 +19,21 @@ from typing import Any
 from ovseg.errors import DatasetError, ImageError
 from ovseg.files import sha256_of_bytes
 from ovseg.identity import FileMark
-from ovseg.images.find import IMAGE_SUFFIXES, find_images, refuse_address
+from ovseg.images.find import IMAGE_SUFFIXES, find_images, find_stored, refuse_address
 from ovseg.images.hub import HubName, image_column, is_hub
 from ovseg.images.web import is_address
+from ovseg.storage import Stored, is_stored, look, read
 
 _MEMBER = "::"
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image of a source: its key, and its bytes where the source is read as a stream."""
+    """One image of a source: its key, its bytes where the source is read as a stream, or what was listed."""
 
     key: str
     content: bytes | None = None
+    stored: Stored | None = None
 
     def read(self) -> bytes:
         """The encoded image.
@@ -41,19 +43,29 @@ class Item:
         """
         return self.content if self.content is not None else read_key(self.key)
 
+    def mark(self, content: bytes) -> FileMark:
+        """What the bytes that were read are known by."""
+        if self.stored is None:
+            return mark_key(self.key, content)
+        return FileMark(len(content), self.stored.steady_stamp(), sha256_of_bytes(content))
+
 
 def iterate(source: str | Path) -> Iterator[Item]:
     """The images of ``source`` in a fixed order.
 
     Args:
         source: folder, image, glob, ``.txt`` list of paths (relative to the list), ``.tar`` shard or a glob of
-            them, or ``hf://name:split``.
+            them, a folder, object or pattern in storage (``s3://bucket/photos``), or ``hf://name:split``.
 
     Raises:
         ImageError: nothing matches.
         DatasetError: an archive or data set cannot be read.
+        StorageError: storage cannot be reached, lets nobody in, or has no such bucket.
     """
     text = str(source)
+    if is_stored(text):
+        yield from (Item(each.address, stored=each) for each in find_stored(text)[1])
+        return
     if not is_hub(text):
         refuse_address(text)
     if is_hub(text):
@@ -69,11 +81,13 @@ def iterate(source: str | Path) -> Iterator[Item]:
 
 def is_file_key(key: str) -> bool:
     """Whether a key is the path of a file of its own."""
-    return not is_hub(key) and _MEMBER not in key
+    return not is_hub(key) and not is_stored(key) and _MEMBER not in key
 
 
 def key_exists(key: str) -> bool:
-    """Whether the file, or the archive, behind a key is there; rows of data sets always count as there."""
+    """Whether the file, archive or object behind a key is there; rows of data sets always count as there."""
+    if is_stored(key):
+        return look(key) is not None
     return is_hub(key) or os.path.isfile(key.partition(_MEMBER)[0])
 
 
@@ -90,6 +104,8 @@ def still_marked(key: str, mark: FileMark) -> bool:
     if is_file_key(key):
         return mark.still(key)
     try:
+        if is_stored(key) and (found := look(key)) and found.is_marked(mark):
+            return True
         return sha256_of_bytes(read_key(key)) == mark.sha256
     except ImageError:
         return False
@@ -104,6 +120,8 @@ def read_key(key: str) -> bytes:
     if is_hub(key):
         name, _, row = key.rpartition("#")
         return _encoded(_hub_images(name), int(row))
+    if is_stored(key):
+        return read(key)
     refuse_address(key)
     archive, found, member = key.partition(_MEMBER)
     try:
@@ -122,8 +140,8 @@ def _listed(path: Path) -> Iterator[Item]:
     except (OSError, UnicodeDecodeError) as error:
         raise ImageError(f"cannot read the list '{path}' ({error}); give a text file, one path per line") from error
     for line in lines:
-        if is_address(line.strip()):
-            yield Item(line.strip())  # refused by name when it is read
+        if is_address(line.strip()) or is_stored(line.strip()):
+            yield Item(line.strip())  # one on the web is refused by name when it is read
         elif line.strip():
             yield Item(str((path.parent / line.strip()).resolve()))
 

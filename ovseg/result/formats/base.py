@@ -25,6 +25,7 @@ class Place:
         photo: the file; it may be a copy that is gone later.
         source: path or address of the photo, as the result says it.
         lasting: whether ``photo`` stays.
+        called: whether ``photo``, if it does not, has the photo's own name.
     """
 
     out: Path
@@ -33,6 +34,7 @@ class Place:
     photo: Path
     source: str
     lasting: bool = True
+    called: bool = False
 
     @property
     def folder(self) -> Path:
@@ -47,7 +49,7 @@ class Place:
     @property
     def picture(self) -> str:
         """The photo's own name and the folder it lies in below the folder of all photos, with ``/``."""
-        file = self.photo.name if self.lasting else self.name
+        file = self.photo.name if self.lasting or self.called else self.name
         return f"{self.below}/{file}" if self.below else file
 
 
@@ -82,6 +84,7 @@ class Format:
             other, and keeps none. What covers all photos has its name when the block ends without error.
         extra: the optional dependencies that it needs.
         needs_photo: whether a result must have its pixels.
+        opens_photo: whether the file of the photo is opened.
         by_object: whether it has no place for what a label covers besides its objects, where these were looked for.
     """
 
@@ -92,4 +95,5 @@ class Format:
     open: Open
     extra: str | None = None
     needs_photo: bool = False
+    opens_photo: bool = False
     by_object: bool = False

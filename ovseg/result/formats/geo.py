@@ -250,5 +250,5 @@ def open_tiff(
             yield file
 
 
-GEOJSON = Format("geojson", "NAME.geojson", "", "", _geojson, by_object=True)
-GEOTIFF = Format("geotiff", "NAME_labels.tif", "", "objects and scores", _geotiff, extra="geo")
+GEOJSON = Format("geojson", "NAME.geojson", "", "", _geojson, opens_photo=True, by_object=True)
+GEOTIFF = Format("geotiff", "NAME_labels.tif", "", "objects and scores", _geotiff, extra="geo", opens_photo=True)

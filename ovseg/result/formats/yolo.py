@@ -99,5 +99,6 @@ YOLO = Format(
     f"{FOLDER}/{TABLE}",
     "scores, holes or objects in several parts: seams without width join these to one outline",
     _yolo,
+    opens_photo=True,
     by_object=True,
 )

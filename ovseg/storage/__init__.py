@@ -1,0 +1,20 @@
+"""Photos and results in object storage, through fsspec: nothing else in ovseg knows whose storage it is."""
+
+from ovseg.storage.objects import Stored, below, check_bucket, fetch, look, matching, put, read, write
+from ovseg.storage.opening import is_stored
+from ovseg.storage.shelf import Shelf, shelf_of
+
+__all__ = [
+    "Shelf",
+    "Stored",
+    "below",
+    "check_bucket",
+    "fetch",
+    "is_stored",
+    "look",
+    "matching",
+    "put",
+    "read",
+    "shelf_of",
+    "write",
+]
