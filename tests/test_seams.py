@@ -101,17 +101,21 @@ def test_tokens_may_be_merged_between_blocks_if_they_are_put_back() -> None:
     pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     whole = tower.prefix(pixels).values
 
+    def run(number: int, values: Tensor) -> Tensor:
+        return tower.run_block(tower.blocks[number], values, None)
+
     def halve_and_double(number: int, values: Tensor) -> Tensor:
         """Every second patch after the first block; each twice again after the second."""
+        values = run(number, values)
         patches = values[:, 1:]
         changed = patches[:, ::2] if number == 0 else patches.repeat_interleave(2, dim=1)
         return torch.cat([values[:, :1], changed], 1)
 
-    tower.between = lambda tokens: halve_and_double
+    tower.walk = lambda tower, tokens: halve_and_double
     merged = tower.prefix(pixels).values
     assert merged.shape == whole.shape and not torch.allclose(merged, whole)
     assert torch.equal(merged[:, 1::2], merged[:, 2::2])
-    tower.between = lambda tokens: lambda number, values: values[:, :3]
+    tower.walk = lambda tower, tokens: lambda number, values: run(number, values)[:, :3]
     with pytest.raises(ShapeError, match="the last block must get 17 tokens, got 3"):
         tower.prefix(pixels)
 

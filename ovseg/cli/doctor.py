@@ -28,6 +28,7 @@ EXTRAS = {
     "onnx": Extra(("onnx", "onnxruntime", "onnxscript"), "models as ONNX graphs (--runtime onnx, ovseg export)"),
     "openvino": Extra(("openvino", "onnx", "onnxscript"), "models in OpenVINO (--runtime openvino)"),
     "distributed": Extra(("ray",), "many machines, by Ray"),
+    "storage": Extra(("s3fs", "gcsfs"), "photos and results in object storage"),
     "faiss-gpu": Extra(("faiss",), "banks searched by a GPU, in place of faiss-cpu"),
 }
 

@@ -43,7 +43,8 @@ def broadened(vocabulary: Vocabulary, *, table: str = "everyday") -> Vocabulary:
     """The vocabulary with a broader word as a further phrase of each label that has one.
 
     Where another label is that word or has the same, both words in one phrase ("man person") tell the labels apart.
-    A phrase of the background that equals a broader word is dropped.
+    A label that shares one of its own phrases with another stays as it is. A phrase of the background that equals a
+    broader word is dropped.
 
     >>> broadened(Vocabulary.of(["kitten", "sky"])).phrases
     (('kitten', 'cat'), ('sky',))
@@ -57,7 +58,7 @@ def broadened(vocabulary: Vocabulary, *, table: str = "everyday") -> Vocabulary:
     taken.update(phrase.casefold() for group in vocabulary.phrases for phrase in group)
     phrases = []
     for label, group, word in zip(vocabulary.labels, vocabulary.phrases, broader, strict=True):
-        if word is None or word in group:
+        if word is None or word in group or any(taken[phrase.casefold()] > 1 for phrase in group):
             phrases.append(group)
         else:
             phrases.append((*group, word if taken[word] == 1 else f"{label} {word}"))

@@ -8,7 +8,7 @@ from helpers.toy import make_segmenter
 from ovseg.errors import ConfigError
 from ovseg.evaluation.data.protocol import load_protocol
 from ovseg.vocabulary.broader import broadened, broader_word
-from ovseg.vocabulary.labels import Vocabulary
+from ovseg.vocabulary.labels import Concept, Vocabulary
 
 
 def test_a_word_is_asked_by_its_broader_word_as_well() -> None:
@@ -22,6 +22,8 @@ def test_a_word_is_asked_by_its_broader_word_as_well() -> None:
 def test_labels_that_share_a_broader_word_are_told_apart() -> None:
     assert broadened(Vocabulary.of(["man", "woman"])).phrases == (("man", "man person"), ("woman", "woman person"))
     assert broadened(Vocabulary.of(["person", "man"])).phrases == (("person",), ("man", "man person"))
+    twice = Vocabulary.of([Concept("cat", synonyms=["kitty"]), "kitty"])
+    assert broadened(twice).phrases == twice.phrases
 
 
 def test_words_of_papers_stay_as_they_are() -> None:
