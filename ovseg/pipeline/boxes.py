@@ -37,18 +37,22 @@ def known_labels(shares: Tensor) -> list[int]:
 
 
 def proposals_of(model: Model, encoded: EncodedImage, *, closer: bool) -> Proposals:
-    """The boxes of the model's detector, looked for once for all vocabularies.
+    """The boxes of the model's detector, looked for once for all vocabularies; ``closer`` as of ``Detector``."""
+    assert model.detector is not None
+    detector = model.detector()
+    kept_as = f"proposals {closer} {model.weights['image']}"
+    return encoded.once(kept_as, lambda: detector.propose(encoded.image, closer=closer))
 
-    Those that came with the features; with ``closer``, or where none came, those of a look of the detector's own.
+
+def boxes_beside(model: Model, encoded: EncodedImage) -> Proposals:
+    """The boxes that came with the features; where none came, those of a look of the detector's own.
+
+    They cost nothing. To find objects the detector looks for itself: large ones are found best in a small copy.
     """
-
-    def find() -> Proposals:
-        if encoded.features.boxes is not None and not closer:
-            return _on_image(encoded.features.boxes[0], encoded)
-        assert model.detector is not None
-        return model.detector().propose(encoded.image, closer=closer)
-
-    return encoded.once(f"proposals {closer} {model.weights['image']}", find)
+    boxes = encoded.features.boxes
+    if boxes is None:
+        return proposals_of(model, encoded, closer=False)
+    return encoded.once("boxes beside the features", lambda: _on_image(boxes[0], encoded))
 
 
 def _on_image(boxes: Tensor, encoded: EncodedImage) -> Proposals:
@@ -99,7 +103,7 @@ class BoxEvidence(Modifier):
         known = [] if shares is None else known_labels(shares)
         if shares is None or not known or not isinstance(encoded.geometry, ImageGeometry):
             return logits
-        proposals = proposals_of(self.model, encoded, closer=False)
+        proposals = boxes_beside(self.model, encoded)
         found = boxes_of_labels(proposals, shares, known, least_score=self.rule.least_score)
         grid = encoded.unpadded(logits.values).shape[-2:]
         shown = box_cover(found.boxes, size=encoded.geometry.original, grid=(grid[0], grid[1]))

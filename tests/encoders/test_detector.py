@@ -14,7 +14,7 @@ from ovseg.encoders.embedded.detector import SHORT_SIDES, STRIDES, BoxBranch, Pi
 from ovseg.encoders.embedded.picodet import PicoDet
 from ovseg.errors import ModelError
 from ovseg.images.load import load_image
-from ovseg.pipeline.boxes import proposals_of
+from ovseg.pipeline.boxes import boxes_beside, proposals_of
 from ovseg.pipeline.segmenter import Segmenter
 from ovseg.proposals.boxes import box_overlap
 
@@ -81,13 +81,14 @@ def test_boxes_come_with_the_features_as_a_look_of_its_own_at_that_size_finds_th
 ) -> None:
     image = load_image(Path(__file__).parents[2] / "examples" / "cat.jpg")
     encoded = mini.encode(image)
-    found = proposals_of(mini.model, encoded, closer=False)
+    found = boxes_beside(mini.model, encoded)
     monkeypatch.setattr("ovseg.encoders.embedded.detector.SHORT_SIDES", (mini.config.input.short_side,))
     slow = detector.propose(image)
     assert len(slow.boxes) == len(found.boxes) > 10
     torch.testing.assert_close(found.boxes, slow.boxes, atol=0.01, rtol=1e-4)
     torch.testing.assert_close(found.classes, slow.classes, atol=1e-4, rtol=1e-3)
     alone = replace(encoded, features=replace(encoded.features, boxes=None), _made={})
+    torch.testing.assert_close(boxes_beside(mini.model, alone).boxes, slow.boxes)
     torch.testing.assert_close(proposals_of(mini.model, alone, closer=False).boxes, slow.boxes)
 
 
