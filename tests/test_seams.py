@@ -177,10 +177,11 @@ def test_an_encoder_is_exported_as_a_function_from_tensor_to_tensors(mini: Segme
     assert isinstance(encoder, torch.nn.Module)
     first, other = (torch.randn(1, 3, 64, size, generator=torch.Generator().manual_seed(size)) for size in (64, 96))
     with torch.no_grad():
-        values, structure = torch.export.export(encoder, (first,)).module()(first)
+        values, structure, boxes = torch.export.export(encoder, (first,)).module()(first)
         dense = encoder.dense(first)
         torch.testing.assert_close(values, dense.values)
         torch.testing.assert_close(structure, dense.structure)
+        torch.testing.assert_close(boxes, dense.boxes)
     assert encoder.dense(other).values.shape[-1] == 6
 
 
