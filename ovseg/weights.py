@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from ovseg.errors import ModelError
 from ovseg.files import atomic_path, sha256_of
+
+ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
 
 _SCALE = ".row_scale"
 
@@ -118,6 +121,17 @@ def load_module(module: torch.nn.Module, tensors: dict[str, Tensor], *, source: 
         raise ModelError(f"{source} does not hold the weights of {type(module).__name__}: {reason}") from error
 
 
-def freeze(module: torch.nn.Module) -> torch.nn.Module:
+def fill_module(module: ModuleT, path: str | Path) -> ModuleT:
+    """``module`` with the weights of a safetensors file.
+
+    Raises:
+        ModelError: the file is missing or damaged, or see ``load_module``.
+    """
+    tensors, _ = load_weights(path)
+    load_module(module, tensors, source=str(path))
+    return module
+
+
+def freeze(module: ModuleT) -> ModuleT:
     """``module`` in eval mode with no parameter that takes a gradient."""
     return module.eval().requires_grad_(False)

@@ -25,7 +25,7 @@ from ovseg.encoders.embedded.vision import SPACE as FEATURE_SPACE
 from ovseg.encoders.spec import DenseFeatures, check_space
 from ovseg.heads.base import Phrases
 from ovseg.pooled import Pooled
-from ovseg.weights import load_module, load_weights
+from ovseg.weights import fill_module
 
 TRAINED_PARTS = ("fine", "middle", "body", "near", "mid", "far")
 _TEXT, _HIDDEN, _JOINT = 384, 512, 256
@@ -77,10 +77,7 @@ class AlignmentHead(nn.Module):
         Raises:
             ModelError: the file is missing, damaged or of another head.
         """
-        head = cls()
-        tensors, _ = load_weights(path)
-        load_module(head, tensors, source=str(path))
-        return head.eval()
+        return fill_module(cls(), path).eval()
 
     def pixels(self, features: DenseFeatures) -> DenseFeatures:
         """(B, 3440, h, w) encoder features to (B, 1618, h, w) in the joint space.

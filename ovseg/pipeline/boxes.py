@@ -17,7 +17,7 @@ from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits, best_query
 from ovseg.pipeline.modifiers import Modifier
 from ovseg.pipeline.queries import QueryBank
-from ovseg.proposals.proposal import LEAST_SCORE, NamesClasses, Proposals
+from ovseg.proposals.proposal import NamesClasses, Proposals
 
 _MOST_LIKELY = 0.5  # probability that a label is there because it is asked for
 _KNOWN = 0.3  # share of a detector's classes at which it knows a label
@@ -56,14 +56,11 @@ def boxes_beside(model: Model, encoded: EncodedImage) -> Proposals:
 
 
 def _on_image(boxes: Tensor, encoded: EncodedImage) -> Proposals:
-    """(n, 4 + D) boxes in cells and their classes, to pixels of the image; unlikely ones are dropped."""
-    geometry = encoded.geometry
+    """(n, 4 + D) boxes in cells and their classes, at their place in the image."""
+    geometry, stride = encoded.geometry, encoded.features.stride
     assert isinstance(geometry, ImageGeometry)
-    boxes = boxes[boxes[:, 4:].amax(1) > LEAST_SCORE].float().cpu()
-    (height, width), (rows, columns) = geometry.original, geometry.resized
-    pixels = encoded.features.stride * torch.tensor([width / columns, height / rows] * 2)
-    placed = (boxes[:, :4] * pixels).clamp_min(0).minimum(torch.tensor([width, height] * 2))
-    return Proposals(placed, boxes[:, 4:])
+    seen = (geometry.resized[0] / stride, geometry.resized[1] / stride)
+    return Proposals.placed(boxes[:, :4], boxes[:, 4:], seen=seen, size=geometry.original)
 
 
 def boxes_of_labels(proposals: Proposals, shares: Tensor, labels: list[int], *, least_score: float) -> Candidates:

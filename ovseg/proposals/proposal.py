@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from ovseg.tensors import check_shape
@@ -30,6 +31,24 @@ class Proposals:
     def __post_init__(self) -> None:
         check_shape("boxes", self.boxes, "n 4")
         check_shape("classes", self.classes, "n C", n=len(self.boxes))
+
+    @classmethod
+    def placed(
+        cls, boxes: Tensor, classes: Tensor, *, seen: tuple[float, float], size: tuple[int, int]
+    ) -> Proposals:
+        """What a network found, at its place in the image; boxes that show nothing are dropped.
+
+        Args:
+            boxes: (n, 4) x0, y0, x1, y1 in any unit.
+            classes: (n, C) as above.
+            seen: height and width of what the network saw, in that unit.
+            size: (H, W) of the image.
+        """
+        likely = classes.amax(1) > LEAST_SCORE
+        (rows, columns), (height, width) = seen, size
+        scale = torch.tensor([width / columns, height / rows] * 2)
+        found = (boxes[likely].float().cpu() * scale).clamp_min(0)
+        return cls(found.minimum(torch.tensor([width, height] * 2)), classes[likely].float().cpu())
 
 
 class Detector(Protocol):

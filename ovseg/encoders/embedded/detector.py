@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ovseg.encoders.embedded.picodet import NECK, ClassHead, PicoDet, PicoDetMaps, depthwise_pair
 from ovseg.encoders.spec import EncoderSpec
 from ovseg.images.resize import prepare, working_size
-from ovseg.proposals.proposal import LEAST_SCORE, Proposals
-from ovseg.weights import freeze, load_module, load_weights
+from ovseg.proposals.proposal import Proposals
+from ovseg.weights import fill_module, freeze
 
 STRIDES = (8, 16, 32, 64)
 SHORT_SIDES = (416, 544)  # of the photo, in pixels; the network was trained at 416
@@ -43,10 +43,7 @@ class BoxBranch(nn.Module):
         Raises:
             ModelError: the file is missing, damaged or of another network.
         """
-        branch = cls()
-        tensors, _ = load_weights(path)
-        load_module(branch, tensors, source=str(path))
-        freeze(branch)
+        branch = freeze(fill_module(cls(), path))
         return branch.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def forward(self, maps: PicoDetMaps) -> tuple[Tensor, Tensor]:
@@ -90,19 +87,14 @@ class PicoDetector(nn.Module):
     def propose(self, image: npt.NDArray[np.uint8], *, closer: bool = True) -> Proposals:
         """See ``ovseg.proposals.proposal.Detector``; classes are COCO's 80 things."""
         found = [self._look(image, short_side) for short_side in (SHORT_SIDES if closer else SHORT_SIDES[:1])]
-        boxes, classes = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return Proposals(boxes, classes)
+        return Proposals(*(torch.cat([getattr(each, name) for each in found]) for name in ("boxes", "classes")))
 
-    def _look(self, image: npt.NDArray[np.uint8], short_side: int) -> tuple[Tensor, Tensor]:
-        """Boxes in pixels of the photo and classes, of the cells that show anything."""
+    def _look(self, image: npt.NDArray[np.uint8], short_side: int) -> Proposals:
+        """What shows anything in the photo, brought to that size."""
         height, width = image.shape[:2]
         size = working_size((height, width), short_side=short_side, max_long_side=2 * short_side, stride=_MULTIPLE)
         weight = next(self.branch.parameters())
         pixels, _ = prepare(image, _PREPROCESSING, size=size)
         pixels = pixels.to(weight).contiguous(memory_format=torch.channels_last)
         boxes, classes = self.branch(self.network(pixels))
-        likely = classes[0].amax(1) > LEAST_SCORE
-        scale = torch.tensor([width / size[1], height / size[0]] * 2, device=weight.device)
-        limit = torch.tensor([width, height] * 2, device=weight.device)
-        placed = (boxes[0, likely].float() * scale).clamp_min(0).minimum(limit)
-        return placed.cpu(), classes[0, likely].float().cpu()
+        return Proposals.placed(boxes[0], classes[0], seen=size, size=(height, width))

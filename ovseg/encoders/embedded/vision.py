@@ -17,7 +17,7 @@ from ovseg.encoders.embedded.detector import BoxBranch
 from ovseg.encoders.embedded.lcnet import LCNetV2
 from ovseg.encoders.embedded.picodet import PicoDet, PicoDetMaps
 from ovseg.encoders.spec import DenseFeatures, EncoderSpec, as_features
-from ovseg.weights import freeze, load_module, load_weights
+from ovseg.weights import fill_module, freeze
 
 # name and channels of the parts of a feature vector, in order
 PARTS: dict[str, int] = {
@@ -84,10 +84,7 @@ class MiniVision(nn.Module):
         Raises:
             ModelError: the file is missing, damaged or of another network.
         """
-        encoder = cls()
-        tensors, _ = load_weights(path)
-        load_module(encoder, tensors, source=str(path))
-        freeze(encoder)
+        encoder = freeze(fill_module(cls(), path))
         return encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def levels(self, pixels: Tensor) -> tuple[dict[str, Tensor], PicoDetMaps]:
