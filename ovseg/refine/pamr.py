@@ -99,7 +99,7 @@ def _weights(image: Tensor, deviation: Tensor, dilations: Sequence[int]) -> Tens
 
 
 def _averaged(maps: Tensor, weights: Tensor, iterations: int, dilations: Sequence[int]) -> Tensor:
-    if maps.device.type == "cpu" and weights.numel() <= _MATRIX_ENTRIES and _multiplies_sparse():
+    if weights.numel() <= _MATRIX_ENTRIES and _multiplies_sparse(maps.device.type):
         return _averaged_by_matrix(maps, weights, iterations, dilations)
     for _ in range(iterations):
         total = torch.zeros_like(maps)
@@ -113,8 +113,8 @@ def _averaged_by_matrix(maps: Tensor, weights: Tensor, iterations: int, dilation
     """The same as products with a sparse matrix, a row for each pixel: a quarter of the time on a processor."""
     height, width = maps.shape[-2:]
     pixels, neighbours = height * width, len(weights)
-    places = _places(height, width, dilations)
-    starts = torch.arange(0, pixels * neighbours + 1, neighbours, dtype=torch.int32)
+    places = _places(height, width, dilations, device=maps.device)
+    starts = torch.arange(0, pixels * neighbours + 1, neighbours, dtype=torch.int32, device=maps.device)
     entries = weights.flatten(1).T.flatten()
     matrix = torch.sparse_csr_tensor(
         starts, places.flatten(), entries, size=(pixels, pixels), check_invariants=False
@@ -125,23 +125,26 @@ def _averaged_by_matrix(maps: Tensor, weights: Tensor, iterations: int, dilation
     return values.T.reshape(maps.shape).to(maps.dtype)
 
 
-def _places(height: int, width: int, dilations: Sequence[int]) -> Tensor:
+def _places(height: int, width: int, dilations: Sequence[int], *, device: torch.device) -> Tensor:
     """(H·W, 8·D) int32 positions of the neighbours, in the order of ``_neighbours``."""
-    steps = torch.tensor([(dy * each, dx * each) for each in dilations for dy, dx in _OFFSETS], dtype=torch.int32)
-    rows = (torch.arange(height, dtype=torch.int32)[:, None] + steps[:, 0]).clamp(0, height - 1)
-    columns = (torch.arange(width, dtype=torch.int32)[:, None] + steps[:, 1]).clamp(0, width - 1)
+    offsets = [(dy * each, dx * each) for each in dilations for dy, dx in _OFFSETS]
+    steps = torch.tensor(offsets, dtype=torch.int32, device=device)
+    down, across = (torch.arange(side, dtype=torch.int32, device=device)[:, None] for side in (height, width))
+    rows = (down + steps[:, 0]).clamp(0, height - 1)
+    columns = (across + steps[:, 1]).clamp(0, width - 1)
     return (rows[:, None] * width + columns).flatten(0, 1)
 
 
 @cache
-def _multiplies_sparse() -> bool:
-    """Whether this build of torch multiplies sparse matrices; its warning that they are new is not shown."""
+def _multiplies_sparse(device: str) -> bool:
+    """Whether torch multiplies sparse matrices on the device; its warning that they are new is not shown."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            starts, places = torch.tensor([0, 1], dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
-            one = torch.sparse_csr_tensor(starts, places, torch.ones(1), size=(1, 1), check_invariants=False)
-            return bool((one @ torch.ones(1, 1)).item() == 1)
+            starts = torch.tensor([0, 1], dtype=torch.int32, device=device)
+            weight = torch.ones(1, 1, device=device)
+            one = torch.sparse_csr_tensor(starts, starts[:1], weight[0], size=(1, 1), check_invariants=False)
+            return bool((one @ weight).item() == 1)
         except RuntimeError:
             return False
 

@@ -16,11 +16,13 @@ def geometry(height: int, width: int, grid: tuple[int, int], stride: int) -> Ima
     return ImageGeometry((height, width), size, size)
 
 
+@pytest.mark.parametrize("pieces", ["_pieces", "_whole"])
 @pytest.mark.parametrize("classes", [1, 2, 7, 60, 300])
 @pytest.mark.parametrize(("size", "grid"), [((37, 91), (5, 12)), ((1, 1), (1, 1)), ((300, 40), (19, 3))])
 def test_winners_equal_interpolating_every_class(
-    classes: int, size: tuple[int, int], grid: tuple[int, int]
+    monkeypatch: pytest.MonkeyPatch, classes: int, size: tuple[int, int], grid: tuple[int, int], pieces: str
 ) -> None:
+    monkeypatch.setattr(paint, "_pieces", getattr(paint, pieces))  # what an accelerator takes, too
     torch.manual_seed(0)
     maps = torch.rand(classes, *grid).softmax(0)
     record = geometry(*size, grid, 16)
