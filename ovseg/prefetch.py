@@ -1,4 +1,4 @@
-"""Work done in a thread, a little ahead of the one who needs it, and taken in portions."""
+"""Work done in threads, a little ahead of the one who needs it, and taken in portions."""
 
 from __future__ import annotations
 
@@ -13,22 +13,29 @@ DoneT = TypeVar("DoneT")
 
 
 def prefetch(
-    function: Callable[[ItemT], DoneT], items: Iterable[ItemT], *, ahead: int = 1
+    function: Callable[[ItemT], DoneT],
+    items: Iterable[ItemT],
+    *,
+    ahead: int = 1,
+    workers: int = 1,
+    begin: Callable[[], object] | None = None,
 ) -> Generator[DoneT, None, None]:
-    """``function`` of every item, in order; while the caller works on one, the next are computed in a thread.
+    """``function`` of every item, in order; while the caller works on one, the next are computed in threads.
 
-    Closing it waits until the thread has ended: what an error leaves open may otherwise go on for a while.
+    Closing it waits until the threads have ended: what an error leaves open may otherwise go on for a while.
 
     Args:
         function: what is done; an error is raised when the turn of its item comes.
         items: taken one by one, never more than ``ahead`` + 1 before their turn.
         ahead: how many results may wait.
+        workers: how many threads.
+        begin: called once in each of them, before anything else.
 
     >>> list(prefetch(str.upper, ["a", "b", "c"]))
     ['A', 'B', 'C']
     """
     source = iter(items)
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(workers, initializer=begin) as pool:
         waiting: deque[Future[DoneT]] = deque()
         for item in itertools.islice(source, ahead + 1):
             waiting.append(pool.submit(function, item))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,7 @@ from ovseg.images.fingerprint import fingerprint
 from ovseg.images.load import read_image
 from ovseg.images.reading import Reading
 from ovseg.images.sources import Item, still_marked
+from ovseg.pipeline.side_by_side import side_by_side
 from ovseg.prefetch import prefetch
 
 if TYPE_CHECKING:
@@ -115,12 +116,23 @@ def make_rows(
 ) -> Iterator[store.Row]:
     """The rows of all items, in order; images that were moved have the vectors that are ``known``.
 
-    Three things run side by side: the next images are decoded, one is encoded, and the one before it becomes
-    vectors.
+    A processor takes several images side by side. With an accelerator the next images are decoded, one is encoded,
+    and the one before it becomes vectors.
     """
-    decoded = prefetch(lambda item: _decode(item, options.reading), items, ahead=_AHEAD)
-    encoded = ((each.row, (known and known.moved(each.row)) or _encode(each, segmenter)) for each in decoded)
-    yield from prefetch(lambda pair: _described(*pair, options), encoded)
+
+    def decode(item: Item) -> Decoded:
+        return _decode(item, options.reading)
+
+    def encode(decoded: Decoded) -> _Encoded:
+        return decoded.row, (known and known.moved(decoded.row)) or _encode(decoded, segmenter)
+
+    def describe(encoded: _Encoded) -> store.Row:
+        return _described(*encoded, options)
+
+    if segmenter.device.type == "cpu":
+        yield from side_by_side(lambda item: describe(encode(decode(item))), items)
+    else:
+        yield from prefetch(describe, map(encode, prefetch(decode, items, ahead=_AHEAD)))
 
 
 def finish(
@@ -212,6 +224,9 @@ def claim(root: Path, info: dict[str, str], options: BankOptions | None) -> Bank
     options = options or BankOptions()
     write_json(note, sealed({"encoder": info, **stored_options(options)}))
     return options
+
+
+_Encoded: TypeAlias = "tuple[store.Row, EncodedImage | Moved | OvsegError | None]"
 
 
 def _decode(item: Item, reading: Reading) -> Decoded:

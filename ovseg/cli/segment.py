@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -273,25 +273,26 @@ class Run:
     ) -> Iterator[tuple[Job, SegmentationResult | ImageError, bool]]:
         """Per job, in order: its result or why there is none, and whether it was made now.
 
-        Images are read ahead of the model, and an accelerator is handed a few at once.
+        A processor does a few images side by side; an accelerator is handed a few at once, read ahead of it.
         """
-        from ovseg.prefetch import chunks, prefetch
+        from ovseg.pipeline.side_by_side import side_by_side
+        from ovseg.prefetch import prefetch
 
         identity = self.identity()
-        # A processor gains nothing from a batch, and one by one no result depends on its neighbours, not even in
-        # the last digit.
-        at_once = 1 if self.segmenter.device.type == "cpu" else AT_ONCE
-        reading = prefetch(lambda job: self._read(job, identity, overwrite=overwrite), jobs, ahead=AT_ONCE)
-        with closing(reading) as read:  # before the folder of copies goes, into which it fetches
-            for some in chunks(zip(jobs, read, strict=True), at_once):
-                results = iter(self._segment([found for _, found in some if isinstance(found, _Picture)]))
-                for job, found in some:
-                    if isinstance(found, _Picture):
-                        yield job, self._save(job, next(results), found, identity), True
-                    else:
-                        yield job, self.load(job) if found is None else found, False
+        read = partial(self._read, identity=identity, overwrite=overwrite)
+        if self.segmenter.device.type == "cpu":
+            doing = side_by_side(lambda job: self._segmented(read(job)), jobs)
+        else:
+            doing = self._in_batches(prefetch(read, jobs, ahead=AT_ONCE))
+        with closing(doing) as done:  # before the folder of copies goes, into which it fetches
+            for job, (found, result) in zip(jobs, done, strict=True):
+                if isinstance(found, _Picture):
+                    assert result is not None
+                    yield job, self._save(job, result, found, identity), True
+                else:
+                    yield job, self.load(job) if found is None else found, False
 
-    def _read(self, job: Job, identity: dict[str, str], *, overwrite: bool) -> _Picture | ImageError | None:
+    def _read(self, job: Job, identity: dict[str, str], *, overwrite: bool) -> _Found:
         """The decoded image, why it cannot be decoded, or None where its result is there already."""
         from ovseg.cli.jobs import check_place, is_done
         from ovseg.errors import ImageError, OutputError
@@ -336,16 +337,24 @@ class Run:
             return result
         return replace(result, image=read_image(job.image, self.reading, name=job.source).pixels)
 
-    def _segment(self, pictures: list[_Picture]) -> Iterator[SegmentationResult]:
-        if not pictures:
-            return
-        yield from self.segmenter.segment_batch(
-            [picture.pixels for picture in pictures],
-            self.labels or None,
-            background=self.background,
-            refine=self.refine,
-            **self.changes,
-        )
+    def _in_batches(self, read: Generator[_Found, None, None]) -> Generator[_Segmented, None, None]:
+        from ovseg.prefetch import chunks
+
+        with closing(read):
+            for some in chunks(read, AT_ONCE):
+                pictures = [found.pixels for found in some if isinstance(found, _Picture)]
+                results = self.segmenter.segment_batch(pictures, self.labels or None, **self._keywords)
+                for found in some:
+                    yield found, next(results) if isinstance(found, _Picture) else None
+
+    def _segmented(self, found: _Found) -> _Segmented:
+        if not isinstance(found, _Picture):
+            return found, None
+        return found, self.segmenter.segment(found.pixels, self.labels or None, **self._keywords)
+
+    @property
+    def _keywords(self) -> dict[str, Any]:
+        return {"background": self.background, "refine": self.refine, **self.changes}
 
     def _save(
         self, job: Job, result: SegmentationResult, picture: _Picture, identity: dict[str, str]
@@ -379,3 +388,7 @@ class _Picture:
     pixels: npt.NDArray[np.uint8]
     note: str
     mark: FileMark
+
+
+_Found: TypeAlias = "_Picture | ImageError | None"  # None: its result is there already
+_Segmented: TypeAlias = "tuple[_Found, SegmentationResult | None]"

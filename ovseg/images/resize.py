@@ -93,11 +93,11 @@ def prepare(image: npt.NDArray[np.uint8], spec: Preprocessing, *, size: Size) ->
         raise ShapeError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}; use load_image first")
     check_size("size", size)
     resized = _resize(image, size, interpolation=spec.interpolation)
-    pixels = torch.from_numpy(resized).permute(2, 0, 1)[None].float() / 255  # (1, 3, H, W)
+    pixels = torch.from_numpy(resized).permute(2, 0, 1)[None].float().div_(255)  # (1, 3, H, W)
     mean = torch.tensor(spec.mean).view(1, 3, 1, 1)
     std = torch.tensor(spec.std).view(1, 3, 1, 1)
     bottom, right = -size[0] % spec.stride, -size[1] % spec.stride
-    padded = torch.nn.functional.pad((pixels - mean) / std, (0, right, 0, bottom))
+    padded = torch.nn.functional.pad(pixels.sub_(mean).div_(std), (0, right, 0, bottom))
     height, width = image.shape[:2]
     geometry = ImageGeometry((height, width), size, (size[0] + bottom, size[1] + right))
     return padded, geometry

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from inspect import signature
+from itertools import chain
 from os import PathLike, fsdecode
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +18,10 @@ from torch import Tensor
 from ovseg.errors import ConfigError, ImageError, did_you_mean
 from ovseg.images.load import ImageSource, Picture, read_image
 from ovseg.images.reading import Reading
+from ovseg.pipeline.queries import QueryBank
+from ovseg.pipeline.side_by_side import side_by_side
 from ovseg.prefetch import chunks, prefetch
+from ovseg.result import SegmentationResult
 
 if TYPE_CHECKING:
     from ovseg.pipeline.segmenter import Labels, Segmenter
@@ -26,8 +32,8 @@ Read = tuple[str, Picture | ImageError]
 
 def read_ahead(images: Iterable[ImageSource], reading: Reading, *, size: int) -> Iterator[list[Read]]:
     """Lists of ``size`` images, decoded in a thread: the path, if any, and the picture or why there is none."""
-    read = prefetch(lambda source: _read(source, reading), images, ahead=size)
-    return chunks(read, size)
+    with closing(prefetch(lambda source: _read(source, reading), images, ahead=size)) as read:
+        yield from chunks(read, size)
 
 
 def stream(
@@ -45,17 +51,32 @@ def stream(
     check_options(segmenter.segment, options)
     if on_error not in {"raise", "skip", "return"}:
         raise ConfigError(f"on_error must be 'raise', 'skip' or 'return', got {on_error!r}; choose one")
-    for some in read_ahead(images, reading, size=batch_size):
-        pictures = [found.pixels for _, found in some if isinstance(found, Picture)]
-        encoded = iter(segmenter.encode_batch(pictures))
-        for source, found in some:
-            if isinstance(found, Picture):
-                one = replace(next(encoded), source=source, note=found.note)
-                yield segmenter.segment(one, labels, **options)
+    queries = segmenter.queries(labels, background=options.get("background", "auto"))
+    segment = partial(_segment, segmenter, queries=queries, options=options)
+    if segmenter.device.type == "cpu":
+        doing = side_by_side(lambda source: segment([_read(source, reading)]), images)
+    else:
+        doing = (segment(some) for some in read_ahead(images, reading, size=batch_size))
+    with closing(doing) as portions:
+        for one in chain.from_iterable(portions):
+            if not isinstance(one, ImageError) or on_error == "return":
+                yield one
             elif on_error == "raise":
-                raise found
-            elif on_error == "return":
-                yield found
+                raise one
+
+
+def _segment(
+    segmenter: Segmenter, some: list[Read], *, queries: QueryBank, options: dict[str, Any]
+) -> list[SegmentationResult | ImageError]:
+    """The results of images that are encoded together, and the errors of those that could not be read."""
+    pictures = [found.pixels for _, found in some if isinstance(found, Picture)]
+    encoded = iter(segmenter.encode_batch(pictures))
+    return [
+        found
+        if isinstance(found, ImageError)
+        else segmenter.segment(replace(next(encoded), source=source, note=found.note), queries, **options)
+        for source, found in some
+    ]
 
 
 def check_options(function: Callable[..., Any], options: Iterable[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from ovseg.images.resize import exact_size, prepare, working_size
 from ovseg.images.tiles import Tile, plan_tiles
 from ovseg.models.sections import InputConfig
 from ovseg.pipeline.windows import WindowGeometry, cut, padded_size, place_windows
+from ovseg.prefetch import prefetch
 from ovseg.tensors import check_shape
 
 Encode = Callable[..., DenseFeatures]
@@ -27,6 +29,7 @@ Encode = Callable[..., DenseFeatures]
 WholeRegions = Callable[[npt.NDArray[np.uint8]], "Tensor | None"]
 """From an (H, W, 3) image to its (H, W) regions, or None."""
 
+_READERS = 8  # threads that make the images of a batch ready: an accelerator waits for them
 _BATCH_WINDOWS = 8
 _BATCH_PIXELS = _BATCH_WINDOWS * 448 * 448  # larger windows run in smaller batches
 _STRIP_RATIO = 3.0  # of the sides, above which an image is a strip
@@ -136,7 +139,8 @@ def encode_images(
         at_once = max(1, _BATCH_PIXELS // (size[0] * size[1]))
         for start in range(0, len(places), at_once):
             some = places[start : start + at_once]
-            prepared = [prepare(images[place], spec, size=size) for place in some]
+            ready = partial(prepare, spec=spec, size=size)
+            prepared = list(prefetch(ready, (images[place] for place in some), ahead=len(some), workers=_READERS))
             features = encode(torch.cat([pixels for pixels, _ in prepared]))
             for row, (place, (_, geometry)) in enumerate(zip(some, prepared, strict=True)):
                 found[place] = (features.of_image(row), geometry)

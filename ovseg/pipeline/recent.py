@@ -17,7 +17,7 @@ class RecentQueries:
 
     def __init__(self) -> None:
         self._banks: dict[Hashable, QueryBank] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def __reduce__(self) -> tuple[type[RecentQueries], tuple[()]]:
         return RecentQueries, ()
@@ -34,16 +34,14 @@ class RecentQueries:
             VocabularyError: a label cannot be used.
         """
         key = _key(labels, background) or Vocabulary.of(labels, background=background)
-        with self._lock:
+        with self._lock:  # also while it is made: who asks for the same meanwhile waits for it
             found = self._banks.get(key)
-        if found is not None:
+            if found is None:
+                found = make(key if isinstance(key, Vocabulary) else Vocabulary.of(labels, background=background))
+                while len(self._banks) >= _KEPT:
+                    self._banks.pop(next(iter(self._banks)))
+                self._banks[key] = found
             return found
-        made = make(key if isinstance(key, Vocabulary) else Vocabulary.of(labels, background=background))
-        with self._lock:
-            while len(self._banks) >= _KEPT:
-                self._banks.pop(next(iter(self._banks)))
-            self._banks[key] = made
-        return made
 
 
 def _key(labels: Any, background: Background) -> Hashable | None:

@@ -403,15 +403,14 @@ class Segmenter:
     ) -> Iterator[Any]:
         """``segment`` for many images, in order, as they are done.
 
-        Images are decoded ahead in a thread; of ``batch_size`` that follow each other, those of one size run
-        through the encoder together. On two processor cores that gains nothing (four photos of 683 x 512 pixels
-        took 1 to 4 % longer with ``mini`` than one by one); it is for accelerators. Keyword arguments are those
-        of ``segment``.
+        On an accelerator images are decoded ahead, and of ``batch_size`` that follow each other those of one size
+        run through the encoder together. On a processor up to four images run side by side, each in its share of
+        torch's threads. Keyword arguments are those of ``segment``.
 
         Args:
             images: each anything that ``segment`` takes.
             labels: see ``segment``.
-            batch_size: images that are decoded before they are encoded.
+            batch_size: images that an accelerator gets together.
             max_pixels, value_range, bands: see ``encode``.
             on_error: what an image that cannot be read does: "raise" its ImageError once those before it are done,
                 "skip" leaves it out, "return" gives the ImageError in the place of its result.

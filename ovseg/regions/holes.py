@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ovseg.tensors import check_shape
-
-Box = tuple[slice, slice]
 
 
 def fill_holes(index: Tensor, *, share: float) -> Tensor:
@@ -28,7 +28,7 @@ def fill_holes(index: Tensor, *, share: float) -> Tensor:
     Raises:
         ShapeError: ``index`` has another shape.
     """
-    from scipy.ndimage import find_objects, label
+    from scipy.ndimage import label
 
     check_shape("index", index, "H W")
     pixels = index.cpu().numpy()
@@ -36,28 +36,27 @@ def fill_holes(index: Tensor, *, share: float) -> Tensor:
     inner = np.ones(count + 1, bool)
     for edge in (parts[0], parts[-1], parts[:, 0], parts[:, -1]):
         inner[edge] = False
-    boxes = find_objects(parts) if inner[1:].any() else []
-    holes = [(box, part, _hole(parts, pixels, box, part)) for part, box in enumerate(boxes, start=1) if inner[part]]
-    if all(around < 0 for _, _, around in holes):
+    inner[0] = False
+    if not inner.any():
         return index
+    around = _labels_around(parts, pixels, count)
     of_label = np.bincount(pixels[pixels >= 0].ravel())
-    filled = pixels.copy()
-    for box, part, around in holes:
-        hole = parts[box] == part
-        if around >= 0 and np.count_nonzero(hole) <= share * of_label[around]:
-            filled[box][hole] = around
+    small = np.bincount(parts.ravel()) <= share * of_label[around]
+    fill = np.where(inner & small, around, -1)
+    filled, none = pixels.copy(), parts > 0
+    filled[none] = fill[parts[none]]
     return torch.from_numpy(filled).to(index)
 
 
-def _hole(parts: npt.NDArray[np.int32], pixels: npt.NDArray[np.int32], box: Box, part: int) -> int:
-    """The label that touches a part of the pixels without label, which ``box`` holds; −1 where several do."""
-    rows, columns = box
-    frame = np.s_[rows.start - 1 : rows.stop + 1, columns.start - 1 : columns.stop + 1]  # no part at the border
-    inside, near = parts[frame] == part, pixels[frame]
-    touching = np.zeros_like(inside)
-    touching[1:] |= inside[:-1]
-    touching[:-1] |= inside[1:]
-    touching[:, 1:] |= inside[:, :-1]
-    touching[:, :-1] |= inside[:, 1:]
-    labels = near[touching & ~inside]
-    return int(labels[0]) if (labels == labels[0]).all() else -1
+def _labels_around(parts: npt.NDArray[np.int32], pixels: npt.NDArray[Any], count: int) -> npt.NDArray[np.intp]:
+    """Of parts 0 to ``count`` of the pixels without label, the one label that touches each; −1 where several do."""
+    lowest, highest = (np.full(count + 1, each, pixels.dtype) for each in (np.iinfo(pixels.dtype).max, -1))
+    for axis in (0, 1):
+        one, other = (np.moveaxis(each, axis, 0) for each in (parts, pixels))
+        borders = np.nonzero((one[1:] > 0) != (one[:-1] > 0))
+        for step in (0, 1):  # the part lies before the border, or after it
+            part = one[borders[0] + step, borders[1]].astype(np.intp)
+            near = other[borders[0] + 1 - step, borders[1]]
+            np.minimum.at(lowest, part, near)  # of pixels that have a label the part is 0, which is no part
+            np.maximum.at(highest, part, near)
+    return np.where(lowest == highest, highest, -1)
