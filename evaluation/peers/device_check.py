@@ -34,9 +34,9 @@ from pathlib import Path
 import faiss
 import numpy as np
 import torch
+from bank_speed import clustered
 from numpy.typing import NDArray
 from PIL import Image
-from bank_speed import clustered
 from tower_speed import RandomText, random_model
 
 import ovseg
