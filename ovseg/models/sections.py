@@ -83,12 +83,15 @@ class RefineConfig(Config):
         default: whether it runs unless the caller says otherwise.
         method: a name of ``ovseg.refine.METHODS``.
         long_side: the refinement runs on the image shrunk to this long side.
+        band: with ``pamr``, only pixels of the shrunk image so near to a border between classes are refined; None
+            refines all.
         options: keyword arguments of the method; the rest keep its defaults.
     """
 
     default: bool = False
     method: str = "pamr"
     long_side: int = 480
+    band: int | None = Field(default=None, ge=1)
     options: dict[str, Any] = Field(default={})
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ovseg.config import check_options, choose
+from ovseg.errors import ConfigError
 from ovseg.images.geometry import Geometry
 from ovseg.images.resize import restore
 from ovseg.models.config import ModelConfig
@@ -73,6 +74,8 @@ class DecisionRules:
         self.config = config
         method = choose("refinement", config.refine.method, METHODS)
         check_options(f"refinement '{config.refine.method}'", method, config.refine.options, given=2)
+        if config.refine.band is not None and (config.refine.method != "pamr" or config.scoring.at == "pixels"):
+            raise ConfigError("'refine.band' is for 'method: pamr' with 'scoring.at: cells'; remove it")
         if config.scoring.at == "pixels":
             reach_of(config.refine.method, config.refine.options)
         self._regions = None if config.correction is None else build_regions(config.correction)
@@ -210,6 +213,7 @@ def refined_winners(
         long_side=settings.long_side,
         method=settings.method,
         options=settings.options,
+        band=settings.band,
     )
     return find_winners(refined.maps, refined.geometry, stride=1, classes=refined.classes)
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ovseg.errors import ConfigError
 from ovseg.images.geometry import Geometry, ImageGeometry
 from ovseg.images.resize import Plain, prepare, restore, working_size
 from ovseg.refine.crf import dense_crf
 from ovseg.refine.guided import guided_filter
-from ovseg.refine.pamr import pamr, released_pamr
+from ovseg.refine.pamr import pamr, pamr_within, released_pamr
 
 METHODS: dict[str, Callable[..., Tensor]] = {
     "pamr": pamr,
@@ -54,6 +56,7 @@ def refine_maps(
     long_side: int,
     method: str = "pamr",
     options: Mapping[str, Any] | None = None,
+    band: int | None = None,
 ) -> Refined:
     """Coarse class maps refined on the image shrunk to ``long_side``.
 
@@ -68,14 +71,35 @@ def refine_maps(
         long_side: longest side to work at, in pixels; smaller images keep their size.
         method: a name of ``METHODS``.
         options: keyword arguments of its function.
+        band: with "pamr", how far from a border between classes pixels are refined, in pixels of the shrunk image;
+            None refines all.
     """
     classes = _contenders(maps)
     long_side = min(long_side, max(geometry.original))
     size = working_size(geometry.original, short_side=long_side, max_long_side=long_side, stride=1)
     pixels, at_size = prepare(image, Plain(), size=size)
     coarse = restore(maps[classes][None].float(), geometry.shrunk(size), stride=stride)
-    fine = METHODS[method](pixels.to(maps.device), coarse, **(options or {}))
+    run = METHODS[method] if band is None else partial(pamr_within, where=near_borders(coarse[0].argmax(0), band))
+    fine = run(pixels.to(maps.device), coarse, **(options or {}))
     return Refined(fine[0], classes, at_size)
+
+
+def near_borders(index: Tensor, distance: int) -> Tensor:
+    """(H, W) integers to (H, W) bool: squares of side ``distance`` that hold a border, and those around them.
+
+    So they hold every pixel that is no further than ``distance`` from one with a neighbour of another number.
+    """
+    height, width = index.shape
+    border = torch.zeros(height, width, device=index.device)
+    for axis in (0, 1):
+        size = index.shape[axis] - 1
+        other = index.narrow(axis, 1, size) != index.narrow(axis, 0, size)
+        for start in (0, 1):
+            border.narrow(axis, start, size).masked_fill_(other, 1)
+    squares = functional.max_pool2d(border[None], distance, stride=distance, ceil_mode=True)
+    squares = functional.max_pool2d(squares, 3, stride=1, padding=1)[0] > 0
+    near = squares.repeat_interleave(distance, 0).repeat_interleave(distance, 1)
+    return near[:height, :width]
 
 
 def reach_of(method: str, options: Mapping[str, Any]) -> int:

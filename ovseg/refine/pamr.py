@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -37,10 +38,24 @@ def pamr(image: Tensor, maps: Tensor, *, iterations: int = 10, dilations: Sequen
 
     Source: Araslanov and Roth, Single-Stage Semantic Segmentation from Image Labels, CVPR 2020, section 4.
     """
+    return pamr_within(image, maps, None, iterations=iterations, dilations=dilations)
+
+
+def pamr_within(
+    image: Tensor,
+    maps: Tensor,
+    where: Tensor | None,
+    *,
+    iterations: int = 10,
+    dilations: Sequence[int] = (1, 2, 4, 8),
+) -> Tensor:
+    """``pamr`` of the pixels in ``where`` (H, W) bool; the others give their values, and keep them.
+
+    Args, returns and errors are those of ``pamr``; None takes every pixel.
+    """
     check_shape("image", image, "B C H W", B=1)
     check_shape("maps", maps, "B K H W", B=1, H=image.shape[2], W=image.shape[3])
-    deviation = _deviation(image, dilations, centres=1, spare=0)
-    return _averaged(maps, _weights(image, deviation, dilations), iterations, dilations)
+    return _averaged(image, maps, _Places(dilations, centres=1, spare=0), iterations, where)
 
 
 def released_pamr(
@@ -68,64 +83,92 @@ def released_pamr(
     check_shape("maps", maps, "B K H W", B=1)
     if maps.shape[2:] != image.shape[2:]:
         maps = functional.interpolate(maps, size=image.shape[2:], mode="bilinear", align_corners=True)
-    deviation = _deviation(image, dilations, centres=len(dilations), spare=1)
-    return _averaged(maps, _weights(image, deviation, dilations), iterations, dilations)
+    return _averaged(image, maps, _Places(dilations, centres=len(dilations), spare=1), iterations, None)
 
 
-def _deviation(image: Tensor, dilations: Sequence[int], *, centres: int, spare: int) -> Tensor:
-    """(1, C, H, W) standard deviation of a pixel's neighbours and itself.
+@dataclass(frozen=True)
+class _Places:
+    """The places around a pixel.
 
-    Args:
-        image: (1, C, H, W).
-        dilations: distances to the neighbours.
-        centres: how often the pixel itself counts.
+    Attributes:
+        dilations: distances in pixels to its eight neighbours.
+        centres: how often the pixel itself counts in the deviation.
         spare: what is taken off the number of places: 1 for the unbiased deviation.
     """
-    total, squares = torch.zeros_like(image), torch.zeros_like(image)
-    for other in _neighbours(image, dilations):
-        difference = other - image  # about the pixel itself: nothing is lost where colours are large and alike
-        total += difference
-        squares.addcmul_(difference, difference)
-    places = len(_OFFSETS) * len(dilations) + centres
-    variance = (squares - total.square() / places) / (places - spare)
-    return variance.clamp_min_(0).sqrt_()
+
+    dilations: Sequence[int]
+    centres: int
+    spare: int
+
+    @property
+    def neighbours(self) -> int:
+        """How many neighbours."""
+        return len(_OFFSETS) * len(self.dilations)
+
+    def scale(self, total: Tensor, squares: Tensor) -> Tensor:
+        """−1 / (0.1 σ) from the sums of the neighbours' differences from the pixel, and of their squares."""
+        places = self.neighbours + self.centres
+        variance = (squares - total.square() / places) / (places - self.spare)
+        return -1 / (0.1 * variance.clamp_min_(0).sqrt_() + _EPSILON)
 
 
-def _weights(image: Tensor, deviation: Tensor, dilations: Sequence[int]) -> Tensor:
-    """(8·D, H, W): how much of each neighbour goes into a pixel."""
-    scale = -1 / (0.1 * deviation + _EPSILON)
-    nearness = [((other - image).abs_() * scale).mean(1)[0] for other in _neighbours(image, dilations)]
-    return torch.stack(nearness).softmax(0)
-
-
-def _averaged(maps: Tensor, weights: Tensor, iterations: int, dilations: Sequence[int]) -> Tensor:
-    if weights.numel() <= _MATRIX_ENTRIES and _multiplies_sparse(maps.device.type):
-        return _averaged_by_matrix(maps, weights, iterations, dilations)
+def _averaged(image: Tensor, maps: Tensor, places: _Places, iterations: int, where: Tensor | None) -> Tensor:
+    entries = image[0, 0].numel() * places.neighbours
+    if entries <= _MATRIX_ENTRIES and _multiplies_sparse(maps.device.type):
+        return _averaged_by_matrix(image, maps, places, iterations, where)
+    weights = _weights(image, places)
     for _ in range(iterations):
         total = torch.zeros_like(maps)
-        for weight, other in zip(weights, _neighbours(maps, dilations), strict=True):
+        for weight, other in zip(weights, _neighbours(maps, places.dilations), strict=True):
             total.addcmul_(other, weight)
-        maps = total
+        maps = total if where is None else torch.where(where, total, maps)
     return maps
 
 
-def _averaged_by_matrix(maps: Tensor, weights: Tensor, iterations: int, dilations: Sequence[int]) -> Tensor:
+def _weights(image: Tensor, places: _Places) -> Tensor:
+    """(8·D, H, W): how much of each neighbour goes into a pixel."""
+    total, squares = torch.zeros_like(image), torch.zeros_like(image)
+    for other in _neighbours(image, places.dilations):
+        difference = other - image  # about the pixel itself: nothing is lost where colours are large and alike
+        total += difference
+        squares.addcmul_(difference, difference)
+    scale = places.scale(total, squares)
+    nearness = [((other - image).abs_() * scale).mean(1)[0] for other in _neighbours(image, places.dilations)]
+    return torch.stack(nearness).softmax(0)
+
+
+def _averaged_by_matrix(
+    image: Tensor, maps: Tensor, places: _Places, iterations: int, where: Tensor | None
+) -> Tensor:
     """The same as products with a sparse matrix, a row for each pixel: a quarter of the time on a processor."""
-    height, width = maps.shape[-2:]
-    pixels, neighbours = height * width, len(weights)
-    places = _places(height, width, dilations, device=maps.device)
-    starts = torch.arange(0, pixels * neighbours + 1, neighbours, dtype=torch.int32, device=maps.device)
-    entries = weights.flatten(1).T.flatten()
-    matrix = torch.sparse_csr_tensor(
-        starts, places.flatten(), entries, size=(pixels, pixels), check_invariants=False
-    )
+    pixels = image[0, 0].numel()
+    rows = torch.arange(pixels, device=maps.device) if where is None else where.flatten().nonzero().flatten()
+    columns = _columns(image.shape[2], image.shape[3], places.dilations, device=maps.device)[rows]
+    starts = torch.arange(0, columns.numel() + 1, places.neighbours, dtype=torch.int32, device=maps.device)
+    entries = _weights_of_rows(image, rows, columns, places).flatten()
+    size = (len(rows), pixels)
+    matrix = torch.sparse_csr_tensor(starts, columns.flatten(), entries, size=size, check_invariants=False)
     values = maps[0].flatten(1).T.to(entries.dtype).contiguous()
     for _ in range(iterations):
-        values = matrix @ values
+        if where is None:
+            values = matrix @ values
+        else:
+            values[rows] = matrix @ values
     return values.T.reshape(maps.shape).to(maps.dtype)
 
 
-def _places(height: int, width: int, dilations: Sequence[int], *, device: torch.device) -> Tensor:
+def _weights_of_rows(image: Tensor, rows: Tensor, columns: Tensor, places: _Places) -> Tensor:
+    """(n, 8·D), as ``_weights``, of the pixels ``rows`` (n,) whose neighbours are ``columns`` (n, 8·D)."""
+    nearness = torch.zeros(columns.shape, dtype=image.dtype, device=image.device)
+    for colour in image[0].flatten(1):
+        difference = colour.index_select(0, columns.flatten()).view_as(columns).sub_(colour[rows][:, None])
+        squares = torch.linalg.vector_norm(difference, dim=1).square()
+        scale = places.scale(difference.sum(1), squares) / image.shape[1]
+        nearness += difference.abs_().mul_(scale[:, None])
+    return nearness.softmax(1)
+
+
+def _columns(height: int, width: int, dilations: Sequence[int], *, device: torch.device) -> Tensor:
     """(H·W, 8·D) int32 positions of the neighbours, in the order of ``_neighbours``."""
     offsets = [(dy * each, dx * each) for each in dilations for dy, dx in _OFFSETS]
     steps = torch.tensor(offsets, dtype=torch.int32, device=device)

@@ -4,6 +4,7 @@ import importlib
 import math
 import sys
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from ovseg.errors import MissingDependencyError, ShapeError
 from ovseg.images.geometry import ImageGeometry
 from ovseg.images.resize import restore
 from ovseg.refine import affinity, dense_crf, guided_filter, pamr, refine_maps
+from ovseg.refine.maps import near_borders
+from ovseg.refine.pamr import pamr_within
 
 pamr_module = importlib.import_module("ovseg.refine.pamr")  # its name in the package is the function's
 
@@ -64,10 +67,44 @@ def test_pamr_equals_a_loop_over_pixels() -> None:
 
 def test_pamr_is_the_same_with_and_without_a_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(3)
-    image, maps = torch.rand(1, 3, 9, 11, generator=generator), torch.rand(1, 4, 9, 11, generator=generator)
-    by_matrix = pamr(image, maps, iterations=4, dilations=(1, 3, 12))
-    monkeypatch.setattr(pamr_module, "_MATRIX_ENTRIES", 0)
-    torch.testing.assert_close(by_matrix, pamr(image, maps, iterations=4, dilations=(1, 3, 12)), atol=1e-6, rtol=0)
+    image = torch.rand(1, 3, 9, 11, generator=generator, dtype=torch.float64)
+    maps = torch.rand(1, 4, 9, 11, generator=generator, dtype=torch.float64)
+    some = torch.rand(9, 11, generator=generator) < 0.4
+    found = []
+    for entries in (1 << 23, 0):
+        monkeypatch.setattr(pamr_module, "_MATRIX_ENTRIES", entries)
+        found += [pamr_within(image, maps, where, iterations=4, dilations=(1, 3, 12)) for where in (None, some)]
+    torch.testing.assert_close(found[0], found[2], atol=1e-12, rtol=0)
+    torch.testing.assert_close(found[1], found[3], atol=1e-12, rtol=0)
+
+
+def test_pamr_within_some_pixels_leaves_the_others_as_they_are() -> None:
+    generator = torch.Generator().manual_seed(6)
+    image, maps = (torch.rand(1, count, 7, 8, generator=generator, dtype=torch.float64) for count in (3, 2))
+    some = torch.rand(7, 8, generator=generator) < 0.5
+    slow = maps[0]
+    for _ in range(3):
+        slow = torch.where(some, slow_pamr(image[0], slow, iterations=1, dilations=(1, 2)), slow)
+    found = pamr_within(image, maps, some, iterations=3, dilations=(1, 2))
+    torch.testing.assert_close(found[0], slow, atol=1e-6, rtol=0)
+    assert torch.equal(found[0][:, ~some], maps[0][:, ~some])
+
+
+def test_pixels_near_borders_are_all_found() -> None:
+    index = torch.zeros(23, 31, dtype=torch.int64)
+    index[:9, :12] = 1
+    index[20, 30] = 2
+    border = torch.zeros_like(index, dtype=torch.bool)
+    for y, x in product(range(23), range(31)):
+        around = [(y + dy, x + dx) for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0))]
+        border[y, x] = any(index[y, x] != index[a, b] for a, b in around if 0 <= a < 23 and 0 <= b < 31)
+    for distance in (1, 3, 4):
+        near = near_borders(index, distance)
+        for y, x in border.nonzero().tolist():
+            reached = near[max(0, y - distance) : y + distance + 1, max(0, x - distance) : x + distance + 1]
+            assert reached.all()
+        assert near.shape == index.shape and not near.all()
+    assert not near_borders(torch.ones(5, 5, dtype=torch.int64), 2).any()
 
 
 def test_pamr_keeps_its_deviation_exact_where_colours_are_large_and_alike() -> None:
