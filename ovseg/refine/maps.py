@@ -30,6 +30,7 @@ METHODS: dict[str, Callable[..., Tensor]] = {
 """From (1, 3, H, W) image in [0, 1], (1, K, H, W) maps and options to refined maps."""
 
 _MOST = 16  # classes that are refined at most
+_SECOND = 0.02  # share of the cells in which a class is second, from which it counts
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ def refine_maps(
 ) -> Refined:
     """Coarse class maps refined on the image shrunk to ``long_side``.
 
-    Only classes that are among the two best of some cell take part, and of those the 16 that are best in most
-    cells: the cost does not grow with the vocabulary.
+    Only classes that are best in some cell, or second in one of fifty, take part, and of those the 16 that are best
+    in most cells: the cost does not grow with the vocabulary.
 
     Args:
         image: (H, W, 3) uint8.
@@ -127,6 +128,8 @@ def _contenders(maps: Tensor) -> Tensor:
     ranks = maps.flatten(1).topk(min(2, len(maps)), dim=0).indices
     cells = ranks.shape[1]
     votes = torch.stack([torch.bincount(rank, minlength=len(maps)) for rank in ranks])
-    support = votes[0] * (cells + 1) + votes[1:].sum(0)  # wins first, then second places
+    seconds = votes[1:].sum(0)
+    support = votes[0] * (cells + 1) + seconds  # wins first, then second places
+    support = support.masked_fill((votes[0] == 0) & (seconds < _SECOND * cells), 0)
     best = support.topk(min(_MOST, len(maps)))
     return best.indices[best.values > 0].sort().values

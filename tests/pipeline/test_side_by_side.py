@@ -38,7 +38,7 @@ def test_an_error_comes_at_its_turn_and_the_threads_are_given_back(four_threads:
     done = []
     with pytest.raises(ZeroDivisionError):
         for value in side_by_side(lambda number: 6 // (2 - number), range(20)):
-            done.append(value)  # noqa: PERF402
+            done.append(value)
     assert done == [3, 6] and torch.get_num_threads() == 4
 
 

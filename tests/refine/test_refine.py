@@ -230,3 +230,26 @@ def test_at_most_sixteen_classes_are_refined_those_that_win_most() -> None:
     refined = refine_maps(np.zeros((12, 20, 3), np.uint8), maps, record, stride=2, long_side=20)
     assert len(refined.classes) == 16
     assert 39 in refined.classes.tolist()
+
+
+def test_classes_that_are_seldom_second_are_not_refined() -> None:
+    maps = torch.zeros(4, 10, 10)
+    maps[0] = 0.6
+    maps[1] = 0.3
+    maps[2, 0, 0] = 0.4  # second in one cell of a hundred
+    maps[3, 5, :3] = 0.5  # second in three
+    record = ImageGeometry((20, 20), (20, 20), (20, 20))
+    refined = refine_maps(np.zeros((20, 20, 3), np.uint8), maps, record, stride=2, long_side=20)
+    assert refined.classes.tolist() == [0, 1, 3]
+
+
+def test_a_band_gives_what_all_pixels_give_where_borders_are() -> None:
+    image = np.zeros((40, 40, 3), np.uint8)
+    image[:, 22:] = 255
+    maps = torch.zeros(2, 10, 10)
+    maps[0, :, :5], maps[1, :, 5:] = 1, 1  # the border is two pixels off
+    record = ImageGeometry((40, 40), (40, 40), (40, 40))
+    everywhere, near = (
+        refine_maps(image, maps, record, stride=4, long_side=40, band=band).maps.argmax(0) for band in (None, 6)
+    )
+    assert torch.equal(everywhere, near) and (near[:, :22] == 0).all() and (near[:, 22:] == 1).all()
