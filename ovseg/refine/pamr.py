@@ -162,7 +162,7 @@ def _averaged_by_matrix(
 
 
 def _matrix(image: Tensor, rows: Tensor, columns: Tensor, numbers: Tensor, places: _Places) -> Tensor:
-    """(n, H·W) sparse weights of pixels ``rows`` (n,) with neighbours ``columns`` (n, 8·D), which get ``numbers``."""
+    """(n, H·W) sparse weights of pixels ``rows`` (n,) with neighbours ``columns`` (n, 8·D), put at ``numbers``."""
     starts = torch.arange(0, columns.numel() + 1, places.neighbours, dtype=torch.int32, device=image.device)
     entries = _weights_of_rows(image, rows, columns, places).flatten()
     size = (len(rows), image[0, 0].numel())
