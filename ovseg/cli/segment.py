@@ -13,7 +13,7 @@ import typer
 
 from ovseg.cli.formats import Format, Quality
 from ovseg.cli.many import RayAddress, WithRay
-from ovseg.cli.options import Device, ModelName, Runtime, Weights
+from ovseg.cli.options import Device, MaxMemory, ModelName, Runtime, Weights
 from ovseg.cli.reading import Bands, Range, parse_reading
 from ovseg.cli.sources import results_in, sources_of, split
 from ovseg.cli.telling import note, print_failure, print_result, tell_notes
@@ -53,6 +53,7 @@ def segment(
     weights: Weights = None,
     device: Device = "auto",
     runtime: Runtime = "torch",
+    max_memory: MaxMemory = None,
     out: Annotated[str, typer.Option(help="Folder for the results, also in storage (s3://).")] = "out",
     background: Annotated[
         str, typer.Option(help="auto, none (every pixel gets a label), or phrases with commas between.")
@@ -111,6 +112,7 @@ def segment(
         device=device,
         weights=weights,
         runtime=runtime,
+        max_memory=max_memory,
         concepts=concepts,
         reading=parse_reading(value_range, bands, max_pixels=max_pixels),
         changes={
@@ -144,6 +146,7 @@ class Run:
     device: str
     weights: Path | None
     runtime: str
+    max_memory: str | None
     concepts: Path | None
     reading: Reading
     changes: dict[str, Any]  # further keywords of ``segment``, which decide the result too
@@ -218,6 +221,7 @@ class Run:
                         note(console, "already done with these settings; --overwrite does it again")
                 job.clear()
                 advance()
+                del outcome  # before the next is made
         if shelf is not None:
             shelf.put_rest()
         tell_notes(console, notes)
@@ -278,10 +282,12 @@ class Run:
         from ovseg.prefetch import chunks, prefetch
 
         identity = self.identity()
+        bounded = self.max_memory is not None
         # A processor gains nothing from a batch, and one by one no result depends on its neighbours, not even in
-        # the last digit.
-        at_once = 1 if self.segmenter.device.type == "cpu" else AT_ONCE
-        reading = prefetch(lambda job: self._read(job, identity, overwrite=overwrite), jobs, ahead=AT_ONCE)
+        # the last digit. Nor is anything read ahead where memory is bounded.
+        at_once = 1 if bounded or self.segmenter.device.type == "cpu" else AT_ONCE
+        read_one = partial(self._read, identity=identity, overwrite=overwrite)
+        reading = (read_one(job) for job in jobs) if bounded else prefetch(read_one, jobs, ahead=AT_ONCE)
         with closing(reading) as read:  # before the folder of copies goes, into which it fetches
             for some in chunks(zip(jobs, read, strict=True), at_once):
                 results = iter(self._segment([found for _, found in some if isinstance(found, _Picture)]))
@@ -290,6 +296,7 @@ class Run:
                         yield job, self._save(job, next(results), found, identity), True
                     else:
                         yield job, self.load(job) if found is None else found, False
+                del some, found, results  # before the next are read
 
     def _read(self, job: Job, identity: dict[str, str], *, overwrite: bool) -> _Picture | ImageError | None:
         """The decoded image, why it cannot be decoded, or None where its result is there already."""
@@ -306,7 +313,7 @@ class Run:
             if job.copy is not None:
                 job.copy.fetch()
             mark = job.mark()  # first: an image that changes meanwhile is then done again next time
-            picture = read_image(job.image, self.reading, name=job.source)
+            picture = read_image(job.image, self._reading_within, name=job.source)
             return _Picture(picture.pixels, picture.note, mark)
         except OutputError as error:
             return ImageError(str(error))
@@ -362,11 +369,26 @@ class Run:
         return result
 
     @cached_property
+    def _reading_within(self) -> Reading:
+        """How images are read within the bound on memory."""
+        if self.max_memory is None:
+            return self.reading
+        asked = {"background": self.background, **self.changes}
+        reading: Reading = self.segmenter.reading_within(self.reading, self.labels or None, **asked)
+        return reading
+
+    @cached_property
     def segmenter(self) -> Any:
         """The model, with the concepts."""
         import ovseg
 
-        segmenter = ovseg.load(self.model, device=self.device, weights=self.weights, runtime=self.runtime)
+        segmenter = ovseg.load(
+            self.model,
+            device=self.device,
+            weights=self.weights,
+            runtime=self.runtime,
+            max_memory=self.max_memory,
+        )
         if self.concepts is not None:
             segmenter = segmenter.with_concepts(ovseg.ConceptSet.load(self.concepts))
         return segmenter

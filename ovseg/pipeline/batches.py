@@ -15,6 +15,7 @@ from torch import Tensor
 from ovseg.errors import ConfigError, ImageError, did_you_mean
 from ovseg.images.load import ImageSource, Picture, read_image
 from ovseg.images.reading import Reading
+from ovseg.pipeline.memory import Asked
 from ovseg.prefetch import chunks, prefetch
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def stream(
     check_options(segmenter.segment, options)
     if on_error not in {"raise", "skip", "return"}:
         raise ConfigError(f"on_error must be 'raise', 'skip' or 'return', got {on_error!r}; choose one")
-    for some in read_ahead(images, reading, size=batch_size):
+    for some in _portions(segmenter, images, labels, batch_size=batch_size, reading=reading, options=options):
         pictures = [found.pixels for _, found in some if isinstance(found, Picture)]
         encoded = iter(segmenter.encode_batch(pictures))
         for source, found in some:
@@ -56,6 +57,34 @@ def stream(
                 raise found
             elif on_error == "return":
                 yield found
+
+
+def _portions(
+    segmenter: Segmenter,
+    images: Iterable[ImageSource],
+    labels: Labels | None,
+    *,
+    batch_size: int,
+    reading: Reading,
+    options: dict[str, Any],
+) -> Iterator[list[Read]]:
+    """``read_ahead``; where memory is bounded one after the other, and as many together as there is room for."""
+    memory = segmenter.memory
+    if memory is None:
+        yield from read_ahead(images, reading, size=batch_size)
+        return
+    queries = segmenter.queries(labels, background=options.get("background", "auto"))
+    asked, reading = Asked.of(queries, **options), segmenter.reading_within(reading, queries, **options)
+    some: list[Read] = []
+    for found in (_read(source, reading) for source in images):
+        some.append(found)
+        sizes = [each.pixels.shape[:2] for _, each in some if isinstance(each, Picture)]
+        room = min((memory.photos((height, width), asked) for height, width in sizes), default=batch_size)
+        if len(some) >= min(room, batch_size):
+            yield some
+            some = []
+    if some:
+        yield some
 
 
 def check_options(function: Callable[..., Any], options: Iterable[str]) -> None:
