@@ -15,7 +15,7 @@ from ovseg.cli.formats import Format, Quality
 from ovseg.cli.many import RayAddress, WithRay
 from ovseg.cli.options import Device, MaxMemory, ModelName, Runtime, Weights
 from ovseg.cli.reading import Bands, Range, parse_reading
-from ovseg.cli.sources import results_in, sources_of, split
+from ovseg.cli.sources import sources_of, split
 from ovseg.cli.telling import note, print_failure, print_result, tell_notes
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ def segment(
     """
     from ovseg.cli.examples import with_examples
     from ovseg.cli.jobs import parse_background, parse_names
+    from ovseg.storage import results_in
     from ovseg.vocabulary.label_files import names_in
 
     more, words = split(labels or [])
