@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 import torch
 from helpers.toy import ToyEncoder
+from PIL import Image
 from torch import Tensor
+from typer.testing import CliRunner
 
+import ovseg
+from ovseg.cli import build_app
 from ovseg.encoders.spec import DenseFeatures
 from ovseg.errors import ConfigError, ImageError, ModelError, VocabularyError
 from ovseg.models.sections import ScoringConfig
@@ -191,6 +195,33 @@ def test_a_photo_that_cannot_fit_is_refused_before_it_is_decoded(segmenter: Segm
     assert isinstance(found[0], ImageError) and found[1].index_map.shape == (96, 120)
     with pytest.raises(ImageError, match="with 3 labels, their scores kept, got"):
         bounded.segment(np.zeros((1000, 1300, 3), np.uint8), LABELS, keep_scores=True)
+
+
+def test_the_command_does_what_fits_and_reports_the_rest(
+    segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/huge.png").write_bytes(png_head(9000, 6000))
+    for seed in range(2):
+        Image.fromarray(photo(seed)).save(tmp_path / f"photos/{seed}.png")
+    asked: dict[str, Any] = {}
+    bounded = within(segmenter, 200_000_000)
+    monkeypatch.setattr(ovseg, "load", lambda name, **given: [asked.update(given), bounded][1])
+    command = [
+        "segment",
+        str(tmp_path / "photos"),
+        *LABELS,
+        "--out",
+        str(tmp_path / "out"),
+        "--max-memory",
+        "200MB",
+    ]
+    done = CliRunner().invoke(build_app(), command)
+    assert asked["max_memory"] == "200MB" and done.exit_code == 1
+    assert "2 of 3 images done" in done.stderr and "huge.png' has 9000 x 6000 pixels, which need at" in done.stderr
+    for seed in range(2):
+        found = ovseg.SegmentationResult.load(tmp_path / f"out/{seed}.json")
+        assert np.array_equal(found.index_map, segmenter.segment(photo(seed), LABELS).index_map)
 
 
 def test_labels_that_cannot_fit_are_refused_before_they_are_encoded(segmenter: Segmenter) -> None:
