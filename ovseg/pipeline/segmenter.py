@@ -203,7 +203,8 @@ class Segmenter:
         Raises:
             ImageError: the image cannot be read or is too large.
         """
-        return self._encoded(image, Reading.of(value_range, bands, max_pixels=max_pixels))
+        reading = Reading.of(value_range, bands, max_pixels=max_pixels)
+        return self._encoded(image, self._within(reading, Asked()))
 
     def encode_batch(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[EncodedImage]:
         """``encode`` of decoded images (H, W, 3) uint8; those of one size run through the encoder together.
@@ -448,7 +449,10 @@ class Segmenter:
         if self.memory is None:
             return reading
         queries = self.queries(labels, background=options.get("background", "auto"))
-        return replace(reading, check=partial(self.memory.check, asked=Asked.of(queries, **options)))
+        return self._within(reading, Asked.of(queries, **options))
+
+    def _within(self, reading: Reading, asked: Asked) -> Reading:
+        return reading if self.memory is None else replace(reading, check=partial(self.memory.check, asked=asked))
 
     def _encoded(self, image: ImageSource, reading: Reading) -> EncodedImage:
         picture = read_image(image, reading)

@@ -191,6 +191,8 @@ def test_a_photo_that_cannot_fit_is_refused_before_it_is_decoded(segmenter: Segm
         bounded.segment(tmp_path / "huge.png", LABELS)
     with pytest.raises(ImageError, match="the image has 2000 x 1000 pixels, which need at least"):
         bounded.segment(np.zeros((1000, 2000, 3), np.uint8), LABELS)
+    with pytest.raises(ImageError, match=r"huge.png' has 9000 x 6000 pixels, which need at least"):
+        bounded.encode(tmp_path / "huge.png")
     found = list(bounded.segment_batch([tmp_path / "huge.png", photo()], LABELS, on_error="return"))
     assert isinstance(found[0], ImageError) and found[1].index_map.shape == (96, 120)
     with pytest.raises(ImageError, match="with 3 labels, their scores kept, got"):
