@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +22,14 @@ from ovseg.images.reading import Reading
 from ovseg.images.sources import mark_key, read_key, still_marked
 from ovseg.journal import Journal, keep_lines, read_journal
 from ovseg.pipeline.segmenter import Labels, Segmenter
+from ovseg.storage import Shelf, put, results_in, room_for
 
 if TYPE_CHECKING:
     from ovseg.result import SegmentationResult
     from ovseg.vocabulary.labels import Background
 
 IGNORE = 255
+_LINES = 32  # that a manifest in storage waits for at least, before it is put anew
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class PseudoLabelReport:
 class Labeller:
     """What every image of a call is labelled with and where the files go."""
 
-    root: Path
+    out: str | Path
     segmenter: Segmenter
     labels: Labels | None
     background: Background
@@ -67,7 +70,11 @@ class Labeller:
         except ImageError as error:
             return {"path": key, "error": " ".join(str(error).split())}
         maps = label_map(result, confidence=self.confidence)
-        return write_maps(self.root, key, maps, result.score_map, labels=len(result.labels), mark=mark)
+        with room_for(self.out) as (root, shelf):
+            line = write_maps(root, key, maps, result.score_map, labels=len(result.labels), mark=mark)
+            if shelf is not None:
+                shelf.put_rest()
+        return line
 
 
 def write_maps(
@@ -117,11 +124,12 @@ def write_pseudo_labels(
 
     ``out`` gets ``labels/NAME.png`` (8 bits; 255 is ignore), ``confidence/NAME.png`` (8 bits, 0 to 255 for 0 to 1),
     ``labels.json`` and one ``manifest-W.jsonl`` per worker, whose lines are written after their files. An image
-    whose bytes are no longer those that were labelled is labelled again.
+    whose bytes are no longer those that were labelled is labelled again. In storage, where nothing can be appended
+    to, the manifest is put anew now and then and at the end: a killed run does again what it had not yet put.
 
     Args:
         bank: the images.
-        out: the folder.
+        out: the folder, also in storage (``s3://bucket/pseudo``).
         segmenter: usually ``segmenter.with_concepts(concepts)``.
         labels: what to look for; None for all concepts of the segmenter.
         background: pixels of none of the labels are ignored; None labels every pixel.
@@ -133,31 +141,61 @@ def write_pseudo_labels(
     Raises:
         ConfigError: ``out`` holds pseudo-labels of other settings.
         VocabularyError: more than 255 labels.
-        OutputError: another process is the same worker, or the disk is full.
+        OutputError: another process is the same worker (in storage that is not noticed), or the disk is full.
+        StorageError: storage cannot be reached, lets nobody in, or has no such bucket.
 
     Source: Shin et al., ReCo, NeurIPS 2022, section 3.3 (ReCo+).
     """
-    root = Path(out)
     number, count = worker
     settings = _settings(segmenter, labels, background=background, confidence=confidence)
-    with writing(root / f"worker-{number}", what="pseudo-labels"):
-        claim_labels(root, settings)
-        path = root / f"manifest-{number:03d}.jsonl"
-        # errors are tried again
-        done = {row["path"] for row in keep_lines(path, lambda row: "error" not in row and holds(row, root))}
-        labeller = Labeller(root, segmenter, labels, background, confidence, bank.reading)
-        with Journal(path) as journal:
+    labeller = Labeller(out, segmenter, labels, background, confidence, bank.reading)
+    with results_in(out) as (root, shelf), writing(root / f"worker-{number}", what="pseudo-labels"):
+        claim_labels(root, settings, shelf)
+        with _manifest(root / f"manifest-{number:03d}.jsonl", shelf) as (rows, append):
+            done = {row["path"] for row in rows}
             keys = [key for key in bank.paths[number::count] if key not in done]
             for line in map(labeller.label, keys) if elsewhere is None else elsewhere(keys):
-                journal.append(line)
+                append(line)
                 if progress is not None:
                     progress(1)
-    return report(root)
+    return report(out)
+
+
+@contextmanager
+def _manifest(
+    path: Path, shelf: Shelf | None
+) -> Iterator[tuple[list[dict[str, Any]], Callable[[dict[str, Any]], None]]]:
+    """The lines of images that are done, and what appends one; in storage too, where the file is put anew.
+
+    It is put when it has grown by a sixteenth, and at the end, if it is another than before.
+    """
+    known = path.read_bytes() if shelf is not None and shelf.bring(path) else b""
+    rows = keep_lines(path, lambda row: "error" not in row and holds(row, path.parent, shelf))  # errors: again
+    waiting, total = 0, len(rows)
+
+    def keep() -> None:
+        nonlocal known, waiting
+        if shelf is not None and path.is_file() and (content := path.read_bytes()) != known:
+            put(path, shelf.address_of(path))
+            known, waiting = content, 0
+
+    def append(row: dict[str, Any]) -> None:
+        nonlocal waiting, total
+        journal.append(row)
+        waiting, total = waiting + 1, total + 1
+        if waiting > max(_LINES, total // 16):
+            keep()
+
+    try:
+        with Journal(path) as journal:
+            yield rows, append
+    finally:
+        keep()
 
 
 def report(root: str | Path) -> PseudoLabelReport:
-    """Coverage and class balance of a folder of pseudo-labels, from the lines of all workers."""
-    stated, rows = read_pseudo_labels(Path(root))
+    """Coverage and class balance of a folder of pseudo-labels, also in storage, from the lines of all workers."""
+    stated, rows = read_pseudo_labels(root)
     names = stated["labels"]
     good = [row for row in rows if "error" not in row]
     pixels = np.sum([row["pixels"] for row in good], axis=0) if good else np.zeros(len(names))
@@ -167,12 +205,21 @@ def report(root: str | Path) -> PseudoLabelReport:
     return PseudoLabelReport(len(good), len(rows) - len(good), float(pixels.sum()) / max(total, 1), balance)
 
 
-def read_pseudo_labels(root: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What a folder of pseudo-labels says: its settings, and the lines of all workers.
+def read_pseudo_labels(root: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What a folder of pseudo-labels, also in storage, says: its settings, and the lines of all workers.
 
     Raises:
         DatasetError: a file is missing or damaged, or says something else.
+        StorageError: storage cannot be reached, or lets nobody in.
     """
+    with room_for(root) as (room, shelf):
+        if shelf is not None:
+            shelf.bring(room / "labels.json")
+            shelf.bring_matching("manifest-*.jsonl")
+        return _read(room)
+
+
+def _read(root: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     stated = read_json(root / "labels.json")
     labels, synonyms = stated.get("labels"), stated.get("synonyms", {})
     lists = [labels, *synonyms.values()] if isinstance(synonyms, dict) else [None]
@@ -190,19 +237,21 @@ def read_pseudo_labels(root: Path) -> tuple[dict[str, Any], list[dict[str, Any]]
 
 
 def read_results(root: str | Path) -> Iterator[tuple[str, SegmentationResult]]:
-    """The key of each labelled image of a folder of pseudo-labels, and its labels as a result.
+    """The key of each labelled image of a folder of pseudo-labels, also in storage, and its labels as a result.
 
     Raises:
         DatasetError: a file is missing or damaged.
+        StorageError: storage cannot be reached, or lets nobody in.
     """
     from ovseg.result import SegmentationResult
 
-    stated, rows = read_pseudo_labels(Path(root))
+    stated, rows = read_pseudo_labels(root)
     labels = tuple(stated["labels"])
     for row in rows:
         if "error" in row:
             continue
-        ids, sure = (_load_png(Path(root) / folder / row["name"]) for folder in ("labels", "confidence"))
+        with room_for(root) as (room, shelf):
+            ids, sure = (_load_png(path, shelf) for path in _maps_of(row, room))
         yield (
             row["path"],
             SegmentationResult(
@@ -215,7 +264,9 @@ def read_results(root: str | Path) -> Iterator[tuple[str, SegmentationResult]]:
         )
 
 
-def _load_png(path: Path) -> NDArray[np.uint8]:
+def _load_png(path: Path, shelf: Shelf | None) -> NDArray[np.uint8]:
+    if shelf is not None:
+        shelf.bring(path)
     try:
         with Image.open(path) as image:
             return np.asarray(image)
@@ -262,15 +313,24 @@ def _settings(
     return settings
 
 
-def claim_labels(root: Path, settings: dict[str, Any]) -> None:
-    """Write the settings, or refuse a folder that has others."""
-    claim(root / "labels.json", settings, what="pseudo-labels", advice="choose another folder")
+def claim_labels(root: Path, settings: dict[str, Any], shelf: Shelf | None = None) -> None:
+    """Write the settings, or refuse a folder that has others; ``shelf`` is its place, if that is in storage."""
+    path = root / "labels.json"
+    there = shelf is not None and shelf.bring(path)
+    claim(path, settings, what="pseudo-labels", advice="choose another folder")
+    if shelf is not None and not there:
+        put(path, shelf.address_of(path))
 
 
-def holds(row: dict[str, Any], root: Path) -> bool:
-    """Whether the files of a line are there, and its image is the one that was labelled."""
-    files = [root / folder / row["name"] for folder in ("labels", "confidence")]
-    return all(file.is_file() for file in files) and still_marked(row["path"], FileMark(**row["image"]))
+def holds(row: dict[str, Any], root: Path, shelf: Shelf | None = None) -> bool:
+    """Whether the files of a line are there, and its image is the one that was labelled; ``shelf`` as above."""
+    there = Path.is_file if shelf is None else shelf.has
+    return all(map(there, _maps_of(row, root))) and still_marked(row["path"], FileMark(**row["image"]))
+
+
+def _maps_of(row: dict[str, Any], root: Path) -> list[Path]:
+    """The two files of a line."""
+    return [root / folder / row["name"] for folder in ("labels", "confidence")]
 
 
 def _save_png(path: Path, values: NDArray[np.uint8]) -> None:

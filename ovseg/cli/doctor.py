@@ -106,11 +106,13 @@ def _caches() -> dict[str, Path]:
     from ovseg.own_files import OWN_FILES
     from ovseg.pipeline.text_cache import DEFAULT_FOLDER
     from ovseg.runtimes.attach import CACHE
+    from ovseg.storage.copies import FOLDER
 
     return {
         "text vectors": DEFAULT_FOLDER,
         "graphs of models": CACHE,
         "files of your own": OWN_FILES,
+        "copies of storage": FOLDER,
         "models of the hub": Path(HF_HUB_CACHE),
     }
 

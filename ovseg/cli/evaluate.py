@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,7 +34,10 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     benchmark: Annotated[str | None, typer.Argument(help="A protocol's name or YAML file.")] = None,
     data: Annotated[
-        str | None, typer.Option(help="Folder of the data set, or hf://owner/name:split.", rich_help_panel=_TASK)
+        str | None,
+        typer.Option(
+            help="Folder of the data set, also in storage, or hf://owner/name:split.", rich_help_panel=_TASK
+        ),
     ] = None,
     labels: Annotated[
         str | None, typer.Option(help="all, present, present+N, or a subset.", rich_help_panel=_TASK)
@@ -105,8 +109,10 @@ def evaluate(
         tuple[Path, Path] | None, typer.Option(help="Two reports, A.json B.json.", rich_help_panel=_INSTEAD)
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for report and journal; a killed run goes on.", rich_help_panel=_RESULT),
+        str | None,
+        typer.Option(
+            help="Folder for report and journal, also in storage; a killed run goes on.", rich_help_panel=_RESULT
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.", rich_help_panel=_RESULT)] = False,
     ray: RayAddress = None,
@@ -123,6 +129,8 @@ def evaluate(
         return
     from ovseg.errors import ConfigError
     from ovseg.evaluation import RunOptions, Task
+    from ovseg.evaluation.run.runner import evaluate_task
+    from ovseg.storage import is_stored, synced
 
     options = RunOptions(
         batch_size=batch_size,
@@ -151,23 +159,24 @@ def evaluate(
         raise ConfigError(
             "expected --out with --ray, where the workers meet, and neither --clicks nor --robustness"
         )
-    if clicks:
-        segmenter = _load(model, weights=weights, device=device, runtime=runtime)
-        _clicks(segmenter, task, using=using, out=out, options=options, as_json=as_json)
-        return
-    from ovseg.evaluation.run.runner import evaluate_task
-
+    if ray is not None and is_stored(out):
+        raise ConfigError(f"expected a local folder for --out with --ray, where the workers meet, got '{out}'")
     before = None if baseline is None else _report(baseline)  # a missing one is told before the run, not after
-    segmenter = _load(model, weights=weights, device=device, runtime=runtime)
-    if ray is not None and out is not None:
-        from ovseg.cli.evaluate_many import evaluate_many
+    load = partial(_load, model, weights=weights, device=device, runtime=runtime)
+    with nullcontext(None) if out is None else synced(out) as folder:
+        segmenter = load()
+        if clicks:
+            _clicks(segmenter, task, using=using, out=folder, options=options, as_json=as_json)
+            return
+        if ray is not None and folder is not None:
+            from ovseg.cli.evaluate_many import evaluate_many
 
-        load = partial(_load, model, weights=weights, device=device, runtime=runtime)
-        evaluate_many(ray, load, segmenter, task, out=out, options=options, gpu=not device.startswith("cpu"))
-    report = evaluate_task(segmenter, task, out=out, bank=bank, options=options)
-    echo(json.dumps(_summary(report)) if as_json else report.to_markdown())
-    if robustness:
-        _robustness(segmenter, task, out=out, options=options, as_json=as_json)
+            gpu = not device.startswith("cpu")
+            evaluate_many(ray, load, segmenter, task, out=folder, options=options, gpu=gpu)
+        report = evaluate_task(segmenter, task, out=folder, bank=bank, options=options)
+        echo(json.dumps(_summary(report)) if as_json else report.to_markdown())
+        if robustness:
+            _robustness(segmenter, task, out=folder, options=options, as_json=as_json)
     if before is not None:
         _hold_against(before, report, margin=margin / 100)
 

@@ -13,3 +13,10 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Runtime = Annotated[
     str, typer.Option(help="On the CPU: torch, openvino, onnx, auto, or a folder of 'ovseg export'.")
 ]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        help="Memory that it may take beyond the model, such as 1GB; less is done at once. Not for photos read by "
+        "windows."
+    ),
+]

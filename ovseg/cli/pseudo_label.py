@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 def pseudo_label(
     bank: Annotated[Path, typer.Argument(metavar="BANK", help="The bank's folder.")],
-    out: Annotated[Path, typer.Option(help="Folder for the label maps.")],
+    out: Annotated[str, typer.Option(help="Folder for the label maps, also in storage (s3://).")],
     concepts: Annotated[Path | None, typer.Option(help="Learned concepts (.safetensors).")] = None,
     labels: Annotated[list[str] | None, typer.Option("--label", help="A label; all concepts if none.")] = None,
     confidence: Annotated[float, typer.Option(min=0, max=1, help="Ignore pixels whose score is under this.")] = 0.0,
@@ -45,9 +45,13 @@ def pseudo_label(
     """
     import ovseg
     from ovseg.bank.pseudo_labels import write_pseudo_labels
+    from ovseg.cli.formats import check_storable
     from ovseg.cli.jobs import parse_background
     from ovseg.errors import VocabularyError
+    from ovseg.storage import is_stored
 
+    if is_stored(out):
+        check_storable(formats or [], out)
     if concepts is None and not labels:
         raise VocabularyError("expected --concepts or --label, got neither; say what to label")
     number, total = _parse_worker(worker)
@@ -90,27 +94,31 @@ def _load(model: str, *, concepts: Path | None, device: str) -> Any:
     return segmenter if concepts is None else segmenter.with_concepts(ovseg.ConceptSet.load(concepts))
 
 
-def _labeller(load: Callable[[], Any], root: Path, *settings: Any) -> Callable[[str], dict[str, Any]]:
+def _labeller(load: Callable[[], Any], out: str, *settings: Any) -> Callable[[str], dict[str, Any]]:
     """What labels an image in a worker."""
     from ovseg.bank.pseudo_labels import Labeller
 
-    return Labeller(root, load(), *settings).label
+    return Labeller(out, load(), *settings).label
 
 
-def _write_formats(out: Path, formats: list[Format], *, tolerance: float) -> None:
+def _write_formats(out: str, formats: list[Format], *, tolerance: float) -> None:
     """All labels in the folder, those of other workers too; photos keep their sub-folders."""
     from ovseg.bank.pseudo_labels import read_pseudo_labels, read_results
     from ovseg.cli.jobs import places_of_keys
     from ovseg.result.formats import Options, written
+    from ovseg.storage import results_in
 
     def tell(sentence: str) -> None:
         echo(f"note: {sentence}", err=True)
 
     keys = [row["path"] for row in read_pseudo_labels(out)[1] if "error" not in row]
-    places = places_of_keys(keys, out)
-    with written(formats, out, options=Options(tolerance, tell)) as add:
-        for key, result in read_results(out):
-            add(result, places[key])
+    with results_in(out) as (root, shelf):
+        places = places_of_keys(keys, root)
+        with written(formats, root, options=Options(tolerance, tell)) as add:
+            for key, result in read_results(out):
+                add(result, places[key])
+        if shelf is not None:
+            shelf.put_rest()
 
 
 def _parse_worker(text: str) -> tuple[int, int]:

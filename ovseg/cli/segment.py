@@ -13,9 +13,9 @@ import typer
 
 from ovseg.cli.formats import Format, Quality
 from ovseg.cli.many import RayAddress, WithRay
-from ovseg.cli.options import Device, ModelName, Runtime, Weights
+from ovseg.cli.options import Device, MaxMemory, ModelName, Runtime, Weights
 from ovseg.cli.reading import Bands, Range, parse_reading
-from ovseg.cli.sources import results_in, sources_of, split
+from ovseg.cli.sources import sources_of, split
 from ovseg.cli.telling import note, print_failure, print_result, tell_notes
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def segment(
     weights: Weights = None,
     device: Device = "auto",
     runtime: Runtime = "torch",
+    max_memory: MaxMemory = None,
     out: Annotated[str, typer.Option(help="Folder for the results, also in storage (s3://).")] = "out",
     background: Annotated[
         str, typer.Option(help="auto, none (every pixel gets a label), or phrases with commas between.")
@@ -100,6 +101,7 @@ def segment(
     """
     from ovseg.cli.examples import with_examples
     from ovseg.cli.jobs import parse_background, parse_names
+    from ovseg.storage import results_in
     from ovseg.vocabulary.label_files import names_in
 
     more, words = split(labels or [])
@@ -111,6 +113,7 @@ def segment(
         device=device,
         weights=weights,
         runtime=runtime,
+        max_memory=max_memory,
         concepts=concepts,
         reading=parse_reading(value_range, bands, max_pixels=max_pixels),
         changes={
@@ -144,6 +147,7 @@ class Run:
     device: str
     weights: Path | None
     runtime: str
+    max_memory: str | None
     concepts: Path | None
     reading: Reading
     changes: dict[str, Any]  # further keywords of ``segment``, which decide the result too
@@ -218,6 +222,7 @@ class Run:
                         note(console, "already done with these settings; --overwrite does it again")
                 job.clear()
                 advance()
+                del outcome  # before the next is made
         if shelf is not None:
             shelf.put_rest()
         tell_notes(console, notes)
@@ -280,7 +285,10 @@ class Run:
 
         identity = self.identity()
         read = partial(self._read, identity=identity, overwrite=overwrite)
-        if self.segmenter.device.type == "cpu":
+        doing: Generator[_Segmented, None, None]
+        if self.max_memory is not None:  # one after the other, and none read ahead
+            doing = (self._segmented(read(job)) for job in jobs)
+        elif self.segmenter.device.type == "cpu":
             doing = side_by_side(lambda job: self._segmented(read(job)), jobs)
         else:
             doing = self._in_batches(prefetch(read, jobs, ahead=AT_ONCE))
@@ -291,6 +299,7 @@ class Run:
                     yield job, self._save(job, result, found, identity), True
                 else:
                     yield job, self.load(job) if found is None else found, False
+                del found, result  # before the next are made
 
     def _read(self, job: Job, identity: dict[str, str], *, overwrite: bool) -> _Found:
         """The decoded image, why it cannot be decoded, or None where its result is there already."""
@@ -307,7 +316,7 @@ class Run:
             if job.copy is not None:
                 job.copy.fetch()
             mark = job.mark()  # first: an image that changes meanwhile is then done again next time
-            picture = read_image(job.image, self.reading, name=job.source)
+            picture = read_image(job.image, self._reading_within, name=job.source)
             return _Picture(picture.pixels, picture.note, mark)
         except OutputError as error:
             return ImageError(str(error))
@@ -371,11 +380,26 @@ class Run:
         return result
 
     @cached_property
+    def _reading_within(self) -> Reading:
+        """How images are read within the bound on memory."""
+        if self.max_memory is None:
+            return self.reading
+        asked = {"background": self.background, **self.changes}
+        reading: Reading = self.segmenter.reading_within(self.reading, self.labels or None, **asked)
+        return reading
+
+    @cached_property
     def segmenter(self) -> Any:
         """The model, with the concepts."""
         import ovseg
 
-        segmenter = ovseg.load(self.model, device=self.device, weights=self.weights, runtime=self.runtime)
+        segmenter = ovseg.load(
+            self.model,
+            device=self.device,
+            weights=self.weights,
+            runtime=self.runtime,
+            max_memory=self.max_memory,
+        )
         if self.concepts is not None:
             segmenter = segmenter.with_concepts(ovseg.ConceptSet.load(self.concepts))
         return segmenter

@@ -12,7 +12,6 @@ from ovseg.cli.output import echo
 
 if TYPE_CHECKING:
     from ovseg.cli.jobs import Copy
-    from ovseg.storage import Shelf
 
 
 def split(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -60,20 +59,6 @@ def sources_of(arguments: list[str], out: str) -> Iterator[list[str | Copy]]:
             plain = [each for each in arguments if not is_stored(each)]
             copies = _copies_of([each for each in arguments if is_stored(each)], Path(folder), out)
             yield [*(Copy.of_address(each, Path(folder)) if is_address(each) else each for each in plain), *copies]
-
-
-@contextmanager
-def results_in(out: str) -> Iterator[tuple[Path, Shelf | None]]:
-    """The folder in which results are made, and where they go from there if ``out`` is an address in storage."""
-    from tempfile import TemporaryDirectory
-
-    from ovseg.storage import is_stored, shelf_of
-
-    if not is_stored(out):
-        yield Path(out), None
-        return
-    with TemporaryDirectory() as folder:
-        yield Path(folder), shelf_of(out, Path(folder))
 
 
 def _copies_of(addresses: list[str], folder: Path, out: str) -> list[Copy]:

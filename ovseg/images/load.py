@@ -165,11 +165,7 @@ def _why_unread(head: bytes, suffix: str, *, name: str) -> str:
 
 def _decode(image: Image.Image, *, name: str, reading: Reading, stream: BinaryIO | None = None) -> Picture:
     width, height = image.size
-    if width * height > reading.max_pixels:
-        raise ImageError(
-            f"{name} has {width} x {height} pixels, more than the limit of {reading.max_pixels}; shrink it, "
-            f"or raise the limit with max_pixels={width * height} (--max-pixels on the command line)"
-        )
+    reading.check_size(name, width=width, height=height)
     if width * height == 0:
         raise ImageError(f"{name} must have at least one pixel, got {width} x {height}")
     try:
@@ -282,7 +278,7 @@ def _plain_array(image: Image.Image) -> npt.NDArray[Any]:
 
 def _tiff_bands(stream: BinaryIO, reading: Reading, *, name: str) -> Samples:
     stacked = reading.bands is not None and max(reading.bands) > 1
-    return tiff.read_tiff(stream, name=name, max_pixels=reading.max_pixels, pages_are_bands=stacked)
+    return tiff.read_tiff(stream, reading, name=name, pages_are_bands=stacked)
 
 
 def _from_samples(samples: Samples, reading: Reading, *, name: str, pages: int = 1) -> Picture:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ class Reading:
         value_range: the values that are black and white, such as (0, 4095); what lies outside is clipped.
         bands: which band is red, green and blue, or the one that is grey, counted from 1.
         max_pixels: larger images are refused before they are decoded.
+        check: called before an image is decoded, with its name and (H, W), to refuse it by an error of its own.
 
     Raises:
         ImageError: not two rising numbers, or not one or three bands.
@@ -28,6 +29,7 @@ class Reading:
     value_range: tuple[float, float] | None = None
     bands: tuple[int, ...] | None = None
     max_pixels: int = MAX_PIXELS
+    check: Callable[[str, tuple[int, int]], None] | None = None
 
     @classmethod
     def of(cls, value_range: Any = None, bands: Any = None, *, max_pixels: int = MAX_PIXELS) -> Reading:
@@ -46,6 +48,20 @@ class Reading:
                 "bands must be three whole numbers (red, green, blue) or one (grey), counted from 1, such as "
                 f"3,2,1, got {_listed(self.bands)}"
             )
+
+    def check_size(self, name: str, *, width: int, height: int) -> None:
+        """Refuse an image that is too large.
+
+        Raises:
+            ImageError: it has more than ``max_pixels``, or ``check`` refuses it.
+        """
+        if width * height > self.max_pixels:
+            raise ImageError(
+                f"{name} has {width} x {height} pixels, more than the limit of {self.max_pixels}; shrink it, "
+                f"or raise the limit with max_pixels={width * height} (--max-pixels on the command line)"
+            )
+        if self.check is not None:
+            self.check(name, (height, width))
 
     @property
     def says(self) -> bool:

@@ -12,6 +12,7 @@ from PIL import Image
 from ovseg.errors import ImageError
 from ovseg.images.depth import tiff_range
 from ovseg.images.foreign import foreign_format
+from ovseg.images.reading import Reading
 from ovseg.images.samples import Samples, turned
 
 _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _EXTRA, _FORMAT = 258, 262, 274, 277, 338, 339
@@ -57,13 +58,13 @@ def first_opacity(extra: Any) -> int | None:
     return next((place for place, kind in enumerate(kinds) if int(kind) in _OPACITY), None)
 
 
-def read_tiff(stream: BinaryIO, *, name: str, max_pixels: int, pages_are_bands: bool = False) -> Samples:
+def read_tiff(stream: BinaryIO, reading: Reading, *, name: str, pages_are_bands: bool = False) -> Samples:
     """The bands of the first page.
 
     Args:
         stream: of the file.
+        reading: says how large a page may be.
         name: of the image, for errors.
-        max_pixels: a larger page is refused.
         pages_are_bands: take the pages of a file whose pages are alike and have one band each for its bands.
 
     Raises:
@@ -75,12 +76,7 @@ def read_tiff(stream: BinaryIO, *, name: str, max_pixels: int, pages_are_bands: 
     try:
         with tifffile.TiffFile(stream) as file:
             page: Any = file.pages.first
-            if page.imagewidth * page.imagelength > max_pixels:
-                raise ImageError(
-                    f"{name} has {page.imagewidth} x {page.imagelength} pixels, more than the limit of "
-                    f"{max_pixels}; shrink it, or raise the limit with max_pixels= (on the command line "
-                    "--max-pixels)"
-                )
+            reading.check_size(name, width=page.imagewidth, height=page.imagelength)
             tags = {tag.code: tag.value for tag in page.tags}
             raw = foreign_format(b"", ".dng") if _DNG_VERSION in tags else None
             if raw is not None:

@@ -17,6 +17,7 @@ from ovseg.pipeline.decide import DecisionRules
 from ovseg.pipeline.encode import encode_image
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits
+from ovseg.pipeline.memory import Memory, inputs_within
 
 
 class SecondPass:
@@ -27,6 +28,7 @@ class SecondPass:
     Args:
         model: whose file has a section ``again``.
         device: where it is.
+        memory: what bounds how many windows run together; None leaves it at the default.
 
     Raises:
         ConfigError: its recipe cannot read labels.
@@ -34,13 +36,13 @@ class SecondPass:
     Source: Yang et al., ResCLIP, CVPR 2025; its released code labels each window by itself, here it is the image.
     """
 
-    def __init__(self, model: Model, *, device: torch.device) -> None:
+    def __init__(self, model: Model, *, device: torch.device, memory: Memory | None = None) -> None:
         if model.config.again is None or not isinstance(model.image, LabelledEncoder):
             raise ConfigError(
                 f"'again:' needs an encoder that reads labels, got {type(model.image).__name__}; remove it"
             )
         self._model, self._encoder, self._rule, self._device = model, model.image, model.config.again, device
-        self._rules = DecisionRules(model.config)
+        self._rules, self._memory = DecisionRules(model.config, memory), memory
 
     @torch.inference_mode()
     def first(self, image: npt.NDArray[np.uint8]) -> EncodedImage:
@@ -52,7 +54,8 @@ class SecondPass:
             kept.append(entering)
             return self._model.head.pixels(features)
 
-        features, geometry = encode_image(joint, image, self._model.image.spec, self._model.config.input)
+        spec, sizes = self._model.image.spec, self._model.config.input
+        features, geometry = encode_image(joint, image, spec, sizes, most=inputs_within(self._memory, [image]))
         return EncodedImage(image, features, geometry, entering=tuple(kept))
 
     @torch.inference_mode()
@@ -65,7 +68,8 @@ class SecondPass:
             return self._model.head.pixels(self._encoder.dense_labelled(seen, told, next(kept, None)))
 
         spec, sizes = self._model.image.spec, self._model.config.input
-        features, _ = encode_image(joint, encoded.image, spec, sizes, labels=self.labels(logits, encoded))
+        labels, most = self.labels(logits, encoded), inputs_within(self._memory, [encoded.image])
+        features, _ = encode_image(joint, encoded.image, spec, sizes, labels=labels, most=most)
         return replace(encoded, features=features)
 
     def labels(self, logits: ClassLogits, encoded: EncodedImage) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -18,6 +18,7 @@ from torch import Tensor
 from ovseg.errors import ConfigError, ImageError, did_you_mean
 from ovseg.images.load import ImageSource, Picture, read_image
 from ovseg.images.reading import Reading
+from ovseg.pipeline.memory import Asked, Memory
 from ovseg.pipeline.queries import QueryBank
 from ovseg.pipeline.side_by_side import side_by_side
 from ovseg.prefetch import chunks, prefetch
@@ -53,7 +54,12 @@ def stream(
         raise ConfigError(f"on_error must be 'raise', 'skip' or 'return', got {on_error!r}; choose one")
     queries = segmenter.queries(labels, background=options.get("background", "auto"))
     segment = partial(_segment, segmenter, queries=queries, options=options)
-    if segmenter.device.type == "cpu":
+    doing: Generator[list[SegmentationResult | ImageError], None, None]
+    if segmenter.memory is not None:
+        asked, within = Asked.of(queries, **options), segmenter.reading_within(reading, queries, **options)
+        read = (_read(source, within) for source in images)
+        doing = (segment(some) for some in _with_room(segmenter.memory, read, asked, most=batch_size))
+    elif segmenter.device.type == "cpu":
         doing = side_by_side(lambda source: segment([_read(source, reading)]), images)
     else:
         doing = (segment(some) for some in read_ahead(images, reading, size=batch_size))
@@ -77,6 +83,20 @@ def _segment(
         else segmenter.segment(replace(next(encoded), source=source, note=found.note), queries, **options)
         for source, found in some
     ]
+
+
+def _with_room(memory: Memory, read: Iterable[Read], asked: Asked, *, most: int) -> Iterator[list[Read]]:
+    """Lists of as many images as there is room for together, ``most`` at most."""
+    some: list[Read] = []
+    for found in read:
+        some.append(found)
+        sizes = [each.pixels.shape[:2] for _, each in some if isinstance(each, Picture)]
+        room = min((memory.photos((height, width), asked) for height, width in sizes), default=most)
+        if len(some) >= min(room, most):
+            yield some
+            some = []
+    if some:
+        yield some
 
 
 def check_options(function: Callable[..., Any], options: Iterable[str]) -> None:

@@ -18,7 +18,8 @@ from ovseg.models.config import ModelConfig
 from ovseg.models.sections import BackgroundConfig, RefineConfig
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits
-from ovseg.pipeline.pixels import BandRefinement, decide_pixels, label_scores, network_image
+from ovseg.pipeline.memory import Asked, Memory
+from ovseg.pipeline.pixels import BandRefinement, decide_pixels, enlarged, label_scores, network_image
 from ovseg.pipeline.redraw import redraw
 from ovseg.pipeline.upsample import Winners, find_winners
 from ovseg.refine import METHODS, reach_of, refine_maps
@@ -66,18 +67,22 @@ class _Asked:
 class DecisionRules:
     """The rules of one model file, from class logits to labels.
 
+    Args:
+        config: the model file.
+        memory: what bounds how many pixels are decided together; None leaves it at the default.
+
     Raises:
         ConfigError: an unknown refinement or region source, or one of their options.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
-        self.config = config
+    def __init__(self, config: ModelConfig, memory: Memory | None = None) -> None:
+        self.config, self._memory = config, memory
         method = choose("refinement", config.refine.method, METHODS)
         check_options(f"refinement '{config.refine.method}'", method, config.refine.options, given=2)
-        if config.refine.band is not None and (config.refine.method != "pamr" or config.scoring.at == "pixels"):
-            raise ConfigError("'refine.band' is for 'method: pamr' with 'scoring.at: cells'; remove it")
         if config.scoring.at == "pixels":
             reach_of(config.refine.method, config.refine.options)
+        if config.refine.band is not None and (config.refine.method != "pamr" or config.scoring.at == "pixels"):
+            raise ConfigError("'refine.band' is for 'method: pamr' with 'scoring.at: cells'; remove it")
         self._regions = None if config.correction is None else build_regions(config.correction)
 
     def decide(self, logits: ClassLogits, encoded: EncodedImage, *, background: bool, refine: bool) -> Decision:
@@ -120,20 +125,32 @@ class DecisionRules:
         """(L, H, W) probability of every label at every pixel; refined only where it is decided at pixels."""
         if self.config.scoring.at == "pixels":
             refinement = self._band_refinement(encoded, refine=refine)
-            return label_scores(logits, encoded.geometry, refinement=refinement)
-        probabilities = logits.probabilities(logits.values)[None, : logits.labels]
-        whole = restore(probabilities, encoded.geometry, stride=logits.stride)
-        scores: npt.NDArray[np.float16] = whole[0].half().cpu().numpy()
-        return scores
+            return label_scores(
+                logits, encoded.geometry, refinement=refinement, most=self._values(logits, encoded, scores=True)
+            )
+        probabilities = logits.probabilities(logits.values)[: logits.labels]
+        return enlarged(
+            probabilities, encoded.geometry, stride=logits.stride, most=self._values(logits, encoded, scores=True)
+        )
+
+    def _values(self, logits: ClassLogits, encoded: EncodedImage, *, scores: bool = False) -> int | None:
+        """How many values may be made of pixels at once; None leaves it at the default."""
+        if self._memory is None:
+            return None
+        asked = Asked(logits.labels, len(logits.values), keep_scores=scores)
+        return self._memory.values(encoded.geometry.original, asked)
 
     def _winners(self, asked: _Asked, dropped: Tensor) -> Winners:
         encoded, stride, settings = asked.encoded, asked.logits.stride, self.config.refine
+        most = self._values(asked.logits, encoded)
         if self.config.scoring.at == "pixels":
-            return decide_pixels(asked.logits, encoded.geometry, refinement=asked.refinement, dropped=dropped)
+            return decide_pixels(
+                asked.logits, encoded.geometry, refinement=asked.refinement, dropped=dropped, most=most
+            )
         maps = asked.probabilities.masked_fill(dropped[:, None, None], 0)
         if not asked.refine:
-            return find_winners(maps, encoded.geometry, stride=stride)
-        return refined_winners(encoded.image, maps, encoded.geometry, stride=stride, settings=settings)
+            return find_winners(maps, encoded.geometry, stride=stride, most=most)
+        return refined_winners(encoded.image, maps, encoded.geometry, stride=stride, settings=settings, most=most)
 
     def _band_refinement(self, encoded: EncodedImage, *, refine: bool) -> BandRefinement | None:
         """Refinement on the image as the network saw it, at its own size; None where none is decided at pixels."""
@@ -194,7 +211,13 @@ def presence_of(best: Tensor, settings: BackgroundConfig) -> Tensor:
 
 
 def refined_winners(
-    image: npt.NDArray[np.uint8], maps: Tensor, geometry: Geometry, *, stride: float, settings: RefineConfig
+    image: npt.NDArray[np.uint8],
+    maps: Tensor,
+    geometry: Geometry,
+    *,
+    stride: float,
+    settings: RefineConfig,
+    most: int | None = None,
 ) -> Winners:
     """The two best classes of every pixel once the borders of the maps are pulled to edges of the image.
 
@@ -204,6 +227,7 @@ def refined_winners(
         geometry: how the cells lie on the image.
         stride: pixels of the encoder's input per cell.
         settings: how borders are pulled.
+        most: see ``find_winners``.
     """
     refined = refine_maps(
         image,
@@ -215,7 +239,7 @@ def refined_winners(
         options=settings.options,
         band=settings.band,
     )
-    return find_winners(refined.maps, refined.geometry, stride=1, classes=refined.classes)
+    return find_winners(refined.maps, refined.geometry, stride=1, classes=refined.classes, most=most)
 
 
 def unsure(winners: Winners, settings: BackgroundConfig) -> Tensor:

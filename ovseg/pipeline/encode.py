@@ -68,6 +68,18 @@ def _planned(original: Size, config: InputConfig, spec: EncoderSpec) -> tuple[Si
     return (spec.size, None) if spec.size else plan_input(original, config, multiple=spec.granularity)
 
 
+def input_pixels(original: Size, config: InputConfig, spec: EncoderSpec) -> tuple[int, int]:
+    """Pixels of the encoder's input that run at once at least, and those of all windows, for an image of (H, W)."""
+    if config.splice == "pixels":
+        size = exact_size(original, short_side=config.short_side, max_long_side=config.max_long_side)
+        tiles = _placed(size, config)
+        padded = padded_size(tiles[0], spec.granularity)
+        return padded[0] * padded[1], len(tiles) * padded[0] * padded[1]
+    size, window = _planned(original, config, spec)
+    whole = size[0] * size[1]
+    return whole if window is None else min(window**2, whole), whole
+
+
 @torch.inference_mode()
 def encode_image(
     encode: Encode,
@@ -77,6 +89,7 @@ def encode_image(
     *,
     regions: WholeRegions | None = None,
     labels: Tensor | None = None,
+    most: int | None = None,
 ) -> tuple[DenseFeatures, Geometry]:
     """Features of an image at the size of a model file, whole or in windows, and how its cells lie on it.
 
@@ -87,12 +100,13 @@ def encode_image(
         config: sizes and windows of the model file.
         regions: see ``encode_apart``.
         labels: (H, W) integers of the image's pixels, cut as the image is.
+        most: pixels of the input that run together at most, if a window has fewer; None leaves it at the default.
     """
     if config.resampling is not None:
         spec = replace(spec, interpolation=config.resampling)
     if config.splice == "pixels":
         known = regions if labels is None else lambda _: labels
-        return encode_apart(encode, image, spec, config, regions=known)
+        return encode_apart(encode, image, spec, config, regions=known, most=most)
     height, width = image.shape[:2]
     size, window = _planned((height, width), config, spec)
     pixels, geometry = prepare(image, spec, size=size)
@@ -107,6 +121,7 @@ def encode_image(
         multiple=spec.granularity,
         splice=config.splice,
         maps=maps,
+        most=most,
     )
     return features, geometry
 
@@ -119,13 +134,14 @@ def encode_images(
     config: InputConfig,
     *,
     regions: WholeRegions | None = None,
+    most: int | None = None,
 ) -> list[tuple[DenseFeatures, Geometry]]:
     """As ``encode_image`` of each image; those that are of one size after resizing run through together.
 
     Images that run in windows fill batches by themselves and are encoded one by one.
     """
     if config.splice == "pixels" or config.resampling is not None:
-        return [encode_image(encode, image, spec, config, regions=regions) for image in images]
+        return [encode_image(encode, image, spec, config, regions=regions, most=most) for image in images]
     found: dict[int, tuple[DenseFeatures, Geometry]] = {}
     waiting: dict[Size, list[int]] = {}
     for place, image in enumerate(images):
@@ -133,10 +149,10 @@ def encode_images(
         if window is None:
             waiting.setdefault(size, []).append(place)
         else:
-            found[place] = encode_image(encode, image, spec, config)
+            found[place] = encode_image(encode, image, spec, config, most=most)
     # Only images of one size after resizing make a batch; padding them would change their features at the borders.
     for size, places in waiting.items():
-        at_once = max(1, _BATCH_PIXELS // (size[0] * size[1]))
+        at_once = _at_once(size[0] * size[1], most)
         for start in range(0, len(places), at_once):
             some = places[start : start + at_once]
             ready = partial(prepare, spec=spec, size=size)
@@ -155,6 +171,7 @@ def encode_apart(
     config: InputConfig,
     *,
     regions: WholeRegions | None = None,
+    most: int | None = None,
 ) -> tuple[DenseFeatures, WindowGeometry]:
     """Features of an image's windows, one below the other, for maps that are averaged in pixels.
 
@@ -164,21 +181,20 @@ def encode_apart(
         spec: preprocessing of the encoder.
         config: sizes and windows of the model file.
         regions: of the whole image, for encoders that need some; found once, then cut as the windows are.
+        most: see ``encode_image``.
     """
     original = (image.shape[0], image.shape[1])
     size = exact_size(original, short_side=config.short_side, max_long_side=config.max_long_side)
-    window = config.window
     # without padding, which belongs to the windows
     pixels, _ = prepare(image, replace(spec, stride=1), size=size)
-    stride = max(1, (window or 0) - config.overlap)
-    tiles = place_windows(size, window=window, stride=stride)
+    tiles = _placed(size, config)
     padded = padded_size(tiles[0], spec.granularity)
     maps = None if regions is None else regions(image)
     if maps is not None:
         maps = resize_numbers(maps, size)
         padding = int(maps.max()) + 1  # a region of its own
     parts = []
-    for batch in _batches(tiles):
+    for batch in _batches(tiles, most):
         seen = [torch.cat([cut(pixels, tile, padded) for tile in batch])]
         if maps is not None:
             seen.append(torch.stack([cut(maps, tile, padded, fill=padding) for tile in batch]))
@@ -190,6 +206,11 @@ def encode_apart(
     maps_of = {name: _stacked([part.maps[name] for part in parts]) for name in kept}
     whole = _mean([part.whole for part in parts])
     return DenseFeatures(space=parts[0].space, stride=parts[0].stride, whole=whole, **maps_of), geometry
+
+
+def _placed(size: Size, config: InputConfig) -> list[Tile]:
+    stride = max(1, (config.window or 0) - config.overlap)
+    return place_windows(size, window=config.window, stride=stride)
 
 
 def _stacked(parts: Sequence[Tensor]) -> Tensor:
@@ -208,6 +229,7 @@ def encode_windows(
     multiple: int,
     splice: Literal["scores", "features"] = "scores",
     maps: Sequence[Tensor] = (),
+    most: int | None = None,
 ) -> DenseFeatures:
     """Features of an image that runs in windows: on each cell the mean over the windows that hold it.
 
@@ -223,6 +245,7 @@ def encode_windows(
         multiple: windows start, and their sides end, at multiples of this; a multiple of the features' stride.
         splice: what is averaged.
         maps: (1, H, W) of the image, cut as it is and given to ``encode`` too.
+        most: see ``encode_image``.
 
     Returns:
         (1, C, H/stride, W/stride) features; ``structure`` is averaged too and has unit length again.
@@ -243,7 +266,7 @@ def encode_windows(
     sums: dict[str, Tensor] = {}
     count = torch.zeros(0)
     wholes: list[Tensor | None] = []
-    for batch in _batches(tiles):
+    for batch in _batches(tiles, most):
         part = encode(*(torch.cat([_window(each, tile) for tile in batch]) for each in (pixels, *maps)))
         if multiple % part.stride:
             raise ShapeError(f"multiple must be a multiple of the stride {part.stride}, got {multiple}")
@@ -280,9 +303,14 @@ def _plan(height: int, width: int, *, window: int, overlap: int, multiple: int) 
     ]
 
 
-def _batches(tiles: list[Tile]) -> Iterator[list[Tile]]:
+def _at_once(pixels: int, most: int | None) -> int:
+    """How many inputs of so many pixels run together."""
+    return max(1, (_BATCH_PIXELS if most is None else min(most, _BATCH_PIXELS)) // pixels)
+
+
+def _batches(tiles: list[Tile], most: int | None) -> Iterator[list[Tile]]:
     """Runs of windows (all are of one size) with a bounded number of pixels."""
-    size = min(_BATCH_WINDOWS, max(1, _BATCH_PIXELS // (tiles[0].height * tiles[0].width)))
+    size = min(_BATCH_WINDOWS, _at_once(tiles[0].height * tiles[0].width, most))
     for start in range(0, len(tiles), size):
         yield tiles[start : start + size]
 

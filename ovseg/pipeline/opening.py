@@ -11,6 +11,8 @@ from ovseg.encoders.spec import choose_device, choose_dtype
 from ovseg.errors import ModelError
 from ovseg.models.build import build_model
 from ovseg.models.config import read_model_config
+from ovseg.pipeline.memory import Memory
+from ovseg.pipeline.photos import PhotoEncoder
 from ovseg.pipeline.segmenter import Segmenter
 from ovseg.pipeline.text_cache import DEFAULT_FOLDER
 from ovseg.runtimes.attach import with_runtime
@@ -25,6 +27,7 @@ def load(
     cache: str | Path | None = None,
     compile: bool = False,
     runtime: str | Path = "torch",
+    max_memory: int | str | None = None,
 ) -> Segmenter:
     """A segmenter by the name of its model file.
 
@@ -38,10 +41,16 @@ def load(
         runtime: what computes the features on the CPU: "torch", "openvino", "onnx", "auto" (the first of OpenVINO,
             ONNX Runtime and torch that is installed; torch on a GPU), or a folder that ``ovseg export`` wrote. The
             first use of a model writes its graph to ``~/.cache/ovseg/runtimes``.
+        max_memory: bytes, or text such as "1GB" or "1.5GiB", that a call may hold at its peak beyond the weights:
+            photos, features, class maps, the result and the files made of it. It is an estimate, kept by doing less
+            at once, with the same labels but for rounding; what cannot fit is refused before work. Photos are then
+            not read ahead. Texts that are kept for the next call, a SAM other than the embedded one, and pictures
+            that are read by windows are not counted. None bounds nothing.
 
     Raises:
+        ConfigError: ``max_memory`` is no amount of memory.
         ModelError: unknown model, missing or damaged weights, no such device or runtime, nothing to compile or
-            with, or a model that a runtime cannot take.
+            with, a model that a runtime cannot take, or one that the smallest photo needs more memory for.
         MissingDependencyError: the runtime is not installed.
     """
     config = read_model_config(name)
@@ -54,11 +63,15 @@ def load(
         dtype=torch.float32 if elsewhere else precision,
         weights=Path(weights) if weights is not None else None,
     )
+    bound = None
+    if max_memory is not None:
+        bound = Memory.of(max_memory, model, PhotoEncoder(model, device=chosen).joint)
     if elsewhere:
         model = with_runtime(model, runtime, dtype=precision)
     if compile:
         compile_blocks(model.image, device=chosen)
-    return Segmenter(model, device=chosen, cache=DEFAULT_FOLDER if cache is None else Path(cache))
+    folder = DEFAULT_FOLDER if cache is None else Path(cache)
+    return Segmenter(model, device=chosen, cache=folder, memory=bound)
 
 
 def _device(name: str, runtime: str | Path) -> torch.device:

@@ -19,6 +19,7 @@ from ovseg.pipeline.encode import encode_images, whole_image
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.gather import Gathering
 from ovseg.pipeline.logits import ClassLogits
+from ovseg.pipeline.memory import Memory, inputs_within
 
 
 class PhotoEncoder:
@@ -27,13 +28,14 @@ class PhotoEncoder:
     Args:
         model: the networks.
         device: where they are.
+        memory: what bounds how many inputs run together; None leaves it at the default.
     """
 
-    def __init__(self, model: Model, *, device: torch.device) -> None:
-        self._model, self._config, self._device = model, model.config, device
+    def __init__(self, model: Model, *, device: torch.device, memory: Memory | None = None) -> None:
+        self._model, self._config, self._device, self._memory = model, model.config, device, memory
         gather, unit = model.config.gather, model.config.input.splice == "features"
         self._gather = None if gather is None else Gathering(gather, unit=unit)
-        self._again = None if model.config.again is None else SecondPass(model, device=device)
+        self._again = None if model.config.again is None else SecondPass(model, device=device, memory=memory)
 
     @property
     def twice(self) -> bool:
@@ -47,7 +49,8 @@ class PhotoEncoder:
         else:
             whole = getattr(self._model.image, "whole_regions", None)
             sizes, spec = self._config.input, self._model.image.spec
-            encoded = encode_images(self._joint, images, spec, sizes, regions=whole)
+            most = inputs_within(self._memory, images)
+            encoded = encode_images(self.joint, images, spec, sizes, regions=whole, most=most)
             found = [EncodedImage(image, *each) for image, each in zip(images, encoded, strict=True)]
         if self._config.prune is not None or self._config.whole is not None:
             found = [replace(each, vector=self._whole(each.image)) for each in found]
@@ -68,7 +71,8 @@ class PhotoEncoder:
         size = working_size(image.shape[:2], short_side=side, max_long_side=2 * side, stride=spec.granularity)
         return whole_image(self._model.image, prepare(image, spec, size=size)[0].to(self._device))
 
-    def _joint(self, pixels: Tensor, *regions: Tensor) -> DenseFeatures:
+    def joint(self, pixels: Tensor, *regions: Tensor) -> DenseFeatures:
+        """Normalised pixels (B, 3, H, W), and (B, H, W) regions, to features in the joint space."""
         head, pixels = self._model.head, pixels.to(self._device)
         seen = run_encoder(self._model.image, pixels, *regions, whole=reads_whole(head))
         return replace(head.pixels(seen), boxes=seen.boxes)

@@ -6,7 +6,7 @@ is done for a band of the image's rows at a time, so that memory does not grow w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch.nn import functional
 from ovseg.images.geometry import Geometry, Size
 from ovseg.images.resize import Plain, prepare
 from ovseg.pipeline.logits import ClassLogits
-from ovseg.pipeline.upsample import Winners
+from ovseg.pipeline.upsample import Winners, row_bands
 
 _BAND_VALUES = 60_000_000  # logits of a band with its margins, 240 MB in float32
 _AT_ONCE = 16  # rows of logits that are refined together
@@ -45,6 +45,7 @@ def decide_pixels(
     *,
     refinement: BandRefinement | None = None,
     dropped: Tensor | None = None,
+    most: int | None = None,
 ) -> Winners:
     """The two most probable classes of every pixel; of equals, what is none of the labels, then the first label.
 
@@ -53,12 +54,13 @@ def decide_pixels(
         geometry: how the cells lie on the image.
         refinement: of the enlarged logits; None for none.
         dropped: (K,) bool, classes whose probability is 0 everywhere.
+        most: values of a band, if fewer than by default.
     """
     classes, labels = logits.queries.classes, logits.labels
     # In released code the background is class 0. Its phrases and a label may be one word, and so equals.
     order = torch.cat([torch.arange(labels, classes), torch.arange(labels)]).to(logits.values.device)
     bands = []
-    for probabilities in _bands(logits, geometry, refinement):
+    for _, probabilities in _bands(logits, geometry, refinement, most):
         if dropped is not None:
             probabilities[dropped] = 0
         ordered = probabilities[order]
@@ -70,25 +72,46 @@ def decide_pixels(
 
 
 def label_scores(
-    logits: ClassLogits, geometry: Geometry, *, refinement: BandRefinement | None = None
+    logits: ClassLogits, geometry: Geometry, *, refinement: BandRefinement | None = None, most: int | None = None
 ) -> npt.NDArray[np.float16]:
-    """(L, H, W) probability of every label at every pixel."""
-    bands = [part[: logits.labels].half().cpu() for part in _bands(logits, geometry, refinement)]
-    scores: npt.NDArray[np.float16] = torch.cat(bands, 1).numpy()
-    return scores
+    """(L, H, W) probability of every label at every pixel; ``most`` as of ``decide_pixels``."""
+    bands = _bands(logits, geometry, refinement, most)
+    return _gathered(((rows, part[: logits.labels]) for rows, part in bands), logits.labels, geometry)
 
 
-def _bands(logits: ClassLogits, geometry: Geometry, refinement: BandRefinement | None) -> Iterator[Tensor]:
-    """(K, rows, W) probabilities of bands of the image, from the top down."""
+def enlarged(
+    maps: Tensor, geometry: Geometry, *, stride: float, most: int | None = None
+) -> npt.NDArray[np.float16]:
+    """Maps (L, h, w) of cells at the pixels of the image, (L, H, W); ``most`` as of ``decide_pixels``."""
+    rows = _rows(geometry, len(maps), most)
+    bands = ((some, geometry.sample(maps[None], some, stride=stride)[0]) for some in rows)
+    return _gathered(bands, len(maps), geometry)
+
+
+def _gathered(bands: Iterable[tuple[slice, Tensor]], count: int, geometry: Geometry) -> npt.NDArray[np.float16]:
+    """(count, H, W) from bands (count, rows, W), each let go of once it is copied."""
+    whole = np.empty((count, *geometry.original), np.float16)
+    for rows, part in bands:
+        whole[:, rows] = part.half().cpu().numpy()
+    return whole
+
+
+def _rows(geometry: Geometry, count: int, most: int | None) -> Iterator[slice]:
+    """Bands of the image, from the top down, whose ``count`` maps have a bounded number of values."""
     height, width = geometry.original
-    step = max(1, _BAND_VALUES // (len(logits.values) * width))
-    for start in range(0, height, step):
-        rows = slice(start, min(start + step, height))
+    return row_bands(slice(0, height), count * width, most=min(most or _BAND_VALUES, _BAND_VALUES))
+
+
+def _bands(
+    logits: ClassLogits, geometry: Geometry, refinement: BandRefinement | None, most: int | None
+) -> Iterator[tuple[slice, Tensor]]:
+    """Bands of the image and (K, rows, W) their probabilities."""
+    for rows in _rows(geometry, len(logits.values), most):
         if refinement is None:
             maps = geometry.sample(logits.values[None], rows, stride=logits.stride)[0]
         else:
             maps = _refined(logits, geometry, refinement, rows)
-        yield logits.probabilities(maps)
+        yield rows, logits.probabilities(maps)
 
 
 def _refined(logits: ClassLogits, geometry: Geometry, refinement: BandRefinement, rows: slice) -> Tensor:

@@ -26,6 +26,7 @@ from ovseg.pipeline.decide import Decision, DecisionRules
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.examples import ExampleReader, judges_words, lesson_mark
 from ovseg.pipeline.logits import ClassLogits, answered_logits, class_logits
+from ovseg.pipeline.memory import Asked, Memory
 from ovseg.pipeline.modifiers import Modifier
 from ovseg.pipeline.objects import ObjectSearch, Quality, find_objects
 from ovseg.pipeline.photos import PhotoEncoder
@@ -59,6 +60,7 @@ class Segmenter:
         cache: folder for text vectors; None keeps none.
         benchmark: whose constants the configuration has, if any.
         modifiers: what changes the logits besides the weights of labels and the model file's pruning.
+        memory: what bounds the memory of a call; None for nothing.
     """
 
     reads_examples = True  # a concept's images are looked at; what an evaluation asks before it gives shots
@@ -71,14 +73,16 @@ class Segmenter:
         cache: Path | None = None,
         benchmark: str | None = None,
         modifiers: Sequence[Modifier] = (),
+        memory: Memory | None = None,
     ) -> None:
         self.model = model
         self.config = model.config
         self.benchmark = benchmark
         self.device = device
         self.added = tuple(modifiers)
-        self.rules = DecisionRules(model.config)
-        self._photos = PhotoEncoder(model, device=device)
+        self.memory = None if memory is None else memory.of_model(model)
+        self.rules = DecisionRules(model.config, self.memory)
+        self._photos = PhotoEncoder(model, device=device, memory=self.memory)
         self.templates = Templates.named(model.config.templates)
         self._cache = TextCache(cache)
         self._recent = RecentQueries()
@@ -199,9 +203,8 @@ class Segmenter:
         Raises:
             ImageError: the image cannot be read or is too large.
         """
-        picture = read_image(image, Reading.of(value_range, bands, max_pixels=max_pixels))
-        (encoded,) = self.encode_batch([picture.pixels])
-        return replace(encoded, source=path_of(image), note=picture.note)
+        reading = Reading.of(value_range, bands, max_pixels=max_pixels)
+        return self._encoded(image, self._within(reading, Asked()))
 
     def encode_batch(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[EncodedImage]:
         """``encode`` of decoded images (H, W, 3) uint8; those of one size run through the encoder together.
@@ -223,6 +226,8 @@ class Segmenter:
         wanted = self._labels(labels)
         if isinstance(wanted, QueryBank):
             return wanted
+        if self.memory is not None:
+            self.memory.check_labels(len(wanted.labels if isinstance(wanted, Vocabulary) else wanted))
         words, shown = without_pictures(wanted)
         queries = self._recent.of(words, self._contrasts(background), self._encode_words)
         return self._examples.taught(self, queries, shown) if shown or judges_words(self) else queries
@@ -315,7 +320,9 @@ class Segmenter:
                 raise ImageError("the image is encoded already, got a range or bands; give them to encode")
             encoded = image
         else:
-            encoded = self.encode(image, max_pixels=max_pixels, value_range=value_range, bands=bands)
+            reading = Reading.of(value_range, bands, max_pixels=max_pixels)
+            kept = {"keep_scores": keep_scores, "instances": instances, "quality": quality}
+            encoded = self._encoded(image, self.reading_within(reading, queries, **kept))
         logits = self.logits(encoded, queries)
         decide = partial(self.decide, encoded=encoded, background=background is not None, refine=refine)
         decision, objects = find_objects(self.model, search, encoded, logits, decide)
@@ -410,7 +417,7 @@ class Segmenter:
         Args:
             images: each anything that ``segment`` takes.
             labels: see ``segment``.
-            batch_size: images that an accelerator gets together.
+            batch_size: images that an accelerator gets together; fewer where memory is bounded.
             max_pixels, value_range, bands: see ``encode``.
             on_error: what an image that cannot be read does: "raise" its ImageError once those before it are done,
                 "skip" leaves it out, "return" gives the ImageError in the place of its result.
@@ -430,6 +437,28 @@ class Segmenter:
             on_error=on_error,
             options=options,
         )
+
+    def reading_within(self, reading: Reading, labels: Labels | None, **options: Any) -> Reading:
+        """``reading`` that also refuses a photo for which the bound on memory has no room.
+
+        Args:
+            reading: what is said of images besides.
+            labels, options: see ``segment``.
+        """
+        if self.memory is None:
+            return reading
+        queries = self.queries(labels, background=options.get("background", "auto"))
+        return self._within(reading, Asked.of(queries, **options))
+
+    def _within(self, reading: Reading, asked: Asked) -> Reading:
+        return reading if self.memory is None else replace(reading, check=partial(self.memory.check, asked=asked))
+
+    def _encoded(self, image: ImageSource, reading: Reading) -> EncodedImage:
+        picture = read_image(image, reading)
+        if reading.check is not None:  # arrays too
+            reading.check("the image", (picture.pixels.shape[0], picture.pixels.shape[1]))
+        (encoded,) = self.encode_batch([picture.pixels])
+        return replace(encoded, source=path_of(image), note=picture.note)
 
     def _labels(self, labels: Labels | None) -> Labels:
         """What to look for; where nothing is given, what the modifiers know by themselves."""
@@ -462,6 +491,7 @@ class Segmenter:
             "cache": self._cache.folder,
             "benchmark": self.benchmark,
             "modifiers": self.added,
+            "memory": self.memory,
         }
         changed = Segmenter(**{**given, **changes})
         changed._examples = self._examples  # known by model and content

@@ -49,7 +49,9 @@ def axis_matrices(
     ]
 
 
-def find_winners(maps: Tensor, geometry: Geometry, *, stride: float, classes: Tensor | None = None) -> Winners:
+def find_winners(
+    maps: Tensor, geometry: Geometry, *, stride: float, classes: Tensor | None = None, most: int | None = None
+) -> Winners:
     """The best and second-best class at each pixel of the original image.
 
     Args:
@@ -57,6 +59,7 @@ def find_winners(maps: Tensor, geometry: Geometry, *, stride: float, classes: Te
         geometry: how the image became the encoder's input.
         stride: pixels of the input per cell.
         classes: (K,) int64, the number of each map's class; None: its place.
+        most: values interpolated at once, if fewer than by default.
 
     Returns:
         Equal to bilinear interpolation of all K maps followed by the two largest, for every pixel.
@@ -69,7 +72,7 @@ def find_winners(maps: Tensor, geometry: Geometry, *, stride: float, classes: Te
     numbers = torch.arange(len(maps), device=maps.device) if classes is None else classes.to(maps.device)
     numbers = numbers.to(torch.int32)
     if not isinstance(geometry, ImageGeometry):
-        return _winners_by_rows(maps, geometry, numbers, stride=stride)
+        return _winners_by_rows(maps, geometry, numbers, stride=stride, most=most)
     down, across = axis_matrices(geometry, (maps.shape[1], maps.shape[2]), stride=stride, device=maps.device)
     height, width = geometry.original
     index = torch.empty(height, width, dtype=torch.int32, device=maps.device)
@@ -81,7 +84,7 @@ def find_winners(maps: Tensor, geometry: Geometry, *, stride: float, classes: Te
         rows, columns, candidates = piece.rows, piece.columns, piece.candidates
         patch = maps[:, piece.row_cells, piece.column_cells][candidates]
         part = patch @ across[columns, piece.column_cells].T  # (k, cells, columns)
-        for some in _row_chunks(rows, part.shape[0] * part.shape[2]):
+        for some in row_bands(rows, part.shape[0] * part.shape[2], most=min(most or _BLOCK_VALUES, _BLOCK_VALUES)):
             values = torch.matmul(down[some, piece.row_cells], part)
             index[some, columns], best[some, columns], next_best = _two_best(values, numbers[candidates])
             if next_best is not None:
@@ -102,11 +105,13 @@ def _two_best(values: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor |
     return index, best, values.scatter_(0, order.unsqueeze(0), -torch.inf).amax(0)
 
 
-def _winners_by_rows(maps: Tensor, geometry: Geometry, numbers: Tensor, *, stride: float) -> Winners:
+def _winners_by_rows(
+    maps: Tensor, geometry: Geometry, numbers: Tensor, *, stride: float, most: int | None
+) -> Winners:
     """The same where nothing is known of how cells lie on pixels: every class, a band of rows at a time."""
     height, width = geometry.original
     bands = []
-    for rows in _row_chunks(slice(0, height), len(maps) * width):
+    for rows in row_bands(slice(0, height), len(maps) * width, most=min(most or _BLOCK_VALUES, _BLOCK_VALUES)):
         values = geometry.sample(maps[None], rows, stride=stride)[0]
         best, order = values.topk(min(2, len(maps)), dim=0)
         second = best[1] if len(maps) > 1 else torch.zeros_like(best[0])
@@ -178,7 +183,8 @@ def _pixels(first: list[int], start: int, size: int) -> slice:
     return slice(first[min(start, last)], first[min(start + size, last)])
 
 
-def _row_chunks(rows: slice, values_per_row: int) -> Iterator[slice]:
-    step = max(1, _BLOCK_VALUES // max(values_per_row, 1))
+def row_bands(rows: slice, values_per_row: int, *, most: int) -> Iterator[slice]:
+    """``rows`` in bands of at most ``most`` values, or of one row."""
+    step = max(1, most // max(values_per_row, 1))
     for start in range(rows.start, rows.stop, step):
         yield slice(start, min(start + step, rows.stop))

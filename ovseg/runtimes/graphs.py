@@ -103,6 +103,13 @@ def _refuse_more_than_features(model: Model) -> None:
             f"'{config.name}' cannot be exported: beside features it needs {' and '.join(more)}; choose a model "
             "without"
         )
+    tokens = config.encoder.tokens
+    if tokens is not None:
+        # How many are left is counted in Python from the image's size; an exporter would keep that of one image.
+        raise ModelError(
+            f"'{config.name}' cannot be exported: its tower runs on fewer tokens (encoder.tokens '{tokens.name}'), "
+            "and how many depends on the size of the image; remove the section from its file"
+        )
 
 
 class _Words(nn.Module):

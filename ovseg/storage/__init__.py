@@ -1,8 +1,9 @@
 """Photos and results in object storage, through fsspec: nothing else in ovseg knows whose storage it is."""
 
+from ovseg.storage.copies import mirror
 from ovseg.storage.objects import Stored, below, check_bucket, fetch, look, matching, put, read, write
 from ovseg.storage.opening import is_stored
-from ovseg.storage.shelf import Shelf, shelf_of
+from ovseg.storage.shelf import Shelf, results_in, room_for, synced
 
 __all__ = [
     "Shelf",
@@ -13,8 +14,11 @@ __all__ = [
     "is_stored",
     "look",
     "matching",
+    "mirror",
     "put",
     "read",
-    "shelf_of",
+    "results_in",
+    "room_for",
+    "synced",
     "write",
 ]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from ovseg.storage.objects import check_bucket, fetch, look, put, write
+from ovseg.files import sha256_of
+from ovseg.storage.objects import below, check_bucket, fetch, look, matching, put, write
+from ovseg.storage.opening import is_stored
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,11 @@ class Shelf:
         fetch(self.address_of(path), path)
         return True
 
+    def bring_matching(self, pattern: str) -> None:
+        """See that all files right in the folder whose names fit a pattern with ``*`` are in the room."""
+        for each in matching(f"{self.address}/{pattern}"):
+            fetch(each.address, self.room / Path(each.address).name)
+
     def put(self, paths: Sequence[Path], *, begun: bytes) -> None:
         """Put files that belong together into storage, in order.
 
@@ -59,16 +68,57 @@ class Shelf:
         Raises:
             OutputError: storage cannot be written to.
         """
-        files = [path for path in sorted(self.room.rglob("*")) if path.is_file()]
-        for path in sorted(files, key=lambda path: -len(path.parts)):
+        for path in sorted(_files_in(self.room), key=lambda path: -len(path.parts)):
             put(path, self.address_of(path))
 
 
-def shelf_of(address: str, room: Path) -> Shelf:
-    """The folder at ``address``, which is asked for once, so that what is wrong is said before any work is done.
+@contextmanager
+def room_for(out: str | Path) -> Iterator[tuple[Path, Shelf | None]]:
+    """The folder in which files are made, and where they go from there if ``out`` is an address in storage."""
+    if not is_stored(out):
+        yield Path(out), None
+        return
+    with TemporaryDirectory() as folder:
+        yield Path(folder), Shelf(str(out).rstrip("/"), Path(folder))
+
+
+@contextmanager
+def results_in(out: str | Path) -> Iterator[tuple[Path, Shelf | None]]:
+    """``room_for`` results, once it is sure that their storage answers.
 
     Raises:
         StorageError: storage cannot be reached, lets nobody in, or has no such bucket.
     """
-    check_bucket(address)
-    return Shelf(address.rstrip("/"), room)
+    if is_stored(out):
+        check_bucket(str(out))
+    with room_for(out) as place:
+        yield place
+
+
+@contextmanager
+def synced(out: str | Path) -> Iterator[Path]:
+    """A local folder with the files that storage has at ``out``; those that change are put there at the end.
+
+    They are when the block ends by an error too. A local ``out`` is the folder itself.
+
+    Raises:
+        OutputError, StorageError: storage cannot be read or written.
+    """
+    with results_in(out) as (room, shelf):
+        if shelf is None:
+            yield room
+            return
+        found = below(shelf.address)
+        for each in found:
+            fetch(each.address, room / each.address.removeprefix(f"{shelf.address}/"))
+        had = {path: sha256_of(path) for path in _files_in(room)}
+        try:
+            yield room
+        finally:
+            for path in _files_in(room):
+                if had.get(path) != sha256_of(path):
+                    put(path, shelf.address_of(path))
+
+
+def _files_in(room: Path) -> list[Path]:
+    return [path for path in sorted(room.rglob("*")) if path.is_file() and path.name != ".lock"]

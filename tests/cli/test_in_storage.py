@@ -16,24 +16,27 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import Result
+from helpers.datasets import write_folder
 from helpers.documents import ROOT
 from helpers.storage import HAS_S3, WHY_NO_S3, Store
 from PIL import Image
 from typer.testing import CliRunner
 
 import ovseg
+import ovseg.bank.pseudo_labels
 import ovseg.cli.jobs
 import ovseg.cli.many
 import ovseg.images.sources
 import ovseg.storage.shelf
 from ovseg.cli import build_app
 from ovseg.cli.segment import Run
-from ovseg.errors import ImageError, OutputError, OvsegError, StorageError
+from ovseg.errors import ConfigError, ImageError, OutputError, OvsegError, StorageError
 from ovseg.pipeline.segmenter import Segmenter
 from ovseg.storage import fetch
 
 Invoke = Callable[..., Result]
 LABELS = ("cat", "cup")
+LABELS_OF = ("--label", "cat", "--label", "cup")
 
 
 def encoded(name: str, *, side: int = 96, kind: str = "PNG") -> bytes:
@@ -293,6 +296,27 @@ def test_a_cluster_writes_into_storage_what_one_process_does(
     assert s3_store.contents("one") == s3_store.contents("many") and len(s3_store.contents("one")) == 9
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_S3 or importlib.util.find_spec("ray") is None, reason=f"needs Ray, and {WHY_NO_S3[6:]}")
+def test_a_cluster_writes_the_pseudo_labels_of_one_process(
+    s3_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name, content in PHOTOS.items():
+        s3_store.write(f"photos/{name}", content)
+
+    def run(*command: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "ovseg", *command], capture_output=True, text=True, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+
+    run("bank", "build", f"{s3_store.address}/photos", "--out", "p.bank")
+    for out, options in (("one", ()), ("many", ("--ray",))):
+        run("pseudo-label", "p.bank", *LABELS_OF, "--out", f"{s3_store.address}/{out}", *options)
+    assert s3_store.contents("one") == s3_store.contents("many") and len(s3_store.contents("one")) == 2 * 3 + 2
+
+
 def test_a_bank_of_storage_has_the_vectors_of_the_local_one(
     invoke: Invoke, store: Store, fetched: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,3 +374,164 @@ def test_storage_that_fails_in_the_middle_ends_a_build_and_makes_no_image_bad(
         "p.bank: 3 images, 2 bad"
         in invoke("bank", "build", f"{memory_store.address}/photos", "--out", "p.bank").stdout
     )
+
+
+def pseudo_labels(files: dict[str, bytes], source: str) -> dict[str, Any]:
+    """The files of pseudo-labels, without what must differ: names and stamps that say where a photo lies."""
+    lines = [json.loads(line) for name, each in files.items() if "manifest" in name for line in each.splitlines()]
+    names = {line["name"]: line["path"].removeprefix(source) for line in lines if "name" in line}
+    kept = {
+        name.replace(Path(name).name, names.get(Path(name).name, Path(name).name)): content
+        for name, content in files.items()
+        if not name.startswith(("manifest", "worker"))
+    }
+    for line in lines:
+        line["path"] = line["path"].removeprefix(source)
+        if "name" in line:
+            del line["name"], line["image"]["stamp"]
+    return {**kept, "lines": lines}
+
+
+def test_pseudo_labels_are_those_of_the_local_run_and_a_repeat_writes_nothing(
+    invoke: Invoke, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = f"{store.address}/pseudo"
+    invoke("bank", "build", "photos", "--out", "local.bank")
+    invoke("bank", "build", f"{store.address}/photos", "--out", "stored.bank")
+    here = invoke("pseudo-label", "local.bank", *LABELS_OF, "--out", "pseudo")
+    there = invoke("pseudo-label", "stored.bank", *LABELS_OF, "--out", out)
+    assert here.exit_code == there.exit_code == 0, there.exception
+    assert f"3 label maps in {out}, 0 failed" in there.stdout
+    assert there.stdout == here.stdout.replace("in pseudo,", f"in {out},")
+    made = pseudo_labels(store.contents("pseudo"), store.address)
+    expected = pseudo_labels(local_files("pseudo"), str(Path.cwd()))
+    assert made == expected and len(made["lines"]) == 3
+    assert {"labels//photos/cat.png", "confidence//photos/below/b c.ppm", "labels.json"} <= set(made)
+    before, written = store.contents("pseudo"), []
+    with monkeypatch.context() as patched:
+        for module in (ovseg.bank.pseudo_labels, ovseg.storage.shelf):
+            patched.setattr(module, "put", lambda path, address: written.append(address))
+        assert invoke("pseudo-label", "stored.bank", *LABELS_OF, "--out", out).exit_code == 0
+    assert not written and store.contents("pseudo") == before
+    refused = invoke("pseudo-label", "stored.bank", "--label", "dog", "--out", out).exception
+    assert isinstance(refused, ConfigError) and "pseudo-labels" in str(refused)
+
+
+def test_workers_write_pseudo_labels_into_storage(
+    invoke: Invoke, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ovseg.cli.bank_many
+
+    invoke("bank", "build", f"{store.address}/photos", "--out", "stored.bank")
+    monkeypatch.setattr(ovseg.cli.bank_many, "over", workers_here)
+    formats = ("--format", "coco", "--format", "areas")
+    for out, options in (("one", ()), ("many", ("--ray",))):
+        done = invoke(
+            "pseudo-label", "stored.bank", *LABELS_OF, "--out", f"{store.address}/{out}", *formats, *options
+        )
+        assert done.exit_code == 0, done.exception
+    assert store.contents("one") == store.contents("many") and len(store.contents("one")) == 2 * 3 + 2 + 2
+
+
+def test_pseudo_labels_that_were_stopped_go_on_and_a_broken_photo_is_reported(
+    invoke: Invoke, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invoke("bank", "build", f"{store.address}/photos", "--out", "stored.bank")
+    command = ("pseudo-label", "stored.bank", *LABELS_OF, "--out", f"{store.address}/pseudo")
+    label, asked = ovseg.bank.pseudo_labels.Labeller.label, []
+
+    def stopping(labeller: Any, key: str) -> Any:
+        asked.append(Path(key).name)
+        if len(asked) == 3:
+            raise StorageError("cannot reach the storage")
+        return label(labeller, key)
+
+    monkeypatch.setattr(ovseg.bank.pseudo_labels.Labeller, "label", stopping)
+    assert isinstance(invoke(*command).exception, StorageError)
+    assert len(store.contents("pseudo")["manifest-000.jsonl"].splitlines()) == 2
+    store.write("photos/cat.png", b"no image any more")
+    done = invoke(*command)
+    assert done.exit_code == 0 and asked[3:] in (["cat.png"], [asked[2], "cat.png"], ["cat.png", asked[2]])
+    assert "2 label maps in" in done.stdout and "1 failed" in done.stdout
+    errors = [json.loads(each) for each in store.contents("pseudo")["manifest-000.jsonl"].splitlines()]
+    said = [each["error"] for each in errors if "error" in each]
+    assert len(said) == 1 and f"expected an image, but '{store.address}/photos/cat.png' begins with" in said[0]
+
+
+def test_formats_whose_folder_is_made_anew_are_refused_for_pseudo_labels(invoke: Invoke, store: Store) -> None:
+    command = ("pseudo-label", "b", "--label", "cat", "--out", f"{store.address}/p", "--format", "yolo")
+    assert "--format yolo makes its folder anew" in str(invoke(*command).exception)
+
+
+@pytest.fixture
+def data(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A data set in the bucket and the same in the local folder ``data``; copies go into the folder of the test."""
+    monkeypatch.setattr("ovseg.storage.copies.FOLDER", tmp_path / "copies")
+    for path in write_folder(tmp_path / "data", images=3).rglob("*"):
+        if path.is_file():
+            store.write(f"data/{path.relative_to(tmp_path / 'data').as_posix()}", path.read_bytes())
+    return f"{store.address}/data"
+
+
+def test_scores_of_a_data_set_in_storage_are_those_of_the_local_one(
+    invoke: Invoke, store: Store, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = f"{store.address}/run"
+    options = ("--no-boundary", "--json")
+    here = invoke("evaluate", "folder", "--data", "data", "--out", "run", *options)
+    there = invoke("evaluate", "folder", "--data", data, "--out", out, *options)
+    assert here.exit_code == there.exit_code == 0, there.exception
+    one, many = json.loads(here.stdout), json.loads(there.stdout)
+    assert one["scores"] == many["scores"]
+    assert set(store.contents("run")) == {name for name in local_files("run") if ".lock" not in name}
+    written: list[str] = []
+    monkeypatch.setattr("ovseg.storage.copies.fetch", lambda *_: pytest.fail("nothing is fetched again"))
+    put = ovseg.storage.shelf.put
+    monkeypatch.setattr(
+        ovseg.storage.shelf, "put", lambda path, address: [written.append(path.name), put(path, address)]
+    )
+    again = invoke("evaluate", "folder", "--data", data, "--out", out, *options)
+    assert json.loads(again.stdout)["scores"] == many["scores"]
+    assert not [name for name in written if name.startswith("rows")]  # every image was done
+
+
+def test_an_evaluation_that_was_stopped_goes_on_in_storage(
+    invoke: Invoke, store: Store, data: str, small: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment, asked = Segmenter.segment, []
+
+    def stopping(segmenter: Segmenter, *given: Any, **named: Any) -> Any:
+        asked.append(1)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return segment(segmenter, *given, **named)
+
+    monkeypatch.setattr(Segmenter, "segment", stopping)
+    command = ("evaluate", "folder", "--data", data, "--out", f"{store.address}/run", "--no-boundary")
+    assert isinstance(invoke(*command).exception, KeyboardInterrupt | SystemExit)
+    rows = [content for name, content in store.contents("run").items() if name.startswith("rows")]
+    assert len(rows) == 1 and rows[0].count(b"\n") >= 2
+    assert invoke(*command).exit_code == 0
+    assert "report.json" in store.contents("run")
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        (("--data", "{}/none"), StorageError, "there is nothing below '{}/none' in storage"),
+        (("--data", "{}x/data"), StorageError, "there is no bucket 'bucketx'"),
+        (("--data", "data", "--out", "{}x/run"), StorageError, "there is no bucket 'bucketx'"),
+        (("--data", "data", "--out", "{}/run", "--ray"), ConfigError, "a local folder for --out with --ray"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_sentence(
+    options: tuple[str, ...], kind: type[OvsegError], message: str, invoke: Invoke, store: Store, data: str
+) -> None:
+    refused = invoke("evaluate", "folder", *(each.replace("{}", store.address) for each in options)).exception
+    assert isinstance(refused, kind) and message.replace("{}", store.address) in str(refused)
+
+
+def test_a_broken_object_of_a_data_set_is_named(invoke: Invoke, store: Store, data: str) -> None:
+    store.write("data/images/001.png", b"broken")
+    refused = invoke("evaluate", "folder", "--data", data).exception
+    assert isinstance(refused, OvsegError) and "001.png" in str(refused)

@@ -102,7 +102,9 @@ def test_options_reach_the_model(invoke: Invoke, segmenter: FakeSegmenter, tmp_p
         "sky, sea",
         "--refine",
     )
-    assert segmenter.loads == [{"name": "big", "device": "cpu", "weights": Path("w"), "runtime": "onnx"}]
+    assert segmenter.loads == [
+        {"name": "big", "device": "cpu", "weights": Path("w"), "runtime": "onnx", "max_memory": None}
+    ]
     assert segmenter.calls == [{"labels": ["cat"], "background": ["sky", "sea"], "refine": True}]
     invoke("a.png", "cat", "--background", "none", "--no-refine")
     assert segmenter.calls[-1] == {"labels": ["cat"], "background": None, "refine": False}

@@ -172,6 +172,29 @@ def test_what_a_runtime_cannot_take_is_refused_by_name(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize(
+    ("section", "named"),
+    [
+        ({"tokens": {"name": "tome", "merged": 0.06}}, r"fewer tokens \(encoder.tokens 'tome'\)"),
+        ({"tokens": {"name": "stop"}}, r"fewer tokens \(encoder.tokens 'stop'\)"),
+        ({"tokens": {"name": "transform", "after": 6}}, r"fewer tokens \(encoder.tokens 'transform'\)"),
+        ({"tokens": {"after": 4}}, r"fewer tokens \(encoder.tokens 'expedit'\)"),
+        ({"regions": {"source": "cuts"}}, "beside features it needs regions of the image"),
+    ],
+)
+def test_a_file_that_asks_the_tower_for_more_than_features_is_refused(
+    section: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    asked = model_config("asking", encoder=EncoderConfig(kind="cells", name="cells", **section))
+    refused = replace(model(Cells()), config=asked)
+    with pytest.raises(ModelError, match=f"'asking' cannot be exported: .*{named}"):
+        export_model(refused, tmp_path / "x")
+    for runtime in ("onnx", "openvino"):
+        with pytest.raises(ModelError, match=f"'asking' cannot be exported: .*{named}"):
+            with_runtime(refused, runtime, cache=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 def test_mini_says_the_same_in_every_runtime(

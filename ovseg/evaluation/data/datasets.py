@@ -17,6 +17,7 @@ from ovseg.evaluation.data.objects import open_objects
 from ovseg.evaluation.data.protocol import Protocol
 from ovseg.evaluation.data.shown import open_shown
 from ovseg.images.hub import is_hub
+from ovseg.storage import is_stored, mirror
 
 __all__ = ["Dataset", "FileDataset", "check_data", "check_same_size", "open_dataset", "open_files"]
 
@@ -26,12 +27,16 @@ def open_dataset(protocol: Protocol, data: str | Path, *, labels: str = "all") -
 
     Args:
         protocol: classes may still be unread; the returned data set's ``protocol`` has them.
-        data: the data set's folder, or ``hf://owner/name[:split]`` for one on the Hugging Face hub.
+        data: the data set's folder, also in storage (``s3://bucket/data``), of which a copy is made here
+            (``storage.mirror``), or ``hf://owner/name[:split]`` for one on the Hugging Face hub.
         labels: label mode; with a subset, pixels of the other classes are ignored.
 
     Raises:
         DatasetError: the folder or a file is missing (it says which), or a split is empty.
+        StorageError: storage cannot be reached, lets nobody in, or has more than a copy may take.
     """
+    if is_stored(data):
+        data = mirror(str(data))
     if is_hub(data) and protocol.objects is not None:
         raise DatasetError(
             f"'{protocol.name}' reads annotations in COCO's format from a folder, got '{data}'; fetch the data set"
