@@ -20,7 +20,7 @@ from ovseg.large.kept import KeptScores
 from ovseg.large.scene import Scene
 from ovseg.models.config import ModelConfig
 from ovseg.models.sections import RefineConfig
-from ovseg.pipeline.decide import presence_of, refined_winners, unsure
+from ovseg.pipeline.decide import presence_of, refined_winners, unsure, with_one_rival
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.objects import ObjectSearch, wanted_objects
 from ovseg.pipeline.queries import QueryBank
@@ -213,6 +213,7 @@ class Labelling:
         if self.background:
             absent = torch.from_numpy(self.presence < config.background.presence).to(maps.device)
             maps[: self.labels] = maps[: self.labels].masked_fill(absent[:, None, None], 0)
+        maps = with_one_rival(maps, self.labels)
         size = (image.shape[0], image.shape[1])
         geometry, stride = ImageGeometry(size, size, size), self.grid.cell
         if self.refine:

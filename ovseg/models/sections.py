@@ -83,15 +83,14 @@ class RefineConfig(Config):
         default: whether it runs unless the caller says otherwise.
         method: a name of ``ovseg.refine.METHODS``.
         long_side: the refinement runs on the image shrunk to this long side.
-        band: with ``pamr``, only pixels of the shrunk image so near to a border between classes are refined; None
-            refines all.
+        borders_only: with ``pamr``, only pixels within about a cell of a border between classes are refined.
         options: keyword arguments of the method; the rest keep its defaults.
     """
 
     default: bool = False
     method: str = "pamr"
     long_side: int = 480
-    band: int | None = Field(default=None, ge=1)
+    borders_only: bool = False
     options: dict[str, Any] = Field(default={})
 
 

@@ -81,8 +81,8 @@ class DecisionRules:
         check_options(f"refinement '{config.refine.method}'", method, config.refine.options, given=2)
         if config.scoring.at == "pixels":
             reach_of(config.refine.method, config.refine.options)
-        if config.refine.band is not None and (config.refine.method != "pamr" or config.scoring.at == "pixels"):
-            raise ConfigError("'refine.band' is for 'method: pamr' with 'scoring.at: cells'; remove it")
+        if config.refine.borders_only and (config.refine.method != "pamr" or config.scoring.at == "pixels"):
+            raise ConfigError("'borders_only' is for 'method: pamr' with 'scoring.at: cells'; remove it")
         self._regions = None if config.correction is None else build_regions(config.correction)
 
     def decide(self, logits: ClassLogits, encoded: EncodedImage, *, background: bool, refine: bool) -> Decision:
@@ -96,6 +96,8 @@ class DecisionRules:
         """
         probabilities = logits.probabilities(logits.values)
         presence = presence_of(probabilities[: logits.labels].flatten(1).amax(1), self.config.background)
+        if self.config.scoring.at == "cells":
+            probabilities = with_one_rival(probabilities, logits.labels)
         # Presence comes first: a label that the image does not show must not win pixels from one that it does.
         dropped = torch.zeros(len(probabilities), dtype=torch.bool, device=probabilities.device)
         if background:
@@ -204,6 +206,16 @@ class DecisionRules:
         return self._regions(encoded.pixels, structure[0].float().cpu())
 
 
+def with_one_rival(probabilities: Tensor, labels: int) -> Tensor:
+    """Probabilities (K, …) with all that is none of the first L ``labels`` as one class, its likeliest: (L + 1, …).
+
+    Which of the others a pixel shows is never told, and so few maps are refined and enlarged in little time.
+    """
+    if len(probabilities) <= labels + 1:
+        return probabilities
+    return torch.cat([probabilities[:labels], probabilities[labels:].amax(0, keepdim=True)])
+
+
 def presence_of(best: Tensor, settings: BackgroundConfig) -> Tensor:
     """(L,) probability of each label in its best cell to its presence, in [0, 1]: through a logistic."""
     evidence = best.clamp(1e-6, 1 - 1e-6).logit()
@@ -237,7 +249,7 @@ def refined_winners(
         long_side=settings.long_side,
         method=settings.method,
         options=settings.options,
-        band=settings.band,
+        borders_only=settings.borders_only,
     )
     return find_winners(refined.maps, refined.geometry, stride=1, classes=refined.classes, most=most)
 

@@ -30,6 +30,7 @@ METHODS: dict[str, Callable[..., Tensor]] = {
 """From (1, 3, H, W) image in [0, 1], (1, K, H, W) maps and options to refined maps."""
 
 _MOST = 16  # classes that are refined at most
+_MOST_NEAR = 0.6  # share of the pixels, over which it is quicker to refine all of them
 _SECOND = 0.02  # share of the cells in which a class is second, from which it counts
 
 
@@ -57,7 +58,7 @@ def refine_maps(
     long_side: int,
     method: str = "pamr",
     options: Mapping[str, Any] | None = None,
-    band: int | None = None,
+    borders_only: bool = False,
 ) -> Refined:
     """Coarse class maps refined on the image shrunk to ``long_side``.
 
@@ -72,35 +73,32 @@ def refine_maps(
         long_side: longest side to work at, in pixels; smaller images keep their size.
         method: a name of ``METHODS``.
         options: keyword arguments of its function.
-        band: with "pamr", how far from a border between classes pixels are refined, in pixels of the shrunk image;
-            None refines all.
+        borders_only: with "pamr", refine only pixels that draw on a cell at a border between classes; all where
+            these are most.
     """
     classes = _contenders(maps)
     long_side = min(long_side, max(geometry.original))
     size = working_size(geometry.original, short_side=long_side, max_long_side=long_side, stride=1)
     pixels, at_size = prepare(image, Plain(), size=size)
     coarse = restore(maps[classes][None].float(), geometry.shrunk(size), stride=stride)
-    run = METHODS[method] if band is None else partial(pamr_within, where=near_borders(coarse[0].argmax(0), band))
-    fine = run(pixels.to(maps.device), coarse, **(options or {}))
+    run, pixels = METHODS[method], pixels.to(maps.device)
+    if borders_only:
+        border = border_cells(maps[classes]).to(coarse)
+        near = restore(border[None, None], geometry.shrunk(size), stride=stride)[0, 0] > 0
+        run = pamr if near.float().mean() > _MOST_NEAR else partial(pamr_within, where=near)
+    fine = run(pixels, coarse, **(options or {}))
     return Refined(fine[0], classes, at_size)
 
 
-def near_borders(index: Tensor, distance: int) -> Tensor:
-    """(H, W) integers to (H, W) bool: squares of side ``distance`` that hold a border, and those around them.
+def border_cells(maps: Tensor) -> Tensor:
+    """(K, h, w) to (h, w) bool: the cells of which one of the eight around has another class as its best.
 
-    So they hold every pixel that is no further than ``distance`` from one with a neighbour of another number.
+    Where the four cells around a pixel share their best class, so does the pixel: its values are mixed from theirs.
     """
-    height, width = index.shape
-    border = torch.zeros(height, width, device=index.device)
-    for axis in (0, 1):
-        size = index.shape[axis] - 1
-        other = index.narrow(axis, 1, size) != index.narrow(axis, 0, size)
-        for start in (0, 1):
-            border.narrow(axis, start, size).masked_fill_(other, 1)
-    squares = functional.max_pool2d(border[None], distance, stride=distance, ceil_mode=True)
-    squares = functional.max_pool2d(squares, 3, stride=1, padding=1)[0] > 0
-    near = squares.repeat_interleave(distance, 0).repeat_interleave(distance, 1)
-    return near[:height, :width]
+    best = maps.argmax(0)[None, None].float()
+    highest = functional.max_pool2d(best, 3, stride=1, padding=1)
+    lowest = -functional.max_pool2d(-best, 3, stride=1, padding=1)
+    return (highest != lowest)[0, 0]
 
 
 def reach_of(method: str, options: Mapping[str, Any]) -> int:

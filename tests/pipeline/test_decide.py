@@ -133,8 +133,8 @@ def test_a_label_that_is_probably_absent_paints_nothing() -> None:
 def test_an_unknown_refinement_and_its_options_are_refused() -> None:
     with pytest.raises(ConfigError, match="unknown refinement 'pamrr'; did you mean 'pamr'"):
         DecisionRules(config(refine={"method": "pamrr"}))
-    with pytest.raises(ConfigError, match=r"'refine\.band' is for 'method: pamr'"):
-        DecisionRules(config(refine={"method": "guided", "band": 4}))
+    with pytest.raises(ConfigError, match="'borders_only' is for 'method: pamr'"):
+        DecisionRules(config(refine={"method": "guided", "borders_only": True}))
     with pytest.raises(ConfigError, match="refinement 'guided' has no option 'radios'; did you mean 'radius'"):
         DecisionRules(config(refine={"method": "guided", "options": {"radios": 3}}))
 

@@ -110,7 +110,7 @@ def test_every_order_is_a_choice_of_the_model_file(small: Segmenter) -> None:
     results, settings = {}, set()
     for over in ("classes", "phrases"):
         for at in ("cells", "pixels"):
-            whole = RefineConfig()  # a band is for cells
+            whole = RefineConfig()  # borders alone are for cells
             config = small.config.model_copy(update={"scoring": ScoringConfig(over=over, at=at), "refine": whole})
             changed = Segmenter(replace(small.model, config=config), device=small.device)
             grass = Concept("grass", synonyms=("lawn", "meadow"))

@@ -15,7 +15,7 @@ from ovseg.errors import MissingDependencyError, ShapeError
 from ovseg.images.geometry import ImageGeometry
 from ovseg.images.resize import restore
 from ovseg.refine import affinity, dense_crf, guided_filter, pamr, refine_maps
-from ovseg.refine.maps import near_borders
+from ovseg.refine.maps import border_cells
 from ovseg.refine.pamr import pamr_within
 
 pamr_module = importlib.import_module("ovseg.refine.pamr")  # its name in the package is the function's
@@ -90,21 +90,23 @@ def test_pamr_within_some_pixels_leaves_the_others_as_they_are() -> None:
     assert torch.equal(found[0][:, ~some], maps[0][:, ~some])
 
 
-def test_pixels_near_borders_are_all_found() -> None:
-    index = torch.zeros(23, 31, dtype=torch.int64)
-    index[:9, :12] = 1
-    index[20, 30] = 2
-    border = torch.zeros_like(index, dtype=torch.bool)
-    for y, x in product(range(23), range(31)):
-        around = [(y + dy, x + dx) for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0))]
-        border[y, x] = any(index[y, x] != index[a, b] for a, b in around if 0 <= a < 23 and 0 <= b < 31)
-    for distance in (1, 3, 4):
-        near = near_borders(index, distance)
-        for y, x in border.nonzero().tolist():
-            reached = near[max(0, y - distance) : y + distance + 1, max(0, x - distance) : x + distance + 1]
-            assert reached.all()
-        assert near.shape == index.shape and not near.all()
-    assert not near_borders(torch.ones(5, 5, dtype=torch.int64), 2).any()
+def test_every_pixel_at_a_border_draws_on_a_cell_at_one() -> None:
+    maps = torch.rand(4, 6, 9, generator=torch.Generator().manual_seed(7))
+    maps[0, :, :5] += 0.8
+    cells, best = border_cells(maps), maps.argmax(0)
+    for y, x in product(range(6), range(9)):
+        around = best[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
+        assert cells[y, x] == (around != best[y, x]).any()
+    record = ImageGeometry((60, 90), (60, 90), (60, 90))
+    index = restore(maps[None], record, stride=10)[0].argmax(0)
+    near = restore(cells[None, None].float(), record, stride=10)[0, 0] > 0
+    assert not near.all()
+    for axis in (0, 1):
+        size = index.shape[axis] - 1
+        differ = index.narrow(axis, 1, size) != index.narrow(axis, 0, size)
+        assert (
+            differ.any() and near.narrow(axis, 1, size)[differ].all() and near.narrow(axis, 0, size)[differ].all()
+        )
 
 
 def test_pamr_keeps_its_deviation_exact_where_colours_are_large_and_alike() -> None:
@@ -243,13 +245,14 @@ def test_classes_that_are_seldom_second_are_not_refined() -> None:
     assert refined.classes.tolist() == [0, 1, 3]
 
 
-def test_a_band_gives_what_all_pixels_give_where_borders_are() -> None:
+def test_borders_alone_give_what_all_pixels_give() -> None:
     image = np.zeros((40, 40, 3), np.uint8)
     image[:, 22:] = 255
     maps = torch.zeros(2, 10, 10)
     maps[0, :, :5], maps[1, :, 5:] = 1, 1  # the border is two pixels off
     record = ImageGeometry((40, 40), (40, 40), (40, 40))
     everywhere, near = (
-        refine_maps(image, maps, record, stride=4, long_side=40, band=band).maps.argmax(0) for band in (None, 6)
+        refine_maps(image, maps, record, stride=4, long_side=40, borders_only=only).maps.argmax(0)
+        for only in (False, True)
     )
     assert torch.equal(everywhere, near) and (near[:, :22] == 0).all() and (near[:, 22:] == 1).all()
