@@ -101,7 +101,10 @@ def _minimise(loss: Callable[[], Tensor], parameters: list[Tensor]) -> None:
 def _gather(shots: Sequence[Shot], most: int) -> _Cells:
     """The cells of all shots that are looked at; those of a shot weigh 1 together, by the area they stand for."""
     parts: list[tuple[Tensor, ...]] = []
+    features, filled = torch.empty(0), 0  # of all cells: joined at the end they would be in memory twice
     for shot in shots:
+        if not filled:
+            features = torch.empty(2 * most * len(shots), len(shot.view.features))
         sides = {True: shot.inside.flatten(), False: shot.outside.flatten()}
         for side, there in sides.items():
             places = there.nonzero()[:, 0]
@@ -109,13 +112,14 @@ def _gather(shots: Sequence[Shot], most: int) -> _Cells:
                 continue
             kept = places[spread_out(len(places), most)]
             count = len(kept)
+            features[filled : filled + count] = shot.view.features.flatten(1).T[kept].cpu()
+            filled += count
             parts.append(
                 (
-                    shot.view.features.flatten(1).T[kept],
                     shot.view.text.flatten(1).T[kept],
                     torch.full((count,), shot.label),
                     torch.full((count,), side),
                     torch.full((count,), len(places) / len(there) / count),
                 )
             )
-    return _Cells(*(torch.cat(each).cpu() for each in zip(*parts, strict=True)))
+    return _Cells(features[:filled], *(torch.cat(each).cpu() for each in zip(*parts, strict=True)))

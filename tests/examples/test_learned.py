@@ -123,7 +123,7 @@ def test_where_the_rest_of_a_picture_is_unknown_it_counts_neither_way() -> None:
     lessons = [Lesson([each], torch.tensor([0]), torch.tensor([True])) for each in (known, other)]
     assert torch.equal(learn(lessons[0]).weights, learn(lessons[1]).weights)
     (reference,) = references_of([other])
-    assert bool(reference.inside.all()) and len(reference.cells) == int(known.share.sum())
+    assert bool(reference.inside.all()) and len(reference.codes) == int(known.share.sum())
     assert cells_of([other], inside=False).shape == (0, 5)
 
 
