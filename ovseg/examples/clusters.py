@@ -10,21 +10,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from ovseg.examples.matching import Reference, candidates, references_of, shot_mean
-from ovseg.examples.prototypes import Scores
-from ovseg.examples.shot import Lesson, View
+from ovseg.examples.shot import Comparison, View
 from ovseg.tensors import check_shape
 
 _KEPT = 0.2  # a cluster of a higher score shows the label
 _UNIT = 0.05  # of the score, one unit of evidence
 
 
-def cluster_odds(lesson: Lesson, *, alike: float = 0.6, most: int = 1400) -> Scores:
+def cluster_odds(*, alike: float = 0.6, most: int = 1400) -> Comparison[list[Reference]]:
     """Log odds by clusters of like cells: 20 times what their score (``score_clusters``) is over 0.2.
 
     Pictures of what a label is not teach nothing here.
 
     Args:
-        lesson: the shots.
         alike: mean cosine over which two clusters are joined.
         most: finer grids are pooled to so many cells before they are clustered, whose cost grows with their square.
 
@@ -32,15 +30,14 @@ def cluster_odds(lesson: Lesson, *, alike: float = 0.6, most: int = 1400) -> Sco
     purpose: features are not freed of directions of position, clusters are those of the structure where a model has
     some, and where no cell is a candidate, no cluster is taken.
     """
-    references = [references_of(lesson.of_label(label)) for label in range(len(lesson.rows))]
 
-    def odds(view: View) -> Tensor:
+    def odds(view: View, references: Sequence[list[Reference]]) -> Tensor:
         owner = agglomerate(view.likeness, alike=alike, most=most).flatten()
         cells = view.features.flatten(1).T
         found = [score_clusters(cells, owner, each)[owner] for each in references]
         return (torch.stack(found).view(-1, *view.grid) - _KEPT) / _UNIT
 
-    return odds
+    return Comparison(references_of, odds)
 
 
 def score_clusters(cells: Tensor, owner: Tensor, references: Sequence[Reference]) -> Tensor:

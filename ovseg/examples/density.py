@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ovseg.examples.matching import Reference, candidates, references_of
-from ovseg.examples.prototypes import Scores
-from ovseg.examples.shot import Lesson, Shot, View, cells_of, spread_out
+from ovseg.examples.shot import Comparison, Shot, View, some_cells_of
 
 _WIDTHS = (0.05, 0.1, 0.2, 0.5, 1.0)
 _SHRINK = 0.95  # of the covariance towards a ball
@@ -22,11 +21,12 @@ _NEAR = 16  # cells
 _REJECTED = -6.0  # log ratio of what the gate keeps out
 
 
-def density_ratio(lesson: Lesson, *, most: int = 400) -> Scores:
+def density_ratio(*, most: int = 400) -> Comparison[Density]:
     """Logarithm of the density of the label's cells over that of the others, smoothed and gated.
 
+    Pictures of what a label is not count among its others.
+
     Args:
-        lesson: the shots; pictures of what a label is not count among its others.
         most: cells that are kept inside, and as many outside, of the shots of a label.
 
     Source: FROST (arXiv 2606.31136; jhpark-ai/FROST, frost/density.py and model.py). On purpose: features are not
@@ -34,13 +34,12 @@ def density_ratio(lesson: Lesson, *, most: int = 400) -> Scores:
     anchors inside and outside; the covariance along its 128 widest directions; candidates are matched by cells that
     are whitened and then unit; what the gate keeps out scores at most −6; where no cell is a candidate, all of it.
     """
-    densities = [_Density.of(lesson.of_label(label), most) for label in range(len(lesson.rows))]
 
-    def scores(view: View) -> Tensor:
+    def scores(view: View, densities: Sequence[Density]) -> Tensor:
         edges = affinity(view)
         return torch.stack([each(view, edges) for each in densities])
 
-    return scores
+    return Comparison(lambda shots: Density.of(shots, most), scores)
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,9 @@ class Whitening:
 
 
 @dataclass(frozen=True)
-class _Density:
+class Density:
+    """What is kept of the shots of one label: whitened anchors, and the cells of each shot for the gate."""
+
     whitening: Whitening
     inside: Tensor
     outside: Tensor
@@ -85,12 +86,12 @@ class _Density:
     reach: int
 
     @classmethod
-    def of(cls, shots: list[Shot], most: int) -> _Density:
-        groups = [cells_of(shots, inside=side) for side in (True, False)]
-        groups = [group[spread_out(len(group), most)] for group in groups]
+    def of(cls, shots: Sequence[Shot], most: int) -> Density:
+        """That of some shots, with so many anchors inside and outside."""
+        groups = [some_cells_of(shots, most, inside=side) for side in (True, False)]
         whitening = Whitening.of([group for group in groups if len(group)])
         inside, outside = map(whitening, groups)
-        references = [Reference(whitening(each.cells), each.inside) for each in references_of(shots)]
+        references = references_of(shots, whitening)
         share = sum(float(each.inside.float().mean()) for each in references) / len(references)
         return cls(whitening, inside, outside, best_width(inside, outside), references, round(4 * share))
 

@@ -51,9 +51,11 @@ def learn(lesson: Lesson, *, ridge: float = 0.03, doubt: float = 0.03, most: int
     """The correction of words that explains the shots best, and is no larger than they ask for.
 
     Of a shot, every cell that shows its label pays −log p, one that is known not to −log(1 − p), where p is the
-    probability of the label among all classes; the mean over the cells of a shot counts once. To the sum over shots
-    are added ``ridge``·|weights/10|² and ``doubt``·((trust − 1)² + offset²). So without shots words stay as they
-    are, words that the shots contradict lose their say, and the more shots there are the more may be learned.
+    probability of the label among all classes. The means over both kinds count half each, however small the thing
+    is (one kind counts in full where there is no other): it is to be found, and its surroundings to be told from
+    it. To the sum over shots are added ``ridge``·|weights/10|² and ``doubt``·((trust − 1)² + offset²). So without
+    shots words stay as they are, words that the shots contradict lose their say, and the more shots there are the
+    more may be learned.
 
     Args:
         lesson: the shots.
@@ -99,23 +101,25 @@ def _minimise(loss: Callable[[], Tensor], parameters: list[Tensor]) -> None:
 
 
 def _gather(shots: Sequence[Shot], most: int) -> _Cells:
-    """The cells of all shots that are looked at; those of a shot weigh 1 together, by the area they stand for."""
+    """The cells of all shots that are looked at; those inside and outside of a shot weigh the same, together 1."""
     parts: list[tuple[Tensor, ...]] = []
+    features, filled = torch.empty(0), 0  # of all cells: joined at the end they would be in memory twice
     for shot in shots:
-        sides = {True: shot.inside.flatten(), False: shot.outside.flatten()}
-        for side, there in sides.items():
-            places = there.nonzero()[:, 0]
-            if not len(places):
-                continue
+        if not filled:
+            features = torch.empty(2 * most * len(shots), len(shot.view.features))
+        sides = {side: (shot.inside if side else shot.outside).flatten().nonzero()[:, 0] for side in (True, False)}
+        known = {side: places for side, places in sides.items() if len(places)}
+        for side, places in known.items():
             kept = places[spread_out(len(places), most)]
             count = len(kept)
+            features[filled : filled + count] = shot.view.features.flatten(1).T[kept].cpu()
+            filled += count
             parts.append(
                 (
-                    shot.view.features.flatten(1).T[kept],
                     shot.view.text.flatten(1).T[kept],
                     torch.full((count,), shot.label),
                     torch.full((count,), side),
-                    torch.full((count,), len(places) / len(there) / count),
+                    torch.full((count,), 1 / len(known) / count),
                 )
             )
-    return _Cells(*(torch.cat(each).cpu() for each in zip(*parts, strict=True)))
+    return _Cells(features[:filled], *(torch.cat(each).cpu() for each in zip(*parts, strict=True)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,30 +14,51 @@ from ovseg.examples.shot import Shot, showing
 
 @dataclass(frozen=True)
 class Reference:
-    """The cells of one shot that shows a label.
+    """The cells of one shot that shows a label, in a quarter of the memory that they take as floats.
 
     Attributes:
-        cells: (n, C) unit.
+        codes: (n, C) int8, the cells in units of ``steps``.
+        steps: (n,) float32.
         inside: (n,) bool, those that show the label.
+        mean: (C,) float32 mean of those inside, before they were rounded.
     """
 
-    cells: Tensor
+    codes: Tensor
+    steps: Tensor
     inside: Tensor
+    mean: Tensor
+
+    @classmethod
+    def of(cls, cells: Tensor, inside: Tensor) -> Reference:
+        """Those of (n, C) unit cells, of which (n,) bool show the label; at least one does."""
+        steps = cells.abs().amax(1).clamp_min(1e-12) / 127  # the largest number of 8 bits
+        codes = (cells / steps[:, None]).round().to(torch.int8)
+        return cls(codes, steps, inside, cells[inside].mean(0))
+
+    def cosines(self, cells: Tensor) -> Tensor:
+        """(N, n) cosines with unit cells (N, C)."""
+        found: Tensor = cells @ self.codes.T.to(cells) * self.steps.to(cells)
+        return found
 
 
-def references_of(shots: Sequence[Shot]) -> list[Reference]:
-    """The cells of those shots that show their label, of which it is known whether they do."""
+def references_of(shots: Iterable[Shot], change: Callable[[Tensor], Tensor] | None = None) -> list[Reference]:
+    """The cells of those shots that show their label, of which it is known whether they do.
+
+    Args:
+        shots: each is looked at once.
+        change: (n, C) unit cells to others, such as whitened ones.
+    """
     found = []
     for shot in showing(shots):
         known = (shot.inside | shot.outside).flatten()
-        found.append(Reference(shot.view.features.flatten(1).T[known], shot.inside.flatten()[known]))
+        cells = shot.view.features.flatten(1).T[known]
+        found.append(Reference.of(cells if change is None else change(cells), shot.inside.flatten()[known]))
     return found
 
 
 def shot_mean(references: Sequence[Reference]) -> Tensor:
     """(C,) unit: the mean over shots of the mean of the cells inside."""
-    means = torch.stack([each.cells[each.inside].mean(0) for each in references])
-    return functional.normalize(means.mean(0), dim=0)
+    return functional.normalize(torch.stack([each.mean for each in references]).mean(0), dim=0)
 
 
 def candidates(cells: Tensor, references: Sequence[Reference], *, nearest: int = 1) -> Tensor:
@@ -63,7 +84,7 @@ def candidates(cells: Tensor, references: Sequence[Reference], *, nearest: int =
         forward = cosines > torch.quantile(cosines, 0.9)
     votes = torch.zeros(len(cells), dtype=torch.int64, device=cells.device)
     for each in references:
-        asked = min(nearest, len(each.cells))
-        found = (cells @ each.cells.T.to(cells)).topk(asked, dim=1).indices  # (N, asked)
+        asked = min(nearest, len(each.codes))
+        found = each.cosines(cells).topk(asked, dim=1).indices  # (N, asked)
         votes += each.inside.to(cells.device)[found].sum(1) > asked // 2
     return forward & (2 * votes >= len(references))

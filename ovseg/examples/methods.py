@@ -66,8 +66,7 @@ def by_name(lesson: Lesson, rule: str) -> Sight:
     """
     if bool(lesson.named.all()):
         return learn(lesson)
-    counts = torch.bincount(torch.tensor([shot.label for shot in lesson.shots]), minlength=len(lesson.rows))
-    matched = ~lesson.named & (counts <= _FEW)
+    matched = ~lesson.named & (lesson.counts <= _FEW)
     if not bool(matched.any()):
         return learn(lesson)
     if bool(matched.all()):
@@ -80,10 +79,10 @@ def by_name(lesson: Lesson, rule: str) -> Sight:
 METHODS: dict[str, Method] = {
     "auto": by_name,
     "learned": lambda lesson, rule: learn(lesson),  # weighs words and sight by itself
-    "mean": lambda lesson, rule: fuse(mean_prototypes, lesson, rule=rule),
-    "kmeans": lambda lesson, rule: fuse(kmeans_prototypes, lesson, rule=rule),
-    "density": lambda lesson, rule: fuse(density_ratio, lesson, rule=rule, calibrated=False),
-    "insid3": lambda lesson, rule: fuse(cluster_odds, lesson, rule=rule, calibrated=False),
+    "mean": lambda lesson, rule: fuse(mean_prototypes(), lesson, rule=rule),
+    "kmeans": lambda lesson, rule: fuse(kmeans_prototypes(), lesson, rule=rule),
+    "density": lambda lesson, rule: fuse(density_ratio(), lesson, rule=rule, calibrated=False),
+    "insid3": lambda lesson, rule: fuse(cluster_odds(), lesson, rule=rule, calibrated=False),
 }
 
 

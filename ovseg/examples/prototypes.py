@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ovseg.examples.shot import Lesson, Shot, View, cells_of, showing
+from ovseg.examples.shot import Comparison, Shot, View, cells_of, showing, some_cells_of
 from ovseg.regions.clusters import spherical_kmeans
 
-Scores = Callable[[View], Tensor]  # a picture to (M, h, w), the higher the likelier
+_CELLS = 20_000  # of all shots of a label that centres are found among, 0.13 GB of ``mini``
 
 
-def mean_prototypes(lesson: Lesson) -> Scores:
+def mean_prototypes() -> Comparison[Tensor]:
     """Cosine with the mean over shots of the unit mean of each.
 
     Source: Snell et al., Prototypical networks, NeurIPS 2017, equation 1, by cosine and cell by cell.
     """
-    vectors = torch.stack(lesson.each_label(_mean_of_shots))
 
-    def scores(view: View) -> Tensor:
-        return torch.einsum("mc,chw->mhw", vectors.to(view.features), view.features)
+    def scores(view: View, vectors: Sequence[Tensor]) -> Tensor:
+        return torch.einsum("mc,chw->mhw", torch.stack(list(vectors)).to(view.features), view.features)
 
-    return scores
+    return Comparison(_mean_of_shots, scores)
 
 
-def kmeans_prototypes(lesson: Lesson, *, count: int = 4, others: int = 8) -> Scores:
+def kmeans_prototypes(*, count: int = 4, others: int = 8) -> Comparison[tuple[Tensor, Tensor]]:
     """The largest cosine with prototypes of a label, less the largest with prototypes of what is not the label.
 
     Of a label they are the mean and ``count`` k-means centres of the cells of all its shots; of the rest ``others``
@@ -36,15 +35,16 @@ def kmeans_prototypes(lesson: Lesson, *, count: int = 4, others: int = 8) -> Sco
     Source: FSSDINO's multi-class baseline (k-means by cosine on the cells of the shots), with the mean besides; the
     background of the shots is a class of its own there.
     """
-    own = lesson.each_label(lambda shots: _centres(shots, count))
-    rest = lesson.each_label(lambda shots: _centres_outside(shots, others))
 
-    def scores(view: View) -> Tensor:
-        best = [_nearest(each, view) for each in own]
-        against = [_nearest(each, view) if len(each) else torch.zeros_like(best[0]) for each in rest]
+    def describe(shots: Sequence[Shot]) -> tuple[Tensor, Tensor]:
+        return _centres(shots, count), _centres_outside(shots, others)
+
+    def scores(view: View, prototypes: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        best = [_nearest(own, view) for own, _ in prototypes]
+        against = [_nearest(rest, view) if len(rest) else torch.zeros_like(best[0]) for _, rest in prototypes]
         return torch.stack(best) - torch.stack(against)
 
-    return scores
+    return Comparison(describe, scores)
 
 
 def _nearest(prototypes: Tensor, view: View) -> Tensor:
@@ -52,16 +52,16 @@ def _nearest(prototypes: Tensor, view: View) -> Tensor:
     return torch.einsum("nc,chw->nhw", prototypes.to(view.features), view.features).amax(0)
 
 
-def _mean_of_shots(shots: list[Shot]) -> Tensor:
+def _mean_of_shots(shots: Sequence[Shot]) -> Tensor:
     means = [functional.normalize(cells_of([shot], inside=True).mean(0), dim=0) for shot in showing(shots)]
     return functional.normalize(torch.stack(means).mean(0), dim=0)
 
 
-def _centres(shots: list[Shot], count: int) -> Tensor:
-    centres, _ = spherical_kmeans(cells_of(showing(shots), inside=True), count)
+def _centres(shots: Sequence[Shot], count: int) -> Tensor:
+    centres, _ = spherical_kmeans(some_cells_of(shots, _CELLS, inside=True), count)
     return torch.cat([_mean_of_shots(shots)[None], centres])
 
 
-def _centres_outside(shots: list[Shot], count: int) -> Tensor:
-    cells = cells_of(shots, inside=False)
+def _centres_outside(shots: Sequence[Shot], count: int) -> Tensor:
+    cells = some_cells_of(shots, _CELLS, inside=False)
     return spherical_kmeans(cells, count)[0] if len(cells) else cells

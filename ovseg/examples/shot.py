@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from functools import cached_property
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +14,9 @@ from torch import Tensor
 from ovseg.tensors import check_shape
 
 Kind = Literal["mask", "box", "point"]
+TaughtT = TypeVar("TaughtT")
+
+_AT_ONCE = 20  # shots of one label that are held together, 0.3 GB of ``mini``; of more, each as it is looked at
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,43 @@ class Sight(Protocol):
         ...
 
 
+class LazyShots(Sequence[Shot]):
+    """Shots that are made when they are looked at, so that any number of them stays small."""
+
+    @property
+    @abstractmethod
+    def labels(self) -> list[int]:
+        """The label of each, without looking at it."""
+
+
+@dataclass(frozen=True)
+class SomeShots(LazyShots):
+    """Some of the shots of another sequence, with labels of their own.
+
+    Attributes:
+        base: all of them.
+        places: positions in ``base``.
+        numbers: label of each.
+    """
+
+    base: Sequence[Shot]
+    places: Sequence[int]
+    numbers: Sequence[int]
+
+    @property
+    def labels(self) -> list[int]:
+        """See ``LazyShots``."""
+        return list(self.numbers)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return SomeShots(self.base, self.places[place], self.numbers[place])
+        return replace(self.base[self.places[place]], label=self.numbers[place])
+
+
 @dataclass(frozen=True)
 class Words:
     """The phrases of the labels of a lesson, for methods that read them.
@@ -137,29 +179,65 @@ class Lesson:
         check_shape("rows", self.rows, "M")
         check_shape("named", self.named, "M", M=len(self.rows))
 
-    def of_label(self, label: int) -> list[Shot]:
-        """The shots of one label, in order."""
-        return [shot for shot in self.shots if shot.label == label]
+    @cached_property
+    def labels(self) -> list[int]:
+        """The label of each shot."""
+        return self.shots.labels if isinstance(self.shots, LazyShots) else [shot.label for shot in self.shots]
+
+    @property
+    def counts(self) -> Tensor:
+        """(M,) int64, how many shots each label has."""
+        return torch.bincount(torch.tensor(self.labels, dtype=torch.int64), minlength=len(self.rows))
+
+    def of_label(self, label: int) -> Sequence[Shot]:
+        """The shots of one label, in order; few are held, of many each is made when it is looked at."""
+        chosen = self._chosen({label: label})
+        return list(chosen) if len(chosen) <= _AT_ONCE else chosen
 
     def only(self, labels: Tensor) -> Lesson:
         """What is to be learned of some labels, (n,) int64, which are numbered anew."""
-        number = {label: place for place, label in enumerate(labels.tolist())}
-        shots = [replace(shot, label=number[shot.label]) for shot in self.shots if shot.label in number]
-        return Lesson(shots, self.rows[labels], self.named[labels])
+        chosen = self._chosen({label: place for place, label in enumerate(labels.tolist())})
+        return Lesson(chosen, self.rows[labels], self.named[labels])
 
-    def each_label(self, describe: Callable[[list[Shot]], Tensor]) -> list[Tensor]:
-        """``describe`` of the shots of every label."""
-        return [describe(self.of_label(label)) for label in range(len(self.rows))]
+    def _chosen(self, number: dict[int, int]) -> SomeShots:
+        """The shots of some labels, by their new numbers."""
+        places = [place for place, label in enumerate(self.labels) if label in number]
+        return SomeShots(self.shots, places, [number[self.labels[place]] for place in places])
 
 
-def showing(shots: Sequence[Shot]) -> list[Shot]:
+@dataclass(frozen=True)
+class Comparison(Generic[TaughtT]):
+    """How a method tells labels by what their shots look like.
+
+    Attributes:
+        describe: the shots of one label to what is kept of them.
+        scores: a picture, and what is kept of M labels, to (M, h, w), the higher the likelier.
+    """
+
+    describe: Callable[[Sequence[Shot]], TaughtT]
+    scores: Callable[[View, Sequence[TaughtT]], Tensor]
+
+
+def showing(shots: Iterable[Shot]) -> Iterator[Shot]:
     """Those of some shots that show their label."""
-    return [shot for shot in shots if bool(shot.inside.any())]
+    return (shot for shot in shots if bool(shot.inside.any()))
 
 
-def cells_of(shots: Sequence[Shot], *, inside: bool) -> Tensor:
+def cells_of(shots: Iterable[Shot], *, inside: bool) -> Tensor:
     """(n, C) unit features of the cells inside the labels of some shots, or outside."""
-    picked = [shot.view.features[:, shot.inside if inside else shot.outside].T for shot in shots]
+    return torch.cat([shot.view.features[:, shot.inside if inside else shot.outside].T for shot in shots])
+
+
+def some_cells_of(shots: Sequence[Shot], most: int, *, inside: bool) -> Tensor:
+    """At most ``most`` of the cells that ``cells_of`` gives, evenly taken over all shots."""
+    masks = [(shot.inside if inside else shot.outside).flatten() for shot in shots]
+    counts = [int(mask.sum()) for mask in masks]
+    chosen = torch.zeros(sum(counts), dtype=torch.bool)
+    chosen[spread_out(len(chosen), most)] = True
+    picked = []
+    for shot, mask, own in zip(shots, masks, torch.split(chosen, counts), strict=True):
+        places = mask.nonzero()[:, 0][own.to(mask.device)]
+        picked.append(shot.view.features.flatten(1)[:, places].T)
     return torch.cat(picked)
 
 

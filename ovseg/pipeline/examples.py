@@ -20,7 +20,7 @@ from ovseg.encoders.spec import DenseFeatures
 from ovseg.errors import ConfigError, SpaceError
 from ovseg.examples import METHODS, MeanSight, Shot, Sight, View, teach
 from ovseg.examples.positions import position_basis, without_positions
-from ovseg.examples.shot import Kind, Lesson, Words
+from ovseg.examples.shot import Kind, LazyShots, Lesson, Words
 from ovseg.heads.shots import ShotHead
 from ovseg.identity import digest
 from ovseg.images.geometry import ImageGeometry
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 
 TRAINED = "trained"  # the method of models whose head reads shots
 _POINTING: dict[str, Kind] = {"boxes": "box", "points": "point"}
-_KEPT = 64  # pictures, some 6 MB each; 14 with what a trained head reads
+_KEPT = 24  # pictures, some 6 MB each; 14 with what a trained head reads
 _LESSONS = 8
-_TAUGHT = 100  # pictures of all lessons that stay, some 9 MB each where all their cells are compared (INSID3)
+_TAUGHT = 100  # pictures of all lessons that stay, some 2.5 MB each where all their cells are compared (INSID3)
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class ExampleReader:
 
 
 @dataclass(frozen=True)
-class _Shots(Sequence[Shot]):
+class _Shots(LazyShots):
     """The shots of all labels, each encoded and brought to full size when it is looked at: a hundred stay small."""
 
     see: Callable[[Picture], _Kept]
@@ -191,6 +191,11 @@ class _Shots(Sequence[Shot]):
     queries: QueryBank
     pictures: Sequence[tuple[int, Picture]]
     basis: Tensor | None = None
+
+    @property
+    def labels(self) -> list[int]:
+        """See ``LazyShots``."""
+        return [label for label, _ in self.pictures]
 
     def __len__(self) -> int:
         return len(self.pictures)

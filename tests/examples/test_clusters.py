@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers.shots import scores_of
 from torch.nn import functional
 
 from ovseg.errors import ShapeError
@@ -49,9 +50,10 @@ def test_fine_grids_are_pooled_first() -> None:
 
 def test_scores_are_those_of_a_slow_loop() -> None:
     cells, owner = maps(1).flatten(1).T, torch.arange(20) % 4
-    reference = Reference(maps(2).flatten(1).T, torch.arange(20) < 9)
+    shown = maps(2).flatten(1).T
+    reference = Reference.of(shown, torch.arange(20) < 9)
     matched = candidates(cells, [reference])
-    prototype = reference.cells[:9].double().mean(0)
+    prototype = shown[:9].double().mean(0)
     prototype = prototype / prototype.norm()
     groups = [cells[owner == number].double() for number in range(4)]
     means = [group.mean(0) / group.mean(0).norm() for group in groups]
@@ -64,7 +66,7 @@ def test_scores_are_those_of_a_slow_loop() -> None:
 
 def test_nothing_is_found_where_nothing_matches() -> None:
     looks = torch.eye(3)
-    reference = Reference(looks[:2], torch.tensor([True, False]))
+    reference = Reference.of(looks[:2], torch.tensor([True, False]))
     assert score_clusters(looks[[1, 1, 2]], torch.tensor([0, 0, 1]), [reference]).tolist() == [0, 0]
 
 
@@ -74,7 +76,7 @@ def test_a_cluster_is_taken_as_a_whole_for_each_label() -> None:
         looks[torch.tensor([[0, 0, 1], [0, 2, 1]])].permute(2, 0, 1), torch.zeros(2, 2, 3), torch.zeros(3, 2, 3)
     )
     shots = [Shot(seen, label, (seen.features[label] > 0).float()) for label in (0, 1)]
-    odds = cluster_odds(Lesson(shots, torch.tensor([0, 1]), torch.tensor([True, True])))(seen)
+    odds = scores_of(cluster_odds(), Lesson(shots, torch.tensor([0, 1]), torch.tensor([True, True])))(seen)
     by_hand = torch.tensor([[[16.0, 16, -4], [16, -4, -4]], [[-4, -4, 16], [-4, -4, 16]]])
     torch.testing.assert_close(odds, by_hand)
 

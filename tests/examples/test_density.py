@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers.shots import scores_of
 from torch.nn import functional
 
 from ovseg.examples.density import Whitening, affinity, best_width, density_ratio, log_density, smoothed
@@ -90,7 +91,7 @@ def test_the_whole_method_is_that_of_a_slow_loop() -> None:
             row, column = divmod(place, 5)
             gate[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1] = True
     expected = [value if kept else min(value, -6) for value, kept in zip(smooth, gate.ravel(), strict=True)]
-    found = density_ratio(lesson(*shots))(seen)
+    found = scores_of(density_ratio(), lesson(*shots))(seen)
     assert found.shape == (1, 4, 5)
     assert found.flatten().tolist() == pytest.approx(expected, abs=1e-3)
     assert gate.any()
@@ -104,7 +105,7 @@ def test_the_gate_keeps_out_what_matches_other_cells_of_the_shot() -> None:
     share = torch.zeros(1, 10)
     share[0, 0] = 1
     target = View(features.flip(2), seen.text, seen.colours)
-    scores = density_ratio(lesson(Shot(seen, 0, share)))(target)[0, 0]
+    scores = scores_of(density_ratio(), lesson(Shot(seen, 0, share)))(target)[0, 0]
     assert (scores[:-1] <= -6).all()
 
 
@@ -154,5 +155,5 @@ def test_smoothing_is_that_of_a_slow_loop_and_does_not_reach_far() -> None:
 
 def test_a_label_that_fills_its_picture_has_no_others() -> None:
     seen = view(0)
-    scores = density_ratio(lesson(Shot(seen, 0, torch.ones(4, 5))))(seen)
+    scores = scores_of(density_ratio(), lesson(Shot(seen, 0, torch.ones(4, 5))))(seen)
     assert bool(scores.isfinite().all())

@@ -4,14 +4,15 @@ import math
 
 import pytest
 import torch
+from helpers.shots import scores_of
 from torch import Tensor
 from torch.nn import functional
 
 from ovseg.examples import Shot, View, teach
 from ovseg.examples.calibrate import calibrate
 from ovseg.examples.fusion import RULES, fuse
-from ovseg.examples.prototypes import Scores, kmeans_prototypes, mean_prototypes
-from ovseg.examples.shot import Lesson
+from ovseg.examples.prototypes import kmeans_prototypes, mean_prototypes
+from ovseg.examples.shot import Comparison, Lesson
 
 
 def view(seed: int, channels: int = 6) -> View:
@@ -38,7 +39,7 @@ def test_the_mean_prototype_is_the_mean_of_the_means_of_shots() -> None:
     expected = sum(means) / 2
     expected = expected / expected.norm()
     seen = view(9)
-    scores = mean_prototypes(lesson(given, [0]))(seen)
+    scores = scores_of(mean_prototypes(), lesson(given, [0]))(seen)
     for row in range(4):
         for column in range(5):
             by_hand = float(expected @ seen.features[:, row, column].double())
@@ -51,8 +52,8 @@ def test_kmeans_takes_the_nearest_of_several_looks() -> None:
     features = looks[torch.tensor([0, 1, 0, 1])].T.reshape(3, 2, 2)
     seen = View(features, torch.zeros(1, 2, 2), torch.zeros(3, 2, 2))
     taught = lesson([Shot(seen, 0, torch.ones(2, 2))], [0])
-    assert kmeans_prototypes(taught, count=2)(seen).flatten().tolist() == pytest.approx([1] * 4)
-    assert mean_prototypes(taught)(seen).flatten().tolist() == pytest.approx([math.sqrt(0.5)] * 4)
+    assert scores_of(kmeans_prototypes(count=2), taught)(seen).flatten().tolist() == pytest.approx([1] * 4)
+    assert scores_of(mean_prototypes(), taught)(seen).flatten().tolist() == pytest.approx([math.sqrt(0.5)] * 4)
 
 
 def test_kmeans_takes_away_what_is_like_the_background() -> None:
@@ -62,7 +63,7 @@ def test_kmeans_takes_away_what_is_like_the_background() -> None:
     inside = given.inside.flatten()
     mean = cells[inside].mean(0) / cells[inside].mean(0).norm()
     seen = view(9)
-    scores = kmeans_prototypes(lesson([given], [0]), count=20, others=20)(seen)[0]
+    scores = scores_of(kmeans_prototypes(count=20, others=20), lesson([given], [0]))(seen)[0]
     for place, cell in enumerate(seen.features.flatten(1).T.double()):
         like = max(float(cell @ mean), *(float(cell @ each) for each in cells[inside]))
         unlike = max(float(cell @ each) for each in cells[~inside])
@@ -70,9 +71,7 @@ def test_kmeans_takes_away_what_is_like_the_background() -> None:
 
 
 def test_log_odds_are_left_as_they_are() -> None:
-    def odds(given: Lesson) -> Scores:
-        return lambda seen: 3 * seen.features[:1]
-
+    odds: Comparison[None] = Comparison(lambda shots: None, lambda seen, taught: 3 * seen.features[:1])
     found = fuse(odds, lesson(shots(0), [1]), rule="sight", calibrated=False)
     seen = view(5)
     logits = seen.text.clone()
@@ -84,20 +83,19 @@ def test_log_odds_are_left_as_they_are() -> None:
 def test_each_label_has_its_own_prototypes() -> None:
     both = [*shots(0, 1), *shots(2, label=1)]
     seen = view(9)
-    for method in (mean_prototypes, kmeans_prototypes):
-        together = method(lesson(both, [0, 2]))(seen)
-        torch.testing.assert_close(together[0], method(lesson(both[:2], [0]))(seen)[0])
+    for method in (mean_prototypes(), kmeans_prototypes()):
+        together = scores_of(method, lesson(both, [0, 2]))(seen)
+        torch.testing.assert_close(together[0], scores_of(method, lesson(both[:2], [0]))(seen)[0])
         alone = [Shot(each.view, 0, each.share) for each in both[2:]]
-        torch.testing.assert_close(together[1], method(lesson(alone, [2]))(seen)[0])
+        torch.testing.assert_close(together[1], scores_of(method, lesson(alone, [2]))(seen)[0])
 
 
 def test_a_lone_shot_is_calibrated_on_itself_and_several_on_each_other() -> None:
     taught: list[int] = []
 
-    def first_channel(given: Lesson) -> Scores:
-        taught.append(len(given.shots))
-        return lambda seen: seen.features[:1]
-
+    first_channel: Comparison[None] = Comparison(
+        lambda shots: taught.append(len(shots)), lambda seen, kept: seen.features[:1]
+    )
     one = fuse(first_channel, lesson(shots(0), [0]), rule="sight")
     assert taught == [1, 1]
     (each,) = shots(0)
@@ -105,16 +103,16 @@ def test_a_lone_shot_is_calibrated_on_itself_and_several_on_each_other() -> None
     assert (float(one.threshold), float(one.spread)) == pytest.approx((threshold, spread))
     taught.clear()
     fuse(first_channel, lesson(shots(0, 1, 2), [0]), rule="sight")
-    assert taught == [2, 2, 2, 3]
+    assert taught == [3, 2, 2, 2]
 
 
 def test_sight_is_the_odds_against_all_other_classes() -> None:
     """By sight alone, the probability of a label is the sigmoid of its calibrated score, whatever the words are."""
-    found = fuse(mean_prototypes, lesson(shots(0, 1), [1], named=False), rule="growing")
+    found = fuse(mean_prototypes(), lesson(shots(0, 1), [1], named=False), rule="growing")
     seen = view(5)
     trust, evidence = found(seen)
     assert trust.tolist() == [0]
-    score = mean_prototypes(lesson(shots(0, 1), [1]))(seen)[0]
+    score = scores_of(mean_prototypes(), lesson(shots(0, 1), [1]))(seen)[0]
     logits = seen.text.clone()
     logits[1] = evidence[0]
     odds = ((score - found.threshold) / found.spread).clamp(-6, 6)[0]

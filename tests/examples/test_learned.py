@@ -47,7 +47,8 @@ def loss_of(values: np.ndarray, shots: list[Shot], rows: list[int], *, ridge: fl
                 continue
             odds = np.exp(logits - logits.max())
             chance = odds[rows[each.label]] / odds.sum()
-            paid -= (math.log(chance) if inside[row, column] else math.log1p(-chance)) / inside.size
+            cost = -math.log(chance) if inside[row, column] else -math.log1p(-chance)
+            paid += cost / (inside == inside[row, column]).sum() / (2 if each.rest_known else 1)
     return paid + ridge * float((weights**2).sum()) + doubt * float((distrust**2).sum() + (offsets**2).sum())
 
 
@@ -110,8 +111,11 @@ def test_pictures_that_do_not_show_it_count_against_it() -> None:
     plain = learn(Lesson(lesson, torch.tensor([0]), torch.tensor([True])))
     other = Shot(lesson[0].view, 0, torch.zeros(3, 4))
     warned = learn(Lesson([*lesson, other], torch.tensor([0]), torch.tensor([True])))
-    seen = lesson[0].view
-    assert float(warned(seen)[1].mean()) < float(plain(seen)[1].mean())
+    seen, chances = lesson[0].view, []
+    for trust, evidence in (plain(seen), warned(seen)):
+        changed = seen.text.index_copy(0, torch.tensor([0]), trust[:, None, None] * seen.text[:1] + evidence)
+        chances.append(float(changed.softmax(0)[0].mean()))
+    assert chances[1] < chances[0] - 0.1
 
 
 def test_where_the_rest_of_a_picture_is_unknown_it_counts_neither_way() -> None:
@@ -123,7 +127,7 @@ def test_where_the_rest_of_a_picture_is_unknown_it_counts_neither_way() -> None:
     lessons = [Lesson([each], torch.tensor([0]), torch.tensor([True])) for each in (known, other)]
     assert torch.equal(learn(lessons[0]).weights, learn(lessons[1]).weights)
     (reference,) = references_of([other])
-    assert bool(reference.inside.all()) and len(reference.cells) == int(known.share.sum())
+    assert bool(reference.inside.all()) and len(reference.codes) == int(known.share.sum())
     assert cells_of([other], inside=False).shape == (0, 5)
 
 
@@ -157,3 +161,16 @@ def test_unknown_methods_and_rules_are_refused_by_name() -> None:
 def test_shares_of_another_grid_are_refused() -> None:
     with pytest.raises(ShapeError, match="share"):
         Shot(view(0), 0, torch.zeros(4, 4))
+
+
+def test_a_small_thing_counts_as_much_as_its_surroundings() -> None:
+    """The surroundings twice as large and the same: nothing else is learned."""
+    generator = torch.Generator().manual_seed(3)
+    features = functional.normalize(torch.randn(5, 1, 4, generator=generator), dim=0)
+    text, share = torch.randn(3, 1, 4, generator=generator), torch.tensor([[1.0, 0, 0, 0]])
+    found = []
+    for order in ([0, 1, 2, 3], [0, 1, 1, 2, 2, 3, 3]):
+        seen = View(features[:, :, order], text[:, :, order], torch.zeros(3, 1, len(order)))
+        found.append(learn(Lesson([Shot(seen, 0, share[:, order])], torch.tensor([1]), torch.tensor([True]))))
+    torch.testing.assert_close(found[0].weights, found[1].weights, atol=0.02, rtol=0)
+    torch.testing.assert_close(found[0].trust, found[1].trust, atol=1e-3, rtol=0)
