@@ -1,25 +1,30 @@
-"""What a model makes of colours in its labels: cut-outs recoloured and pasted into photos.
+"""What a model makes of colours in its labels: things in new colours, in their own photos or pasted into others.
 
-python evaluation/peers/phrases.py ../shared/data/cutouts ../shared/data/coco-train100 --half second --show out/
+python evaluation/peers/phrases.py ../shared/data/coco-things --half second --show out/
+python evaluation/peers/phrases.py ../shared/data/coco-train100 --cutouts ../shared/data/cutouts
 
-Two copies of a thing in two colours are asked for as "red car" and "blue car", and by the noun alone, whose map
-is then compared with each copy: what ignoring the colour gives, at best a half. One copy is asked for by its own
-colour and by another, alone. The first half of the things is for choosing settings, the second for reporting.
-Prints, in percent, means over the pictures: ``pair`` IoU of the two labels, ``noun`` IoU of the noun's map with
-each copy, ``own`` IoU of one copy asked for by its colour, ``plain`` by its noun, ``other`` share of the copy that
-another colour paints, and ``spread`` the share of the picture that it paints.
+The objects of photos with COCO's masks are recoloured where they are; with ``--cutouts``, cut-outs are pasted into
+the photos. Two things of a kind in two colours are asked for as "red car" and "blue car", and by the noun alone,
+whose map is then compared with each thing: what ignoring the colour gives, at best a half. One thing is asked for
+by its own colour and by another, alone. Of every two photos or cut-outs the first is for choosing settings, the
+second for reporting. Prints, in percent, means over the pictures: ``pair`` IoU of the two labels, ``noun`` IoU of
+the noun's map with each thing, ``own`` IoU of one thing asked for by its colour, ``plain`` by its noun, ``other``
+share of the thing that another colour paints, and ``spread`` the share of the rest that it paints. Pixels of
+further things of the kind do not count.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from pycocotools.coco import COCO
 from skimage.color import hsv2rgb, rgb2hsv
 
 import ovseg
@@ -73,6 +78,8 @@ PAINTS = {
     "white": (0.12, 0.0, 0.06, 0.7, 0.3),
     "grey": (0.6, 0.0, 0.05, 0.25, 0.4),
 }
+_NOT_PAINTED = {"person"}  # nobody asks for a red person
+_LEAST = 0.02  # share of a photo that a thing has at least
 _DARK = 0.2  # brightness under which a cut-out keeps its colour: tyres, eyes, gaps
 _SIDE = 0.5  # of a pasted copy, by the shorter side of the photo
 
@@ -82,19 +89,21 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Scene:
-    """A photo with one copy of a thing or two.
+    """A photo with one thing of a kind in a new colour, or two.
 
     Attributes:
         pixels: (H, W, 3).
-        noun: the thing.
-        colours: of the copies, and one more, which none has.
-        masks: (H, W) of the copies.
+        noun: the kind.
+        colours: of the things, and one more, which none has.
+        masks: (H, W) of each.
+        judged: (H, W) whether a pixel counts.
     """
 
     pixels: Pixels
     noun: str
     colours: tuple[str, ...]
     masks: tuple[Mask, ...]
+    judged: Mask
 
 
 def painted(rgba: Pixels, colour: str) -> Pixels:
@@ -109,8 +118,32 @@ def painted(rgba: Pixels, colour: str) -> Pixels:
     return np.concatenate([(255 * hsv2rgb(mixed)).round().astype(np.uint8), rgba[..., 3:]], -1)
 
 
-def scenes(cutouts: Path, photos: Path, things: Sequence[str], *, copies: int, each: int) -> Iterator[Scene]:
-    """``each`` pictures of every thing with so many copies, in colours and photos drawn by a fixed seed."""
+def recoloured(folder: Path, *, copies: int, half: int) -> Iterator[Scene]:
+    """Of every second photo of a COCO folder the kinds with so many large objects, the largest in new colours."""
+    coco = COCO(folder / "instances.json")
+    for image in sorted(coco.getImgIds())[half::2]:
+        found: dict[str, list[Mask]] = {}
+        for entry in coco.loadAnns(coco.getAnnIds(imgIds=image)):
+            name = coco.loadCats(entry["category_id"])[0]["name"]
+            found.setdefault(name, []).append(coco.annToMask(entry) > 0)
+        for name in sorted(found.keys() - _NOT_PAINTED):
+            masks = sorted(found[name], key=lambda mask: -int(mask.sum()))
+            chosen = tuple(masks[:copies])
+            if len(chosen) < copies or chosen[-1].mean() < _LEAST:
+                continue
+            rng = np.random.default_rng([copies, image])
+            colours = tuple(str(colour) for colour in rng.choice(list(PAINTS), copies + 1, replace=False))
+            with Image.open(folder / "images" / coco.loadImgs(image)[0]["file_name"]) as photo:
+                pixels = np.array(photo.convert("RGB"))
+            for colour, mask in zip(colours, chosen, strict=False):
+                pixels[mask] = painted(np.dstack([pixels, mask]), colour)[mask, :3]
+            others = np.any(masks[copies:], axis=0) if masks[copies:] else np.zeros_like(chosen[0])
+            yield Scene(pixels, name, colours, chosen, ~others)
+
+
+def pasted(cutouts: Path, photos: Path, *, copies: int, half: int, each: int = 2) -> Iterator[Scene]:
+    """``each`` pictures of every second thing with so many copies, in colours and photos drawn by a fixed seed."""
+    things = list(THINGS)[half::2]
     backgrounds = sorted((photos / "images").iterdir())
     for thing in things:
         rng = np.random.default_rng([copies, list(THINGS).index(thing)])
@@ -124,7 +157,7 @@ def scenes(cutouts: Path, photos: Path, things: Sequence[str], *, copies: int, e
                 width = pixels.shape[1] // copies
                 pixels, mask = _pasted(pixels, cutout, colour, (number * width, (number + 1) * width), rng)
                 masks.append(mask)
-            yield Scene(pixels, THINGS[thing], colours, tuple(masks))
+            yield Scene(pixels, THINGS[thing], colours, tuple(masks), np.ones(pixels.shape[:2], bool))
 
 
 def _pasted(
@@ -146,9 +179,9 @@ def _pasted(
     return whole, mask
 
 
-def iou(found: Mask, truth: Mask) -> float:
-    """Intersection over union; 0 where nothing was found."""
-    return float((found & truth).sum() / (found | truth).sum())
+def iou(found: Mask, truth: Mask, judged: Mask) -> float:
+    """Intersection over union of judged pixels; 0 where nothing was found."""
+    return float((found & truth & judged).sum() / ((found | truth) & judged).sum())
 
 
 def measure_pair(segmenter: Segmenter, scene: Scene, *, refine: bool, show: Path | None = None) -> dict[str, float]:
@@ -163,8 +196,10 @@ def measure_pair(segmenter: Segmenter, scene: Scene, *, refine: bool, show: Path
             show / f"{len(list(show.iterdir())):03d}-{'-'.join([*scene.colours[:2], scene.noun])}.jpg"
         )
     return {
-        "pair": float(np.mean([iou(result[name], mask) for name, mask in zip(names, scene.masks, strict=True)])),
-        "noun": float(np.mean([iou(plain, mask) for mask in scene.masks])),
+        "pair": float(
+            np.mean([iou(result[name], mask, scene.judged) for name, mask in zip(names, scene.masks, strict=True)])
+        ),
+        "noun": float(np.mean([iou(plain, mask, scene.judged) for mask in scene.masks])),
     }
 
 
@@ -175,29 +210,36 @@ def measure_one(segmenter: Segmenter, scene: Scene, *, refine: bool) -> dict[str
     own, other = (f"{colour} {scene.noun}" for colour in scene.colours)
     found = {name: segmenter.segment(encoded, [name], refine=refine)[name] for name in (own, other, scene.noun)}
     return {
-        "own": iou(found[own], mask),
-        "plain": iou(found[scene.noun], mask),
+        "own": iou(found[own], mask, scene.judged),
+        "plain": iou(found[scene.noun], mask, scene.judged),
         "other": float(found[other][mask].mean()),
-        "spread": float(found[other].mean()),
+        "spread": float(found[other][scene.judged & ~mask].mean()),
     }
 
 
+def scenes(given: argparse.Namespace, *, copies: int) -> Iterator[Scene]:
+    """The pictures that are asked for."""
+    half = 0 if given.half == "first" else 1
+    if given.cutouts is None:
+        return recoloured(given.photos, copies=copies, half=half)
+    return pasted(given.cutouts, given.photos, copies=copies, half=half)
+
+
 def main() -> None:
-    """Paste, ask, print."""
+    """Recolour, ask, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cutouts", type=Path)
     parser.add_argument("photos", type=Path)
+    parser.add_argument("--cutouts", type=Path)
     parser.add_argument("--model", default="mini")
     parser.add_argument("--half", choices=["first", "second"], default="second")
-    parser.add_argument("--each", type=int, default=3, help="pictures of a thing")
+    parser.add_argument("--most", type=int, default=60, help="pictures with one thing, and with two")
     parser.add_argument("--no-refine", action="store_true")
     parser.add_argument("--show", type=Path, help="folder for overlays of the pairs")
     given = parser.parse_args()
     segmenter = ovseg.load(given.model)
-    things = list(THINGS)[0 if given.half == "first" else 1 :: 2]
     rows: dict[str, list[float]] = {}
     for copies in (2, 1):
-        for scene in scenes(given.cutouts, given.photos, things, copies=copies, each=given.each):
+        for scene in islice(scenes(given, copies=copies), given.most):
             if copies == 2:
                 found = measure_pair(segmenter, scene, refine=not given.no_refine, show=given.show)
             else:

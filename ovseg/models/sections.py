@@ -212,9 +212,9 @@ class ColoursConfig(Config):
         reach: how far cells around a cell count as the same thing: standard deviation of a Gaussian, in cells.
     """
 
-    gain: float = Field(default=6.0, ge=0)
-    enough: float = Field(default=0.4, gt=0, le=1)
-    reach: float = Field(default=1.5, ge=0)
+    gain: float = Field(default=10.0, ge=0)
+    enough: float = Field(default=0.5, gt=0, le=1)
+    reach: float = Field(default=1.0, ge=0)
 
 
 class QualityConfig(Config):

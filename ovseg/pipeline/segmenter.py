@@ -481,8 +481,8 @@ class Segmenter:
         return queries if self.config.colours is None else with_colours(queries, self.config.colours)
 
     def _broadened(self, vocabulary: Vocabulary) -> Vocabulary:
-        vocabulary = vocabulary if self.config.colours is None else with_nouns(vocabulary)
         table = self.config.broader
+        vocabulary = vocabulary if self.config.colours is None else with_nouns(vocabulary, broader=table)
         return vocabulary if table is None else broadened(vocabulary, table=table)
 
     def _refines(self, refine: bool | None) -> bool:

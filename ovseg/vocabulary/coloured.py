@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from ovseg.assets import find_asset
 from ovseg.config import Config, load_config
 from ovseg.vocabulary.background import singulars
+from ovseg.vocabulary.broader import broader_word
 from ovseg.vocabulary.labels import Vocabulary
 
 _JOINING = ("and", "or")
@@ -48,8 +49,8 @@ def _tables() -> tuple[dict[str, str], frozenset[str], frozenset[str]]:
 def coloured(phrase: str) -> Coloured | None:
     """The colours that a phrase begins with, and what has them; None where it says none.
 
-    A colour alone is a thing of that name ("orange"), and names of ``prompts/vocabularies/colours.yaml`` are no
-    colours of things ("red panda").
+    A colour alone is a thing of that name ("orange"), names of ``prompts/vocabularies/colours.yaml`` are no colours
+    of things ("red panda"), and people are not called by the colours of their pixels.
 
     >>> coloured("dark blue cars"), coloured("black and white cow").colours
     (Coloured(colours=('blue',), noun='cars'), ('black', 'white'))
@@ -70,13 +71,16 @@ def coloured(phrase: str) -> Coloured | None:
         place += 1
     if not found or place == len(words):
         return None
+    if "person" in {*singulars(words[-1]), broader_word(words[-1])}:
+        return None
     return Coloured(tuple(dict.fromkeys(found)), " ".join(words[place:]))
 
 
-def with_nouns(vocabulary: Vocabulary) -> Vocabulary:
+def with_nouns(vocabulary: Vocabulary, *, broader: str | None = None) -> Vocabulary:
     """The vocabulary with the noun as a further phrase of each label that begins with a colour.
 
-    Another label's phrase is nobody else's: beside "car", "red car" is asked by its own words alone.
+    So is the noun's broader word, of a table ``broader`` of ``broadened``. Another label's phrase is nobody else's:
+    beside "car", "red car" is asked by its own words alone.
 
     >>> with_nouns(Vocabulary.of(["red car", "blue car", "sky"])).phrases
     (('red car', 'car'), ('blue car', 'car'), ('sky',))
@@ -86,8 +90,22 @@ def with_nouns(vocabulary: Vocabulary) -> Vocabulary:
     if vocabulary.raw:
         return vocabulary
     taken = {phrase.casefold() for group in vocabulary.phrases for phrase in group}
-    phrases = []
-    for label, group in zip(vocabulary.labels, vocabulary.phrases, strict=True):
-        said = coloured(label)
-        phrases.append(group if said is None or said.noun in taken else (*group, said.noun))
-    return vocabulary if tuple(phrases) == vocabulary.phrases else replace(vocabulary, phrases=tuple(phrases))
+    further = [
+        tuple(word for word in _without_colour(label, table=broader) if word not in taken)
+        for label in vocabulary.labels
+    ]
+    if not any(further):
+        return vocabulary
+    phrases = tuple((*group, *words) for group, words in zip(vocabulary.phrases, further, strict=True))
+    asked = {word for words in further for word in words}
+    background = tuple(phrase for phrase in vocabulary.background if phrase.casefold() not in asked)
+    return replace(vocabulary, phrases=phrases, background=background)
+
+
+def _without_colour(label: str, *, table: str | None) -> list[str]:
+    """The noun of a label that begins with a colour, and its broader word; nothing for other labels."""
+    said = coloured(label)
+    if said is None:
+        return []
+    broader = None if table is None else broader_word(said.noun, table=table)
+    return [said.noun] if broader is None else [said.noun, broader]

@@ -156,7 +156,7 @@ def test_the_section_is_part_of_what_results_are_known_by() -> None:
 
 
 def test_mini_looks_for_colours_and_towers_that_have_seen_them_do_not() -> None:
-    assert read_model_config("mini").colours == RULE
+    assert read_model_config("mini").colours == ColoursConfig()
     assert read_model_config("clip-b16-sclip-shared").colours is None
 
 

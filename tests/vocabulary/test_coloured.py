@@ -48,6 +48,9 @@ def test_a_colour_alone_or_elsewhere_is_no_attribute(phrase: str) -> None:
         "orange juice",
         "the golden retriever",
         "red-haired man",
+        "black woman",
+        "white people",
+        "brown person",
     ],
 )
 def test_names_that_begin_with_a_colour_say_none(phrase: str) -> None:
@@ -70,6 +73,9 @@ def test_a_label_with_a_colour_is_asked_by_its_noun_as_well() -> None:
     found = with_nouns(Vocabulary.of(["red car", "blue car", "red panda", "sky"]))
     assert found.labels == ("red car", "blue car", "red panda", "sky")
     assert found.phrases == (("red car", "car"), ("blue car", "car"), ("red panda",), ("sky",))
+    # by the noun's broader word, too, which then is no background
+    van = with_nouns(Vocabulary.of(["white van", "sky"], background=["truck", "wall"]), broader="everyday")
+    assert van.phrases == (("white van", "van", "truck"), ("sky",)) and van.background == ("wall",)
     # what is another label's phrase stays its own
     assert with_nouns(Vocabulary.of(["red car", "Car"])).phrases == (("red car",), ("Car",))
 
