@@ -23,6 +23,7 @@ from ovseg.models.sections import (
     AgainConfig,
     BackgroundConfig,
     BoxesConfig,
+    ColoursConfig,
     CorrectionConfig,
     ExamplesConfig,
     GatherConfig,
@@ -100,6 +101,7 @@ class ModelConfig(Config):
     ``parameters`` are millions. ``correction`` names regions that are painted in their most frequent label.
     ``gather`` changes the features of an image as a whole. ``again`` asks for a second pass.
     ``redraw`` lets a SAM draw the label map anew. ``boxes`` lets the model's detector say where labels are.
+    ``colours`` looks for the colours that labels name ("red car") in the pixels.
     ``datasets`` holds, by benchmark, the constants that a paper changes for it, with dotted keys;
     ``for_benchmark`` applies them.
     """
@@ -124,6 +126,7 @@ class ModelConfig(Config):
     redraw: RedrawConfig | None = None
     correction: CorrectionConfig | None = None
     boxes: BoxesConfig | None = None
+    colours: ColoursConfig | None = None
     objects: QualityConfig = QualityConfig()
     examples: ExamplesConfig = ExamplesConfig()
     parameters: float

@@ -67,7 +67,7 @@ class Model:
         ``features`` decides the features in the joint space, ``settings`` how a label is chosen from them.
         """
         config = self.config
-        may_be = (config.whole, config.again, config.redraw, config.boxes, config.broader)
+        may_be = (config.whole, config.again, config.redraw, config.boxes, config.broader, config.colours)
         added = [part for part in may_be if part is not None]
         gathered = [] if config.gather is None else [config.gather]
         head = (

@@ -202,6 +202,20 @@ class BoxesConfig(Config):
     shown: float = Field(default=5.0, gt=0)
 
 
+class ColoursConfig(Config):
+    """What the colours of pixels say of labels that name one; see ``pipeline.colours.ColourEvidence``.
+
+    Attributes:
+        gain: what a label loses where nothing of the thing has its colour.
+        enough: the share of the thing from which on it loses nothing.
+        reach: how far cells around a cell count as the same thing: standard deviation of a Gaussian, in cells.
+    """
+
+    gain: float = Field(default=10.0, ge=0)
+    enough: float = Field(default=0.5, gt=0, le=1)
+    reach: float = Field(default=1.0, ge=0)
+
+
 class QualityConfig(Config):
     """How objects are found by ``quality``: "fast" in hardly more time than the labels, "best" with a SAM."""
 

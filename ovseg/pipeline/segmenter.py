@@ -22,6 +22,7 @@ from ovseg.models.config import for_benchmark, with_examples, with_input, with_o
 from ovseg.models.model import Model
 from ovseg.pipeline.batches import path_of, stream
 from ovseg.pipeline.chain import modifiers_of
+from ovseg.pipeline.colours import things_of, with_colours
 from ovseg.pipeline.decide import Decision, DecisionRules
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.examples import ExampleReader, judges_words, lesson_mark
@@ -37,6 +38,7 @@ from ovseg.pipeline.selection.prompts import Box, Points, check_previous, join_p
 from ovseg.pipeline.text_cache import TextCache
 from ovseg.result import SegmentationResult, Selection
 from ovseg.vocabulary.broader import broadened
+from ovseg.vocabulary.coloured import with_nouns
 from ovseg.vocabulary.labels import Background, Concept, Vocabulary, without_pictures
 from ovseg.vocabulary.templates import Templates
 from ovseg.vocabulary.word_lists import WordList
@@ -119,7 +121,8 @@ class Segmenter:
             words, shown = without_pictures(wanted)
             vocabulary = self._broadened(Vocabulary.of(words, background=self._contrasts(background)))
             pictures = [lesson_mark(shown, self.config.examples)] if shown or judges_words(self) else []
-            asked = digest(asdict(vocabulary), phrases_of(vocabulary), *pictures)
+            coloured = () if self.config.colours is None else things_of(vocabulary)
+            asked = digest(asdict(vocabulary), phrases_of(vocabulary), *pictures, *map(asdict, coloured))
         return {**self.info, "asked": asked, "background": str(background), "refine": str(self._refines(refine))}
 
     @property
@@ -474,10 +477,12 @@ class Segmenter:
 
     def _encode_words(self, vocabulary: Vocabulary) -> QueryBank:
         vocabulary = self._broadened(vocabulary)
-        return encode_vocabulary(vocabulary, self.model, self.templates, cache=self._cache, device=self.device)
+        queries = encode_vocabulary(vocabulary, self.model, self.templates, cache=self._cache, device=self.device)
+        return queries if self.config.colours is None else with_colours(queries, self.config.colours)
 
     def _broadened(self, vocabulary: Vocabulary) -> Vocabulary:
         table = self.config.broader
+        vocabulary = vocabulary if self.config.colours is None else with_nouns(vocabulary, broader=table)
         return vocabulary if table is None else broadened(vocabulary, table=table)
 
     def _refines(self, refine: bool | None) -> bool:
