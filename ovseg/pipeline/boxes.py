@@ -24,11 +24,16 @@ _KNOWN = 0.3  # share of a detector's classes at which it knows a label
 
 
 def class_shares(head: Head, queries: QueryBank) -> Tensor | None:
-    """(L, C) what share of each of the detector's classes the labels are; None for a head that cannot say."""
+    """(L, C) what share of each of the detector's classes the labels are; None for a head that cannot say.
+
+    A label without a name is no class of the detector's, which knows classes by name alone.
+    """
     if not isinstance(head, NamesClasses):
         return None
     shares = head.detector_classes(queries.embeddings).float().cpu()
-    return best_query(shares, queries.class_of_query.cpu(), classes=queries.classes)[: queries.labels]
+    found = best_query(shares, queries.class_of_query.cpu(), classes=queries.classes)[: queries.labels]
+    nameless = [label in queries.vocabulary.nameless for label in queries.vocabulary.labels]
+    return found.masked_fill(torch.tensor(nameless)[:, None], 0)
 
 
 def known_labels(shares: Tensor) -> list[int]:

@@ -43,8 +43,8 @@ def broadened(vocabulary: Vocabulary, *, table: str = "everyday") -> Vocabulary:
     """The vocabulary with a broader word as a further phrase of each label that has one.
 
     Where another label is that word or has the same, both words in one phrase ("man person") tell the labels apart.
-    A label that shares one of its own phrases with another stays as it is. A phrase of the background that equals a
-    broader word is dropped.
+    A label that shares one of its own phrases with another stays as it is, and so does one without a name. A phrase
+    of the background that equals a broader word is dropped.
 
     >>> broadened(Vocabulary.of(["kitten", "sky"])).phrases
     (('kitten', 'cat'), ('sky',))
@@ -53,7 +53,9 @@ def broadened(vocabulary: Vocabulary, *, table: str = "everyday") -> Vocabulary:
     """
     if vocabulary.raw:
         return vocabulary
-    broader = [broader_word(label, table=table) for label in vocabulary.labels]
+    broader = [
+        None if label in vocabulary.nameless else broader_word(label, table=table) for label in vocabulary.labels
+    ]
     taken = Counter(word for word in broader if word is not None)
     taken.update(phrase.casefold() for group in vocabulary.phrases for phrase in group)
     phrases = []

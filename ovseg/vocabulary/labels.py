@@ -101,6 +101,7 @@ class Vocabulary:
         raw: whether the text encoder gets the phrases as they are written, without the spellings of data sets put
             into plain English.
         thing: per label whether it is a thing, None where the list of things decides; empty leaves all to it.
+        nameless: those of the labels whose phrases say nothing of them (``Concept.use_name``).
 
     Raises:
         VocabularyError: empty, of unequal lengths, or with an entry that cannot be used.
@@ -113,6 +114,7 @@ class Vocabulary:
     weights: tuple[float, ...]
     raw: bool = False
     thing: tuple[bool | None, ...] = ()
+    nameless: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.labels:
@@ -149,12 +151,9 @@ class Vocabulary:
         if isinstance(labels, Vocabulary):
             if background is None:
                 return labels
-            if labels.raw:
-                return replace(labels, background=_background_phrases(background, labels.phrases))
-            concepts = labels.concepts()
-        else:
-            concepts = _concepts(labels)
-            _refuse_examples(concepts)
+            return replace(labels, background=_background_phrases(background, labels.phrases))
+        concepts = _concepts(labels)
+        _refuse_examples(concepts)
         phrases = tuple(_distinct((concept.label, *concept.synonyms)) for concept in concepts)
         return cls(
             labels=tuple(concept.label for concept in concepts),
@@ -264,6 +263,8 @@ def without_pictures(
 ) -> tuple[Iterable[str | Concept] | Vocabulary, dict[str, Concept]]:
     """The labels as words alone, and by label the concepts that have pictures.
 
+    The words are a vocabulary where some of them are not to count, as a list could not say which.
+
     Raises:
         VocabularyError: they are no list.
     """
@@ -274,7 +275,8 @@ def without_pictures(
         return labels, {}
     blank: dict[str, Any] = {name: () for name in PICTURES}
     words = [replace(each, **blank, use_name=True) if isinstance(each, Concept) else each for each in labels]
-    return words, shown
+    nameless = tuple(label for label, concept in shown.items() if not concept.use_name)
+    return replace(Vocabulary.of(words), nameless=nameless) if nameless else words, shown
 
 
 def _refuse_examples(concepts: Iterable[Concept]) -> None:

@@ -10,8 +10,9 @@ import pytest
 import torch
 from helpers.toy import COLOURS, SPACE, KnowingHead, ToyDetector, make_segmenter
 
+from ovseg import Concept
 from ovseg.models.sections import BoxesConfig
-from ovseg.pipeline.boxes import BoxEvidence, absence, box_cover
+from ovseg.pipeline.boxes import BoxEvidence, absence, box_cover, class_shares, known_labels
 from ovseg.pipeline.segmenter import Segmenter
 
 
@@ -74,6 +75,23 @@ def test_unsure_boxes_are_no_boxes_and_heads_without_a_detector_are_left_alone()
     torch.testing.assert_close(unsure.values, before.values + math.log(0.125 / 0.625))  # as without any box
     plain = make_segmenter()  # its head does not know a detector
     assert BoxEvidence(plain.model, BoxesConfig())(before, encoded) is before
+
+
+def test_a_label_without_a_name_gains_nothing_by_it() -> None:
+    """It is called red and shows blue: red boxes are none of its own, and of two labels one is asked of boxes."""
+    segmenter = with_boxes((0, 0, 64, 64))
+    shown = Concept("red", images=[np.full((64, 128, 3), COLOURS["blue"], np.uint8)], masks=[np.ones((64, 128))])
+    encoded = segmenter.encode(GREY)
+    evidence = BoxEvidence(segmenter.model, BoxesConfig(inside=2.0, missed=0.3, shown=1))
+    for named, gains in ((True, 2 * 0.9), (False, 0.0)):
+        queries = segmenter.queries([replace(shown, use_name=named), "green"], background=None)
+        before = segmenter.logits(encoded, queries)
+        added = evidence(before, encoded).values - before.values
+        assert torch.allclose(added[0, :, : added.shape[2] // 2], torch.tensor(gains), atol=1e-5)
+        # green is one of two, or the only one, that the detector could know: it is there as likely as not
+        assert torch.allclose(added[1], torch.tensor(0.3 / 1.3).log(), atol=1e-5)
+    shares = class_shares(segmenter.model.head, queries)
+    assert shares is not None and known_labels(shares) == [1]
 
 
 def test_the_more_is_asked_for_the_less_likely_is_a_label_without_a_box() -> None:

@@ -84,6 +84,18 @@ def test_a_known_label_that_the_detector_misses_has_objects_where_it_fills_much_
     assert toy((8, 8, 40, 40)).segment(small, ["red", "blue"], instances=True).count("blue") == 0
 
 
+def test_a_label_without_a_name_has_the_objects_that_look_like_its_pictures_not_the_boxes_of_its_name() -> None:
+    image = squares((slice(8, 40), slice(8, 40)))
+    image[8:40, 72:104] = COLOURS["blue"]
+    shown = squares((slice(16, 48), slice(16, 48)), colour="blue")
+    mask = (shown == COLOURS["blue"]).all(2)
+    named_red = Concept("red", images=[shown], masks=[mask], use_name=False, thing=True)
+    result = toy((8, 8, 40, 40)).segment(image, [named_red, "white"], background=["black"], instances=["red"])
+    assert result.instances is not None
+    (only,) = result.instances
+    assert only.box == pytest.approx((72, 8, 104, 40), abs=2)
+
+
 def test_an_encoded_image_is_looked_at_once_for_all_vocabularies() -> None:
     segmenter = toy((8, 8, 52, 40))
     detector = ToyDetector((8, 8, 52, 40))

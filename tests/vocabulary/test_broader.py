@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from helpers.toy import make_segmenter
 
@@ -24,6 +25,21 @@ def test_labels_that_share_a_broader_word_are_told_apart() -> None:
     assert broadened(Vocabulary.of(["person", "man"])).phrases == (("person",), ("man", "man person"))
     twice = Vocabulary.of([Concept("cat", synonyms=["kitty"]), "kitty"])
     assert broadened(twice).phrases == twice.phrases
+
+
+def test_a_label_without_a_name_is_asked_by_no_other_word_and_others_as_if_it_were_not_there() -> None:
+    nameless = replace(Vocabulary.of(["man", "woman"], background=["wall"]), nameless=("man",))
+    assert broadened(nameless).phrases == (("man",), ("woman", "person"))
+    picture = np.zeros((32, 32, 3), np.uint8)
+    shown = Concept("man", images=[picture], masks=[np.ones((32, 32))], use_name=False)
+    plain = make_segmenter()
+    config = plain.config.model_copy(update={"broader": "everyday"})
+    segmenter = type(plain)(replace(plain.model, config=config), device=plain.device)
+    for background in (None, "auto", ["wall"]):
+        for named, phrases in ((False, ("man",)), (True, ("man", "person"))):
+            asked = [replace(shown, use_name=named), "red"]
+            assert segmenter.queries(asked, background=background).vocabulary.phrases[0] == phrases
+    assert segmenter.identity([shown]) != segmenter.identity([replace(shown, use_name=True)])
 
 
 def test_words_of_papers_stay_as_they_are() -> None:

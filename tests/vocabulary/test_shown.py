@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -45,10 +46,14 @@ def test_one_point_or_several() -> None:
 
 
 def test_words_and_pictures_are_parted() -> None:
-    mug = Concept("mug", synonyms=("cup",), images=("a.jpg",), boxes=((0, 0, 1, 1),), use_name=False, weight=2)
+    mug = Concept("mug", synonyms=("cup",), images=("a.jpg",), boxes=((0, 0, 1, 1),), weight=2)
     words, shown = without_pictures(["table", mug])
     assert shown == {"mug": mug}
     assert words == ["table", Concept("mug", synonyms=("cup",), weight=2)]
+    nameless, shown = without_pictures(["table", replace(mug, use_name=False)])
+    assert shown == {"mug": replace(mug, use_name=False)}
+    assert nameless == replace(Vocabulary.of(words), nameless=("mug",))
+    assert Vocabulary.of(nameless, background=["wall", "sky"]) == replace(nameless, background=("wall", "sky"))
     plain = ["table", "mug"]
     assert without_pictures(plain) == (plain, {})
     vocabulary = Vocabulary.of(plain)
