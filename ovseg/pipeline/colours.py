@@ -128,9 +128,11 @@ def things_of(vocabulary: Vocabulary) -> tuple[Thing, ...]:
     if vocabulary.raw:
         return ()
     names: dict[int, str] = {row: label for row, label in enumerate(vocabulary.labels)}
+    nameless = [row for row, label in names.items() if label in vocabulary.nameless]
     for phrase, row in zip(*phrases_of(vocabulary), strict=True):
         names.setdefault(row, phrase)
     said = {row: coloured(name) or Coloured((), name.casefold()) for row, name in names.items()}
+    said = {row: each for row, each in said.items() if row not in nameless}
     found = []
     for each in said.values():
         if each.colours:

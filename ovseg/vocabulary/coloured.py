@@ -92,6 +92,8 @@ def with_nouns(vocabulary: Vocabulary, *, broader: str | None = None) -> Vocabul
     taken = {phrase.casefold() for group in vocabulary.phrases for phrase in group}
     further = [
         tuple(word for word in _without_colour(label, table=broader) if word not in taken)
+        if label not in vocabulary.nameless
+        else ()
         for label in vocabulary.labels
     ]
     if not any(further):

@@ -135,6 +135,12 @@ def test_labels_tell_two_things_apart_by_their_colours() -> None:
     assert found["yellow mug"][:, :56].all() and found["white mug"][:, 72:].all()
 
 
+def test_a_label_without_a_name_has_no_colour() -> None:
+    words = Vocabulary.of(["red mug", "blue mug"])
+    assert things_of(words) == (Thing((0, 1), (("red",), ("blue",))),)
+    assert things_of(replace(words, nameless=("red mug",))) == (Thing((1,), (("blue",),)),)
+
+
 def test_labels_without_colours_are_answered_as_before() -> None:
     image = halves("red", "blue")
     labels = ["red", "orange", "blue jay", "mug"]

@@ -1,6 +1,7 @@
+from dataclasses import replace
+
 """Colours in front of nouns."""
 
-from dataclasses import replace
 
 import pytest
 
@@ -85,3 +86,9 @@ def test_words_without_a_colour_and_words_of_papers_stay_as_they_are() -> None:
     assert with_nouns(plain) is plain
     raw = replace(Vocabulary.of(["red car"]), raw=True)
     assert with_nouns(raw) is raw
+
+
+def test_a_label_without_a_name_is_asked_by_no_noun() -> None:
+    words = Vocabulary.of(["red car", "blue sky"])
+    found = with_nouns(replace(words, nameless=("red car",)))
+    assert found.phrases == (("red car",), ("blue sky", "sky"))
