@@ -1,7 +1,6 @@
-from dataclasses import replace
-
 """Colours in front of nouns."""
 
+from dataclasses import replace
 
 import pytest
 
