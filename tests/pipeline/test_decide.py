@@ -211,7 +211,7 @@ class Phrases:
 
 
 def test_a_label_that_the_whole_image_does_not_suggest_is_nowhere() -> None:
-    rules = config(prune={"percentile": 50, "least": 1}, templates="one", logit_scale=50.0)
+    rules = config(prune={"percentile": 50, "least": 1}, templates="one", logit_scale=50.0, colours=None)
     labels = [f"black {n}" for n in range(10)] + [f"white {n}" for n in range(10)]
     image = encoded(64).image
     found = {}
