@@ -116,8 +116,8 @@ def make_rows(
 ) -> Iterator[store.Row]:
     """The rows of all items, in order; images that were moved have the vectors that are ``known``.
 
-    A processor takes several images side by side. With an accelerator the next images are decoded, one is encoded,
-    and the one before it becomes vectors.
+    A processor takes several images side by side. With an accelerator, or where memory is bounded, the next images
+    are decoded, one is encoded, and the one before it becomes vectors.
     """
 
     def decode(item: Item) -> Decoded:
@@ -129,7 +129,7 @@ def make_rows(
     def describe(encoded: _Encoded) -> store.Row:
         return _described(*encoded, options)
 
-    if segmenter.device.type == "cpu":
+    if segmenter.device.type == "cpu" and segmenter.memory is None:
         yield from side_by_side(lambda item: describe(encode(decode(item))), items)
     else:
         yield from prefetch(describe, map(encode, prefetch(decode, items, ahead=_AHEAD)))

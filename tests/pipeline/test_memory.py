@@ -16,6 +16,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import ovseg
+from ovseg.bank import ImageBank
 from ovseg.cli import build_app
 from ovseg.encoders.spec import DenseFeatures
 from ovseg.errors import ConfigError, ImageError, ModelError, VocabularyError
@@ -88,6 +89,17 @@ def test_the_least_is_the_larger_of_encoding_and_deciding(segmenter: Segmenter) 
     assert kept == int(rest + deciding + 2 * 3 * 100 * 200)
     running = replace(memory, running=1e6).least((100, 200), asked)
     assert running == int(rest + 14 * 100 * 200 + 1e6 * 64 * 128)
+
+
+def test_a_bank_takes_images_one_by_one_where_memory_is_bounded(
+    segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(3):
+        Image.fromarray(photo(seed)).save(tmp_path / f"{seed}.png")
+    free = ImageBank.build(tmp_path, out=tmp_path / "free", segmenter=segmenter)
+    monkeypatch.setattr("ovseg.bank.build.side_by_side", None)  # what is called would fail
+    kept = ImageBank.build(tmp_path / "*.png", out=tmp_path / "kept", segmenter=within(segmenter, 10**12))
+    np.testing.assert_array_equal(kept.vectors, free.vectors)
 
 
 def photo(seed: int = 0, size: tuple[int, int] = (96, 120)) -> np.ndarray:
