@@ -26,7 +26,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
@@ -37,7 +37,7 @@ import torch
 from bank_speed import clustered
 from numpy.typing import NDArray
 from PIL import Image
-from tower_speed import RandomText, random_model
+from tower_speed import random_model, with_random_text
 
 import ovseg
 from ovseg.bank import ImageBank
@@ -103,9 +103,8 @@ class Check:
 
     def moved(self, model: Model, dtype: torch.dtype = torch.float32) -> Segmenter:
         """A model with random weights on the device, and random text vectors."""
-        spec = model.image.spec
         model.image.to(device=self.device, dtype=dtype)
-        return Segmenter(replace(model, text=lambda: RandomText(spec.space, spec.channels)), device=self.device)
+        return with_random_text(model, self.device)
 
 
 def labels(check: Check) -> Figures:

@@ -79,12 +79,16 @@ class RandomText:
         return torch.nn.functional.normalize(vectors, dim=-1)
 
 
+def with_random_text(model: Model, device: torch.device) -> Segmenter:
+    """A segmenter of networks that are on ``device``, with random text vectors."""
+    spec = model.image.spec
+    return Segmenter(replace(model, text=lambda: RandomText(spec.space, spec.channels)), device=device)
+
+
 def random_bank_segmenter(name: str, count: int, dtype: torch.dtype = torch.float32) -> tuple[Segmenter, list[str]]:
     """A segmenter on random weights and random text vectors, and ``count`` labels."""
-    model = random_model(name, dtype)
-    spec = model.image.spec
-    model = replace(model, text=lambda: RandomText(spec.space, spec.channels))
-    return Segmenter(model, device=torch.device("cpu")), [f"thing {number}" for number in range(count)]
+    segmenter = with_random_text(random_model(name, dtype), torch.device("cpu"))
+    return segmenter, [f"thing {number}" for number in range(count)]
 
 
 def processor_medians(jobs: dict[str, Callable[[], object]], *, rounds: int) -> dict[str, float]:

@@ -384,8 +384,7 @@ class Run:
         """How images are read within the bound on memory."""
         if self.max_memory is None:
             return self.reading
-        asked = {"background": self.background, **self.changes}
-        reading: Reading = self.segmenter.reading_within(self.reading, self.labels or None, **asked)
+        reading: Reading = self.segmenter.reading_within(self.reading, self.labels or None, **self._keywords)
         return reading
 
     @cached_property

@@ -71,6 +71,7 @@ def find_winners(
     maps = maps.float()
     numbers = torch.arange(len(maps), device=maps.device) if classes is None else classes.to(maps.device)
     numbers = numbers.to(torch.int32)
+    most = min(most or _BLOCK_VALUES, _BLOCK_VALUES)
     if not isinstance(geometry, ImageGeometry):
         return _winners_by_rows(maps, geometry, numbers, stride=stride, most=most)
     down, across = axis_matrices(geometry, (maps.shape[1], maps.shape[2]), stride=stride, device=maps.device)
@@ -84,7 +85,7 @@ def find_winners(
         rows, columns, candidates = piece.rows, piece.columns, piece.candidates
         patch = maps[:, piece.row_cells, piece.column_cells][candidates]
         part = patch @ across[columns, piece.column_cells].T  # (k, cells, columns)
-        for some in row_bands(rows, part.shape[0] * part.shape[2], most=min(most or _BLOCK_VALUES, _BLOCK_VALUES)):
+        for some in row_bands(rows, part.shape[0] * part.shape[2], most=most):
             values = torch.matmul(down[some, piece.row_cells], part)
             index[some, columns], best[some, columns], next_best = _two_best(values, numbers[candidates])
             if next_best is not None:
@@ -105,13 +106,11 @@ def _two_best(values: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor |
     return index, best, values.scatter_(0, order.unsqueeze(0), -torch.inf).amax(0)
 
 
-def _winners_by_rows(
-    maps: Tensor, geometry: Geometry, numbers: Tensor, *, stride: float, most: int | None
-) -> Winners:
+def _winners_by_rows(maps: Tensor, geometry: Geometry, numbers: Tensor, *, stride: float, most: int) -> Winners:
     """The same where nothing is known of how cells lie on pixels: every class, a band of rows at a time."""
     height, width = geometry.original
     bands = []
-    for rows in row_bands(slice(0, height), len(maps) * width, most=min(most or _BLOCK_VALUES, _BLOCK_VALUES)):
+    for rows in row_bands(slice(0, height), len(maps) * width, most=most):
         values = geometry.sample(maps[None], rows, stride=stride)[0]
         best, order = values.topk(min(2, len(maps)), dim=0)
         second = best[1] if len(maps) > 1 else torch.zeros_like(best[0])

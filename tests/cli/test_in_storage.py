@@ -279,19 +279,28 @@ def test_workers_read_and_write_storage_themselves(
     assert store.contents("one") == store.contents("many") and len(store.contents("one")) == 9
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not HAS_S3 or importlib.util.find_spec("ray") is None, reason=f"needs Ray, and {WHY_NO_S3[6:]}")
-def test_a_cluster_writes_into_storage_what_one_process_does(
+@pytest.fixture
+def in_a_process(
     s3_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``ovseg`` as its own process, as a cluster needs it, with the photos in storage."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for name, content in PHOTOS.items():
         s3_store.write(f"photos/{name}", content)
+    command = [sys.executable, "-m", "ovseg"]
+    return lambda *arguments: subprocess.run(
+        [*command, *arguments], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_S3 or importlib.util.find_spec("ray") is None, reason=f"needs Ray, and {WHY_NO_S3[6:]}")
+def test_a_cluster_writes_into_storage_what_one_process_does(
+    s3_store: Store, in_a_process: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     for out, options in (("one", ()), ("many", ("--ray",))):
-        command = ["segment", f"{s3_store.address}/photos", *LABELS, "--out", f"{s3_store.address}/{out}", *options]
-        done = subprocess.run(
-            [sys.executable, "-m", "ovseg", *command], capture_output=True, text=True, cwd=tmp_path
-        )
+        where = ["--out", f"{s3_store.address}/{out}"]
+        done = in_a_process("segment", f"{s3_store.address}/photos", *LABELS, *where, *options)
         assert done.returncode == 1 and "3 of 5 images done" in done.stderr, done.stderr
     assert s3_store.contents("one") == s3_store.contents("many") and len(s3_store.contents("one")) == 9
 
@@ -299,16 +308,10 @@ def test_a_cluster_writes_into_storage_what_one_process_does(
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_S3 or importlib.util.find_spec("ray") is None, reason=f"needs Ray, and {WHY_NO_S3[6:]}")
 def test_a_cluster_writes_the_pseudo_labels_of_one_process(
-    s3_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3_store: Store, in_a_process: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    for name, content in PHOTOS.items():
-        s3_store.write(f"photos/{name}", content)
-
     def run(*command: str) -> None:
-        done = subprocess.run(
-            [sys.executable, "-m", "ovseg", *command], capture_output=True, text=True, cwd=tmp_path
-        )
+        done = in_a_process(*command)
         assert done.returncode == 0, done.stderr
 
     run("bank", "build", f"{s3_store.address}/photos", "--out", "p.bank")
