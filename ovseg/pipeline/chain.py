@@ -10,7 +10,6 @@ from ovseg.models.model import Model
 from ovseg.pipeline.boxes import BoxEvidence
 from ovseg.pipeline.maskqueries import QueryMaps
 from ovseg.pipeline.modifiers import LabelWeights, Modifier, Pruning
-from ovseg.pipeline.whole import WholeImage
 
 
 def modifiers_of(model: Model, brought: Sequence[Modifier], added: Sequence[Modifier]) -> tuple[Modifier, ...]:
@@ -29,10 +28,7 @@ def modifiers_of(model: Model, brought: Sequence[Modifier], added: Sequence[Modi
         own.append(Pruning(config.prune, whole_space(model.image), spared))
     if config.boxes is not None:
         own.append(BoxEvidence(model, config.boxes))
-    first = []
-    if config.whole is not None:
-        first.append(WholeImage(config.whole, model.head, config.smoothing, whole_space(model.image)))
     if isinstance(model.head, MaskQueries):  # last: they ask what all others made of the map
         own.append(QueryMaps(model.head))
     # weights last: a weight counts in full, whatever the logits were mixed from
-    return (*brought, *first, *added, *own)
+    return (*brought, *added, *own)

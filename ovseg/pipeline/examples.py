@@ -214,7 +214,7 @@ class _Kept:
     """A picture of a concept in half precision, without its pixels.
 
     Attributes:
-        features, geometry: of all of it.
+        features, geometry, vector: of all of it.
         known: rows and columns of the cells that were looked at.
         colours, share: of these cells.
         kind: what points at the concept.
@@ -226,6 +226,7 @@ class _Kept:
     colours: Tensor
     share: Tensor
     kind: Kind
+    vector: Tensor | None
 
     @classmethod
     def of(
@@ -239,12 +240,13 @@ class _Kept:
         share = cell_shares(torch.from_numpy(mask)[None].float(), encoded)[0]
         share = (share > 0).float() if kind == "point" else share  # a cell is no smaller than a point
         features = _halved(encoded.features, torch.float16)
-        return cls(features, encoded.geometry, known, cell_colours(encoded)[:, *known], share[known], kind)
+        colours = cell_colours(encoded)[:, *known]
+        return cls(features, encoded.geometry, known, colours, share[known], kind, encoded.vector)
 
     def encoded(self) -> EncodedImage:
         """As it was encoded; its image is blank, as nothing looks at it."""
         blank = np.zeros((*self.geometry.original, 3), np.uint8)
-        return EncodedImage(blank, _halved(self.features, torch.float32), self.geometry)
+        return EncodedImage(blank, _halved(self.features, torch.float32), self.geometry, self.vector)
 
     def view(self, words: Tensor) -> View:
         """As methods see it: the cells that were looked at, none of the padding among them."""

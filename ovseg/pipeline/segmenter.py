@@ -36,6 +36,7 @@ from ovseg.pipeline.recent import RecentQueries
 from ovseg.pipeline.selection import Using, select
 from ovseg.pipeline.selection.prompts import Box, Points, check_previous, join_prompts
 from ovseg.pipeline.text_cache import TextCache
+from ovseg.pipeline.whole import WholeImage
 from ovseg.result import SegmentationResult, Selection
 from ovseg.vocabulary.broader import broadened
 from ovseg.vocabulary.coloured import with_nouns
@@ -251,13 +252,15 @@ class Segmenter:
         return found
 
     def plain_logits(self, encoded: EncodedImage, queries: QueryBank) -> ClassLogits:
-        """The logits of every class by words alone, before any modifier."""
+        """The logits of every class by words alone, before any modifier; with ``whole:`` by the whole image too."""
         head, over = self.model.head, self.config.scoring.over
         if isinstance(head, AnsweringHead):
             found = answered_logits(head, encoded, queries, self.config.objects)
         else:
             smoothing = self.config.smoothing
             found = class_logits(head, encoded.features, queries, smoothing=smoothing, by_query=over == "phrases")
+        whole = WholeImage.of_model(self.model)
+        found = found if whole is None else whole(found, encoded)
         return replace(found, apart=over == "each")
 
     @torch.inference_mode()

@@ -12,22 +12,22 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 from torch.nn import functional
 
-from ovseg.encoders.spec import check_space
+from ovseg.encoders.spec import check_space, whole_space
 from ovseg.heads.base import Head
+from ovseg.models.model import Model
 from ovseg.models.sections import WholeConfig
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits, best_query, class_logits
-from ovseg.pipeline.modifiers import Modifier
 from ovseg.pipeline.queries import QueryBank
 
 _PULLING = 2  # cells that a phrase is pulled to
 
 
 @dataclass(frozen=True)
-class WholeImage(Modifier):
+class WholeImage:
     """Phrases that fit the whole image gain: their vectors are pulled to it, and their cosine with it is mixed in.
 
-    It computes the logits anew from the features, so it comes before modifiers that add to them.
+    It computes the logits anew from the features, so it comes before all modifiers, which add to them.
 
     Attributes:
         rule: how much.
@@ -42,6 +42,12 @@ class WholeImage(Modifier):
     head: Head
     smoothing: float | None
     space: str
+
+    @classmethod
+    def of_model(cls, model: Model) -> WholeImage | None:
+        """As the section ``whole`` of the model's file asks for; None without it."""
+        rule = model.config.whole
+        return None if rule is None else cls(rule, model.head, model.config.smoothing, whole_space(model.image))
 
     def __call__(self, logits: ClassLogits, encoded: EncodedImage) -> ClassLogits:
         """The logits with what the whole image says.

@@ -14,7 +14,7 @@ from ovseg.models.sections import ScoringConfig, WholeConfig
 from ovseg.pipeline.queries import QueryBank
 from ovseg.pipeline.segmenter import Segmenter
 from ovseg.pipeline.whole import WholeImage, kinds_of, pull_phrases
-from ovseg.vocabulary.labels import Vocabulary
+from ovseg.vocabulary.labels import Concept, Vocabulary
 
 RULE = WholeConfig(share=0.3, pull=0.4, distance=0.1)
 
@@ -108,6 +108,18 @@ def test_a_label_that_the_whole_image_shows_gains():
     ahead = [logits.values[0].mean() - logits.values[1].mean() for logits in (before, after)]
     assert ahead[1] > ahead[0] > 0
     assert plain.info["settings"] != whole.info["settings"]
+
+
+def test_pictures_of_a_label_count_beside_the_words_as_the_whole_image_has_them():
+    segmenter, image = whole_segmenter(RULE), picture()
+    mask = np.all(image == (30, 40, 220), axis=2)
+    queries = segmenter.queries(["red", Concept("blue", images=[image], masks=[mask])])
+    (evidence,) = queries.modifiers
+    encoded = segmenter.encode(image)
+    by_words = segmenter.plain_logits(encoded, queries)
+    changed = evidence(by_words, encoded).values - by_words.values
+    assert changed[0].abs().max() == 0 and changed[1].abs().max() > 0
+    torch.testing.assert_close(segmenter.logits(encoded, queries).values, by_words.values + changed)
 
 
 def test_what_does_not_fit_is_refused():
