@@ -37,6 +37,7 @@ class FusedSight(Generic[TaughtT]):
         threshold, spread: (M, 1, 1), score at which a cell is as likely inside as outside, and the difference that
             makes inside e times as likely.
         rows, named: (M,) as of the lesson.
+        nameless: (n,) the classes of ``View.text`` whose names say nothing.
         counts: (M,) how many shots each label has.
         rule: a name of ``RULES``.
     """
@@ -47,6 +48,7 @@ class FusedSight(Generic[TaughtT]):
     spread: Tensor
     rows: Tensor
     named: Tensor
+    nameless: Tensor
     counts: Tensor
     rule: str
 
@@ -55,7 +57,7 @@ class FusedSight(Generic[TaughtT]):
         scores = self.method.scores(view, self.taught)
         odds = ((scores - self.threshold) / self.spread).clamp(-6, 6)
         words = view.text[self.rows]
-        sight = odds + _others(view.text, self.rows)
+        sight = odds + _others(view.text.index_fill(0, self.nameless.to(view.text.device), -torch.inf), self.rows)
         named = self.named.to(view.text)[:, None, None]
         together = RULES[self.rule](words, sight, self.counts.to(view.text)[:, None, None])
         # what words said is taken out and what both say is put in, so that words stay shared out over cells
@@ -87,7 +89,8 @@ def fuse(method: Comparison[TaughtT], lesson: Lesson, *, rule: str, calibrated: 
     each_label = [learned(lesson.of_label(label)) for label in range(len(lesson.rows))]
     taught, measured = zip(*each_label, strict=True)
     threshold, spread, _ = (torch.tensor(each)[:, None, None] for each in zip(*measured, strict=True))
-    return FusedSight(method, taught, threshold, spread, lesson.rows, lesson.named, lesson.counts, rule)
+    nameless = torch.cat([lesson.rows[~lesson.named], lesson.beside])
+    return FusedSight(method, taught, threshold, spread, lesson.rows, lesson.named, nameless, lesson.counts, rule)
 
 
 def _measure(method: Comparison[TaughtT], shots: Sequence[Shot]) -> tuple[float, float, float]:
@@ -105,9 +108,10 @@ def _measure(method: Comparison[TaughtT], shots: Sequence[Shot]) -> tuple[float,
 
 
 def _others(text: Tensor, rows: Tensor) -> Tensor:
-    """(M, h, w): for each of the rows the logarithm of the summed odds of all other classes; 0 without others."""
-    if len(text) == 1:
-        return torch.zeros_like(text)
+    """(M, h, w): for each of the rows the logarithm of the summed odds of all other classes; 0 without others.
+
+    Classes of −∞ are none.
+    """
     hidden = text[None].repeat(len(rows), 1, 1, 1)
     hidden[torch.arange(len(rows)), rows] = -torch.inf
-    return hidden.logsumexp(1)
+    return hidden.logsumexp(1).nan_to_num(neginf=0)

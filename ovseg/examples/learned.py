@@ -71,13 +71,14 @@ def learn(lesson: Lesson, *, ridge: float = 0.03, doubt: float = 0.03, most: int
         cells = _gather(lesson.shots, few)
         count, channels = len(lesson.rows), cells.features.shape[1]
         rows, named = lesson.rows.clone(), lesson.named.clone().to(cells.text)
+        words = cells.text.index_fill(1, lesson.beside.clone(), -torch.inf)
         weights = torch.zeros(count, channels, requires_grad=True)
         offsets, distrust = (torch.zeros(count, requires_grad=True) for _ in range(2))
 
         def loss() -> Tensor:
             factor = named * (1 + distrust)
-            changed = factor * cells.text[:, rows] + cells.features @ (_UNIT * weights).T + offsets
-            logits = cells.text.index_copy(1, rows, changed)
+            changed = factor * words[:, rows] + cells.features @ (_UNIT * weights).T + offsets
+            logits = words.index_copy(1, rows, changed)
             chosen = logits.log_softmax(1).gather(1, rows[cells.label][:, None])[:, 0]
             paid = torch.where(cells.inside, chosen, torch.log1p(-chosen.exp().clamp(max=1 - 1e-6)))
             price = ridge * weights.square().sum() + doubt * (distrust.square().sum() + offsets.square().sum())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -168,12 +168,15 @@ class Lesson:
         rows: (M,) int64, the classes of ``View.text`` that the labels are.
         named: (M,) bool, whether words count as well; else a label is known by sight alone.
         words: of the labels; None where the method reads none.
+        beside: (n,) int64, classes of ``View.text`` that are labels without a name as well, learned elsewhere: what
+            they are called says nothing of the labels here.
     """
 
     shots: Sequence[Shot]
     rows: Tensor
     named: Tensor
     words: Words | None = None
+    beside: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
     def __post_init__(self) -> None:
         check_shape("rows", self.rows, "M")
@@ -195,9 +198,12 @@ class Lesson:
         return list(chosen) if len(chosen) <= _AT_ONCE else chosen
 
     def only(self, labels: Tensor) -> Lesson:
-        """What is to be learned of some labels, (n,) int64, which are numbered anew."""
+        """What is to be learned of some labels, (n,) int64, which are numbered anew; the others are beside them."""
         chosen = self._chosen({label: place for place, label in enumerate(labels.tolist())})
-        return Lesson(chosen, self.rows[labels], self.named[labels])
+        others = ~self.named
+        others[labels] = False
+        beside = torch.cat([self.beside, self.rows[others]])
+        return Lesson(chosen, self.rows[labels], self.named[labels], beside=beside)
 
     def _chosen(self, number: dict[int, int]) -> SomeShots:
         """The shots of some labels, by their new numbers."""

@@ -46,6 +46,16 @@ def test_the_mean_prototype_is_the_mean_of_the_means_of_shots() -> None:
             assert float(scores[0, row, column]) == pytest.approx(by_hand, abs=1e-6)
 
 
+def test_a_label_known_by_sight_alone_is_measured_against_the_words_of_those_that_have_a_name() -> None:
+    """Of three classes the first two have pictures and no name: their odds are against the third alone, by hand."""
+    given, seen = [*shots(0, 1), *shots(2, 3, label=1)], view(9)
+    taught = fuse(mean_prototypes(), lesson(given, [0, 1], named=False), rule="sight")
+    odds = ((scores_of(mean_prototypes(), lesson(given, [0, 1]))(seen) - taught.threshold) / taught.spread).clamp(
+        -6, 6
+    )
+    torch.testing.assert_close(taught(seen)[1], odds + seen.text[2])
+
+
 def test_kmeans_takes_the_nearest_of_several_looks() -> None:
     """A thing of two looks that are opposite: the mean knows neither, the centres know both."""
     looks = torch.tensor([[1.0, 0, 0], [0, 1, 0]])

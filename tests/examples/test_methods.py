@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch.nn import functional
 
@@ -29,6 +31,22 @@ def test_names_are_learned_few_nameless_shots_are_matched_and_many_are_learned()
     torch.testing.assert_close(evidence[1:2], matched[1])
     torch.testing.assert_close(evidence[[0, 2]], learned[1])
     assert trust.tolist() == [float(learned[0][0]), 0, 0]
+
+
+def test_what_labels_without_a_name_are_called_counts_for_nothing() -> None:
+    rows, named = torch.tensor([3, 0, 2]), torch.tensor([True, False, False])
+
+    def answer(other: float) -> tuple[torch.Tensor, torch.Tensor]:
+        def renamed(seen: View) -> View:
+            return replace(
+                seen, text=torch.stack([seen.text[0] + other, seen.text[1], seen.text[2] - other, seen.text[3]])
+            )
+
+        given = [replace(each, view=renamed(each.view)) for each in [*shots(0, 2), *shots(1, 2), *shots(2, 6)]]
+        return teach(Lesson(given, rows, named))(renamed(view(99)))
+
+    for first, second in zip(answer(0.0), answer(5.0), strict=True):
+        torch.testing.assert_close(first, second)
 
 
 def test_half_of_each_of_two_counts_and_labels_that_one_knows_alone_stay() -> None:
