@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from ovseg.errors import ConfigError, ShapeError
 from ovseg.examples import Shot, View, teach
-from ovseg.examples.learned import learn
+from ovseg.examples.learned import SHARES, LearnedSight, halves_of, learn, share_borne_out
 from ovseg.examples.matching import references_of
 from ovseg.examples.shot import Lesson, cells_of, spread_out
 
@@ -48,23 +48,74 @@ def loss_of(values: np.ndarray, shots: list[Shot], rows: list[int], *, ridge: fl
             odds = np.exp(logits - logits.max())
             chance = odds[rows[each.label]] / odds.sum()
             cost = -math.log(chance) if inside[row, column] else -math.log1p(-chance)
-            paid += cost / (inside == inside[row, column]).sum() / (2 if each.rest_known else 1)
+            kinds = 2 if each.rest_known and inside.any() else 1
+            paid += cost / (inside == inside[row, column]).sum() / kinds
     return paid + ridge * float((weights**2).sum()) + doubt * float((distrust**2).sum() + (offsets**2).sum())
 
 
 @pytest.mark.parametrize("rest_known", [True, False])
 def test_what_is_learned_costs_least(rest_known: bool) -> None:
     """The optimum of the stated price, found by another library from the price alone, without gradients of ours."""
-    shots, rows = [shot(0, 0), shot(1, 0, rest_known=rest_known), shot(2, 1)], [2, 0]
-    found = learn(Lesson(shots, torch.tensor(rows), torch.tensor([True, True])), ridge=0.05, doubt=0.1)
-    values = torch.cat([found.weights.flatten() / 10, found.offsets, found.trust - 1]).double().numpy()
+    absent = replace(shot(1, 0), share=torch.zeros(3, 4))
+    shots, rows = [shot(0, 0, rest_known=rest_known), absent, shot(2, 1)], [2, 0]
+    found = values_of(learn(Lesson(shots, torch.tensor(rows), torch.tensor([True, True])), ridge=0.05, doubt=0.1))
+    best = cheapest(shots, rows)
+    assert priced(found, shots, rows) == pytest.approx(priced(best, shots, rows), rel=1e-3)
+    np.testing.assert_allclose(found, best, atol=0.02)
 
-    def price(given: np.ndarray) -> float:
-        return loss_of(given, shots, rows, ridge=0.05, doubt=0.1)
 
-    best = minimize(price, np.zeros_like(values), method="L-BFGS-B", options={"maxfun": 20_000})
-    assert price(values) == pytest.approx(best.fun, rel=1e-3)
-    np.testing.assert_allclose(values, best.x, atol=0.02)
+def values_of(sight: LearnedSight) -> np.ndarray:
+    return torch.cat([sight.weights.flatten() / 10, sight.offsets, sight.trust - 1]).double().numpy()
+
+
+def priced(values: np.ndarray, shots: list[Shot], rows: list[int]) -> float:
+    return loss_of(values, shots, rows, ridge=0.05, doubt=0.1)
+
+
+def cheapest(shots: list[Shot], rows: list[int]) -> np.ndarray:
+    start = np.zeros(len(rows) * (shots[0].view.features.shape[0] + 2))
+    return minimize(priced, start, (shots, rows), method="L-BFGS-B", options={"maxfun": 20_000}).x
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.6, 1.5])
+def test_of_what_is_learned_the_share_is_kept_that_other_shots_bear_out(alike: float) -> None:
+    """By another library's optimum of each half, cell by cell, from things more or less alike in all shots.
+
+    Of label 0 there are four shots, of label 1 one, which teaches in both halves and judges in none.
+    """
+
+    def seen(seed: int, label: int) -> Shot:
+        known, drawn = shot(seed, label), torch.Generator().manual_seed(seed)
+        known = replace(known, share=(torch.rand(3, 4, generator=drawn) > 0.6).float())
+        pull = torch.zeros(5, 3, 4)
+        pull[1 + label] = alike * known.inside
+        features = functional.normalize(known.view.features + pull, dim=0)
+        return replace(known, view=replace(known.view, features=features))
+
+    shots, rows = [seen(0, 0), seen(1, 1), seen(2, 0), seen(3, 0), seen(4, 0)], [2, 0]
+    paid = []
+    for judges, teachers in (((0, 3), (1, 2, 4)), ((2, 4), (0, 1, 3))):
+        values = cheapest([shots[number] for number in teachers], rows)
+        for judge in judges:
+            paid.append([loss_of(share * values, [shots[judge]], rows, ridge=0, doubt=0) for share in SHARES])
+    share = share_borne_out(torch.tensor(paid))
+    learned = values_of(learn(Lesson(shots, torch.tensor(rows), torch.tensor([True, True])), ridge=0.05, doubt=0.1))
+    np.testing.assert_allclose(learned, share * cheapest(shots, rows), atol=0.03)
+    assert share == {0.0: 0.35, 0.6: 0.5, 1.5: 0.85}[alike]
+
+
+def test_the_largest_share_within_an_error_of_the_best_is_kept() -> None:
+    """The third costs least, 1 a shot; the second .5 more with an error of 0, or 1 more with one of 1.41."""
+    assert share_borne_out(torch.empty(0, len(SHARES))) == 1
+    rest = [9.0] * (len(SHARES) - 3)
+    sure, unsure = [[3, 1.5, 1, *rest]] * 2, [[9, 4.0, 1, *rest], [9, 0.0, 1, *rest]]
+    assert share_borne_out(torch.tensor(sure)) == SHARES[2]
+    assert share_borne_out(torch.tensor(unsure)) == SHARES[1]
+
+
+def test_halves_take_turns_and_what_shows_nothing_is_in_both() -> None:
+    labels, shown = [0, 0, 1, 0, 2, 2, 1], [True, True, True, True, True, False, True]
+    assert halves_of(labels, shown).tolist() == [0, 1, 0, 0, -1, -1, 1]
 
 
 def test_words_that_the_shots_contradict_lose_their_say() -> None:
