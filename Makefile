@@ -9,8 +9,9 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/ovseg segment examples/cat.jpg cat wall --out out
 
+# a process a core, as most tests use one; the slow tests measure memory and time, so they run one by one
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -34,6 +35,12 @@ __all__ = [  # fixtures of the helpers
     "store",
     "wide",
 ]
+
+
+def pytest_configure() -> None:
+    """Processes of one run share the cores: with all threads in each they would wait for each other."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,9 @@ python evaluation/peers/shots_on_cells.py facade8 ../shared/data/facade-train100
     runs/few-shot+auto --shots 1 5 --seeds 2 --limit 15 --features runs/features
 
 A way is a method, the folder of a trained run, or the latter + a method whose answer is averaged with it. Every way
-sees the same pictures and judges the same images, evenly spread over those that show nothing. Prints mean IoU by
-pictures alone, and by words and pictures. ``shots_table.py`` measures whole calls instead, borders refined.
+sees the same pictures and judges the same images, evenly spread over those that show nothing. ``--part 1 6`` takes
+every sixth image from the second on, as of data whose first of four trained ``mini``. Prints mean IoU by pictures
+alone, and by words and pictures. ``shots_table.py`` measures whole calls instead, borders refined.
 """
 
 from __future__ import annotations
@@ -41,11 +42,12 @@ from ovseg.vocabulary.templates import Templates
 class Photos:
     """A data set with cached features, and what words say of its images."""
 
-    def __init__(self, protocol: str, data: str, model: str, features: Path) -> None:
+    def __init__(self, protocol: str, data: str, model: str, features: Path, part: slice = slice(None)) -> None:
         self.model = build_model(read_model_config(model))
         source = open_source(MaskData(protocol=protocol, path=data))
         plain = Augmentation(mosaic=0, mix=0)
         self.views = Views(source, self.model, FeatureCache(features, progress=True), augmentation=plain, seed=0)
+        self.places = range(len(self.views))[part]
         phrases, owner = phrases_and_owners(source)
         encode = self.model.text().encode
         vectors = encode_phrases(phrases, Templates.named(self.model.config.templates), encode)
@@ -69,9 +71,9 @@ class Photos:
 
     def drawn(self, shots: int, seed: int, limit: int) -> tuple[list[Shot], list[int]]:
         """Pictures of every class, and the images to judge."""
-        truths = [self.views.fetch(index).truth for index in range(len(self.views))]
-        shown = [present(truth) for truth in truths]
-        order = np.random.default_rng(seed).permutation(len(truths)).tolist()
+        truths = {index: self.views.fetch(index).truth for index in self.places}
+        shown = {index: present(truth) for index, truth in truths.items()}
+        order = np.random.default_rng(seed).permutation(self.places).tolist()
         chosen = [(n, i) for n in range(self.labels) for i in [i for i in order if n in shown[i]][:shots]]
         generator = torch.Generator().manual_seed(seed)
         made = [Shot(self.see(i)[0], n, prompt_of(truths[i] == n, "mask", generator)) for n, i in chosen]
@@ -122,8 +124,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--limit", type=int, default=15)
     parser.add_argument("--features", type=Path, default=Path("runs/features"))
+    parser.add_argument("--part", type=int, nargs=2, default=(0, 1), metavar=("FIRST", "STEP"))
     given = parser.parse_args()
-    photos = Photos(given.benchmark, given.data, given.model, given.features)
+    photos = Photos(
+        given.benchmark, given.data, given.model, given.features, slice(given.part[0], None, given.part[1])
+    )
     for count in given.shots:
         scores: dict[Any, list[float]] = {}
         for seed in range(given.seeds):

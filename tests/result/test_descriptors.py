@@ -49,7 +49,7 @@ def test_the_vote_equals_its_definition() -> None:
 
 
 @given(
-    arrays.arrays(np.int32, st.tuples(st.integers(1, 40), st.integers(1, 40)), elements=st.integers(-1, 3)),
+    arrays.arrays(np.int32, st.tuples(st.integers(1, 24), st.integers(1, 24)), elements=st.integers(-1, 3)),
     st.lists(names, min_size=4, max_size=4, unique=True),
 )
 def test_text_is_lossless_at_its_grid(index_map: np.ndarray, labels: list[str]) -> None:
