@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ovseg.assets import find_asset
 from ovseg.bank.pseudo_labels import write_pseudo_labels
 from ovseg.evaluation import RunOptions, evaluate
 from ovseg.evaluation.data.protocol import load_protocol
 from ovseg.images.find import find_images
-from ovseg.images.load import load_image
+from ovseg.images.reading import Reading
 from ovseg.pipeline.opening import load
 from ovseg.training import load_training, train
 from ovseg.vocabulary.labels import Concept
@@ -33,18 +31,12 @@ from ovseg.vocabulary.labels import Concept
 PROTOCOL = "camvid11"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Folder:
-    """Images of a folder, as ``write_pseudo_labels`` reads them from a bank."""
+    """Images of a folder, as ``write_pseudo_labels`` asks a bank for them."""
 
     paths: list[str]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def image(self, row: int) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8."""
-        return load_image(self.paths[row])
+    reading: Reading = field(default_factory=Reading)
 
 
 def split_images(data: Path, *, every: int, out: Path) -> tuple[list[str], Path]:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from ovseg.pipeline.segmenter import Segmenter
+
 TOOLS = Path(__file__).parents[2] / "tools"
 
 
@@ -37,3 +39,12 @@ def test_recall_counts_captions_whose_photo_is_among_the_best() -> None:
     recalls = runpy.run_path(str(TOOLS / "train_captions.py"))["recalls"]
     logits = torch.arange(20.0).expand(4, 20)
     assert recalls(logits, torch.tensor([19, 18, 12, 3])) == "25.0 / 50.0 / 75.0"
+
+
+def test_a_list_of_photos_is_labelled_as_a_bank_is(segmenter: Segmenter, photos: Path, tmp_path: Path) -> None:
+    tool: dict[str, Any] = runpy.run_path(str(TOOLS / "train_student.py"))
+    paths = [str(path) for path in sorted(photos.rglob("*.png"))]
+    label = tool["write_pseudo_labels"]
+    report = label(tool["Folder"](paths), tmp_path, segmenter=segmenter, labels=["red", "green"], background=None)
+    assert (report.images, report.failed, report.coverage) == (len(paths), 0, 1.0)
+    assert len(paths) > 1
