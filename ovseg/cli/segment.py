@@ -286,10 +286,10 @@ class Run:
         identity = self.identity()
         read = partial(self._read, identity=identity, overwrite=overwrite)
         doing: Generator[_Segmented, None, None]
-        if self.max_memory is not None:  # one after the other, and none read ahead
-            doing = (self._segmented(read(job)) for job in jobs)
-        elif self.segmenter.device.type == "cpu":
+        if self.segmenter.side_by_side:
             doing = side_by_side(lambda job: self._segmented(read(job)), jobs)
+        elif self.max_memory is not None:  # one after the other, and none read ahead
+            doing = (self._segmented(read(job)) for job in jobs)
         else:
             doing = self._in_batches(prefetch(read, jobs, ahead=AT_ONCE))
         with closing(doing) as done:  # before the folder of copies goes, into which it fetches
