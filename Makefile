@@ -28,7 +28,6 @@ docs: $(READY)
 
 benchmark: $(READY)
 	$(BIN)/python evaluation/peers/speed.py
-	$(BIN)/python evaluation/peers/limit.py
 	$(BIN)/python evaluation/peers/evaluation_speed.py
 	$(BIN)/python evaluation/peers/sam_speed.py
 

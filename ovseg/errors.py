@@ -31,6 +31,10 @@ class ImageError(OvsegError, ValueError):
     """An image cannot be read or is refused; the file is named."""
 
 
+class TooLargeError(ImageError):
+    """An image has more pixels than a limit, or a bound on memory, has room for."""
+
+
 class ModelError(OvsegError, ValueError):
     """A model is unknown, incomplete, damaged, or cannot run on the chosen device."""
 

@@ -26,6 +26,7 @@ import faiss
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from timing import Job, seconds
 
 import ovseg
 from ovseg.bank import BankOptions, ImageBank
@@ -41,13 +42,6 @@ CENTRES, DIMENSIONS = 20_000, 384
 PARTS = ["building", "searching", "cosegmenting", "indexing"]
 
 
-def seconds(job: Callable[[], object]) -> float:
-    """How long a call takes."""
-    start = time.perf_counter()
-    job()
-    return time.perf_counter() - start
-
-
 @torch.inference_mode()
 def building(paths: list[Path], segmenter: Segmenter, rounds: int) -> dict[str, float]:
     """Images per second of a build, of the bare encoder, and of the two steps in a row."""
@@ -61,7 +55,7 @@ def building(paths: list[Path], segmenter: Segmenter, rounds: int) -> dict[str, 
     ready = [prepared(path) for path in paths]
     speeds: dict[str, list[float]] = {}
 
-    def measure(name: str, job: Callable[[], object]) -> None:
+    def measure(name: str, job: Job) -> None:
         speeds.setdefault(name, []).append(len(paths) / seconds(job))
 
     with tempfile.TemporaryDirectory() as folder:

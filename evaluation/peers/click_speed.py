@@ -10,30 +10,25 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from timing import EXAMPLES, Job, seconds
 
 import ovseg
 from ovseg.sam import ask_sam
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "coffee.jpg"
 
-
-def milliseconds(call: Callable[[], Any], *, times: int = 1) -> float:
+def milliseconds(call: Job, *, times: int = 1) -> float:
     """Processor time of a call, the mean of several."""
-    start = time.process_time()
-    for _ in range(times):
-        call()
-    return 1000 * (time.process_time() - start) / times
+    return 1000 * seconds(lambda: [call() for _ in range(times)], clock=time.process_time) / times
 
 
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("image", nargs="?", type=Path, default=EXAMPLE)
+    parser.add_argument("image", nargs="?", type=Path, default=EXAMPLES / "coffee.jpg")
     parser.add_argument("--clicks", type=int, default=10)
     given = parser.parse_args()
     torch.set_num_threads(1)

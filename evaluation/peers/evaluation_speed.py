@@ -1,11 +1,13 @@
-"""What measuring costs beside the model, the confusion matrix and the boundaries: three numbers in one run.
+"""What measuring costs beside the model, the confusion matrix and the boundaries: in one run.
 
     python evaluation/peers/evaluation_speed.py
     python evaluation/peers/evaluation_speed.py coco-panoptic-133 --data coco-train100 --limit 20
 
-Without --data: the example photo at 640 x 480 with invented masks of 20 classes. The first number is the
-run's wall time (reading, scoring, bootstrap; no picture sheet) less the time inside the model, over the time
-inside the model. The other two are medians over invented maps. Nothing is asserted; machines differ.
+Without --data: the example photo at 640 x 480 with invented masks of 20 classes. The first figures are ratios, of
+time on the clock and of the processor's: a whole run (reading, scoring, bootstrap; no picture sheet) over the same
+with one image after the other, in turn, medians over rounds; what a run one by one adds to the time inside the
+model; and in how many rows counts of the two differ. The others are medians over invented maps. Nothing is
+asserted; machines differ.
 """
 
 from __future__ import annotations
@@ -14,20 +16,21 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from timing import EXAMPLES, Job, medians
 
 import ovseg
-from ovseg.evaluation import RunOptions, Task
+from ovseg.evaluation import EvaluationReport, RunOptions, Task
 from ovseg.evaluation.metrics.boundary import boundary_counts
 from ovseg.evaluation.metrics.confusion import ConfusionMatrix
 from ovseg.evaluation.run.runner import evaluate_task
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "cat.jpg"
 NAMES = [f"thing {number}" for number in range(20)]
 CELL = 40  # pixels: side of the blocks of an invented map
 
@@ -45,7 +48,7 @@ def invented_folder(root: Path, *, images: int) -> Path:
     """A data set for the protocol "folder": the example photo, flipped and shifted, with invented masks."""
     (root / "images").mkdir()
     (root / "masks").mkdir()
-    photo = np.asarray(Image.open(EXAMPLE).convert("RGB").resize((640, 480)))
+    photo = np.asarray(Image.open(EXAMPLES / "cat.jpg").convert("RGB").resize((640, 480)))
     for number in range(images):
         Image.fromarray(np.roll(photo, 20 * number, axis=1)).save(root / "images" / f"{number:03d}.jpg")
         mask = invented_map(480, 640, len(NAMES), number).astype(np.uint8)
@@ -54,28 +57,45 @@ def invented_folder(root: Path, *, images: int) -> Path:
     return root
 
 
-def milliseconds(job: Callable[[], object], *, rounds: int) -> float:
-    """Median over ``rounds``, after one that does not count."""
-    job()
-    times = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        job()
-        times.append(1000 * (time.perf_counter() - started))
-    return statistics.median(times)
+class OneByOne:
+    """A segmenter that a run calls for one image after the other, on all threads."""
+
+    def __init__(self, segmenter: Any) -> None:
+        self.segment, self.info = segmenter.segment, segmenter.info
 
 
-def added_share(task: Task, model: str) -> float:
-    """Time of a run outside the model over the time inside it."""
-    segmenter = ovseg.load(model)
-    options = RunOptions(sheet=False)
-    evaluate_task(segmenter, Task(task.benchmark, task.data, 1, task.labels), options=options)  # warm
+def timed(segmenter: Any, task: Task) -> tuple[EvaluationReport, float, float]:
+    """A run, its seconds on the clock and those of the processor."""
     with tempfile.TemporaryDirectory() as out:
-        started = time.perf_counter()
-        report = evaluate_task(segmenter, task, out=out, options=options)
-        wall = time.perf_counter() - started
-    inside = sum(row.seconds for row in report.rows)
-    return (wall - inside) / inside
+        clock, processor = time.perf_counter(), time.process_time()
+        report = evaluate_task(segmenter, task, out=out, options=RunOptions(sheet=False))
+        return report, time.perf_counter() - clock, time.process_time() - processor
+
+
+def runs(task: Task, model: str, *, rounds: int) -> dict[str, float]:
+    """What runs cost, as ratios."""
+    segmenter = ovseg.load(model)
+    alone = OneByOne(segmenter)
+    timed(segmenter, Task(task.benchmark, task.data, 1, task.labels))  # warm
+    ratios: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        (together, *quick), (apart, *slow) = timed(segmenter, task), timed(alone, task)
+        inside = sum(row.seconds for row in apart.rows)
+        pairs = zip(together.rows, apart.rows, strict=True)
+        found = {
+            "side by side / one by one, clock": quick[0] / slow[0],
+            "side by side / one by one, processor": quick[1] / slow[1],
+            "one by one / inside the model, clock": slow[0] / inside,
+            "rows whose counts differ": sum(told(one) != told(two) for one, two in pairs),
+        }
+        for name, value in found.items():
+            ratios.setdefault(name, []).append(value)
+    return {name: statistics.median(values) for name, values in ratios.items()}
+
+
+def told(row: Any) -> dict[str, Any]:
+    """What a row says, but for its time and its sums of confidences, whose last digits depend on the threads."""
+    return {name: value for name, value in row.to_dict().items() if name not in {"seconds", "calibration"}}
 
 
 def main() -> None:
@@ -86,21 +106,23 @@ def main() -> None:
     parser.add_argument("--labels")
     parser.add_argument("--limit", type=int, default=20)
     parser.add_argument("--model", default="mini")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=9, help="of the matrix and the boundaries")
+    parser.add_argument("--runs", type=int, default=3, help="rounds of whole runs")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = given.data or invented_folder(Path(folder), images=given.limit)
-        added = added_share(Task(given.benchmark, data, given.limit, given.labels), given.model)
-    print(f"{'evaluation / model, added':44s} {100 * added:8.1f} %")
+        task = Task(given.benchmark, data, given.limit, given.labels)
+        for name, ratio in runs(task, given.model, rounds=given.runs).items():
+            print(f"{name:44s} {ratio:8.2f}")
     matrix = ConfusionMatrix.empty(847)
     generator = np.random.default_rng(0)
     noise = [generator.integers(-1, 847, (2000, 2000)).astype(np.int32) for _ in range(2)]
-    taken = milliseconds(lambda: matrix.update(*noise), rounds=given.rounds)
-    print(f"{'confusion matrix, 2000 x 2000, 847 classes':44s} {taken:8.1f} ms")
+    jobs: dict[str, Job] = {"confusion matrix, 2000 x 2000, 847 classes": lambda: matrix.update(*noise)}
     for classes in (5, 20):
-        first, second = (invented_map(480, 640, classes, seed) for seed in (0, 1))
-        taken = milliseconds(lambda a=first, b=second: boundary_counts(a, b), rounds=given.rounds)  # type: ignore[misc]
-        print(f"{f'boundaries, 640 x 480, {classes} classes':44s} {taken:8.1f} ms")
+        pair = [invented_map(480, 640, classes, seed) for seed in (0, 1)]
+        jobs[f"boundaries, 640 x 480, {classes} classes"] = partial(boundary_counts, *pair)
+    for name, taken in medians(jobs, rounds=given.rounds, warm=1).items():
+        print(f"{name:44s} {taken:8.1f} ms")
 
 
 if __name__ == "__main__":

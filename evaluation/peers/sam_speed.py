@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from speed import EXAMPLE, medians, show, start_up
+from timing import EXAMPLES, medians, run_python, show, start_up
 from torch import Tensor, nn
 
 from ovseg._torchvision import ensure_torchvision
@@ -103,7 +101,7 @@ def overlap(one: Tensor, other: Tensor) -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("image", nargs="?", default=EXAMPLE, type=Path)
+    parser.add_argument("image", nargs="?", default=EXAMPLES / "cat.jpg", type=Path)
     parser.add_argument("--boxes", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
@@ -134,8 +132,7 @@ def main() -> None:
     figures["smallest overlap of masks"] = overlap(*masks)
     figures["start-up, import and load (s)"] = start_up(["-c", OURS], rounds=3)
     figures["start-up, timm + transformers (s)"] = start_up(["-c", THEIRS], rounds=3)
-    command = [sys.executable, "-c", WHOLE, str(options.image.resolve()), json.dumps(boxes.tolist())]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    printed = run_python(["-c", WHOLE, str(options.image.resolve()), json.dumps(boxes.tolist())])
     figures["the whole, load included (s)"], figures["peak (MB)"] = map(float, printed.split())
     show(figures, options.json)
 

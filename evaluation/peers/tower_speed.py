@@ -12,19 +12,17 @@ machines differ.
 from __future__ import annotations
 
 import argparse
-import statistics
 import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from speed import medians, show
+from timing import EXAMPLES, Job, medians, show
 from torch import Tensor
 
 from ovseg._torchvision import ensure_torchvision
@@ -37,7 +35,7 @@ from ovseg.pipeline.segmenter import Segmenter
 ensure_torchvision()
 import open_clip  # noqa: E402  (it imports torchvision)
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "temple.jpg"
+EXAMPLE = EXAMPLES / "temple.jpg"
 RECIPES = ("maskclip", "sclip", "clearclip", "naclip", "proxyclip", "corrclip")
 LARGE = """
 import numpy as np
@@ -91,18 +89,13 @@ def random_bank_segmenter(name: str, count: int, dtype: torch.dtype = torch.floa
     return segmenter, [f"thing {number}" for number in range(count)]
 
 
-def processor_medians(jobs: dict[str, Callable[[], object]], *, rounds: int) -> dict[str, float]:
-    """Processor seconds of every job on one thread, all jobs once per round."""
+def processor_medians(jobs: dict[str, Job], *, rounds: int) -> dict[str, float]:
+    """Processor time of every job on one thread, in milliseconds; see ``medians``."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    times: dict[str, list[float]] = {name: [] for name in jobs}
-    for _ in range(rounds + 1):
-        for name, job in jobs.items():
-            start = time.process_time()
-            job()
-            times[name].append(time.process_time() - start)
+    times = medians(jobs, rounds=rounds, clock=time.process_time, warm=1)
     torch.set_num_threads(threads)
-    return {name: statistics.median(values[1:]) for name, values in times.items()}
+    return times
 
 
 def recipe_ratios(pixels: Tensor, *, rounds: int) -> dict[str, float]:
@@ -113,7 +106,7 @@ def recipe_ratios(pixels: Tensor, *, rounds: int) -> dict[str, float]:
         model = random_model(f"clip-b16-{recipe}-shared")
         encoder = model.image
         bare = open_clip.create_model(model.config.encoder.name, force_image_size=side).visual.eval()
-        jobs: dict[str, Callable[[], object]] = {
+        jobs: dict[str, Job] = {
             "tower": lambda bare=bare: bare(pixels),
             "dense": lambda encoder=encoder: encoder.dense(pixels),
         }

@@ -129,7 +129,7 @@ def make_rows(
     def describe(encoded: _Encoded) -> store.Row:
         return _described(*encoded, options)
 
-    if segmenter.device.type == "cpu" and segmenter.memory is None:
+    if segmenter.side_by_side:
         yield from side_by_side(lambda item: describe(encode(decode(item))), items)
     else:
         yield from prefetch(describe, map(encode, prefetch(decode, items, ahead=_AHEAD)))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ovseg.cli.many import RayAddress, WithRay
+from ovseg.cli.options import MaxMemory
 from ovseg.cli.output import echo
 from ovseg.escape import one_line
 
@@ -71,6 +72,7 @@ def evaluate(
     runtime: Annotated[
         str, typer.Option(help="torch, openvino, onnx, auto, or an export's folder.", rich_help_panel=_MODEL)
     ] = "torch",
+    max_memory: MaxMemory = None,
     batch_size: Annotated[int, typer.Option(help="Images at once.", rich_help_panel=_MODEL)] = 1,
     synonyms: Annotated[
         bool, typer.Option(help="Give the protocol's synonyms to the model.", rich_help_panel=_MODEL)
@@ -162,7 +164,7 @@ def evaluate(
     if ray is not None and is_stored(out):
         raise ConfigError(f"expected a local folder for --out with --ray, where the workers meet, got '{out}'")
     before = None if baseline is None else _report(baseline)  # a missing one is told before the run, not after
-    load = partial(_load, model, weights=weights, device=device, runtime=runtime)
+    load = partial(_load, model, weights=weights, device=device, runtime=runtime, max_memory=max_memory)
     with nullcontext(None) if out is None else synced(out) as folder:
         segmenter = load()
         if clicks:
@@ -212,12 +214,12 @@ def _clicks(
     echo(json.dumps({"scores": report.scores, "manifest": report.manifest}) if as_json else report.to_markdown())
 
 
-def _load(model: str, *, weights: Path | None, device: str, runtime: str) -> Any:
+def _load(model: str, *, weights: Path | None, device: str, runtime: str, max_memory: str | None) -> Any:
     import ovseg
     from ovseg.evaluation.run.processes import Processes
 
     Processes.join()  # before the model is loaded: it decides which GPU "auto" means
-    return ovseg.load(model, device=device, weights=weights, runtime=runtime)
+    return ovseg.load(model, device=device, weights=weights, runtime=runtime, max_memory=max_memory)
 
 
 def _compare(first: Path, second: Path, *, as_json: bool) -> None:

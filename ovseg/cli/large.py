@@ -9,7 +9,7 @@ from ovseg.cli.formats import Format
 
 if TYPE_CHECKING:
     from ovseg.cli.jobs import Job
-    from ovseg.cli.segment import Run
+    from ovseg.cli.segment_run import Run
     from ovseg.errors import ImageError
     from ovseg.large import LargeResult
 

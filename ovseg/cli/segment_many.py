@@ -13,7 +13,7 @@ from ovseg.errors import ClusterError, ImageError
 
 if TYPE_CHECKING:
     from ovseg.cli.jobs import Job
-    from ovseg.cli.segment import Run
+    from ovseg.cli.segment_run import Run
     from ovseg.result import SegmentationResult
 
 _Answer: TypeAlias = "tuple[SegmentationResult | None, bool] | ImageError"  # of a worker, for one job

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ovseg.cli.options import Device, ModelName, Runtime, Weights
+from ovseg.cli.options import Device, MaxMemory, ModelName, Runtime, Weights
 from ovseg.cli.output import echo
 
 _LOCAL = ("127.0.0.1", "localhost", "[::1]")
@@ -23,6 +23,7 @@ def serve(
     weights: Weights = None,
     device: Device = "auto",
     runtime: Runtime = "torch",
+    max_memory: MaxMemory = None,
     host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in; then give --token too.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     folder: Annotated[Path | None, typer.Option(help="Photos that requests may name by path; else none.")] = None,
@@ -63,7 +64,7 @@ def serve(
     )
     hosts = tuple(sorted({*_LOCAL, host})) if host in _LOCAL else None
     bound = listen(host, port)  # a port that is taken is told before the model is loaded
-    segmenter = ovseg.load(model, device=device, weights=weights, runtime=runtime)
+    segmenter = ovseg.load(model, device=device, weights=weights, runtime=runtime, max_memory=max_memory)
     access = Access(folder=folder, token=token, hosts=hosts)
     service = make_service(segmenter, access=access, limits=limits, bank=bank)
     app = create_app(service)

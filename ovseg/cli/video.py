@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ovseg.cli.formats import Quality
-from ovseg.cli.options import Device, ModelName, Weights
+from ovseg.cli.options import Device, MaxMemory, ModelName, Weights
 from ovseg.cli.output import echo
 from ovseg.escape import for_json, one_line
 
@@ -55,6 +55,7 @@ def video(
     model: ModelName = "mini",
     weights: Weights = None,
     device: Device = "auto",
+    max_memory: MaxMemory = None,
     out: Annotated[
         Path, typer.Option(help="Folder for the results, which get a folder of the clip's name.")
     ] = Path("out"),
@@ -89,7 +90,7 @@ def video(
     )
     opened = Clip(clip)
     expected = opened.expected  # a clip that cannot be opened is refused before the model is loaded
-    segmenter = ovseg.load(model, device=device, weights=weights)
+    segmenter = ovseg.load(model, device=device, weights=weights, max_memory=max_memory)
     with progress_bar("segmenting", total=expected, shown=not as_json) as advance:
         done = write_video(
             opened,

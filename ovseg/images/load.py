@@ -92,9 +92,12 @@ def read_image(source: ImageSource, reading: Reading | None = None, *, name: str
     """
     reading = reading or Reading()
     if is_tensor(source):
-        return Picture(array_to_rgb(tensor_to_array(source, reading), reading))
+        source = tensor_to_array(source, reading)
     if isinstance(source, np.ndarray):
-        return Picture(array_to_rgb(source, reading))
+        pixels = array_to_rgb(source, reading)
+        if reading.check is not None:
+            reading.check(name or "the image", (pixels.shape[0], pixels.shape[1]))
+        return Picture(pixels)
     if isinstance(source, Image.Image):
         return _decode(source, name=name or "the PIL image", reading=reading)
     if isinstance(source, str) and is_address(source):
@@ -111,6 +114,15 @@ def read_image(source: ImageSource, reading: Reading | None = None, *, name: str
         f"got {type(source).__name__}; "
         + ("convert it with np.asarray(image)" if hasattr(source, "__array__") else "convert it to one of these")
     )
+
+
+def size_of_file(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """The (H, W) that an image file states, as its pixels are stored; None where Pillow cannot say."""
+    try:
+        with quiet_pillow(), Image.open(path) as image:
+            return image.height, image.width
+    except Exception:  # as below: what is wrong with it is told when it is read
+        return None
 
 
 def _load_file(source: str | os.PathLike[str], *, name: str, reading: Reading) -> Picture:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ovseg.errors import ImageError
+from ovseg.errors import ImageError, TooLargeError
 
 MAX_PIXELS = 200_000_000
 
@@ -53,10 +53,11 @@ class Reading:
         """Refuse an image that is too large.
 
         Raises:
-            ImageError: it has more than ``max_pixels``, or ``check`` refuses it.
+            TooLargeError: it has more than ``max_pixels``.
+            ImageError: ``check`` refuses it.
         """
         if width * height > self.max_pixels:
-            raise ImageError(
+            raise TooLargeError(
                 f"{name} has {width} x {height} pixels, more than the limit of {self.max_pixels}; shrink it, "
                 f"or raise the limit with max_pixels={width * height} (--max-pixels on the command line)"
             )

@@ -55,12 +55,12 @@ def stream(
     queries = segmenter.queries(labels, background=options.get("background", "auto"))
     segment = partial(_segment, segmenter, queries=queries, options=options)
     doing: Generator[list[SegmentationResult | ImageError], None, None]
-    if segmenter.memory is not None:
+    if segmenter.side_by_side:
+        doing = side_by_side(lambda source: segment([_read(source, reading)]), images)
+    elif segmenter.memory is not None:
         asked, within = Asked.of(queries, **options), segmenter.reading_within(reading, queries, **options)
         read = (_read(source, within) for source in images)
         doing = (segment(some) for some in _with_room(segmenter.memory, read, asked, most=batch_size))
-    elif segmenter.device.type == "cpu":
-        doing = side_by_side(lambda source: segment([_read(source, reading)]), images)
     else:
         doing = (segment(some) for some in read_ahead(images, reading, size=batch_size))
     with closing(doing) as portions:

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ovseg.encoders.spec import DenseFeatures, EncoderSpec
-from ovseg.errors import ConfigError, ImageError, ModelError, VocabularyError
+from ovseg.errors import ConfigError, ModelError, TooLargeError, VocabularyError
 from ovseg.images.geometry import Size
 from ovseg.models.config import ModelConfig
 from ovseg.models.model import Model
@@ -67,12 +67,16 @@ class Asked:
         rows: rows of logits, those of what competes with the labels among them.
         keep_scores: whether the score of every label at every pixel is kept.
         objects: whether a SAM cuts out objects.
+        beside: bytes for each pixel that the caller holds meanwhile, such as the truth of an evaluation.
+        remembered: photos whose features and class maps the caller holds meanwhile.
     """
 
     labels: int = 1
     rows: int = 1
     keep_scores: bool = False
     objects: bool = False
+    beside: int = 0
+    remembered: int = 0
 
     @classmethod
     def of(cls, queries: QueryBank, **options: Any) -> Asked:
@@ -141,11 +145,13 @@ class Memory:
         pixels, at_pixels = size[0] * size[1], self.config.scoring.at == "pixels"
         at_once, whole = input_pixels(size, self.config.input, self.spec)
         encoding = _READING * pixels + self.running * at_once
+        kept = asked.beside * pixels + self.kept * whole
+        kept += asked.remembered * (self.kept + 4 * asked.rows / self.spec.stride**2) * whole
         each = _DECIDING + (_SCORE * asked.labels if asked.keep_scores else 0) + (_AT_PIXELS if at_pixels else 0)
         values = max(_LEAST_VALUES, asked.rows * size[1] if at_pixels else 0)  # a row of pixels is the least
         maps = 4 * _MAPS * asked.rows * whole / self.spec.stride**2
         deciding = each * pixels + _VALUE * values + maps + (_OBJECTS if asked.objects else 0)
-        return int(_OTHER + self.kept * whole + max(encoding, deciding))
+        return int(_OTHER + kept + max(encoding, deciding))
 
     def check_labels(self, labels: int) -> None:
         """Refuse so many labels that not even the smallest photo fits.
@@ -170,14 +176,17 @@ class Memory:
             asked: what is asked of it.
 
         Raises:
-            ImageError: it does not.
+            TooLargeError: it does not.
         """
         least = self.least(size, asked)
         if least > self.total:
-            raise ImageError(
+            what_to_do = "or ask for fewer labels at a time"
+            if not asked.beside:  # a photo alone
+                what_to_do = "ask for fewer labels at a time, or read it by windows (ovseg.large.segment_large; "
+                what_to_do += "--scale on the command line)"
+            raise TooLargeError(
                 f"{name} has {size[1]} x {size[0]} pixels, which need at least {told(least)} with {asked}, got "
-                f"max_memory={told(self.total)}; give more, shrink it, ask for fewer labels at a time, or read it "
-                "by windows (ovseg.large.segment_large; --scale on the command line)"
+                f"max_memory={told(self.total)}; give more, shrink it, {what_to_do}"
             )
 
     def photos(self, size: Size, asked: Asked) -> int:

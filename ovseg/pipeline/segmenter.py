@@ -92,6 +92,11 @@ class Segmenter:
         self._examples = ExampleReader()
 
     @property
+    def side_by_side(self) -> bool:
+        """Whether photos go side by side (``pipeline.side_by_side``): on a processor, unless memory is bounded."""
+        return self.device.type == "cpu" and self.memory is None
+
+    @property
     def modifiers(self) -> tuple[Modifier, ...]:
         """What changes the logits, in order, besides what queries bring along."""
         return modifiers_of(self.model, (), self.added)
@@ -321,14 +326,12 @@ class Segmenter:
         """
         queries = self.queries(labels, background=background)
         search = ObjectSearch.of(queries.vocabulary, instances=instances, quality=quality)
-        if isinstance(image, EncodedImage):
-            if value_range is not None or bands is not None:
-                raise ImageError("the image is encoded already, got a range or bands; give them to encode")
-            encoded = image
-        else:
-            reading = Reading.of(value_range, bands, max_pixels=max_pixels)
-            kept = {"keep_scores": keep_scores, "instances": instances, "quality": quality}
-            encoded = self._encoded(image, self.reading_within(reading, queries, **kept))
+        kept = {"keep_scores": keep_scores, "instances": instances, "quality": quality}
+        reading = Reading.of(value_range, bands, max_pixels=max_pixels)
+        reading = self.reading_within(reading, queries, **kept)
+        if isinstance(image, EncodedImage) and reading.says:
+            raise ImageError("the image is encoded already, got a range or bands; give them to encode")
+        encoded = self._encoded(image, reading)
         logits = self.logits(encoded, queries)
         decide = partial(self.decide, encoded=encoded, background=background is not None, refine=refine)
         decision, objects = find_objects(self.model, search, encoded, logits, decide)
@@ -388,7 +391,7 @@ class Segmenter:
             VocabularyError: the text cannot be used.
             ModelError: weights of the SAM are missing.
         """
-        encoded = image if isinstance(image, EncodedImage) else self.encode(image)
+        encoded = self._encoded(image, self._within(Reading(), Asked(objects=using != "features")))
         check_previous(previous, encoded.image)
         prompts = join_prompts(
             encoded.geometry.original,
@@ -459,10 +462,12 @@ class Segmenter:
     def _within(self, reading: Reading, asked: Asked) -> Reading:
         return reading if self.memory is None else replace(reading, check=partial(self.memory.check, asked=asked))
 
-    def _encoded(self, image: ImageSource, reading: Reading) -> EncodedImage:
+    def _encoded(self, image: ImageSource | EncodedImage, reading: Reading) -> EncodedImage:
+        if isinstance(image, EncodedImage):
+            if reading.check is not None:
+                reading.check("the image", image.geometry.original)
+            return image
         picture = read_image(image, reading)
-        if reading.check is not None:  # arrays too
-            reading.check("the image", (picture.pixels.shape[0], picture.pixels.shape[1]))
         (encoded,) = self.encode_batch([picture.pixels])
         return replace(encoded, source=path_of(image), note=picture.note)
 

@@ -100,7 +100,7 @@ class PhotoCache:
             try:
                 found = self._segmenter.encode(photo.content, max_pixels=self._limits.max_pixels)
             except ImageError as error:
-                raise ImageError(str(error).replace("the image bytes", "the file")) from error
+                raise type(error)(str(error).replace("the image bytes", "the file")) from error
             self._kept[photo.mark] = found
         else:
             self.hits += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ovseg.errors import ImageError, MissingDependencyError, ModelError, OvsegError
+from ovseg.errors import ImageError, MissingDependencyError, ModelError, OvsegError, TooLargeError
 from ovseg.escape import one_line
 
 _MOST = 500  # letters of a sentence
@@ -25,7 +25,7 @@ def status_of(error: OvsegError) -> int:
     if isinstance(error, Refusal):
         return error.status
     if isinstance(error, ImageError):
-        return 415
+        return 413 if isinstance(error, TooLargeError) else 415
     return 503 if isinstance(error, ModelError | MissingDependencyError) else 422
 
 

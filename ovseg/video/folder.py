@@ -142,6 +142,7 @@ class _Run:
         frames = self.clip.frames()
         first = next(frames)
         tracker = Tracker(self.segmenter, self.request.asked(self.segmenter, lambda: first.pixels), self.options)
+        tracker.check(first)
         self.labels, self.things = tracker.labels, tracker.asked.search.reported
         check_count(len(self.labels))
         if not anew and self._same(self._record()):

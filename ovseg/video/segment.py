@@ -60,7 +60,7 @@ def segment_video(
         An iterator of a ``VideoFrame`` for each frame that can be decoded.
 
     Raises:
-        ImageError: the file is no video, or has no frames.
+        ImageError: the file is no video, or has no frames; or these do not fit into the segmenter's memory.
         VocabularyError: a label cannot be used, or their number is not that of the objects in the mask.
         ShapeError: the mask has another size than the first frame.
         ConfigError: an option is out of range, or things are asked for that exclude each other.
@@ -80,4 +80,5 @@ def segment_video(
     first = next(frames)
     model = load(segmenter) if isinstance(segmenter, str) else segmenter
     tracker = Tracker(model, request.asked(model, lambda: first.pixels), chosen)
+    tracker.check(first)
     return map(tracker.step, chain([first], frames))

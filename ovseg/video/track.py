@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from ovseg.errors import ConfigError, ShapeError
 from ovseg.images.geometry import ImageGeometry
+from ovseg.pipeline import memory
 from ovseg.pipeline.cells import cell_shares, on_grid, with_padding
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.logits import ClassLogits
@@ -29,6 +30,7 @@ from ovseg.vocabulary.labels import Vocabulary
 
 _TINY = 1e-6  # probability that counts as none, and as much below 1 as all
 _NONE = "none of them"
+_FRAME = 24  # bytes for each pixel that reading and writing the clip hold beside a call
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,21 @@ class Tracker:
         self.memory = Memory(options)
         self.tracks = Tracks(options)
 
+    def check(self, frame: Frame) -> None:
+        """Refuse a frame that the segmenter's bound on memory has no room for.
+
+        Raises:
+            TooLargeError: it has too many pixels.
+        """
+        bound = self.segmenter.memory
+        if bound is not None:
+            queries, searched = self.asked.queries, bool(self.asked.search.labels)
+            # frames are stacked where they are compared, which copies them
+            count = 2 * (1 + self.options.context)
+            rows = max(queries.classes, len(queries.class_of_query))
+            needed = memory.Asked(queries.labels, rows, objects=searched, beside=_FRAME, remembered=count)
+            bound.check(f"frame {frame.number}", (frame.pixels.shape[0], frame.pixels.shape[1]), needed)
+
     @torch.inference_mode()
     def step(self, frame: Frame) -> VideoFrame:
         """What the next frame shows.
@@ -97,7 +114,9 @@ class Tracker:
         Raises:
             ConfigError: the model's features do not lie on one grid.
             ShapeError: the mask of the first frame has another size.
+            TooLargeError: as ``check``.
         """
+        self.check(frame)
         encoded = self._encode(frame)
         keys = functional.normalize(encoded.features.likeness[0].float(), dim=0)
         recalled = self.memory.recall(keys)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from helpers.web import serving
 from PIL import Image
 from typer.testing import CliRunner, Result
@@ -26,7 +25,7 @@ Invoke = Callable[..., Result]
 class FakeSegmenter:
     """Calls the upper half of every image the first label."""
 
-    device = torch.device("cpu")
+    side_by_side = True
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []

@@ -87,3 +87,11 @@ def test_a_folder_that_is_none_and_limits_of_nothing_are_refused(
     wrong = run("--folder", tmp_path / "none").exception
     assert isinstance(wrong, ConfigError) and "--folder must be a folder" in str(wrong)
     assert "queue must be above 0, got 0" in str(run("--queue", 0).exception)
+
+
+def test_a_bound_on_memory_goes_to_the_model(
+    started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(ovseg, "load", lambda model, **chosen: [seen.update(chosen), make_segmenter()][1])
+    assert run("--port", free_port(), "--max-memory", "2GB").exit_code == 0 and seen["max_memory"] == "2GB"

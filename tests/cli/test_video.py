@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.clips import SIZE, finding, moving, write_clip
-from helpers.toy import make_segmenter
+from helpers.toy import make_segmenter, within
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -112,3 +112,17 @@ def test_a_mask_of_another_size_is_refused(invoke: Invoke, clip: Path, tmp_path:
     Image.fromarray(np.full((32, 48), 255, np.uint8)).save(tmp_path / "small.png")
     error = refused(invoke(clip, "--mask", tmp_path / "small.png", "--out", tmp_path / "out"))
     assert isinstance(error, ShapeError) and "the size of the first frame, (64, 96), got (32, 48)" in str(error)
+
+
+def test_a_bound_on_memory_goes_to_the_model_and_what_does_not_fit_leaves_no_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, object] = {}
+    bounded = within(make_segmenter(), 200_000_000)
+    monkeypatch.setattr(ovseg, "load", lambda model, **chosen: [seen.update(chosen), bounded][1])
+    (tmp_path / "frames").mkdir()
+    Image.new("RGB", (2000, 1000)).save(tmp_path / "frames" / "0.png")
+    command = ["video", tmp_path / "frames", "red", "--max-memory", "200MB", "--out", tmp_path / "out"]
+    error = refused(CliRunner().invoke(build_app(), [*map(str, command)]))
+    assert seen["max_memory"] == "200MB" and "frame 0 has 2000 x 1000 pixels, which need at least" in str(error)
+    assert not (tmp_path / "out").exists()

@@ -121,3 +121,15 @@ def test_objects_are_evaluated_in_the_quality_that_is_asked_for(
     assert "complete for 'instances'" in done.stdout
     done = run("panoptic", "--data", tmp_path / "data", "--quality", "good")
     assert isinstance(done.exception, ConfigError)
+
+
+def test_a_bound_on_memory_goes_to_the_model(
+    monkeypatch: pytest.MonkeyPatch, oracle: Callable[..., Any], folder: Path
+) -> None:
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr("ovseg.load", lambda model, **chosen: [seen.update(chosen), oracle(4)][1])
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    command.register(app)
+    done = CliRunner().invoke(app, ["evaluate", "folder", "--data", str(folder), "--max-memory", "1.5GiB"])
+    assert done.exit_code == 0 and seen["max_memory"] == "1.5GiB"

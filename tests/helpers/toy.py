@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +22,8 @@ from ovseg.heads.base import IdentityHead
 from ovseg.models.config import EncoderConfig, ModelConfig
 from ovseg.models.model import Model
 from ovseg.models.sections import InputConfig
+from ovseg.pipeline.memory import Memory
+from ovseg.pipeline.photos import PhotoEncoder
 from ovseg.pipeline.segmenter import Segmenter
 from ovseg.proposals.proposal import Proposals
 
@@ -102,6 +106,18 @@ def make_segmenter(weights: str = "toy-weights") -> Segmenter:
     )
     model = Model(config, ToyEncoder(), ToyText, IdentityHead(SPACE), {"image": weights})
     return Segmenter(model, device=torch.device("cpu"))
+
+
+def bound(segmenter: Segmenter, total: int = 10**12) -> Memory:
+    """A bound on memory for these networks."""
+    return Memory.of(total, segmenter.model, PhotoEncoder(segmenter.model, device=segmenter.device).joint)
+
+
+def within(segmenter: Segmenter, total: int, **config: Any) -> Segmenter:
+    """The same networks with a bound, and with other sections of the model file."""
+    model = replace(segmenter.model, config=segmenter.config.model_copy(update=config))
+    memory = replace(bound(segmenter), total=total)
+    return Segmenter(model, device=segmenter.device, cache=segmenter._cache.folder, memory=memory)
 
 
 def paint(folder: Path, name: str, colours: Sequence[str], *, seed: int) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.toy import ToyEncoder
+from helpers.toy import ToyEncoder, bound, within
 from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner
@@ -19,12 +19,11 @@ import ovseg
 from ovseg.bank import ImageBank
 from ovseg.cli import build_app
 from ovseg.encoders.spec import DenseFeatures
-from ovseg.errors import ConfigError, ImageError, ModelError, VocabularyError
+from ovseg.errors import ConfigError, ImageError, ModelError, TooLargeError, VocabularyError
 from ovseg.models.sections import ScoringConfig
 from ovseg.pipeline import memory as module
-from ovseg.pipeline.memory import Asked, Memory, parse_memory, peak_of
+from ovseg.pipeline.memory import Asked, parse_memory, peak_of
 from ovseg.pipeline.opening import load
-from ovseg.pipeline.photos import PhotoEncoder
 from ovseg.pipeline.segmenter import Segmenter
 
 LABELS = ["red", "green", "blue"]
@@ -63,17 +62,6 @@ def test_the_peak_counts_tensors_until_they_are_gone() -> None:
 
     assert peak_of(make)[0] == 8000
     assert peak_of(lambda: torch.zeros(10, dtype=torch.float64))[0] == 80
-
-
-def bound(segmenter: Segmenter, total: int = 10**12) -> Memory:
-    return Memory.of(total, segmenter.model, PhotoEncoder(segmenter.model, device=segmenter.device).joint)
-
-
-def within(segmenter: Segmenter, total: int, **config: Any) -> Segmenter:
-    """The same networks with a bound, and with other sections of the model file."""
-    model = replace(segmenter.model, config=segmenter.config.model_copy(update=config))
-    memory = replace(bound(segmenter), total=total)
-    return Segmenter(model, device=segmenter.device, cache=segmenter._cache.folder, memory=memory)
 
 
 def test_the_least_is_the_larger_of_encoding_and_deciding(segmenter: Segmenter) -> None:
@@ -263,6 +251,29 @@ def test_a_segmenter_with_other_settings_keeps_the_bound(segmenter: Segmenter) -
     bounded = within(segmenter, 10**10).with_input(short_side=128)
     assert bounded.memory is not None and bounded.memory.total == 10**10
     assert bounded.memory.config.input.short_side == 128
+
+
+def test_a_photo_that_is_encoded_already_is_held_against_the_bound_with_all_its_labels(
+    segmenter: Segmenter,
+) -> None:
+    asked = Asked.of(segmenter.queries(LABELS, background="auto"), keep_scores=True)
+    bounded = within(segmenter, bound(segmenter).least((960, 1200), asked) - 1)
+    encoded = bounded.encode(photo(size=(960, 1200)))
+    assert bounded.segment(encoded, LABELS).index_map.shape == (960, 1200)
+    with pytest.raises(TooLargeError, match=r"the image has 1200 x 960 pixels, .* their scores kept, got"):
+        bounded.segment(encoded, LABELS, keep_scores=True)
+    with pytest.raises(TooLargeError, match=r"need at least 5.* MB with 1 label and objects, got"):
+        bounded.select(photo(), positive=[(5, 5)])  # asks a SAM
+    assert bounded.select(photo(), positive=[(5, 5)], using="features").mask.shape == (96, 120)
+
+
+def test_what_a_caller_holds_meanwhile_counts(segmenter: Segmenter) -> None:
+    memory = bound(segmenter)
+    alone = memory.least((100, 200), Asked(rows=10))
+    assert memory.least((100, 200), Asked(rows=10, beside=5)) == alone + 5 * 100 * 200
+    # 64 x 128 pixels of input, 8 x 16 cells of 10 class maps; twice
+    remembered = 2 * (memory.kept * 64 * 128 + 4 * 10 * 8 * 16)
+    assert memory.least((100, 200), Asked(rows=10, remembered=2)) == alone + remembered
 
 
 _MEASURED = """

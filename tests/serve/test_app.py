@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.serving import LABELS, b64, folder_of_photos, make_client, needs_server, png, refused, two_squares
+from helpers.toy import within
 from PIL import Image
 from pycocotools import mask as coco_masks
 
@@ -359,3 +360,16 @@ def test_a_fault_of_our_own_is_told_without_its_inside(monkeypatch: pytest.Monke
     client = make_client()
     monkeypatch.setattr(client.app.state.service, "segment", lambda *given: 1 / 0)
     refused(form(client, labels="red"), 500, "this server failed; its log says why")
+
+
+def test_answers_are_the_same_within_a_bound_on_memory_and_what_does_not_fit_is_refused(
+    client: Any, segmenter: Segmenter
+) -> None:
+    bounded = within(segmenter, 200_000_000)
+    kept = make_client(segmenter=bounded)
+    assert form(kept, labels="red,blue").json() == form(client, labels="red,blue").json()
+    large = np.zeros((1200, 1600, 3), np.uint8)
+    told = "the file has 1600 x 1200 pixels, which need at least"
+    refused(form(kept, png(large), labels="red,blue"), 413, told, "got max_memory=200 MB")
+    assert len(kept.app.state.service.photos) == 1
+    refused(form(kept, place="/select", positive="[[20, 20]]"), 413, "and objects, got max_memory=200 MB")

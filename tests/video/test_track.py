@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from helpers.clips import SIZE, finding, moving, square
-from helpers.toy import COLOURS, ToyDetector, make_segmenter
+from helpers.toy import COLOURS, ToyDetector, bound, make_segmenter, within
 
-from ovseg.errors import ConfigError, ImageError, ShapeError, VocabularyError
+from ovseg.errors import ConfigError, ImageError, ShapeError, TooLargeError, VocabularyError
+from ovseg.pipeline.memory import Asked
 from ovseg.video import VideoFrame, segment_video
 from ovseg.video.memory import Memory, Remembered
 from ovseg.video.options import VideoOptions
@@ -230,3 +231,22 @@ def test_what_cannot_be_asked_is_refused() -> None:
         run(frames, ["red"], temperature=0)
     with pytest.raises(ImageError, match="got none"):
         run([], ["red"])
+
+
+def test_frames_are_the_same_within_a_bound_on_memory() -> None:
+    frames = moving(4)
+    kept = run(frames, ["red"], segmenter=within(SEGMENTER, 200_000_000), every=2)
+    for one, other in zip(run(frames, ["red"], every=2), kept, strict=True):
+        np.testing.assert_array_equal(one.result.index_map, other.result.index_map)
+
+
+def test_a_clip_that_a_bound_has_no_room_for_is_refused_before_work() -> None:
+    bounded = within(SEGMENTER, 200_000_000)
+    told = "frame 0 has 1500 x 1000 pixels, which need at least .* MB with 1 label, got max_memory=200 MB"
+    with pytest.raises(TooLargeError, match=told):
+        segment_video([np.zeros((1000, 1500, 3), np.uint8)], ["red"], segmenter=bounded)
+    # what is remembered of frames counts too: 16 of 64 x 96 pixels
+    asked = Asked.of(bounded.queries(["red"], background="auto"))
+    alone = within(SEGMENTER, bound(SEGMENTER).least(SIZE, replace(asked, beside=24)))
+    with pytest.raises(TooLargeError, match="frame 0 has 96 x 64 pixels"):
+        segment_video(moving(1), ["red"], segmenter=alone)

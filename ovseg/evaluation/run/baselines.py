@@ -83,7 +83,8 @@ class Without:
             return whole(image, labels, **{**keywords, **fixed})
 
         self.segment = segment
-        self.reads_examples = bool(getattr(self.segmenter, "reads_examples", False))
+        for name in ("reads_examples", "side_by_side", "memory"):  # what a run asks of a segmenter, if it has them
+            setattr(self, name, getattr(self.segmenter, name, None))
 
     @property
     def info(self) -> dict[str, Any]:

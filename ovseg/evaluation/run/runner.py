@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from itertools import groupby, islice
 from pathlib import Path
@@ -34,6 +35,9 @@ from ovseg.evaluation.run.processes import Processes
 from ovseg.evaluation.run.task import RunOptions, Task, check_count, check_shots, narrowed, open_task, spread
 from ovseg.files import atomic_path
 from ovseg.identity import digest, mark_files
+from ovseg.images.load import size_of_file
+from ovseg.pipeline.memory import Asked, Memory
+from ovseg.pipeline.side_by_side import side_by_side
 from ovseg.prefetch import prefetch
 from ovseg.progress import progress_bar, remark
 from ovseg.provenance import describe_model, environment, names_hash, peak_memory_mib
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
     from ovseg.bank import ImageBank
 
 Marks = list[dict[str, Any]]  # of an example's files, see ``identity.mark_files``
+_BESIDE = 48  # bytes for each pixel that truth and scoring hold beyond a call; boundaries of many classes most
 
 
 def evaluate(
@@ -92,6 +97,7 @@ def evaluate_task(
     options = options or RunOptions()
     run, indices = open_run(segmenter, task, options)
     dataset = run.dataset
+    run.check_files(indices)
     if options.check:
         run.remarks = check_before(dataset, indices, absent=options.absent)
         run.tell()
@@ -134,6 +140,7 @@ class Run:
             quality=options.quality,
             names=options.names,
         )
+        self.memory: Memory | None = getattr(segmenter, "memory", None)
         self.processes = Processes.join()
         self.leaks: dict[str, Any] | None = None
         self.remarks: list[str] = []  # on the data
@@ -237,13 +244,51 @@ class Run:
                 advance(note=lambda: f"mIoU {100 * matrix.mean_iou(self.protocol.scored):.1f}")
 
     def _new_rows(self, indices: Sequence[int]) -> Iterator[tuple[ImageRow, Marks]]:
-        """The rows of the images at ``indices``; those in a row with the same candidates go as a batch."""
+        """The rows of the images at ``indices``, in order: several images at once where that is quicker."""
+        if self.options.batch_size > 1 and self.memory is None:
+            yield from self._in_batches(indices)
+        elif self.memory is not None:  # none is read ahead
+            yield from map(self._alone, map(self._load, indices))
+        elif getattr(self.predictor.segmenter, "side_by_side", False):
+            # read here: data sets need not know of threads
+            with closing(side_by_side(self._alone, map(self._load, indices))) as rows:
+                yield from rows
+        else:
+            yield from map(self._alone, prefetch(self._load, indices))
+
+    def _alone(self, loaded: tuple[Example, Marks]) -> tuple[ImageRow, Marks]:
+        example, marks = loaded
+        self._check_room(f"the image of '{example.name}'", (example.image.shape[0], example.image.shape[1]))
+        candidates = self._candidates(example)
+        return self._row(example, self.predictor.predict(example, candidates), candidates, marks), marks
+
+    def _in_batches(self, indices: Sequence[int]) -> Iterator[tuple[ImageRow, Marks]]:
+        """The same, those in a row with the same candidates together."""
         loaded = ((example, marks, self._candidates(example)) for example, marks in prefetch(self._load, indices))
         for candidates, group in groupby(loaded, key=lambda item: item[2]):
             while batch := list(islice(group, self.options.batch_size)):
                 predictions = self.predictor.predict_batch([example for example, _, _ in batch], candidates)
                 for (example, marks, _), prediction in zip(batch, predictions, strict=True):
                     yield self._row(example, prediction, candidates, marks), marks
+
+    def check_files(self, indices: Sequence[int]) -> None:
+        """Refuse images that the segmenter's bound on memory has no room for, by the headers of their files.
+
+        Raises:
+            TooLargeError: there is one; it is named.
+        """
+        if self.memory is None or self.protocol.resize.short_side is not None:
+            return  # resized ones are checked once they are read
+        for index in indices:
+            for path in self.dataset.image_files(index):
+                size = size_of_file(path)
+                if size is not None:
+                    self._check_room(f"'{path}'", size)
+
+    def _check_room(self, name: str, size: tuple[int, int]) -> None:
+        if self.memory is not None:
+            objects = self.protocol.objects is not None or self.options.quality == "best"
+            self.memory.check(name, size, Asked(objects=objects, beside=_BESIDE))
 
     def _row(self, example: Example, prediction: Prediction, candidates: tuple[int, ...], marks: Marks) -> ImageRow:
         truth = example.truth
