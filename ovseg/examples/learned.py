@@ -16,6 +16,7 @@ _UNIT = 10.0  # unit features times this, so that weights and trust are of one s
 _CELLS = 30_000  # of all shots, 0.2 GB with the features of ``mini``
 _STEPS = 40  # of L-BFGS; the loss is convex but for what is outside
 SHARES = (1.0, 0.85, 0.7, 0.5, 0.35, 0.2, 0.1)  # of what was learned that may be kept
+_UNJUDGED = 20  # labels of one shot each of which all is kept; of more less, as more of them are wrong at a cell
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def learn(lesson: Lesson, *, ridge: float = 0.03, doubt: float = 0.03, most: int
 
     Many alike labels are learned too well: what fits their own shots misleads on others. So where labels have
     several shots, half of them teach and the others judge, both ways, and of every correction of words the share
-    is kept by which the judges pay least (see ``share_borne_out``).
+    is kept by which the judges pay least (see ``share_borne_out``). Where all labels have one shot nothing judges;
+    of M labels the share min(1, 20/M) is kept.
 
     Args:
         lesson: the shots.
@@ -93,7 +95,8 @@ def learn(lesson: Lesson, *, ridge: float = 0.03, doubt: float = 0.03, most: int
 
         shown = torch.zeros(len(lesson.shots)).index_add(0, cells.shot, cells.inside.float()) > 0
         halves = halves_of(lesson.labels, shown.tolist())
-        share = share_borne_out(_paid_by_judges(cells, halves, rows, named, learned))
+        paid = _paid_by_judges(cells, halves, rows, named, learned)
+        share = share_borne_out(paid) if len(paid) else min(1.0, _UNJUDGED / len(rows))
         return _kept(learned(cells), share, named)
 
 
@@ -158,15 +161,13 @@ def share_borne_out(paid: Tensor) -> float:
     """The largest of ``SHARES`` that is about as good as the best.
 
     Args:
-        paid: (J, shares) what each of J shots pays.
+        paid: (J, shares) what each of J shots pays, at least one.
 
     Returns:
         The largest by which the shots pay on average no more than one standard error above the least, the error of
         the difference shot by shot (the "one standard error rule" of Breiman et al., Classification and Regression
-        Trees, 1984); 1 without shots.
+        Trees, 1984).
     """
-    if not len(paid):
-        return SHARES[0]
     more = paid - paid[:, [int(paid.mean(0).argmin())]]
     error = more.std(0, correction=0) / len(paid) ** 0.5
     return SHARES[int((more.mean(0) <= error).int().argmax())]

@@ -106,11 +106,22 @@ def test_of_what_is_learned_the_share_is_kept_that_other_shots_bear_out(alike: f
 
 def test_the_largest_share_within_an_error_of_the_best_is_kept() -> None:
     """The third costs least, 1 a shot; the second .5 more with an error of 0, or 1 more with one of 1.41."""
-    assert share_borne_out(torch.empty(0, len(SHARES))) == 1
     rest = [9.0] * (len(SHARES) - 3)
     sure, unsure = [[3, 1.5, 1, *rest]] * 2, [[9, 4.0, 1, *rest], [9, 0.0, 1, *rest]]
     assert share_borne_out(torch.tensor(sure)) == SHARES[2]
     assert share_borne_out(torch.tensor(unsure)) == SHARES[1]
+
+
+def test_of_many_labels_with_one_picture_each_less_is_kept() -> None:
+    """Twenty labels keep all that is learned of them, forty the half, at the least price."""
+    for count, share in ((20, 1.0), (40, 0.5)):
+        features = functional.normalize(torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(count)), dim=0)
+        seen = View(features, torch.zeros(count, 3, 4), torch.zeros(3, 3, 4))
+        shots = [Shot(seen, label, (torch.arange(12).view(3, 4) == label % 12).float()) for label in range(count)]
+        everything = Lesson(shots, torch.arange(count), torch.ones(count, dtype=torch.bool))
+        found = values_of(learn(everything, ridge=0.05, doubt=0.1))
+        cost = [priced(part * found, shots, list(range(count))) for part in (0.9 / share, 1 / share, 1.1 / share)]
+        assert cost[1] < min(cost[0], cost[2])
 
 
 def test_halves_take_turns_and_what_shows_nothing_is_in_both() -> None:
