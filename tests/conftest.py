@@ -40,7 +40,10 @@ __all__ = [  # fixtures of the helpers
 def pytest_configure() -> None:
     """Processes of one run share the cores: with all threads in each they would wait for each other."""
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+    if processes > 1:
+        threads = max(1, torch.get_num_threads() // processes)
+        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes that tests start
 
 
 @pytest.fixture(scope="session")
