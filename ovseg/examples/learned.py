@@ -95,8 +95,10 @@ def learn(lesson: Lesson, *, ridge: float = 0.03, doubt: float = 0.03, most: int
 
         shown = torch.zeros(len(lesson.shots)).index_add(0, cells.shot, cells.inside.float()) > 0
         halves = halves_of(lesson.labels, shown.tolist())
-        paid = _paid_by_judges(cells, halves, rows, named, learned)
-        share = share_borne_out(paid) if len(paid) else min(1.0, _UNJUDGED / len(rows))
+        if bool((halves >= 0).any()):
+            share = share_borne_out(_paid_by_judges(cells, halves, rows, named, learned))
+        else:
+            share = min(1.0, _UNJUDGED / len(rows))
         return _kept(learned(cells), share, named)
 
 
@@ -146,7 +148,7 @@ def _paid_by_judges(
 ) -> Tensor:
     """(J, shares) what each shot of either half pays by each share of what all shots but its half teach."""
     paid, half = [], halves[cells.shot]
-    for number in (0, 1) if bool((halves >= 0).any()) else ():
+    for number in (0, 1):
         judges, sight = cells.of(half == number), learned(cells.of(half != number))
         words = judges.text[:, rows]
         full = sight.trust * words + judges.features @ sight.weights.T + sight.offsets
@@ -154,7 +156,7 @@ def _paid_by_judges(
         by_cell = torch.stack([judges.paid(torch.lerp(least, full, share), rows) for share in SHARES], dim=1)
         by_shot = torch.zeros(len(halves), len(SHARES)).index_add(0, judges.shot, by_cell)
         paid.append(by_shot[halves == number])
-    return torch.cat([torch.empty(0, len(SHARES)), *paid])
+    return torch.cat(paid)
 
 
 def share_borne_out(paid: Tensor) -> float:

@@ -180,13 +180,12 @@ class Memory:
         """
         least = self.least(size, asked)
         if least > self.total:
-            what_to_do = "or ask for fewer labels at a time"
-            if not asked.beside:  # a photo alone
-                what_to_do = "ask for fewer labels at a time, or read it by windows (ovseg.large.segment_large; "
-                what_to_do += "--scale on the command line)"
+            fewer = "ask for fewer labels at a time"
+            windows = "or read it by windows (ovseg.large.segment_large; --scale on the command line)"
+            advice = f"or {fewer}" if asked.beside else f"{fewer}, {windows}"  # windows are for a photo alone
             raise TooLargeError(
                 f"{name} has {size[1]} x {size[0]} pixels, which need at least {told(least)} with {asked}, got "
-                f"max_memory={told(self.total)}; give more, shrink it, {what_to_do}"
+                f"max_memory={told(self.total)}; give more, shrink it, {advice}"
             )
 
     def photos(self, size: Size, asked: Asked) -> int:

@@ -5,16 +5,15 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from helpers.threads import torch_threads
 
 from ovseg.pipeline.side_by_side import side_by_side
 
 
 @pytest.fixture
 def four_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(4):
+        yield
 
 
 def test_photos_share_the_threads_and_come_in_order(four_threads: None) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from helpers.threads import torch_threads
 from helpers.training import losses, same_weights
 
 from ovseg.training import TrainingConfig, load_training, train
@@ -24,10 +25,8 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 @pytest.fixture(autouse=True)
 def one_thread() -> object:
     """As in the other processes: the number of threads decides the last digits of sums."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(1):
+        yield
 
 
 OF_CROPS = {"recipe": "masks", "crop": [2, 2]}

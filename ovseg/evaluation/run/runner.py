@@ -245,10 +245,10 @@ class Run:
 
     def _new_rows(self, indices: Sequence[int]) -> Iterator[tuple[ImageRow, Marks]]:
         """The rows of the images at ``indices``, in order: several images at once where that is quicker."""
-        if self.options.batch_size > 1 and self.memory is None:
-            yield from self._in_batches(indices)
-        elif self.memory is not None:  # none is read ahead
+        if self.memory is not None:  # none is read ahead
             yield from map(self._alone, map(self._load, indices))
+        elif self.options.batch_size > 1:
+            yield from self._in_batches(indices)
         elif getattr(self.predictor.segmenter, "side_by_side", False):
             # read here: data sets need not know of threads
             with closing(side_by_side(self._alone, map(self._load, indices))) as rows:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.datasets import Unsure
+from helpers.threads import torch_threads
 from helpers.toy import bound, paint, within
 from PIL import Image
 
@@ -108,10 +109,8 @@ OPTIONS = RunOptions(sheet=False, check=False)
 
 @pytest.fixture
 def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(2):
+        yield
 
 
 @pytest.fixture
