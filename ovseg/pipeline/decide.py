@@ -21,12 +21,13 @@ from ovseg.pipeline.logits import ClassLogits
 from ovseg.pipeline.memory import Asked, Memory
 from ovseg.pipeline.pixels import BandRefinement, decide_pixels, enlarged, label_scores, network_image
 from ovseg.pipeline.redraw import redraw
-from ovseg.pipeline.upsample import Winners, find_winners
+from ovseg.pipeline.upsample import Winners, find_winners, row_bands
 from ovseg.refine import METHODS, reach_of, refine_maps
 from ovseg.regions.holes import fill_holes
 from ovseg.regions.sources import build_regions
 from ovseg.regions.vote import majority_label
 
+_BAND_PIXELS = 1 << 16  # that are looked at together
 _OBJECT = 0.5  # objectness above which a pixel shows an object
 
 
@@ -111,12 +112,12 @@ class DecisionRules:
             winners = self._winners(asked, dropped)
         index, best = winners.index, winners.best
         if background:
-            index = torch.where(self._none(winners, encoded), -1, index)
+            index.masked_fill_(self._none(winners, encoded), -1)
         if self.config.redraw is not None:
             rule, stride = self.config.redraw, logits.stride
             index, best = redraw(index, best, probabilities, encoded, stride=stride, rule=rule)
         if background:
-            index = torch.where(index >= logits.labels, -1, index)
+            index.masked_fill_(index >= logits.labels, -1)
             if self.config.background.holes:
                 index = fill_holes(index, share=self.config.background.holes)
         if self._regions is not None:
@@ -260,6 +261,13 @@ def unsure(winners: Winners, settings: BackgroundConfig) -> Tensor:
     Source of the margin: ActiveSAM, 2026: none where s1·sqrt(s1−s2) is under a threshold. Of the plain threshold on
     s1: the papers whose model files set it, as SCLIP, ECCV 2024.
     """
-    # Two labels that are equally likely say less than one that is alone, whatever their probability.
-    margin = winners.best * (winners.best - winners.second).clamp_min(0).sqrt()
-    return (margin < settings.margin) | (winners.best < settings.threshold)
+    found = torch.empty_like(winners.best, dtype=torch.bool)
+    height, width = found.shape
+    # A band at a time what is made on the way stays in a processor's cache; an accelerator does all at once.
+    most = _BAND_PIXELS if found.device.type == "cpu" else found.numel()
+    for rows in row_bands(slice(0, height), width, most=most):
+        best, second = winners.best[rows], winners.second[rows]
+        # Two labels that are equally likely say less than one that is alone, whatever their probability.
+        margin = best * (best - second).clamp_min(0).sqrt()
+        torch.logical_or(margin < settings.margin, best < settings.threshold, out=found[rows])
+    return found

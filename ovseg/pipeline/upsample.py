@@ -21,6 +21,7 @@ from ovseg.tensors import check_shape
 _BLOCK_CELLS = 4  # a power of two; smaller blocks have fewer candidates but cost more calls
 _BLOCK_PIXELS = 8192  # larger blocks where the cells are small
 _MANY = 64  # candidates above which a block is cut
+_FEW = 6  # candidates that are compared one after the other, which is quicker
 _BLOCK_VALUES = 24_000_000  # values interpolated at once, 96 MB in float32
 
 
@@ -95,15 +96,17 @@ def find_winners(
 
 def _two_best(values: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """Of (k, rows, columns) values the number of the largest, the largest and the next; the first of equal ones."""
-    if len(values) == 2:  # the most frequent case, and a quicker one
-        one, other = values
-        index = torch.where(other > one, numbers[1], numbers[0])
-        return index, torch.maximum(one, other), torch.minimum(one, other)
-    best, order = values.max(0)
-    index = numbers[order]
-    if len(values) == 1:
-        return index, best, None
-    return index, best, values.scatter_(0, order.unsqueeze(0), -torch.inf).amax(0)
+    if len(values) > _FEW:
+        best, order = values.max(0)
+        return numbers[order], best, values.scatter_(0, order.unsqueeze(0), -torch.inf).amax(0)
+    best, second = values[0], None
+    index = numbers[0].expand(best.shape)
+    for number, value in zip(numbers[1:], values[1:], strict=True):
+        index = torch.where(value > best, number, index)
+        less = torch.minimum(best, value)
+        best = torch.maximum(best, value)
+        second = less if second is None else torch.maximum(second, less)
+    return index, best, second
 
 
 def _winners_by_rows(maps: Tensor, geometry: Geometry, numbers: Tensor, *, stride: float, most: int) -> Winners:
