@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ovseg.images.load import ImageSource
 from ovseg.pipeline.batches import check_options
 from ovseg.pipeline.opening import load
-from ovseg.pipeline.segmenter import Labels, Segmenter
+from ovseg.pipeline.segmenter import Segmenter
+from ovseg.pipeline.wording import Labels
 from ovseg.result import SegmentationResult
 from ovseg.vocabulary.labels import Background
 

@@ -28,6 +28,7 @@ from ovseg.images.fingerprint import fingerprint
 from ovseg.images.load import read_image
 from ovseg.images.reading import Reading
 from ovseg.images.sources import Item, still_marked
+from ovseg.pipeline.memory import Asked, bounded
 from ovseg.pipeline.side_by_side import side_by_side
 from ovseg.prefetch import prefetch
 
@@ -116,12 +117,14 @@ def make_rows(
 ) -> Iterator[store.Row]:
     """The rows of all items, in order; images that were moved have the vectors that are ``known``.
 
-    A processor takes several images side by side. With an accelerator, or where memory is bounded, the next images
-    are decoded, one is encoded, and the one before it becomes vectors.
+    A processor takes several images side by side. With an accelerator the next images are decoded, one is encoded,
+    and the one before it becomes vectors. Where memory is bounded one follows the other, and one that does not fit
+    is a bad image.
     """
+    reading = bounded(options.reading, segmenter.memory, Asked(labels=0))
 
     def decode(item: Item) -> Decoded:
-        return _decode(item, options.reading)
+        return _decode(item, reading)
 
     def encode(decoded: Decoded) -> _Encoded:
         return decoded.row, (known and known.moved(decoded.row)) or _encode(decoded, segmenter)
@@ -129,8 +132,13 @@ def make_rows(
     def describe(encoded: _Encoded) -> store.Row:
         return _described(*encoded, options)
 
+    def make(item: Item) -> store.Row:
+        return describe(encode(decode(item)))
+
     if segmenter.side_by_side:
-        yield from side_by_side(lambda item: describe(encode(decode(item))), items)
+        yield from side_by_side(make, items)
+    elif segmenter.memory is not None:
+        yield from map(make, items)
     else:
         yield from prefetch(describe, map(encode, prefetch(decode, items, ahead=_AHEAD)))
 
@@ -270,9 +278,10 @@ def _encode(decoded: Decoded, segmenter: Segmenter) -> EncodedImage | OvsegError
     if decoded.pixels is None:
         return None
     try:
-        return segmenter.encode(decoded.pixels)
+        (encoded,) = segmenter.encode_batch([decoded.pixels])
     except OvsegError as error:
         return error
+    return encoded
 
 
 def _described(

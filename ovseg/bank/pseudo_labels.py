@@ -21,7 +21,8 @@ from ovseg.images.load import read_image
 from ovseg.images.reading import Reading
 from ovseg.images.sources import mark_key, read_key, still_marked
 from ovseg.journal import Journal, keep_lines, read_journal
-from ovseg.pipeline.segmenter import Labels, Segmenter
+from ovseg.pipeline.segmenter import Segmenter
+from ovseg.pipeline.wording import Labels
 from ovseg.storage import Shelf, put, results_in, room_for
 
 if TYPE_CHECKING:

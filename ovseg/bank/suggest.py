@@ -22,7 +22,8 @@ from ovseg.identity import FileMark, claim
 from ovseg.images.load import read_image
 from ovseg.images.sources import mark_key, read_key, still_marked
 from ovseg.journal import Journal, keep_lines
-from ovseg.pipeline.segmenter import Labels, Segmenter
+from ovseg.pipeline.segmenter import Segmenter
+from ovseg.pipeline.wording import Labels
 from ovseg.regions.worth import apart, region_worth, unlike
 
 if TYPE_CHECKING:

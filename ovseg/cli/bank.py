@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ovseg.cli.many import RayAddress, WithRay
-from ovseg.cli.options import Device
+from ovseg.cli.options import Device, MaxMemory
 from ovseg.cli.output import echo
 from ovseg.cli.reading import Bands, Range, parse_reading
 from ovseg.escape import one_line
@@ -59,6 +59,7 @@ def build(
         typer.Option(help="What regions are found by: joint (if not given), or structure, the second encoder."),
     ] = None,
     device: Device = "auto",
+    max_memory: MaxMemory = None,
     value_range: Range = None,
     bands: Bands = None,
     ray: RayAddress = None,
@@ -85,12 +86,13 @@ def build(
     given: dict[str, Any] = {"model": model, "index": index, "recall": recall, "regions": regions, "keys": keys}
     given |= {"value_range": reading.value_range, "bands": reading.bands}
     recipe = recipe.model_copy(update={name: value for name, value in given.items() if value is not None})
-    segmenter = ovseg.load(recipe.model, device=device)
+    load = partial(ovseg.load, recipe.model, device=device, max_memory=max_memory)
+    segmenter = load()
     elsewhere = None
     if ray is not None:
         from ovseg.cli.bank_many import rows_of_many
 
-        elsewhere = partial(rows_of_many, ray, partial(ovseg.load, recipe.model, device=device), device)
+        elsewhere = partial(rows_of_many, ray, load, device)
     with _Counter("encoding") as count:
         bank = ovseg.ImageBank.build(
             recipe.source,

@@ -52,7 +52,7 @@ def export(
 
     vocabulary = None if words is None else Vocabulary.of(split_labels(words), background="auto")
     segmenter = ovseg.load(model, device="cpu", dtype="float32", weights=weights)
-    made = export_model(segmenter.model, out, kind=kind.value, templates=segmenter.templates.templates)
+    made = export_model(segmenter.model, out, kind=kind.value, templates=segmenter.wording.templates.templates)
     if vocabulary is not None:
         write_json(out / "words.json", _vectors(segmenter, vocabulary))
     worst = max(graph["largest_difference"] for graph in made.content["graphs"].values())
@@ -64,6 +64,6 @@ def _vectors(segmenter: Segmenter, vocabulary: Vocabulary) -> dict[str, Any]:
     from ovseg.pipeline.queries import encode_phrases, phrases_of
 
     phrases, owner = phrases_of(vocabulary)
-    vectors = encode_phrases(phrases, segmenter.templates, segmenter.model.text().encode)
+    vectors = encode_phrases(phrases, segmenter.wording.templates, segmenter.model.text().encode)
     label_of = [number if number < len(vocabulary) else -1 for number in owner]
     return {"labels": vocabulary.labels, "phrases": phrases, "label_of": label_of, "vectors": vectors.tolist()}

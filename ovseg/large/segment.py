@@ -24,7 +24,8 @@ from ovseg.large.whole import with_one_view
 from ovseg.large.writing import Files, Objects, write_result
 from ovseg.pipeline.objects import NO_OBJECTS, ObjectSearch, Quality
 from ovseg.pipeline.queries import QueryBank
-from ovseg.pipeline.segmenter import Labels, Segmenter
+from ovseg.pipeline.segmenter import Segmenter
+from ovseg.pipeline.wording import Labels
 from ovseg.prefetch import chunks
 from ovseg.progress import Advance, progress_bar
 from ovseg.result.formats.base import TOLERANCE

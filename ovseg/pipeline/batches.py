@@ -25,7 +25,8 @@ from ovseg.prefetch import chunks, prefetch
 from ovseg.result import SegmentationResult
 
 if TYPE_CHECKING:
-    from ovseg.pipeline.segmenter import Labels, Segmenter
+    from ovseg.pipeline.segmenter import Segmenter
+    from ovseg.pipeline.wording import Labels
 
 ItemT = TypeVar("ItemT")
 Read = tuple[str, Picture | ImageError]

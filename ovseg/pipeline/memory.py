@@ -10,6 +10,7 @@ import re
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 from ovseg.encoders.spec import DenseFeatures, EncoderSpec
 from ovseg.errors import ConfigError, ModelError, TooLargeError, VocabularyError
 from ovseg.images.geometry import Size
+from ovseg.images.reading import Reading
 from ovseg.models.config import ModelConfig
 from ovseg.models.model import Model
 from ovseg.pipeline.encode import input_pixels
@@ -63,7 +65,7 @@ class Asked:
     """What is asked of a photo, as far as memory goes.
 
     Attributes:
-        labels: their number.
+        labels: their number; 0 where features are all that is wanted.
         rows: rows of logits, those of what competes with the labels among them.
         keep_scores: whether the score of every label at every pixel is kept.
         objects: whether a SAM cuts out objects.
@@ -86,6 +88,8 @@ class Asked:
         return cls(queries.labels, rows, bool(options.get("keep_scores")), objects)
 
     def __str__(self) -> str:
+        if not self.labels:
+            return "its features alone"
         kept = ", their scores kept" if self.keep_scores else ""
         return f"{self.labels} label{'s' if self.labels > 1 else ''}{kept}{' and objects' if self.objects else ''}"
 
@@ -151,7 +155,7 @@ class Memory:
         values = max(_LEAST_VALUES, asked.rows * size[1] if at_pixels else 0)  # a row of pixels is the least
         maps = 4 * _MAPS * asked.rows * whole / self.spec.stride**2
         deciding = each * pixels + _VALUE * values + maps + (_OBJECTS if asked.objects else 0)
-        return int(_OTHER + kept + max(encoding, deciding))
+        return int(_OTHER + kept + max(encoding, deciding if asked.labels else 0))
 
     def check_labels(self, labels: int) -> None:
         """Refuse so many labels that not even the smallest photo fits.
@@ -180,12 +184,14 @@ class Memory:
         """
         least = self.least(size, asked)
         if least > self.total:
-            fewer = "ask for fewer labels at a time"
-            windows = "or read it by windows (ovseg.large.segment_large; --scale on the command line)"
-            advice = f"or {fewer}" if asked.beside else f"{fewer}, {windows}"  # windows are for a photo alone
+            advice = ["give more", "shrink it"]
+            if asked.labels:
+                advice.append("ask for fewer labels at a time")
+            if asked.labels and not asked.beside:  # windows are for a photo alone
+                advice.append("read it by windows (ovseg.large.segment_large; --scale on the command line)")
             raise TooLargeError(
                 f"{name} has {size[1]} x {size[0]} pixels, which need at least {told(least)} with {asked}, got "
-                f"max_memory={told(self.total)}; give more, shrink it, {advice}"
+                f"max_memory={told(self.total)}; {', '.join(advice[:-1])}, or {advice[-1]}"
             )
 
     def photos(self, size: Size, asked: Asked) -> int:
@@ -215,6 +221,11 @@ class Memory:
 def inputs_within(memory: Memory | None, images: Sequence[npt.NDArray[np.uint8]]) -> int | None:
     """``Memory.inputs`` of decoded photos (H, W, 3); None where nothing is bounded."""
     return None if memory is None else memory.inputs([(image.shape[0], image.shape[1]) for image in images])
+
+
+def bounded(reading: Reading, memory: Memory | None, asked: Asked) -> Reading:
+    """``reading`` that also refuses, by TooLargeError, a photo for which ``memory`` has no room."""
+    return reading if memory is None else replace(reading, check=partial(memory.check, asked=asked))
 
 
 def told(count: float) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import torch
 
 from ovseg._version import __version__
 from ovseg.backends.answers import AnsweringHead
-from ovseg.errors import ConfigError, ImageError, VocabularyError
+from ovseg.errors import ConfigError, ImageError
 from ovseg.identity import digest
 from ovseg.images.load import ImageSource, read_image
 from ovseg.images.reading import MAX_PIXELS, Reading
@@ -22,32 +22,26 @@ from ovseg.models.config import for_benchmark, with_examples, with_input, with_o
 from ovseg.models.model import Model
 from ovseg.pipeline.batches import path_of, stream
 from ovseg.pipeline.chain import modifiers_of
-from ovseg.pipeline.colours import things_of, with_colours
+from ovseg.pipeline.colours import things_of
 from ovseg.pipeline.decide import Decision, DecisionRules
 from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.examples import ExampleReader, judges_words, lesson_mark
 from ovseg.pipeline.logits import ClassLogits, answered_logits, class_logits
-from ovseg.pipeline.memory import Asked, Memory
+from ovseg.pipeline.memory import Asked, Memory, bounded
 from ovseg.pipeline.modifiers import Modifier
 from ovseg.pipeline.objects import ObjectSearch, Quality, find_objects
 from ovseg.pipeline.photos import PhotoEncoder
-from ovseg.pipeline.queries import QueryBank, encode_vocabulary, phrases_of
-from ovseg.pipeline.recent import RecentQueries
+from ovseg.pipeline.queries import QueryBank, phrases_of
 from ovseg.pipeline.selection import Using, select
 from ovseg.pipeline.selection.prompts import Box, Points, check_previous, join_prompts
-from ovseg.pipeline.text_cache import TextCache
 from ovseg.pipeline.whole import WholeImage
+from ovseg.pipeline.wording import Labels, Wording, asked_labels
 from ovseg.result import SegmentationResult, Selection
-from ovseg.vocabulary.broader import broadened
-from ovseg.vocabulary.coloured import with_nouns
 from ovseg.vocabulary.labels import Background, Concept, Vocabulary, without_pictures
-from ovseg.vocabulary.templates import Templates
 from ovseg.vocabulary.word_lists import WordList
 
 if TYPE_CHECKING:
     from ovseg.concepts import ConceptSet
-
-Labels: TypeAlias = Sequence[str | Concept] | Vocabulary | QueryBank
 
 
 class Segmenter:
@@ -86,9 +80,7 @@ class Segmenter:
         self.memory = None if memory is None else memory.of_model(model)
         self.rules = DecisionRules(model.config, self.memory)
         self._photos = PhotoEncoder(model, device=device, memory=self.memory)
-        self.templates = Templates.named(model.config.templates)
-        self._cache = TextCache(cache)
-        self._recent = RecentQueries()
+        self.wording = Wording(model, device=device, cache=cache)
         self._examples = ExampleReader()
 
     @property
@@ -104,7 +96,7 @@ class Segmenter:
     @property
     def info(self) -> dict[str, str]:
         """What identifies this segmenter part by part: equal values mean equal results for equal labels."""
-        templates = f"{self.config.templates}:{digest(self.templates.templates)}"
+        templates = f"{self.config.templates}:{digest(self.wording.templates.templates)}"
         facts = {**self.model.info, "templates": templates, "version": __version__}
         if self.benchmark is not None:
             facts["constants"] = self.benchmark
@@ -120,12 +112,12 @@ class Segmenter:
         Raises:
             VocabularyError: a label cannot be used.
         """
-        wanted = self._labels(labels)
+        wanted = asked_labels(labels, self.added)
         if isinstance(wanted, QueryBank):
             asked = digest(asdict(wanted.vocabulary), wanted.embeddings.tolist(), wanted.class_of_query.tolist())
         else:
             words, shown = without_pictures(wanted)
-            vocabulary = self._broadened(Vocabulary.of(words, background=self._contrasts(background)))
+            vocabulary = self.wording.vocabulary(words, background)
             pictures = [lesson_mark(shown, self.config.examples)] if shown or judges_words(self) else []
             coloured = () if self.config.colours is None else things_of(vocabulary)
             asked = digest(asdict(vocabulary), phrases_of(vocabulary), *pictures, *map(asdict, coloured))
@@ -213,7 +205,7 @@ class Segmenter:
             ImageError: the image cannot be read or is too large.
         """
         reading = Reading.of(value_range, bands, max_pixels=max_pixels)
-        return self._encoded(image, self._within(reading, Asked()))
+        return self._encoded(image, bounded(reading, self.memory, Asked()))
 
     def encode_batch(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[EncodedImage]:
         """``encode`` of decoded images (H, W, 3) uint8; those of one size run through the encoder together.
@@ -232,13 +224,13 @@ class Segmenter:
         Raises:
             VocabularyError: a label cannot be used (the entry is named), or there is none.
         """
-        wanted = self._labels(labels)
+        wanted = asked_labels(labels, self.added)
         if isinstance(wanted, QueryBank):
             return wanted
         if self.memory is not None:
             self.memory.check_labels(len(wanted.labels if isinstance(wanted, Vocabulary) else wanted))
         words, shown = without_pictures(wanted)
-        queries = self._recent.of(words, self._contrasts(background), self._encode_words)
+        queries = self.wording.queries(words, background)
         return self._examples.taught(self, queries, shown) if shown or judges_words(self) else queries
 
     @torch.inference_mode()
@@ -328,14 +320,12 @@ class Segmenter:
         search = ObjectSearch.of(queries.vocabulary, instances=instances, quality=quality)
         kept = {"keep_scores": keep_scores, "instances": instances, "quality": quality}
         reading = Reading.of(value_range, bands, max_pixels=max_pixels)
-        reading = self.reading_within(reading, queries, **kept)
-        if isinstance(image, EncodedImage) and reading.says:
-            raise ImageError("the image is encoded already, got a range or bands; give them to encode")
-        encoded = self._encoded(image, reading)
+        encoded = self._encoded(image, self.reading_within(reading, queries, **kept))
         logits = self.logits(encoded, queries)
         decide = partial(self.decide, encoded=encoded, background=background is not None, refine=refine)
         decision, objects = find_objects(self.model, search, encoded, logits, decide)
         names = queries.vocabulary.labels
+        asked = {"min_area": min_area, "min_score": min_score} | search.described
         result = SegmentationResult(
             index_map=decision.index.cpu().numpy(),
             labels=names,
@@ -345,11 +335,8 @@ class Segmenter:
             image=encoded.image,
             instances=objects,
             things=search.reported,
-            provenance=self._provenance(background, refine, encoded),
+            provenance=self._provenance(background, refine, encoded, asked),
         )
-        asked = {"min_area": min_area, "min_score": min_score} | search.described
-        asked = {name: value for name, value in asked.items() if value}
-        result = replace(result, provenance=result.provenance | asked) if asked else result
         result = result.without_unsure(min_score) if min_score else result
         return result.without_small(min_area, fill=background is None) if min_area else result
 
@@ -391,7 +378,7 @@ class Segmenter:
             VocabularyError: the text cannot be used.
             ModelError: weights of the SAM are missing.
         """
-        encoded = self._encoded(image, self._within(Reading(), Asked(objects=using != "features")))
+        encoded = self._encoded(image, bounded(Reading(), self.memory, Asked(objects=using != "features")))
         check_previous(previous, encoded.image)
         prompts = join_prompts(
             encoded.geometry.original,
@@ -457,41 +444,18 @@ class Segmenter:
         if self.memory is None:
             return reading
         queries = self.queries(labels, background=options.get("background", "auto"))
-        return self._within(reading, Asked.of(queries, **options))
-
-    def _within(self, reading: Reading, asked: Asked) -> Reading:
-        return reading if self.memory is None else replace(reading, check=partial(self.memory.check, asked=asked))
+        return bounded(reading, self.memory, Asked.of(queries, **options))
 
     def _encoded(self, image: ImageSource | EncodedImage, reading: Reading) -> EncodedImage:
         if isinstance(image, EncodedImage):
+            if reading.says:
+                raise ImageError("the image is encoded already, got a range or bands; give them to encode")
             if reading.check is not None:
                 reading.check("the image", image.geometry.original)
             return image
         picture = read_image(image, reading)
         (encoded,) = self.encode_batch([picture.pixels])
         return replace(encoded, source=path_of(image), note=picture.note)
-
-    def _labels(self, labels: Labels | None) -> Labels:
-        """What to look for; where nothing is given, what the modifiers know by themselves."""
-        given = labels is not None and (isinstance(labels, Vocabulary | QueryBank) or len(labels) > 0)
-        known = [name for modifier in self.added for name in modifier.names]
-        if labels is None and not known:
-            raise VocabularyError("expected labels, got none; name what to find, as in segment(image, ['cat'])")
-        return labels if given or not known else [Concept(name) for name in known]  # type: ignore[return-value]
-
-    def _contrasts(self, background: Background) -> Background:
-        """What competes with the labels; where each is judged by itself, nothing that nobody named."""
-        return () if background == "auto" and self.config.scoring.over == "each" else background
-
-    def _encode_words(self, vocabulary: Vocabulary) -> QueryBank:
-        vocabulary = self._broadened(vocabulary)
-        queries = encode_vocabulary(vocabulary, self.model, self.templates, cache=self._cache, device=self.device)
-        return queries if self.config.colours is None else with_colours(queries, self.config.colours)
-
-    def _broadened(self, vocabulary: Vocabulary) -> Vocabulary:
-        table = self.config.broader
-        vocabulary = vocabulary if self.config.colours is None else with_nouns(vocabulary, broader=table)
-        return vocabulary if table is None else broadened(vocabulary, table=table)
 
     def _refines(self, refine: bool | None) -> bool:
         return self.config.refine.default if refine is None else refine
@@ -501,7 +465,7 @@ class Segmenter:
         given: dict[str, Any] = {
             "model": self.model,
             "device": self.device,
-            "cache": self._cache.folder,
+            "cache": self.wording.cache.folder,
             "benchmark": self.benchmark,
             "modifiers": self.added,
             "memory": self.memory,
@@ -510,9 +474,12 @@ class Segmenter:
         changed._examples = self._examples  # known by model and content
         return changed
 
-    def _provenance(self, background: Background, refine: bool | None, encoded: EncodedImage) -> dict[str, Any]:
+    def _provenance(
+        self, background: Background, refine: bool | None, encoded: EncodedImage, asked: dict[str, Any]
+    ) -> dict[str, Any]:
+        """What made a result; of the photo and of what was ``asked`` besides, what there is to say."""
         contrast = background if background is None or isinstance(background, str) else list(background)
         settings = self.config.model_dump(include={"input", "smoothing", "scoring", "background"})
         made = {**self.info, **settings, "contrast": contrast, "refine": self._refines(refine)}
-        read = {"source": encoded.source, "read": encoded.note}
-        return made | {name: told for name, told in read.items() if told}
+        besides = {"source": encoded.source, "read": encoded.note, **asked}
+        return made | {name: told for name, told in besides.items() if told}

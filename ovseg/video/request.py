@@ -12,8 +12,9 @@ import numpy.typing as npt
 from ovseg.errors import ConfigError, ShapeError, VocabularyError
 from ovseg.identity import digest
 from ovseg.pipeline.objects import ObjectSearch, Quality
-from ovseg.pipeline.segmenter import Labels, Segmenter
+from ovseg.pipeline.segmenter import Segmenter
 from ovseg.pipeline.selection.prompts import Points, check_points
+from ovseg.pipeline.wording import Labels
 from ovseg.video.reading import Pixels
 from ovseg.video.track import Asked
 from ovseg.vocabulary.labels import Background, Concept

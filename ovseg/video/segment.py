@@ -12,8 +12,9 @@ import numpy.typing as npt
 from ovseg.errors import did_you_mean
 from ovseg.pipeline.objects import Quality
 from ovseg.pipeline.opening import load
-from ovseg.pipeline.segmenter import Labels, Segmenter
+from ovseg.pipeline.segmenter import Segmenter
 from ovseg.pipeline.selection.prompts import Points
+from ovseg.pipeline.wording import Labels
 from ovseg.video.options import VideoOptions
 from ovseg.video.reading import Clip, ClipSource
 from ovseg.video.request import Request

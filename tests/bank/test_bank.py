@@ -51,8 +51,8 @@ from ovseg.bank import build
 from ovseg.bank import BankOptions, ImageBank
 from ovseg.bank.pseudo_labels import write_pseudo_labels
 segmenter = toy.make_segmenter()
-encode = segmenter.encode
-segmenter.encode = lambda image, **options: (time.sleep(0.02), encode(image, **options))[1]
+encode = segmenter.encode_batch
+segmenter.encode_batch = lambda images: (time.sleep(0.02), encode(images))[1]
 job, source, out = sys.argv[1:]
 print("ready", flush=True)
 if job == "build":
@@ -587,7 +587,7 @@ def test_photos_that_were_moved_are_neither_encoded_again_nor_doubled(
     assert bank.changed_images() == bank.paths
     encoded: list[object] = []
     fresh = toy.make_segmenter()
-    fresh.encode = encoded.append  # type: ignore[method-assign, assignment]
+    fresh.encode_batch = encoded.append  # type: ignore[method-assign, assignment]
     moved = ImageBank.open(bank.root, segmenter=fresh).add(tmp_path / "moved")
     assert not encoded and len(moved) == 24 and not moved.changed_images()
     assert {Path(path).name for path in moved.paths} == {Path(path).name for path in bank.paths}

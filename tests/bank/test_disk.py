@@ -304,7 +304,7 @@ def lists_of(bank: ImageBank) -> list[str]:
 @pytest.mark.usefixtures("few_vectors_do")
 def test_a_bank_gets_lists_on_disk_without_encoding_and_answers_as_before(own: ImageBank, photos: Path) -> None:
     exact = own.search("red", k=7)
-    own.segmenter.encode = None  # type: ignore[assignment]
+    own.segmenter.encode_batch = None  # type: ignore[assignment]
     listed = own.reindex("disk", recall=0.9)
     assert listed.index.report.kind == "disk" and listed.manifest["options"]["recall"] == 0.9
     found = listed.search("red", k=7)

@@ -50,6 +50,14 @@ def test_the_walkthrough_runs_as_it_is_written(run: Run) -> None:
     assert list(Path("out").glob("*_overlay.png"))
 
 
+def test_the_bound_on_memory_reaches_the_model(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+    toy = ovseg.load("mini")
+    monkeypatch.setattr(ovseg, "load", lambda name, **given: (seen.update(given), toy)[1])
+    run("bank", "build", "photos", "--out", "b", "--max-memory", "1.5GiB")
+    assert seen["max_memory"] == "1.5GiB"
+
+
 def test_search_info_and_verify(run: Run) -> None:
     built = run("bank", "build", "photos", "--out", "b")
     assert "24 images, 0 bad" in built.stdout

@@ -117,7 +117,7 @@ def within(segmenter: Segmenter, total: int, **config: Any) -> Segmenter:
     """The same networks with a bound, and with other sections of the model file."""
     model = replace(segmenter.model, config=segmenter.config.model_copy(update=config))
     memory = replace(bound(segmenter), total=total)
-    return Segmenter(model, device=segmenter.device, cache=segmenter._cache.folder, memory=memory)
+    return Segmenter(model, device=segmenter.device, cache=segmenter.wording.cache.folder, memory=memory)
 
 
 def paint(folder: Path, name: str, colours: Sequence[str], *, seed: int) -> Path:

@@ -108,7 +108,7 @@ def test_labels_are_the_same_within_any_bound(
     plain = Segmenter(
         replace(segmenter.model, config=segmenter.config.model_copy(update={"scoring": scoring})),
         device=segmenter.device,
-        cache=segmenter._cache.folder,
+        cache=segmenter.wording.cache.folder,
     )
     asked = Asked.of(plain.queries(labels, background="auto"), keep_scores=True)
     least = within(segmenter, 1, scoring=scoring).memory

@@ -217,7 +217,7 @@ def test_words_and_head_are_graphs_too_and_the_vocabulary_stays_open(
     from ovseg.runtimes.engines import ENGINES
 
     pytest.importorskip(kind if kind == "openvino" else "onnxruntime")
-    exported = export_model(mini.model, tmp_path / "mini", kind=kind, templates=mini.templates.templates)
+    exported = export_model(mini.model, tmp_path / "mini", kind=kind, templates=mini.wording.templates.templates)
     engines = {name: ENGINES[kind](exported.path(name)) for name in ("image", "text", "head")}
     pixels = torch.randn(1, 3, 96, 160, generator=torch.Generator().manual_seed(4))
     encoder: Any = mini.model.text()
