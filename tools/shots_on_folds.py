@@ -4,6 +4,7 @@
     .venv/bin/python tools/shots_on_folds.py configs/training/mini.yaml --shots 1 5 --seeds 5 --every 2
 
 "images": four folds over the images of the first set with masks; each held-out image is asked for the names in it.
+"all": the same folds, and each image is asked for all names.
 "names": four quarters of the names, each by a head that saw none of their masks and half of the images; the other
 half is asked for all names of the quarter, on the pixels that show them. Pictures are drawn from the images that
 the head was trained on (for "names" without these masks), each showing half a percent of a class or more. Borders
@@ -35,6 +36,7 @@ from ovseg.training.recipes.alignment import AlignmentConfig
 from ovseg.training.runs import trainable_model
 
 LEAST = 0.005  # of an image that a class must take for the image to show it
+QUESTIONS = ("images", "all", "names")
 WAYS = ("name", "pictures", "both")
 
 
@@ -108,15 +110,15 @@ class Fold:
 
 
 def folds_of(config: AlignmentConfig, question: str, every: int) -> Iterator[Fold]:
-    """The folds of "images" or of "names"; heads are kept from ``cross_validate``."""
+    """The folds of a question; heads are kept from ``cross_validate``."""
     base, root = trainable_model(config.model), Path("runs/folds")
     dataset = open_dataset(load_protocol(config.masks[0].protocol), config.masks[0].path)
     places = list(range(len(dataset.names)))
     names = dataset.protocol.names
     for fold in range(QUARTERS):
-        if question == "images":
+        if question in {"images", "all"}:
             head = train_head(config, root / f"images{fold}", folds=QUARTERS, held_out=fold)
-            asked, classes = places[fold::QUARTERS], None
+            asked, classes = places[fold::QUARTERS], None if question == "images" else list(range(len(names)))
         else:
             held = tuple(names[fold::QUARTERS])
             head = train_head(config, root / f"names{fold}", folds=2, held_out=fold % 2, held_out_classes=held)
@@ -129,7 +131,7 @@ def main() -> None:
     """Draw, score, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
-    parser.add_argument("--questions", nargs="+", choices=["images", "names"], default=["images", "names"])
+    parser.add_argument("--questions", nargs="+", choices=QUESTIONS, default=["images", "names"])
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 5])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--every", type=int, default=1, help="ask about every n-th held-out image only")

@@ -3,8 +3,9 @@
 python evaluation/peers/one_object.py ../shared/data/coco-things --shots 1 --ways word learned/n insid3+sight/u
 
 The folder holds ``images/`` and ``instances.json`` (COCO). A way is METHOD, METHOD+FUSION or
-METHOD+FUSION+masks=SAM, then /n with the name or /u without; "word" asks by the name alone. Everyday contrast
-phrases compete, borders are not refined. Prints the mean and its standard error.
+METHOD+FUSION+masks=SAM, then /n with the name or /u without; "word" asks by the name alone. ``--no-masks`` shows
+the pictures as they are. Everyday contrast phrases compete, borders are not refined. Prints the mean and its
+standard error.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=40)
     parser.add_argument("--shots", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-masks", action="store_true", help="nothing points at the thing in its pictures")
     parser.add_argument("--ways", nargs="+", default=["word", "learned/n", "learned/u", "insid3+sight/u"])
     given = parser.parse_args()
     with contextlib.redirect_stdout(io.StringIO()):
@@ -60,7 +62,9 @@ def main() -> None:
     overlaps: dict[str, list[float]] = {way: [] for way in given.ways}
     for kind, (asked, *shots) in episodes:
         name, truth = coco.loadCats([kind])[0]["name"], mask(asked, kind)
-        pictures = {"images": [path(each) for each in shots], "masks": [mask(each, kind) for each in shots]}
+        pictures = {"images": [path(each) for each in shots]}
+        if not given.no_masks:
+            pictures["masks"] = [mask(each, kind) for each in shots]
         for way in given.ways:
             method, _, named = way.partition("/")
             label = name if way == "word" else Concept(name, **pictures, use_name=named != "u")

@@ -68,6 +68,7 @@ class Shot:
             show other things), or a point on it (of all other cells nothing is known).
         rest_known: whether the cells that do not show the label are known not to. Of a picture without a place, in
             which what stands out was taken, they are not: the thing may fill it.
+        elsewhere: (h, w) bool, cells that are known not to show the label where the rest is not; None for none.
     """
 
     view: View
@@ -75,6 +76,7 @@ class Shot:
     share: Tensor
     kind: Kind = "mask"
     rest_known: bool = True
+    elsewhere: Tensor | None = None
 
     def __post_init__(self) -> None:
         h, w = self.view.grid
@@ -89,6 +91,8 @@ class Shot:
     @property
     def outside(self) -> Tensor:
         """(h, w) bool: cells that are known not to show the label."""
+        if self.elsewhere is not None:
+            return self.elsewhere & ~self.inside
         return ~self.inside if self.rest_known else torch.zeros_like(self.inside)
 
 

@@ -30,7 +30,7 @@ from ovseg.pipeline.encoded import EncodedImage
 from ovseg.pipeline.exemplars import shown_here
 from ovseg.pipeline.logits import ClassLogits, best_query
 from ovseg.pipeline.modifiers import Modifier
-from ovseg.pipeline.places import SALIENT, Picture, pictures_of
+from ovseg.pipeline.places import SALIENT, Picture, pictures_of, where_words_agree
 from ovseg.pipeline.prompted import drawn_by_sam, odds_of
 from ovseg.pipeline.queries import QueryBank
 from ovseg.sam.load import sam_mark
@@ -153,9 +153,11 @@ class ExampleReader:
         pictures = [(number, each) for number, label in enumerate(labels) for each in pictures_of(concepts[label])]
         chosen = segmenter.config.examples
         basis = _positions(segmenter, chosen.positions) if chosen.positions else None
-        shots = _Shots(partial(self._seen, segmenter), segmenter, queries, pictures, basis)
         rows = torch.tensor([queries.vocabulary.labels.index(label) for label in labels], dtype=torch.int64)
         named = torch.tensor([concepts[label].use_name for label in labels], dtype=torch.bool)
+        alone = len(labels) == 1 and bool(named.all()) and all(each.kind == SALIENT for _, each in pictures)
+        words_row = int(rows[0]) if alone else None
+        shots = _Shots(partial(self._seen, segmenter), segmenter, queries, pictures, basis, words_row)
         lesson = Lesson(shots, rows, named)
         by_method = partial(teach, lesson, fusion=chosen.fusion)
         sight: Sight
@@ -184,13 +186,22 @@ class ExampleReader:
 
 @dataclass(frozen=True)
 class _Shots(LazyShots):
-    """The shots of all labels, each encoded and brought to full size when it is looked at: a hundred stay small."""
+    """The shots of all labels, each encoded and brought to full size when it is looked at: a hundred stay small.
+
+    Attributes:
+        see: encodes a picture.
+        segmenter, queries: say what words find in it.
+        pictures: with the number of the label that each shows.
+        basis: directions that say where a cell is, which are taken out; None to leave them in.
+        asked: row of the only label that is shown, if nothing but its name says where it is not; else None.
+    """
 
     see: Callable[[Picture], _Kept]
     segmenter: Segmenter
     queries: QueryBank
     pictures: Sequence[tuple[int, Picture]]
     basis: Tensor | None = None
+    asked: int | None = None
 
     @property
     def labels(self) -> list[int]:
@@ -206,6 +217,9 @@ class _Shots(LazyShots):
         words = by_class(self.segmenter.plain_logits(kept.encoded(), self.queries))
         view = kept.view(words)
         view = view if self.basis is None else without_positions(view, self.basis)
+        if self.asked is not None:
+            share, elsewhere = where_words_agree(kept.share, view.text, self.asked)
+            return Shot(view, label, share, kept.kind, rest_known=False, elsewhere=elsewhere)
         return Shot(view, label, kept.share, kept.kind, rest_known=picture.kind != SALIENT)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, UnidentifiedImageError
+from torch import Tensor
 
 from ovseg.errors import ImageError, VocabularyError
 from ovseg.files import sha256_of_bytes
@@ -25,6 +26,7 @@ from ovseg.vocabulary.labels import Concept
 from ovseg.vocabulary.shown import PLACES, as_points
 
 Mask = npt.NDArray[np.bool_]
+_STANDS_OUT = 0.5  # share of a cell
 SALIENT = "salient"  # how a picture without a place shows its label: by what stands out; the rest is unknown
 
 
@@ -191,6 +193,28 @@ def _salient(encoded: EncodedImage) -> Mask:
     height, width = encoded.geometry.original
     enlarged = torch.nn.functional.interpolate(found[None, None].float(), size=(height, width), mode="nearest")
     return (enlarged[0, 0] > 0).numpy()
+
+
+def where_words_agree(share: Tensor, text: Tensor, row: int) -> tuple[Tensor, Tensor]:
+    """Where a label is in a picture without a place, and where it is not: by what stands out and what words find.
+
+    Learned from cells that show it alone, a label would be found everywhere. So it is where both say so, or else
+    where words find it, and it is not where neither does. Words that find it nowhere say nothing, and what does not
+    stand out counts as none; words that find it everywhere leave the rest open.
+
+    Args:
+        share: (h, w) in [0, 1], how much of each cell stands out.
+        text: (K, h, w) logits of all classes by words.
+        row: of the label.
+
+    Returns:
+        (h, w) share of each cell that shows the label, and (h, w) bool, the cells that do not show it.
+    """
+    stands, found = share > _STANDS_OUT, text.argmax(0) == row
+    if not bool(found.any()):
+        return share, ~stands
+    both = stands & found
+    return (both if bool(both.any()) else found).float(), ~(stands | found)
 
 
 def _content(value: Any) -> Any:

@@ -19,7 +19,7 @@ from ovseg.images.geometry import Geometry, ImageGeometry, interpolation_matrix
 from ovseg.tensors import check_shape
 
 _BLOCK_CELLS = 4  # a power of two; smaller blocks have fewer candidates but cost more calls
-_BLOCK_PIXELS = 8192  # larger blocks where the cells are small
+_BLOCK_PIXELS = 16384  # larger blocks where the cells are small
 _MANY = 64  # candidates above which a block is cut
 _FEW = 6  # candidates that are compared one after the other, which is quicker
 _BLOCK_VALUES = 24_000_000  # values interpolated at once, 96 MB in float32

@@ -15,7 +15,7 @@ from ovseg import Concept
 from ovseg.errors import ImageError, SpaceError, VocabularyError
 from ovseg.examples import METHODS
 from ovseg.pipeline.examples import ExampleEvidence, ExampleReader, cell_shares, examples_mark
-from ovseg.pipeline.places import pictures_of
+from ovseg.pipeline.places import pictures_of, where_words_agree
 from ovseg.pipeline.queries import QueryBank
 from ovseg.pipeline.segmenter import Segmenter
 
@@ -176,6 +176,28 @@ def test_without_a_place_what_stands_out_is_taken(segmenter: Segmenter) -> None:
     target = photo("red", left=8)
     found = [segmenter.segment(target, [each, "white"], refine=False).mask("mug") for each in (with_mask, without)]
     assert overlap(found[0], found[1]) > 0.95
+
+
+def test_of_a_label_alone_words_say_where_it_is_not() -> None:
+    """By hand: what stands out, and what words find (class 1 of two); then words that find nothing, or all."""
+    share = torch.tensor([[1.0, 0.9, 0.4, 0.0, 0.0]])
+    text = torch.tensor([[[0.0, 0, 0, 0, 0]], [[-1.0, 1, 1, 1, -1]]])
+    shown, elsewhere = where_words_agree(share, text, 1)
+    assert shown.tolist() == [[0, 1, 0, 0, 0]]
+    assert elsewhere.tolist() == [[False, False, False, False, True]]
+    apart, _ = where_words_agree(torch.tensor([[1.0, 0, 0, 0, 0]]), text, 1)
+    assert apart.tolist() == [[0, 1, 1, 1, 0]]  # nothing in both: where words find it
+    shown, elsewhere = where_words_agree(share, -text.abs(), 1)
+    assert torch.equal(shown, share) and elsewhere.tolist() == [[False, False, True, True, True]]
+    shown, elsewhere = where_words_agree(share, 1 + text.abs() * torch.tensor([-1, 1])[:, None, None], 1)
+    assert shown.tolist() == [[1, 1, 0, 0, 0]] and not elsewhere.any()
+
+
+def test_a_label_alone_that_one_picture_without_a_place_shows_is_not_found_everywhere(segmenter: Segmenter) -> None:
+    target, shown = photo("red", left=8), Concept("mug", images=[photo("red", left=32)])
+    found = segmenter.segment(target, [shown], refine=False).mask("mug")
+    by_colour = segmenter.segment(target, ["red"], refine=False).mask("red")
+    assert overlap(found, by_colour) > 0.95  # before, nothing said that the rest is no mug
 
 
 def test_shares_of_cells_are_means_over_their_pixels(segmenter: Segmenter) -> None:

@@ -71,6 +71,11 @@ def says(page: Any, place: str, text: str) -> None:
     page.wait_for_function(f"document.querySelector('{place}')?.innerText.includes('{text}')")
 
 
+def painted(page: Any, place: str) -> None:
+    """Wait until a picture is there: before that a click on it has no place in it."""
+    page.wait_for_function(f"(one => one?.complete && one.naturalWidth > 0)(document.querySelector('{place}'))")
+
+
 def test_a_visit_from_photo_to_download(page: Any, tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(png())
     give(page, tmp_path / "photo.png")
@@ -79,6 +84,7 @@ def test_a_visit_from_photo_to_download(page: Any, tmp_path: Path) -> None:
     page.keyboard.press("Enter")
     says(page, "#status", "Found: red")
     says(page, "#table", "blue")
+    painted(page, "#result img")
     shown = page.locator("#result img")
     box = shown.bounding_box()
     shown.click(position={"x": box["width"] * 0.25, "y": box["height"] * 0.4})
