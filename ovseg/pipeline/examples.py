@@ -155,9 +155,9 @@ class ExampleReader:
         basis = _positions(segmenter, chosen.positions) if chosen.positions else None
         rows = torch.tensor([queries.vocabulary.labels.index(label) for label in labels], dtype=torch.int64)
         named = torch.tensor([concepts[label].use_name for label in labels], dtype=torch.bool)
-        alone = len(labels) == 1 and bool(named.all()) and all(each.kind == SALIENT for _, each in pictures)
-        words_row = int(rows[0]) if alone else None
-        shots = _Shots(partial(self._seen, segmenter), segmenter, queries, pictures, basis, words_row)
+        alone = len(labels) == 1 and all(each.kind == SALIENT for _, each in pictures)
+        asked = int(rows[0]) if alone and bool(named[0]) else None
+        shots = _Shots(partial(self._seen, segmenter), segmenter, queries, pictures, basis, alone, asked)
         lesson = Lesson(shots, rows, named)
         by_method = partial(teach, lesson, fusion=chosen.fusion)
         sight: Sight
@@ -193,7 +193,8 @@ class _Shots(LazyShots):
         segmenter, queries: say what words find in it.
         pictures: with the number of the label that each shows.
         basis: directions that say where a cell is, which are taken out; None to leave them in.
-        asked: row of the only label that is shown, if nothing but its name says where it is not; else None.
+        alone: whether only one label is shown, and no picture says where it is not.
+        asked: the row of that label; None for one without a name.
     """
 
     see: Callable[[Picture], _Kept]
@@ -201,6 +202,7 @@ class _Shots(LazyShots):
     queries: QueryBank
     pictures: Sequence[tuple[int, Picture]]
     basis: Tensor | None = None
+    alone: bool = False
     asked: int | None = None
 
     @property
@@ -217,7 +219,7 @@ class _Shots(LazyShots):
         words = by_class(self.segmenter.plain_logits(kept.encoded(), self.queries))
         view = kept.view(words)
         view = view if self.basis is None else without_positions(view, self.basis)
-        if self.asked is not None:
+        if self.alone:
             share, elsewhere = where_words_agree(kept.share, view.text, self.asked)
             return Shot(view, label, share, kept.kind, rest_known=False, elsewhere=elsewhere)
         return Shot(view, label, kept.share, kept.kind, rest_known=picture.kind != SALIENT)

@@ -195,22 +195,23 @@ def _salient(encoded: EncodedImage) -> Mask:
     return (enlarged[0, 0] > 0).numpy()
 
 
-def where_words_agree(share: Tensor, text: Tensor, row: int) -> tuple[Tensor, Tensor]:
+def where_words_agree(share: Tensor, text: Tensor, row: int | None) -> tuple[Tensor, Tensor]:
     """Where a label is in a picture without a place, and where it is not: by what stands out and what words find.
 
     Learned from cells that show it alone, a label would be found everywhere. So it is where both say so, or else
     where words find it, and it is not where neither does. Words that find it nowhere say nothing, and what does not
-    stand out counts as none; words that find it everywhere leave the rest open.
+    stand out counts as none, as of a label without a name; words that find it everywhere leave the rest open.
 
     Args:
         share: (h, w) in [0, 1], how much of each cell stands out.
         text: (K, h, w) logits of all classes by words.
-        row: of the label.
+        row: of the label; None for one without a name.
 
     Returns:
         (h, w) share of each cell that shows the label, and (h, w) bool, the cells that do not show it.
     """
-    stands, found = share > _STANDS_OUT, text.argmax(0) == row
+    stands = share > _STANDS_OUT
+    found = torch.zeros_like(stands) if row is None else text.argmax(0) == row
     if not bool(found.any()):
         return share, ~stands
     both = stands & found

@@ -187,8 +187,9 @@ def test_of_a_label_alone_words_say_where_it_is_not() -> None:
     assert elsewhere.tolist() == [[False, False, False, False, True]]
     apart, _ = where_words_agree(torch.tensor([[1.0, 0, 0, 0, 0]]), text, 1)
     assert apart.tolist() == [[0, 1, 1, 1, 0]]  # nothing in both: where words find it
-    shown, elsewhere = where_words_agree(share, -text.abs(), 1)
-    assert torch.equal(shown, share) and elsewhere.tolist() == [[False, False, True, True, True]]
+    for nothing, row in ((-text.abs(), 1), (text, None)):  # a label without a name: words say nothing of it
+        shown, elsewhere = where_words_agree(share, nothing, row)
+        assert torch.equal(shown, share) and elsewhere.tolist() == [[False, False, True, True, True]]
     shown, elsewhere = where_words_agree(share, 1 + text.abs() * torch.tensor([-1, 1])[:, None, None], 1)
     assert shown.tolist() == [[1, 1, 0, 0, 0]] and not elsewhere.any()
 
