@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -73,12 +74,12 @@ class _Runs:
         start = np.flatnonzero(first)
         return cls(pixels.ravel()[start].astype(np.int64), start, (pixels.shape[0], pixels.shape[1]))
 
-    @property
+    @cached_property
     def length(self) -> Numbers:
         """(R,) pixels of each run."""
         return np.diff(self.start, append=self.size[0] * self.size[1])
 
-    @property
+    @cached_property
     def on_border(self) -> npt.NDArray[np.bool_]:
         """(R,) whether a run touches the border of the map."""
         row, column = np.divmod(self.start, self.size[1])
